@@ -1,0 +1,46 @@
+# A python3.11 on the path may be a version manager's shim that refuses to run: ask, don't look.
+PYTHON ?= $(shell python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || echo python3)
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-slow lint format lock clean
+
+help:  ## This list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+quickstart: $(INSTALLED)  ## Train a small sparse GAN; needs Python and make, nothing else
+	$(RUN) -m stugan_tf.train --gin_file=gin/quickstart.gin --workdir=runs/quickstart
+	@echo "Sample grids: runs/quickstart/samples/"
+
+test: $(INSTALLED)  ## The tests that take seconds
+	$(RUN) -m pytest
+
+test-slow: $(INSTALLED)  ## The tests that take minutes
+	$(RUN) -m pytest -m slow
+
+lint: $(INSTALLED)  ## Check style and formatting
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+
+format: $(INSTALLED)  ## Repair style and formatting
+	$(RUN) -m ruff check --fix
+	$(RUN) -m ruff format
+
+# Not from an installed environment: one that no longer resolves is what needs a new lock.
+lock: | $(RUN)  ## Choose the newest allowed versions and write constraints.txt
+	$(RUN) -m pip install --quiet uv
+	$(RUN) -m uv pip compile --quiet --universal --python-version=3.10 --extra=dev --upgrade \
+		--no-annotate --custom-compile-command="make lock" --output-file=constraints.txt setup.py
+
+clean:  ## Remove the environment and all that can be made again; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RUN):
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): setup.cfg constraints.txt | $(RUN)
+	$(RUN) -m pip install --constraint=constraints.txt --editable=.[dev]
+	touch $@

@@ -1,0 +1,84 @@
+"""The frame of every command: gin flags, exit codes, and errors without a traceback.
+
+Import it before TensorFlow, which it makes quiet; TF_CPP_MIN_LOG_LEVEL=0 shows all again.
+"""
+
+import contextlib
+import errno
+import os
+import sys
+
+from absl import app, flags, logging
+
+from stugan_tf import config
+from stugan_tf.errors import InputError
+
+
+@contextlib.contextmanager
+def _standard_error_closed():
+    saved = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    # What TensorFlow writes while it is imported obeys no setting.
+    with _standard_error_closed():
+        import tensorflow  # noqa: F401
+
+flags.DEFINE_multi_string("gin_file", [], "Path of a gin file; later ones override earlier ones.")
+flags.DEFINE_multi_string(
+    "gin_param", [], "A gin binding such as 'train.total_steps = 100'; overrides the files."
+)
+
+_ADVICE = {
+    errno.ENOSPC: "Free some space; the same command started again goes on from there.",
+    errno.EDQUOT: "Free some of your quota; the same command started again goes on from there.",
+    errno.EROFS: "Choose a folder that can be written to.",
+    errno.EACCES: "Change its permissions or choose another path.",
+    errno.EPERM: "Change its permissions or choose another path.",
+}
+
+
+def run(main):
+    """Parses the flags, runs `main(argv)` and exits: 0 done, 1 bad input, 130 interrupted."""
+    app.run(lambda argv: sys.exit(_exit_code(main, argv)))
+
+
+def _exit_code(main, argv):
+    logging.set_verbosity(logging.WARNING)
+    try:
+        if argv[1:]:
+            raise InputError(
+                f"Unexpected arguments: {' '.join(argv[1:])}. Every option starts with `--`; put "
+                "values that hold spaces in quotes."
+            )
+        main(argv)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        message = config.message_of(error) or _storage_message(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _storage_message(error):
+    """What to do about a disk that refuses, else None.
+
+    Told by its text: TensorFlow has error classes of its own, and an error that passed through
+    gin has lost its `errno`.
+    """
+    for code, advice in _ADVICE.items():
+        if os.strerror(code) in str(error):
+            return f"{str(error).splitlines()[0]}. {advice}"
+    return None

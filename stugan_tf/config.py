@@ -1,0 +1,302 @@
+"""Strict gin: whatever a configuration gets wrong stops the program before it starts.
+
+Gin's own parser resolves an `include` against the working directory only and reports a misspelt
+name without saying what else there is. So this module walks gin's statements itself.
+"""
+
+import contextlib
+import difflib
+import importlib
+import inspect
+import os
+import pathlib
+import re
+import sys
+import tokenize
+import typing
+
+import gin
+from gin import config_parser
+
+from stugan_tf.errors import InputError, UserError
+
+# Gin has no public way to list what is registered, nor to read what was called.
+_REGISTRY = gin.config._REGISTRY
+_OPERATIVE_CONFIG = gin.config._OPERATIVE_CONFIG
+
+
+class _Binding(typing.NamedTuple):
+    value: object
+    where: str
+
+
+# (scope, complete selector, parameter) -> binding. Global, as gin's own configuration is.
+_bindings = {}
+
+
+def parse_gin(files=(), bindings=()):
+    """Replaces the configuration by that of `files`, then `bindings`; later ones win.
+
+    Args:
+        files: Paths of gin files. An `include` is looked for beside the file that says it, then
+            in the working directory.
+        bindings: Strings such as `train.total_steps = 100`.
+
+    Raises:
+        InputError: For a file that does not exist, a syntax error, or an unknown name.
+    """
+    gin.clear_config()
+    _bindings.clear()
+    for file in files:
+        _parse_file(_find(file, [pathlib.Path()]))
+    for binding in bindings:
+        _parse(binding, lambda line, binding=binding: f"--gin_param={binding!r}", pathlib.Path())
+    _check_macros()
+    try:
+        gin.finalize()
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def check_all_used():
+    """Rejects bindings that nothing uses; call it when everything is built, before step 1.
+
+    Used is what a configurable was called with, and what references, macros and default
+    arguments lead to from there: a schedule need not have been called yet.
+    """
+    used = _used()
+    unused = [
+        f"  {where}: {_key_text(*key)} = {value!r}"
+        for key, (value, where) in _bindings.items()
+        if key not in used
+    ]
+    if unused:
+        raise InputError(
+            "Nothing uses these bindings:\n"
+            + "\n".join(unused)
+            + "\nRemove them, or check their scope and refer to what they configure (`@name`)."
+        )
+
+
+def operative_config():
+    """All bindings, and the defaults of what was called so far, as text that gin can parse.
+
+    Written where `check_all_used` is called, it passes that check when it is parsed again.
+    """
+    parameters = {key: dict(values) for key, values in _OPERATIVE_CONFIG.items()}
+    for (scope, selector, parameter), binding in _bindings.items():
+        parameters.setdefault((scope, selector), {})[parameter] = binding.value
+    return gin.config._config_str(parameters)
+
+
+def message_of(error):
+    """The text for the user if `error` is bad input, else None.
+
+    Gin appends `In call to configurable ...` to every error that passes through it, and reports
+    a missing required binding as a bare RuntimeError.
+    """
+    message = re.split(r"\n  In (?:call to configurable|file|bindings string) ", str(error))[0]
+    if isinstance(error, UserError):
+        return message
+    if isinstance(error, RuntimeError) and message.startswith("Required bindings for"):
+        return f"{message}. Set them in a gin file or by --gin_param."
+    return None
+
+
+def _find(file, folders):
+    """The first existing `file` below `folders`."""
+    for folder in folders:
+        if (folder / file).is_file():
+            return folder / file
+    looked = [(folder / file).resolve().parent for folder in folders]
+    names = [path.name for parent in looked for path in sorted(parent.glob("*.gin"))]
+    raise InputError(
+        f"There is no gin file '{file}'; looked in {', '.join(map(str, dict.fromkeys(looked)))}."
+        + _suggestion(pathlib.Path(file).name, names)
+    )
+
+
+def _parse_file(path):
+    _parse(path.read_text(), lambda line: f"{path}:{line}", path.parent)
+
+
+def _parse(text, where, folder):
+    """Applies the statements of `text`; `where(line)` names a line of it in errors."""
+    for statement in _statements(text, where):
+        line = where(statement.location.line_num)
+        if isinstance(statement, config_parser.BindingStatement):
+            _bind(statement, line)
+        elif isinstance(statement, config_parser.BlockDeclaration):
+            with _located(line):
+                _match(statement.selector)
+        elif isinstance(statement, config_parser.ImportStatement):
+            _import(statement, line)
+        else:
+            with _located(line):
+                path = _find(statement.filename, [folder, pathlib.Path()])
+            _parse_file(path)
+
+
+@contextlib.contextmanager
+def _located(where):
+    try:
+        yield
+    except ValueError as error:  # ours and gin's
+        raise InputError(f"{where}: {error}") from None
+
+
+def _statements(text, where):
+    try:
+        yield from config_parser.ConfigParser(text, _Delegate())
+    except InputError as error:
+        line = re.search(r"\n  In .* line (\d+)", str(error)).group(1)
+        raise InputError(f"{where(line)}: {message_of(error)}") from None
+    except SyntaxError as error:
+        reason = error.msg.splitlines()[-1].strip().rstrip(".")
+        raise InputError(
+            f"{where(error.lineno)}: {reason}: {(error.text or '').strip()}\n"
+            "Gin wants `name.parameter = value` with a Python literal (strings in quotes), "
+            "@reference or %macro as value."
+        ) from None
+    except tokenize.TokenError as error:
+        reason, (line, _) = error.args
+        raise InputError(f"{where(line)}: {reason}: is a bracket or quote left open?") from None
+
+
+class _Delegate(gin.config.ParserDelegate):
+    """Rejects unknown references with a suggestion; gin adds the location."""
+
+    def configurable_reference(self, scoped_selector, evaluate):
+        _match(scoped_selector.rsplit("/", 1)[-1])
+        return super().configurable_reference(scoped_selector, evaluate)
+
+
+def _match(selector):
+    """The registered configurable called `selector`, complete or abbreviated."""
+    try:
+        configurable = _REGISTRY.get_match(selector)
+    except KeyError as error:
+        raise InputError(error.args[0]) from None
+    if configurable is None:
+        short_names = {
+            name.rsplit(".", 1)[-1]: _REGISTRY.minimal_selector(name)
+            for name, _ in _REGISTRY.items()
+            if not name.startswith("gin.")
+        }
+        raise InputError(
+            f"There is no configurable '{selector}'."
+            + _suggestion(selector.rsplit(".", 1)[-1], short_names)
+            + " One of your own needs an `import its_module` above."
+        )
+    return configurable
+
+
+def _bind(statement, where):
+    scope, selector, parameter, value, _ = statement
+    with _located(where):
+        if parameter:
+            configurable = _match(selector)
+            _check_parameter(configurable, parameter)
+            selector = configurable.selector
+        else:  # `NAME = value` defines the macro %NAME.
+            scope, selector, parameter = f"{scope}/{selector}".lstrip("/"), "gin.macro", "value"
+        gin.bind_parameter((scope, selector, parameter), value)
+    _bindings[scope, selector, parameter] = _Binding(value, where)
+
+
+def _check_parameter(configurable, parameter):
+    denied = configurable.denylist or ()
+    if parameter in denied:
+        raise InputError(
+            f"'{parameter}' of '{configurable.name}' is set by the program, not by gin."
+        )
+    known = _parameters(configurable)
+    if parameter not in known and all(p.kind != p.VAR_KEYWORD for p in known.values()):
+        raise InputError(
+            f"'{configurable.name}' has no parameter '{parameter}'."
+            + _suggestion(parameter, [name for name in known if name not in denied])
+        )
+
+
+def _parameters(configurable):
+    wrapped = configurable.wrapped
+    if not inspect.isclass(wrapped):
+        return inspect.signature(wrapped).parameters
+    # Not the signature of the class: Keras has a `__new__` that takes anything.
+    _, *parameters = inspect.signature(wrapped.__init__).parameters.items()
+    return dict(parameters)
+
+
+def _import(statement, where):
+    if statement.module.startswith("__gin__"):
+        raise InputError(
+            f"{where}: Dynamic registration is not supported. Decorate with @gin.configurable and "
+            "`import` the module."
+        )
+    if os.getcwd() not in sys.path:  # `python -m` adds it, a console script does not.
+        sys.path.append(os.getcwd())
+    try:
+        importlib.import_module(statement.module)
+    except ModuleNotFoundError as error:
+        if not f"{statement.module}.".startswith(f"{error.name}."):
+            raise  # The module exists and its own imports fail: its author wants the traceback.
+        raise InputError(
+            f"{where}: There is no module '{error.name}' in {os.getcwd()} nor among the installed."
+        ) from None
+    gin.parse_config(statement.format())  # So that the operative configuration says it, too.
+
+
+def _check_macros():
+    macros = {scope for scope, selector, _ in _bindings if selector == "gin.macro"}
+    for value, where in _bindings.values():
+        for reference in gin.config.iterate_references([value]):
+            name = "/".join(reference.scopes)
+            if reference.configurable.selector == "gin.macro" and name not in macros:
+                raise InputError(
+                    f"{where}: The macro %{name} has no value." + _suggestion(name, macros)
+                )
+
+
+def _used():
+    """The keys of all bindings that were used or may be."""
+    selectors = {configurable.wrapper: name for name, configurable in _REGISTRY.items()}
+    calls = [(scope, name, set(values)) for (scope, name), values in _OPERATIVE_CONFIG.items()]
+    seen, used = set(), set()
+    while calls:
+        scope, selector, parameters = calls.pop()
+        if (scope, selector, parameters is None) in seen:
+            continue
+        seen.add((scope, selector, parameters is None))
+        for parameter in _parameters(_REGISTRY[selector]).values():
+            default = parameter.default
+            if (inspect.isroutine(default) or inspect.isclass(default)) and default in selectors:
+                calls.append((scope, selectors[default], None))
+        for key, (value, _) in _bindings.items():
+            bound_scope, bound_selector, bound_parameter = key
+            if (
+                bound_selector == selector
+                and f"{scope}/".startswith(f"{bound_scope}/" if bound_scope else "")
+                and (parameters is None or bound_parameter in parameters)
+            ):
+                used.add(key)
+                for reference in gin.config.iterate_references([value]):
+                    inner_scope = "/".join(reference.scopes) or scope
+                    calls.append((inner_scope, reference.configurable.selector, None))
+    return used
+
+
+def _key_text(scope, selector, parameter):
+    if selector == "gin.macro":
+        return scope
+    return f"{scope}/{_REGISTRY.minimal_selector(selector)}.{parameter}".lstrip("/")
+
+
+def _suggestion(given, known):
+    """What may have been meant: `known` names, or name -> text."""
+    texts = known if isinstance(known, dict) else {name: name for name in known}
+    close = difflib.get_close_matches(given, texts)
+    if close:
+        return f" Did you mean {' or '.join(repr(texts[name]) for name in close)}?"
+    if texts and len(texts) <= 20:
+        return f" There are: {', '.join(sorted(texts.values()))}."
+    return ""

@@ -1,0 +1,17 @@
+"""Two logical CPU devices, so that every test process can hold a MirroredStrategy."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import hypothesis
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+# TensorFlow traces on first use, so the first example of a property takes far longer.
+hypothesis.settings.register_profile("stugan_tf", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("stugan_tf")

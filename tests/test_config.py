@@ -1,0 +1,210 @@
+"""Strict parsing, unused bindings and the round trip of the operative configuration."""
+
+import gin
+import pytest
+
+from stugan_tf import config
+from stugan_tf.errors import InputError
+
+
+@gin.configurable(module="config_test")
+def decay(step=0, rate=0.5):
+    return rate**step
+
+
+@gin.configurable(module="config_test")
+def loss(margin=1.0):
+    return margin
+
+
+@gin.configurable(module="config_test", denylist=["seed"])
+def toy_train(
+    total_steps=gin.REQUIRED, schedule=decay, loss=None, learning_rate=0.1, layers=(4,), seed=0
+):
+    if total_steps < 0:
+        raise InputError("`total_steps` must not be negative.")
+    return total_steps, schedule, loss, learning_rate, layers, seed
+
+
+@gin.configurable(module="config_test")
+class ToyAdam:
+    def __init__(self, learning_rate=0.1, beta=0.9, **kwargs):
+        self.settings = {"learning_rate": learning_rate, "beta": beta, **kwargs}
+
+
+@pytest.fixture(autouse=True)
+def _clean_configuration():
+    yield
+    config.parse_gin()
+
+
+def parse(*lines):
+    config.parse_gin(bindings=lines)
+
+
+def write(path, *lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def test_later_files_and_bindings_win(tmp_path):
+    first = write(tmp_path / "a.gin", "toy_train.total_steps = 1", "toy_train.learning_rate = 1.0")
+    second = write(tmp_path / "b.gin", "toy_train.total_steps = 2", "toy_train.layers = [1]")
+    config.parse_gin([first, second], ["config_test.toy_train.layers = [8, 8]"])
+    assert toy_train()[:1] + toy_train()[3:] == (2, 1.0, [8, 8], 0)
+
+
+def test_a_second_parse_forgets_the_first():
+    parse("toy_train.total_steps = 1", "toy_train.learning_rate = 1.0")
+    parse("toy_train.total_steps = 2")
+    assert toy_train()[3] == 0.1
+
+
+def test_includes_resolve_beside_the_file_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "base.gin", "toy_train.total_steps = 1")
+    write(tmp_path / "shared.gin", "toy_train.learning_rate = 3.0")
+    write(tmp_path / "gin/base.gin", "toy_train.total_steps = 2")
+    write(tmp_path / "gin/methods/static.gin", "include '../base.gin'", "include 'shared.gin'")
+    config.parse_gin(["gin/methods/static.gin"])
+    assert toy_train()[0] == 2
+    assert toy_train()[3] == 3.0
+
+
+def test_modules_of_the_user_are_imported_from_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", ["/nowhere"])
+    write(
+        tmp_path / "my_criteria.py",
+        "import gin",
+        "@gin.configurable",
+        "def my_score(power=1): return power",
+    )
+    config.parse_gin(
+        bindings=["import my_criteria", "my_score.power = 2", "loss.margin = @my_score()"]
+    )
+    assert loss() == 2
+    assert "import my_criteria" in config.operative_config()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("toy_trian.total_steps = 1", "no configurable 'toy_trian'. Did you mean 'toy_train'"),
+        ("toy_train.total_step = 1", "no parameter 'total_step'. Did you mean 'total_steps'"),
+        ("toy_train.zzz = 1", "There are: layers, learning_rate, loss, schedule, total_steps."),
+        ("toy_train.seed = 1", "'seed' of 'toy_train' is set by the program"),
+        ("toy_train.loss = @los", "no configurable 'los'. Did you mean 'loss'"),
+        ("toy_train.loss = [1, (2, @g/los()),\n]", "no configurable 'los'"),
+        ("toy_trian:\n  total_steps = 1", "Did you mean 'toy_train'"),
+        ("toy_train.total_steps = %STEPS", "macro %STEPS has no value"),
+        ("toy_train.total_steps = 1 2", "Expected newline: toy_train.total_steps = 1 2"),
+        ("toy_train.total_steps = true", "Failed to parse token 'true'"),
+        ("toy_train.total_steps = [1,", "bracket"),
+        ("toy_train.total_steps", "Couldn't parse statement"),
+        ("include 'quickstrat.gin'", "no gin file 'quickstrat.gin'"),
+        ("import no_such_module.criteria", "no module 'no_such_module'"),
+        ("from __gin__ import dynamic_registration", "not supported"),
+    ],
+)
+def test_errors_name_the_line_and_what_was_meant(tmp_path, line, message):
+    file = write(tmp_path / "bad.gin", "# comment", "loss.margin = 2", line)
+    with pytest.raises(InputError) as error:
+        config.parse_gin([file])
+    assert message in str(error.value)
+    assert f"{file}:3: " in str(error.value) or f"{file}:4: " in str(error.value)
+    assert "In file" not in str(error.value)
+
+
+def test_errors_in_a_binding_quote_it():
+    with pytest.raises(InputError, match=r"--gin_param='los.margin = 1': There is no conf"):
+        parse("los.margin = 1")
+
+
+def test_a_missing_file_says_where_it_was_looked_for(tmp_path):
+    write(tmp_path / "quickstart.gin")
+    with pytest.raises(InputError) as error:
+        config.parse_gin([str(tmp_path / "quickstrat.gin")])
+    assert f"looked in {tmp_path}. Did you mean 'quickstart.gin'?" in str(error.value)
+
+
+def test_a_binding_of_something_never_called_is_reported(tmp_path):
+    file = write(tmp_path / "a.gin", "toy_train.total_steps = 1", "g/loss.margin = 2", "N = 3")
+    config.parse_gin([file])
+    toy_train()
+    with pytest.raises(InputError) as error:
+        config.check_all_used()
+    assert f"{file}:2: g/loss.margin = 2\n" in str(error.value)
+    assert f"{file}:3: N = 3\n" in str(error.value)
+    assert "total_steps" not in str(error.value)
+
+
+def test_a_binding_that_the_caller_overrides_is_reported():
+    parse("toy_train.total_steps = 1")
+    toy_train(total_steps=2)
+    with pytest.raises(InputError, match="total_steps = 1"):
+        config.check_all_used()
+
+
+def test_references_macros_and_defaults_count_as_used():
+    parse(
+        "STEPS = 10",
+        "toy_train.total_steps = %STEPS",
+        "decay.rate = 0.9",  # a default argument
+        "toy_train.loss = [{'d': @discriminator/loss}]",
+        "discriminator/loss.margin = @late/decay",
+        "late/decay.step = %DEEP",
+        "DEEP = 4",
+    )
+    toy_train()
+    config.check_all_used()
+
+
+def test_a_scope_that_is_no_prefix_is_unused():
+    parse("generator/ToyAdam.beta = 0.5", "gen/ToyAdam.beta = 0.6", "ToyAdam.learning_rate = 1.0")
+    with gin.config_scope("generator"):
+        assert ToyAdam().settings == {"beta": 0.5, "learning_rate": 1.0}
+    with pytest.raises(InputError) as error:
+        config.check_all_used()
+    assert str(error.value).count(" = ") == 2  # the flag's and the binding's own
+    assert "gen/ToyAdam.beta = 0.6" in str(error.value)
+
+
+def test_the_operative_configuration_parses_back_to_itself(tmp_path):
+    parse(
+        "STEPS = 10",
+        "toy_train.total_steps = %STEPS",
+        "toy_train.loss = @discriminator/loss",
+        "discriminator/loss.margin = -1e-4",
+        "toy_train.layers = [{'width': (64, None)}, 'a string' , True]",
+        "generator/ToyAdam.amsgrad = %STEPS",
+    )
+
+    def build():
+        toy_train()
+        with gin.config_scope("generator"):
+            ToyAdam()
+        config.check_all_used()
+        return config.operative_config()
+
+    text = build()
+    assert "toy_train.learning_rate = 0.1" in text  # a default
+    assert "discriminator/loss.margin = -0.0001" in text  # not called yet
+    config.parse_gin([write(tmp_path / "config.gin", text)])
+    assert build() == text
+
+
+def test_gin_does_not_disguise_bad_input():
+    parse("toy_train.total_steps = -1")
+    with pytest.raises(InputError, match="In call to configurable") as error:
+        toy_train()
+    assert config.message_of(error.value) == "`total_steps` must not be negative."
+
+
+def test_a_missing_required_binding_is_bad_input():
+    parse()
+    with pytest.raises(RuntimeError) as error:
+        toy_train()
+    assert "`toy_train` not provided in config: ['total_steps']" in config.message_of(error.value)
+    assert config.message_of(RuntimeError("another")) is None
