@@ -1,0 +1,106 @@
+"""From encoded bytes to uint8 pixels.
+
+TensorFlow's kernels decode well-formed JPEG and PNG on all cores. Pillow, inside the interpreter's
+lock, reads the rest (GIF, BMP, WebP, JPEG with bytes after its end) and says what is broken.
+"""
+
+import io
+
+import numpy as np
+import tensorflow as tf
+
+from stugan_tf.errors import InputError
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+JPEG_END = b"\xff\xd9"
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+
+
+def check_channels(channels):
+    """Raises `InputError` unless images are to be grey or RGB."""
+    if channels not in (1, 3):
+        raise InputError(f"`channels` must be 1 (grey) or 3 (RGB), got {channels!r}.")
+
+
+def check_image_size(image_size):
+    """Raises `InputError` unless `image_size` is a positive int or None."""
+    if image_size is not None and (not isinstance(image_size, int) or image_size < 1):
+        raise InputError(
+            f"`image_size` must be a positive int, got {image_size!r}. "
+            "It is the height and width that images are cropped and resized to."
+        )
+
+
+def decode(encoded, where, channels):
+    """Decodes one image, of several frames the first.
+
+    Args:
+        encoded: string scalar.
+        where: string scalar, what an error calls the image.
+        channels: 1 or 3; grey is repeated to RGB, RGB weighted to grey, transparency ignored.
+
+    Returns:
+        uint8 [H, W, channels].
+    """
+    length = tf.strings.length(encoded)
+
+    def is_whole(start, end):
+        tail = tf.strings.substr(encoded, tf.maximum(length - len(end), 0), len(end))
+        return (tf.strings.substr(encoded, 0, len(start)) == start) & (tail == end)
+
+    image = tf.case(
+        [
+            (
+                is_whole(b"\xff\xd8\xff", JPEG_END),
+                lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+            ),
+            (is_whole(b"\x89PNG", PNG_END), lambda: tf.io.decode_png(encoded, channels=3)),
+        ],
+        default=lambda: tf.py_function(
+            lambda *texts: decode_with_pillow(*(text.numpy() for text in texts)),
+            [encoded, where],
+            tf.uint8,
+        ),
+    )
+    image = tf.ensure_shape(image, [None, None, 3])
+    # Not by `decode_png`, which mistakes the weight of blue for that of green.
+    return image if channels == 3 else tf.image.rgb_to_grayscale(image)
+
+
+def decode_with_pillow(encoded, where):
+    """As `decode` for bytes, to uint8 [H, W, 3]; raises `InputError` if that cannot be done."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        return np.array(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        raise InputError(
+            f"{where.decode()} cannot be decoded: {reason}. Allowed are {', '.join(FORMATS)}: "
+            "repair the image or remove it."
+        ) from error
+
+
+def square(image, image_size):
+    """Crops uint8 [H, W, C] to its centre square and resizes it, antialiased and rounded."""
+    height, width = tf.unstack(tf.shape(image)[:2])
+    side = tf.minimum(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    image = image[top : top + side, left : left + side]
+    resized = tf.image.resize(image, [image_size, image_size], antialias=True)
+    return tf.cast(tf.round(resized), tf.uint8)
+
+
+def fit(image, where, image_size, image_shape):
+    """`square`, or without an `image_size` the assertion that the image has the shape of all."""
+    if image_size is not None:
+        image = square(image, image_size)
+    else:
+        advice = f"Expected {image_shape}; give an `image_size` to crop and resize all images to:"
+        is_same = tf.reduce_all(tf.shape(image) == image_shape)
+        with tf.control_dependencies(
+            [tf.debugging.Assert(is_same, [advice, where, tf.shape(image)])]
+        ):
+            image = tf.identity(image)
+    return tf.ensure_shape(image, image_shape)

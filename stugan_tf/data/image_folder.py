@@ -1,0 +1,125 @@
+"""A folder of images; its sub-folders are the classes."""
+
+import functools
+import os
+
+import gin
+import numpy as np
+import tensorflow as tf
+
+from stugan_tf.data.decoding import (
+    check_channels,
+    check_image_size,
+    decode,
+    decode_with_pillow,
+    fit,
+)
+from stugan_tf.data.source import Source
+from stugan_tf.errors import InputError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+
+
+@gin.configurable
+def image_folder(path, image_size=None, channels=3, flip=False, cache_gib=2.0):
+    """Images of any size in `path`/CLASS/**, or of one class in `path` itself.
+
+    Args:
+        path: str.
+        image_size: int to crop and resize to; None where all images have one size.
+        channels: 1 or 3, to which grey and colour images are converted.
+        flip: As in `Source`.
+        cache_gib: As in `Source`.
+    """
+    return ImageFolder(path, image_size, channels, flip, cache_gib)
+
+
+class ImageFolder(Source):
+    """See `image_folder`."""
+
+    def __init__(self, path, image_size, channels, flip, cache_gib):
+        check_image_size(image_size)
+        check_channels(channels)
+        self.name = f"image_folder {path}"
+        self.class_names, self._paths, self._labels = _list_images(path)
+        self.num_classes = len(self.class_names or [path])
+        self.num_images = len(self._paths)
+        self.flip = flip
+        self.cache_gib = cache_gib
+        self._image_size = image_size
+        self._channels = channels
+
+    @functools.cached_property
+    def _path_tensor(self):  # not in `__init__`: strategies want to be made before any tensor
+        with tf.init_scope():
+            return tf.constant(self._paths)
+
+    @functools.cached_property
+    def image_shape(self):
+        """Square of `image_size`, else as the first image."""
+        if self._image_size is not None:
+            return (self._image_size, self._image_size, self._channels)
+        with self.reading():
+            first = decode(tf.io.read_file(self._paths[0]), self._paths[0], self._channels)
+        return tuple(first.shape)
+
+    def load(self, record):
+        """Reads and decodes file number `record`."""
+        path = tf.gather(self._path_tensor, record)
+        image = decode(tf.io.read_file(path), path, self._channels)
+        image = fit(image, path, self._image_size, self.image_shape)
+        return image, tf.gather(self._labels, record)
+
+    def layout(self):
+        """Bytes of each file."""
+        return [tf.io.gfile.stat(path).length for path in self._paths]
+
+    def count_classes(self, labels):
+        """Counts of all files, whose folders tell their class."""
+        del labels
+        return super().count_classes(self._labels)
+
+    def diagnose(self):
+        """Names the first file that cannot be decoded."""
+        for path in self._paths:
+            decode_with_pillow(tf.io.gfile.GFile(path, "rb").read(), path.encode())
+
+
+def _list_images(path):
+    """`(class_names or None, paths, labels)`, the paths sorted within each class."""
+    if not tf.io.gfile.isdir(path):
+        raise InputError(f"`path` {path!r} is not a folder. Give one that holds images.")
+    entries = sorted(name.rstrip("/") for name in tf.io.gfile.listdir(path))
+    folders = [
+        name
+        for name in entries
+        if name[0] not in "._" and tf.io.gfile.isdir(os.path.join(path, name))
+    ]
+    flat = [os.path.join(path, name) for name in entries if _is_image(name)]
+    classes = [
+        sorted(
+            os.path.join(root, name)
+            for root, _, names in tf.io.gfile.walk(os.path.join(path, folder))
+            for name in names
+            if _is_image(name)
+        )
+        for folder in folders
+    ]
+    if not flat and not any(classes):
+        raise InputError(f"{path} holds no image: no file ends with {', '.join(SUFFIXES)}.")
+    if flat and any(classes):
+        raise InputError(
+            f"{path} holds images both beside its sub-folders, such as {flat[0]}, and in them. "
+            "Move them into sub-folders, one a class, or have no sub-folders."
+        )
+    if flat:
+        return None, flat, np.zeros(len(flat), np.int32)
+    for folder, paths in zip(folders, classes, strict=True):
+        if not paths:
+            raise InputError(f"{path} has a class without images, {folder!r}: remove the folder.")
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(paths) for paths in classes])
+    return tuple(folders), [path for paths in classes for path in paths], labels
+
+
+def _is_image(name):
+    return name.lower().endswith(SUFFIXES) and name[0] != "."

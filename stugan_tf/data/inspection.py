@@ -1,0 +1,58 @@
+"""What a source holds, as one object and as a few lines for people."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """The preflight of a source; `str()` prints it.
+
+    `class_counts` and `fingerprint` are taken from `num_read` images: all of a set in memory, an
+    even sample of a streamed one.
+    """
+
+    source: str
+    num_images: int
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    num_read: int
+    fingerprint: str
+
+    def __str__(self):
+        height, width, channels = self.image_shape
+        counts = [
+            f"  {name:<20} {count}"
+            for name, count in zip(self.class_names, self.class_counts, strict=True)
+        ]
+        if len(counts) > 20:
+            counts[10:-10] = [f"  ... {len(counts) - 20} more classes"]
+        return "\n".join(
+            [
+                f"source       {self.source}",
+                f"images       {self.num_images} of {height} x {width} x {channels}",
+                f"fingerprint  {self.fingerprint}",
+                f"classes      {len(self.class_names)}, counted over {self.num_read} images",
+                *counts,
+            ]
+        )
+
+
+def fingerprint(num_images, images, labels, layout):
+    """Hash of content: whatever the name, path or cache.
+
+    Args:
+        num_images: int.
+        images: Iterable of uint8 [..., H, W, C].
+        labels: int32 [n].
+        layout: int64 [...], sizes that stand for what was not read; may be empty.
+    """
+    digest = hashlib.sha256(np.int64(num_images).tobytes())
+    for image in images:
+        digest.update(np.ascontiguousarray(image))
+    digest.update(np.asarray(labels, "<i4").tobytes())
+    digest.update(np.asarray(layout, "<i8").tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,213 @@
+"""What a data set is to everyone else: images in [-1, 1] and labels, in a reproducible order."""
+
+import contextlib
+import functools
+import math
+import re
+
+import gin
+import numpy as np
+import tensorflow as tf
+
+from stugan_tf.data.inspection import Inspection, fingerprint
+from stugan_tf.data.order import IndexBlock, ordered
+from stugan_tf.errors import InputError
+
+NUM_SAMPLED = 2048
+
+
+class Source:
+    """A labelled set of images; subclass it to bring your own.
+
+    A subclass says `name`, `image_shape`, `num_classes` and `num_images` (attributes or
+    properties) and how to `load` one image. Sets that fit into `cache_gib` are decoded once.
+
+    Attributes:
+        name: str.
+        image_shape: (height, width, channels), known without the data where possible.
+        num_classes: int; an unlabelled set has one class.
+        class_names: tuple of str, or None.
+        num_images: int.
+        flip: Whether images are mirrored left to right at random, by (seed, position).
+        cache_gib: Up to how many GiB of uint8 pixels the decoded set is held in memory.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    num_images: int
+    class_names: tuple[str, ...] | None = None
+    flip = False
+    cache_gib = 2.0
+
+    def load(self, record):
+        """From one scalar record, an int64 index below `num_images` unless `blocks` says else.
+
+        Returns:
+            `(image, label)`: uint8 [H, W, C] and an int scalar.
+        """
+        raise NotImplementedError
+
+    @property
+    def blocks(self):
+        """How an epoch is divided for shuffling, see `order`."""
+        return IndexBlock(self.num_images)
+
+    def records(self):
+        """All records in stored order."""
+        return tf.data.Dataset.range(self.num_images)
+
+    def sample(self, count):
+        """`count` records spread evenly over the set."""
+        return tf.data.Dataset.from_tensor_slices(
+            np.linspace(0, self.num_images - 1, count).astype(np.int64)
+        )
+
+    def layout(self):
+        """Sizes that tell apart sets which agree in the sample; int64 of any shape."""
+        return ()
+
+    def count_classes(self, labels):
+        """`(class_counts, num_counted)` from int32 [n] labels of the images read."""
+        return np.bincount(labels, minlength=self.num_classes), len(labels)
+
+    def batches(self, global_batch_size, *, seed, start=0, num_replicas=1, replicas=(0,)):
+        """The endless batches of some replicas, from global batch `start` on.
+
+        Row i of global batch k is the image at position k * global_batch_size + i. Replica r has
+        rows [r * b, (r + 1) * b), b = global_batch_size // num_replicas. Batches are full and may
+        straddle epochs; an epoch has every image once. Data sets are already the replicas' own:
+        hand them to `strategy.distribute_datasets_from_function`.
+
+        Args:
+            global_batch_size: int, over all replicas.
+            seed: int; the order is a function of it and the epoch.
+            start: int, the number of global batches already seen.
+            num_replicas: int.
+            replicas: Which replicas to yield for, in turn; ascending.
+
+        Returns:
+            Dataset of `(images, labels)`: float32 [b, H, W, C] in [-1, 1] and int32 [b].
+        """
+        _check_batches(global_batch_size, start, num_replicas, replicas)
+        batch_size = global_batch_size // num_replicas
+
+        def keep(positions):
+            replica = positions % global_batch_size // batch_size
+            return tf.reduce_any(replica[:, None] == tf.constant(list(replicas), tf.int64), axis=1)
+
+        cache = self._cache
+        examples = ordered(
+            self.blocks if cache is None else IndexBlock(self.num_images),
+            seed=seed,
+            start=start * global_batch_size,
+            keep=keep,
+        )
+        if cache is None:
+            batches = examples.map(
+                lambda record, flip: (*self._load(record), flip), tf.data.AUTOTUNE
+            ).batch(batch_size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE)
+        else:
+            batches = examples.batch(batch_size, drop_remainder=True).map(
+                lambda indices, flips: (*(tf.gather(part, indices) for part in cache), flips),
+                tf.data.AUTOTUNE,
+            )
+        options = tf.data.Options()
+        options.deterministic = True
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        batches = batches.map(self._finish, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        return batches.with_options(options)
+
+    def inspect(self):
+        """Reads all of a set that fits in memory, else a sample, and checks it on the way."""
+        with self.reading():
+            if self._cache is not None:
+                images, labels = (part.numpy() for part in self._cache)
+                layout = ()
+            else:
+                sample = self.sample(min(NUM_SAMPLED, self.num_images))
+                images, labels = zip(
+                    *sample.map(self._load, tf.data.AUTOTUNE).as_numpy_iterator(), strict=True
+                )
+                layout = self.layout()
+        counts, num_counted = self.count_classes(labels)
+        return Inspection(
+            source=self.name,
+            num_images=self.num_images,
+            image_shape=self.image_shape,
+            class_names=self.class_names or tuple(map(str, range(self.num_classes))),
+            class_counts=tuple(map(int, counts)),
+            num_read=num_counted,
+            fingerprint=fingerprint(self.num_images, images, labels, layout),
+        )
+
+    def diagnose(self):
+        """Raises an `InputError` that names what made reading fail, if that can be found out."""
+
+    @contextlib.contextmanager
+    def reading(self):
+        """Turns what TensorFlow says of unreadable data into an `InputError`."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            self.diagnose()
+            message = re.sub(r"(?s)^.*(InputError|assertion failed): |\n.*", "", error.message)
+            raise InputError(f"{self.name} cannot be read. {message}") from error
+
+    @functools.cached_property
+    def _cache(self):
+        """uint8 [num_images, H, W, C] and int32 [num_images] on the CPU, or None if too large."""
+        if self.num_images < 1:
+            raise InputError(f"{self.name} holds no image: at least 1 is needed.")
+        if self.num_images * math.prod(self.image_shape) > self.cache_gib * 2**30:
+            return None
+        with tf.device("CPU"), self.reading():
+            examples = self.records().map(self._load, tf.data.AUTOTUNE)
+            return examples.batch(self.num_images, drop_remainder=True).get_single_element()
+
+    @tf.autograph.experimental.do_not_convert  # it would wrap our errors in its own
+    def _load(self, record):
+        image, label = self.load(record)
+        image = tf.convert_to_tensor(image)
+        if image.dtype != tf.uint8 or not image.shape.is_compatible_with(self.image_shape):
+            raise InputError(
+                f"`load` of {self.name} must return a uint8 image of shape {self.image_shape}, "
+                f"got {image.dtype.name} {image.shape}."
+            )
+        label = tf.cast(label, tf.int32)
+        in_range = tf.debugging.Assert(
+            (label >= 0) & (label < self.num_classes),
+            [f"{self.name} has a label outside 0 .. {self.num_classes - 1}:", label],
+        )
+        with tf.control_dependencies([in_range] if in_range is not None else []):
+            return tf.ensure_shape(image, self.image_shape), tf.ensure_shape(label, [])
+
+    def _finish(self, images, labels, flips):
+        if self.flip:
+            images = tf.where(flips[:, None, None, None], images[:, :, ::-1], images)
+        return tf.cast(images, tf.float32) / 127.5 - 1.0, labels
+
+
+@gin.configurable
+def data(source=gin.REQUIRED):
+    """The source a configuration chose, e.g. by `data.source = @cifar10()`."""
+    if not isinstance(source, Source):
+        raise InputError(
+            f"`data.source` must be a source, got {source!r}. "
+            "Write it with parentheses: `data.source = @cifar10()`."
+        )
+    return source
+
+
+def _check_batches(global_batch_size, start, num_replicas, replicas):
+    if global_batch_size < 1 or num_replicas < 1 or global_batch_size % num_replicas:
+        raise InputError(
+            f"`global_batch_size` must be a positive multiple of the number of replicas, got "
+            f"{global_batch_size} for {num_replicas} replicas."
+        )
+    if start < 0:
+        raise InputError(f"`start` must be at least 0, got {start}. It counts global batches.")
+    if not replicas or sorted(set(replicas) & set(range(num_replicas))) != list(replicas):
+        raise InputError(
+            f"`replicas` must be ascending numbers below {num_replicas}, got {tuple(replicas)}."
+        )

@@ -1,0 +1,113 @@
+"""Image data sets of TensorFlow Datasets, read from their prepared shards."""
+
+import difflib
+
+import gin
+
+from stugan_tf.data.tfrecords import TFRecords
+from stugan_tf.errors import InputError
+
+
+@gin.configurable
+def cifar10(split="train", flip=False, data_dir=None):
+    """CIFAR-10: 50000 (`train`) or 10000 (`test`) images of 32 x 32, 10 classes."""
+    return tfds_images("cifar10", split, flip=flip, data_dir=data_dir)
+
+
+@gin.configurable
+def imagenet2012(split="train", image_size=128, flip=False, data_dir=None, block_size=8192):
+    """ImageNet: 1281167 (`train`) or 50000 (`validation`) images, 1000 classes."""
+    return tfds_images(
+        "imagenet2012", split, image_size, flip=flip, data_dir=data_dir, block_size=block_size
+    )
+
+
+@gin.configurable
+def tfds_images(
+    name,
+    split="train",
+    image_size=None,
+    image_feature="image",
+    label_feature="label",
+    flip=False,
+    cache_gib=2.0,
+    block_size=8192,
+    data_dir=None,
+):
+    """Any image data set of TensorFlow Datasets; all but `num_images` is known unprepared.
+
+    Args:
+        name: str as `tfds.builder` takes it, e.g. "stl10" or "lsun/classroom:3.*.*".
+        split: str, slices such as "train[:90%]" included.
+        image_size: int to crop and resize to; None where all images have one size.
+        image_feature: Name of the image.
+        label_feature: Name of the class, None if there is none.
+        flip: As in `Source`.
+        cache_gib: As in `Source`.
+        block_size: About how many records of a set too large for memory are shuffled at once.
+        data_dir: Where data sets are prepared; None is TensorFlow Datasets' default.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = _builder(name, data_dir)
+    features = dict(builder.info.features)
+    image, label = features.get(image_feature), features.get(label_feature)
+    if not isinstance(image, tfds.features.Image):
+        raise InputError(
+            f"{name} has no image feature {image_feature!r}; it has {', '.join(features)}. "
+            "Name one as `image_feature`."
+        )
+    if label_feature is not None and not isinstance(label, tfds.features.ClassLabel):
+        raise InputError(
+            f"{name} has no class feature {label_feature!r}; it has {', '.join(features)}. "
+            "Name one as `label_feature`, or None for a set without classes."
+        )
+    height, width, channels = image.shape
+    if image_size is None and None in (height, width):
+        raise InputError(f"Images of {name} differ in size: give an `image_size`, such as 128.")
+    channels = 1 if channels == 1 else 3
+    return TFRecords(
+        name=name if split == "train" else f"{name} {split}",
+        find_shards=lambda: _shards(builder, split),
+        image_size=image_size,
+        image_shape=(image_size or height, image_size or width, channels),
+        channels=channels,
+        num_classes=label.num_classes if label else 1,
+        class_names=tuple(label.names) if label else None,
+        image_feature=image_feature,
+        label_feature=label_feature,
+        flip=flip,
+        cache_gib=cache_gib,
+        block_size=block_size,
+    )
+
+
+def _builder(name, data_dir):
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        similar = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False))
+        hint = f"Did you mean {' or '.join(similar)}?" if similar else "See `tfds.list_builders()`."
+        raise InputError(f"TensorFlow Datasets has no data set {name!r}. {hint}") from error
+
+
+def _shards(builder, split):
+    """List of `(path, skip, take)`; prepares the data set if that has not been done."""
+    if not builder.is_prepared():
+        try:
+            builder.download_and_prepare()
+        except Exception as error:  # whatever a download can raise: it is the user's to mend
+            raise InputError(
+                f"{builder.name} is not prepared in {builder.data_dir}, and preparing it failed: "
+                f"{error}. Run `tfds build {builder.name}` where it can be downloaded, and give "
+                "that directory as `data_dir` or TFDS_DATA_DIR."
+            ) from error
+    try:
+        instructions = builder.info.splits[split].file_instructions
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{builder.name} has no split {split!r}. It has {', '.join(builder.info.splits)}."
+        ) from error
+    return [(file.filename, file.skip, file.take) for file in instructions]

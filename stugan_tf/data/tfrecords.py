@@ -1,0 +1,191 @@
+"""TFRecord shards of `tf.train.Example`s that hold an encoded image and, maybe, a label."""
+
+import concurrent.futures
+import functools
+import struct
+
+import gin
+import tensorflow as tf
+
+from stugan_tf.data.decoding import check_channels, check_image_size, decode, fit
+from stugan_tf.data.order import ShardBlocks
+from stugan_tf.data.source import Source
+from stugan_tf.errors import InputError
+
+
+@gin.configurable
+def tfrecords(
+    pattern,
+    image_size=None,
+    channels=3,
+    num_classes=1,
+    image_feature="image/encoded",
+    label_feature="image/class/label",
+    label_offset=0,
+    flip=False,
+    cache_gib=2.0,
+    block_size=8192,
+):
+    """Shards whose names match a pattern.
+
+    Args:
+        pattern: str, e.g. "/data/train-*.tfrecord".
+        image_size: int to crop and resize to; None where all images have one size.
+        channels: 1 or 3.
+        num_classes: int; with 1, labels are not read.
+        image_feature: Name of the feature that holds an encoded image.
+        label_feature: Name of the int64 feature that holds its class.
+        label_offset: The first class's label: 1 in shards of the Inception kind.
+        flip: As in `Source`.
+        cache_gib: As in `Source`.
+        block_size: About how many records of a set too large for memory are shuffled at once.
+    """
+    check_channels(channels)
+    paths = sorted(tf.io.gfile.glob(pattern))
+    if not paths:
+        raise InputError(
+            f"`pattern` {pattern!r} matches no file. Give the shards' path with wildcards, "
+            "for example '/data/train-*.tfrecord'."
+        )
+    return TFRecords(
+        name="tfrecords",
+        find_shards=lambda: count_records(paths),
+        image_size=image_size,
+        image_shape=None if image_size is None else (image_size, image_size, channels),
+        channels=channels,
+        num_classes=num_classes,
+        image_feature=image_feature,
+        label_feature=label_feature if num_classes > 1 else None,
+        label_offset=label_offset,
+        flip=flip,
+        cache_gib=cache_gib,
+        block_size=block_size,
+    )
+
+
+def count_records(paths):
+    """Counts records by hopping from header to header.
+
+    Returns:
+        `[(path, 0, number of records), ...]`, the shards of `ShardBlocks`.
+    """
+
+    def count(path):
+        size = tf.io.gfile.stat(path).length
+        num_records = position = 0
+        with tf.io.gfile.GFile(path, "rb") as file:
+            while position < size:
+                file.seek(position)
+                header = file.read(8)  # then 4 bytes of checksum, the data, 4 bytes of checksum
+                position += 16 + (struct.unpack("<Q", header)[0] if len(header) == 8 else size)
+                num_records += 1
+        if position != size:
+            raise InputError(
+                f"{path} is truncated or no TFRecord file: its record {num_records - 1} would end "
+                f"at byte {position} of {size}. Write or copy it again, uncompressed."
+            )
+        return path, 0, num_records
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        return [shard for shard in pool.map(count, paths) if shard[2]]
+
+
+class TFRecords(Source):
+    """Streams shards; made by `tfrecords` and `tfds_images`, which say what the names mean.
+
+    `find_shards()` returns the list of `(path, skip, take)` when it is first needed.
+    """
+
+    def __init__(
+        self,
+        *,
+        name,
+        find_shards,
+        image_size,
+        image_shape,
+        channels,
+        num_classes,
+        image_feature,
+        label_feature,
+        label_offset=0,
+        class_names=None,
+        flip,
+        cache_gib,
+        block_size,
+    ):
+        check_image_size(image_size)
+        self.name = name
+        self.num_classes = num_classes
+        self.class_names = class_names
+        self.flip = flip
+        self.cache_gib = cache_gib
+        self._find_shards = find_shards
+        self._image_size = image_size
+        self._image_shape = image_shape
+        self._channels = channels
+        self._image_feature = image_feature
+        self._label_feature = label_feature
+        self._label_offset = label_offset
+        self._block_size = block_size
+
+    @functools.cached_property
+    def shards(self):
+        """List of `(path, skip, take)`."""
+        return self._find_shards()
+
+    @property
+    def num_images(self):
+        """Sum over shards."""
+        return sum(take for _, _, take in self.shards)
+
+    @functools.cached_property
+    def image_shape(self):
+        """As told, else that of the first image."""
+        if self._image_shape is not None:
+            return self._image_shape
+        with self.reading():
+            return tuple(self._decode(next(iter(self.records())))[0].shape)
+
+    @functools.cached_property
+    def blocks(self):
+        """Blocks of about `block_size` records."""
+        return ShardBlocks(self.shards, self._block_size)
+
+    def records(self):
+        """Serialized examples."""
+        return self._read(self.shards)
+
+    def sample(self, count):
+        """The first records of shards spread evenly."""
+        shards = self.shards[:: max(1, len(self.shards) // 64)]
+        per_shard = -(-count // len(shards))
+        return self._read([(path, skip, min(take, per_shard)) for path, skip, take in shards])
+
+    def layout(self):
+        """Bytes and records of each shard."""
+        return [(tf.io.gfile.stat(path).length, skip, take) for path, skip, take in self.shards]
+
+    def load(self, record):
+        """Parses and decodes a serialized example."""
+        image, label = self._decode(record)
+        return fit(image, self.name, self._image_size, self.image_shape), label
+
+    def _decode(self, record):
+        features = {self._image_feature: tf.io.FixedLenFeature([], tf.string)}
+        if self._label_feature is not None:
+            features[self._label_feature] = tf.io.FixedLenFeature([], tf.int64)
+        example = tf.io.parse_single_example(record, features)
+        image = decode(example[self._image_feature], f"An image of {self.name}", self._channels)
+        if self._label_feature is None:
+            return image, 0
+        return image, example[self._label_feature] - self._label_offset
+
+    def _read(self, shards):
+        columns = zip(*shards, strict=True)
+        return tf.data.Dataset.from_tensor_slices(tuple(map(list, columns))).flat_map(
+            lambda path, skip, take: (
+                tf.data.TFRecordDataset(path)
+                .skip(tf.cast(skip, tf.int64))
+                .take(tf.cast(take, tf.int64))
+            )
+        )
