@@ -1,0 +1,118 @@
+"""A layer whose kernel stays zero under a mask: where models and sparsity meet."""
+
+import keras
+import tensorflow as tf
+
+from stugan_tf.errors import InputError
+
+# What `mask_layers` may wrap. Depthwise and separable convolutions hold too few weights to prune.
+CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+
+
+@keras.saving.register_keras_serializable("stugan_tf")
+class Masked(keras.layers.Wrapper):
+    """Keeps `kernel == kernel * kernel_mask` of the wrapped layer between calls.
+
+    So `call` need not multiply: sparse training costs what dense training costs, and the tape
+    yields the dense gradient that growth asks for (Sec. 4.3). Whoever changes the kernel restores
+    the invariant: `MaskedAdam` after each step, `assign_mask` after each topology update. Dense is
+    a mask of ones, not a branch.
+
+    Args:
+        layer: a layer with a `kernel`, e.g. a convolution or dense layer.
+        **kwargs: of `keras.layers.Layer`; the name is the wrapped layer's unless given.
+    """
+
+    def __init__(self, layer, **kwargs):
+        kwargs.setdefault("name", layer.name)
+        super().__init__(layer, **kwargs)
+
+    def build(self, input_shape):
+        """Builds the wrapped layer, then a mask of ones in the shape of its kernel."""
+        super().build(input_shape)
+        if not isinstance(getattr(self.layer, "kernel", None), keras.Variable):
+            raise InputError(
+                f"`Masked` needs a layer with one `kernel`, got {type(self.layer).__name__} "
+                f"{self.layer.name!r}. Wrap a convolution or dense layer."
+            )
+        # In Keras `mask` means time steps, hence the longer name.
+        self.kernel_mask = self.add_weight(
+            name="kernel_mask",
+            shape=self.layer.kernel.shape,
+            initializer="ones",
+            trainable=False,
+            autocast=False,
+        )
+        self.built = True
+
+    def call(self, inputs):
+        """Calls the wrapped layer; Keras hands `training` down by itself."""
+        return self.layer(inputs)
+
+    def compute_output_shape(self, input_shape):
+        """The output shape of the wrapped layer."""
+        return self.layer.compute_output_shape(input_shape)
+
+    @property
+    def kernel(self):
+        """The kernel variable of the wrapped layer, zero wherever the mask is zero."""
+        return self.layer.kernel
+
+    def assign_mask(self, mask):
+        """Replaces the mask and zeroes what it excludes.
+
+        Args:
+            mask: float32 of the kernel's shape, zeros and ones.
+        """
+        self.kernel_mask.assign(mask)
+        self.kernel.assign(self.kernel * tf.cast(mask, self.kernel.dtype))
+
+    def num_active(self):
+        """The number of ones in the mask, a Python integer."""
+        return int(tf.math.count_nonzero(self.kernel_mask.value))
+
+
+def masked_layers(model):
+    """All `Masked` layers inside a model, each once, in the order in which Keras lists them."""
+    # Keras offers no public walk that also sees layers held by custom layers.
+    layers = {id(layer): layer for layer in model._flatten_layers()}
+    return [layer for layer in layers.values() if isinstance(layer, Masked)]
+
+
+def mask_layers(model, mask_dense=False):
+    """Wraps every convolution of a functional or sequential model in `Masked`.
+
+    The returned model shares its layers and weights with `model`: masking one masks both.
+
+    Args:
+        model: a built functional or sequential Keras model.
+        mask_dense: also wrap dense layers.
+
+    Returns:
+        A model of the same inputs, outputs and weights, and masks of ones.
+
+    Raises:
+        InputError: for a subclassed model, whose calls Keras cannot rewrite.
+    """
+    kinds = (*CONVOLUTIONS, keras.layers.Dense) if mask_dense else CONVOLUTIONS
+
+    def wrap(layer):
+        if isinstance(layer, keras.Model):
+            return mask_layers(layer, mask_dense)
+        return Masked(layer) if isinstance(layer, kinds) else layer
+
+    try:
+        return keras.models.clone_model(model, clone_function=wrap)
+    except ValueError as error:
+        raise InputError(
+            f"Cannot wrap the layers of {model.name!r}, a {type(model).__name__}: only functional "
+            "and sequential models can be rewritten. In a subclassed model wrap each layer where "
+            "you create it: Masked(keras.layers.Conv2D(...))."
+        ) from error

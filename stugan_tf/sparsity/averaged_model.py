@@ -1,0 +1,67 @@
+"""The average of a network over its training, held in a copy of the network."""
+
+import tensorflow as tf
+
+from stugan_tf.layers.masked import masked_layers
+
+
+class AveragedModel:
+    """A copy of a network whose weights follow those of the original.
+
+    Masked kernels follow by `rule` (Eq. 5); all other floats, batch norm's moving statistics
+    included, by a plain exponential moving average, as in the authors' code; masks and counters
+    are copied.
+
+    Attributes:
+        model: the copy; what is sampled, scored and exported.
+        seen: per masked kernel, bool: which weights have entered the average.
+    """
+
+    def __init__(self, original, copy, rule):
+        """Starts the average at the weights of `original`.
+
+        Args:
+            original: a built Keras model.
+            copy: a model of the same architecture, of which nothing but the weights may differ.
+            rule: one of `sparsity.averaging`.
+        """
+        self.model = copy
+        self._rule = rule
+        for variable, source in zip(copy.variables, original.variables, strict=True):
+            variable.assign(source)
+        layers = list(zip(masked_layers(copy), masked_layers(original), strict=True))
+        self.seen = [tf.Variable(layer.kernel_mask.value > 0, trainable=False) for _, layer in layers]
+        self._masked = [
+            (mine.kernel.value, theirs.kernel.value, theirs.kernel_mask.value, seen)
+            for (mine, theirs), seen in zip(layers, self.seen, strict=True)
+        ]
+        masked = {id(mine) for mine, *_ in self._masked}
+        masks = {id(mine.kernel_mask.value) for mine, _ in layers}
+        rest = [
+            (mine.value, theirs.value)
+            for mine, theirs in zip(copy.variables, original.variables, strict=True)
+            if id(mine.value) not in masked
+        ]
+        self._averaged = [
+            (mine, theirs)
+            for mine, theirs in rest
+            if mine.dtype.is_floating and id(mine) not in masks
+        ]
+        averaged = {id(mine) for mine, _ in self._averaged}
+        self._copied = [(mine, theirs) for mine, theirs in rest if id(mine) not in averaged]
+
+    def update(self, decay):
+        """One step of the average, after the optimizer and any exploration of the step.
+
+        Args:
+            decay: float scalar; 0 makes the average the live weights.
+        """
+        for average, weight, mask, seen in self._masked:
+            blended, now_seen = self._rule(average, weight, mask, seen, decay)
+            average.assign(blended)
+            if now_seen is not seen:
+                seen.assign(now_seen)
+        for average, weight in self._averaged:
+            average.assign(decay * average + (1 - decay) * weight)
+        for mine, theirs in self._copied:
+            mine.assign(theirs)

@@ -1,0 +1,50 @@
+"""Averages of the generator's weights: SEMA (Eq. 5) and its ablations.
+
+One family, `(average, weight, mask, seen, decay) -> (average, seen)` on one kernel, called after
+the optimizer and any exploration of the step. `average`, `weight` and the 0/1 `mask` are float32 of
+one shape; `seen` is bool: the weights that have entered the average since they were last activated,
+T >= 1 in Eq. 5, at first the mask. `decay` is beta.
+
+Eq. 5 does not say when T = 1. A grown weight starts at zero, so if that were the step in which it
+grows the average would start from zero too, the bias SEMA is there to avoid (`literal_sema`). In
+`sema` it is the first update that finds the weight trained, as in the authors' code.
+"""
+
+import gin
+import tensorflow as tf
+
+_denylist = ["average", "weight", "mask", "seen", "decay"]
+
+
+@gin.configurable(denylist=_denylist)
+def sema(average, weight, mask, seen, decay):
+    """Eq. 5: T = 0 -> 0, T = 1 -> the weight itself, T > 1 -> the usual average."""
+    return _restarted_ema(average, weight, seen, (mask > 0) & (seen | (weight != 0)), decay)
+
+
+@gin.configurable(denylist=_denylist)
+def literal_sema(average, weight, mask, seen, decay):
+    """Eq. 5 to the letter: T = 1 in the step that grows the weight, when it is still zero."""
+    return _restarted_ema(average, weight, seen, mask > 0, decay)
+
+
+@gin.configurable(denylist=_denylist)
+def masked_ema(average, weight, mask, seen, decay):
+    """The ablation without T = 1: zero where the mask is zero, else the usual average."""
+    return mask * _blend(average, weight, decay), seen
+
+
+@gin.configurable(denylist=_denylist)
+def ema(average, weight, mask, seen, decay):
+    """The usual average, whatever the mask."""
+    del mask
+    return _blend(average, weight, decay), seen
+
+
+def _restarted_ema(average, weight, seen, now_seen, decay):
+    started = tf.where(seen, _blend(average, weight, decay), weight)
+    return tf.where(now_seen, started, 0.0), now_seen
+
+
+def _blend(average, weight, decay):
+    return decay * average + (1.0 - decay) * weight

@@ -1,0 +1,90 @@
+"""How dense each layer is (Sec. 4.1), and the random mask a layer starts with.
+
+Densities are one family, `(shapes, density) -> densities`: kernel shapes, (height, width, in, out)
+or (in, out), and the fraction of all their weights to keep. Masks are another,
+`(shape, density, seed) -> mask`: float32, with `seed` a pair of integers.
+
+The paper does not say what happens to a layer whose density would exceed 1; like RigL we keep such
+layers dense and spread the rest of the budget over the others. Nor does it say how a mask is drawn:
+`exact_mask` is our default, `bernoulli_mask` is what the authors' code does.
+"""
+
+import math
+
+import gin
+import numpy as np
+import tensorflow as tf
+
+from stugan_tf.errors import InputError
+from stugan_tf.sparsity.randomness import draw_uniform
+from stugan_tf.sparsity.topology import top_k_mask
+
+
+@gin.configurable(denylist=["shapes", "density"])
+def erk(shapes, density):
+    """Erdos-Renyi-Kernel: density_l = scale * (n_in + n_out + w + h) / (n_in * n_out * w * h).
+
+    For a dense kernel this is the Erdos-Renyi density; `scale` is such that the budget is met.
+    """
+    return _proportional(shapes, density, score=lambda shape: sum(shape) / math.prod(shape))
+
+
+@gin.configurable(denylist=["shapes", "density"])
+def er(shapes, density):
+    """Erdos-Renyi: density_l = scale * (n_in + n_out) / (n_in * n_out).
+
+    SET defines it, as the sparsity 1 - density_l, for dense layers; for convolutions the score
+    ignores the height and width of the kernel, as in RigL. `scale` is such that the budget is met.
+    """
+    return _proportional(
+        shapes, density, score=lambda shape: sum(shape[-2:]) / math.prod(shape[-2:])
+    )
+
+
+@gin.configurable(denylist=["shapes", "density"])
+def uniform(shapes, density):
+    """Every layer is as dense as the whole."""
+    _check(shapes, density)
+    return [float(density)] * len(shapes)
+
+
+@gin.configurable(denylist=["shape", "density", "seed"])
+def exact_mask(shape, density, seed):
+    """round(density * size) ones, uniformly at random."""
+    return top_k_mask(draw_uniform(shape, seed), round(density * math.prod(shape)))
+
+
+@gin.configurable(denylist=["shape", "density", "seed"])
+def bernoulli_mask(shape, density, seed):
+    """Each entry is one with probability `density`, independently of the others."""
+    return tf.cast(draw_uniform(shape, seed) < density, tf.float32)
+
+
+def _proportional(shapes, density, score):
+    """Densities proportional to the scores that keep `density` of all weights; none exceeds 1."""
+    _check(shapes, density)
+    scores = np.array([score(shape) for shape in shapes])
+    sizes = np.array([math.prod(shape) for shape in shapes])
+    densities = np.ones(len(shapes))
+    sparse = np.full(len(shapes), density < 1)
+    while sparse.any():
+        budget = density * sizes.sum() - sizes[~sparse].sum()
+        densities[sparse] = scores[sparse] * budget / (scores * sizes)[sparse].sum()
+        if densities.max() <= 1:
+            break
+        sparse &= scores < scores[sparse].max()  # as in RigL, all that share the highest score
+        densities[~sparse] = 1.0
+    return densities.tolist()
+
+
+def _check(shapes, density):
+    if not 0 < density <= 1:
+        raise InputError(
+            f"`density` must be in (0, 1], got {density}. "
+            "It is the fraction of weights kept: write 0.1 for 90% sparse."
+        )
+    if not shapes or any(len(shape) < 2 or min(shape) < 1 for shape in shapes):
+        raise InputError(
+            "`shapes` must list kernels such as (3, 3, 256, 256) or (128, 4096), "
+            f"got {shapes}. Are there layers to be masked, and is the model built?"
+        )

@@ -1,0 +1,99 @@
+"""Theoretical cost of a forward pass: what the densities of the layers would allow.
+
+One multiply-accumulate counts as 2 FLOPs. Convolutions and dense layers are counted; batch norm,
+activations, biases, pooling and power iterations are not (they are not in the paper's Table 2).
+No kernel of ours skips a zero, so these are not measurements of speed.
+"""
+
+import math
+from typing import NamedTuple
+
+import keras
+
+from stugan_tf.errors import InputError
+from stugan_tf.layers.masked import Masked
+
+
+class LayerCost(NamedTuple):
+    """One layer of a forward pass on one sample."""
+
+    name: str
+    kernel_shape: tuple[int, ...]
+    masked: bool
+    active: int  # Weights that are not masked out.
+    macs: int  # Multiply-accumulates of the dense layer.
+
+    @property
+    def size(self):
+        """Weights of the kernel."""
+        return math.prod(self.kernel_shape)
+
+    @property
+    def density(self):
+        """The fraction of weights that are not masked out."""
+        return self.active / self.size
+
+    @property
+    def flops(self):
+        """Theoretical FLOPs at this density."""
+        return 2 * self.macs * self.density
+
+
+def layer_costs(model):
+    """The cost of each convolution and dense layer call of a functional or sequential model.
+
+    Args:
+        model: a built model whose spatial sizes are all known.
+
+    Returns:
+        A list of `LayerCost` in the order of the calls.
+
+    Raises:
+        InputError: if the model has no graph of layers, or sizes that are not known.
+    """
+    graph = getattr(model, "_functional", None) or model
+    if not isinstance(graph, keras.src.models.Functional):
+        raise InputError(
+            f"Costs are counted along the graph of a functional or sequential model; "
+            f"{model.name!r} is a {type(model).__name__}."
+        )
+    costs = []
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        for node in graph._nodes_by_depth[depth]:
+            if isinstance(node.operation, keras.Model):
+                costs += layer_costs(node.operation)
+            else:
+                costs += _cost(node)
+    return costs
+
+
+def total_flops(costs):
+    """Theoretical FLOPs of a forward pass: (at the layers' densities, if all were dense)."""
+    return sum(cost.flops for cost in costs), sum(2 * cost.macs for cost in costs)
+
+
+def _cost(node):
+    layer = node.operation
+    kernel = getattr(layer, "kernel", None)
+    if kernel is None:
+        return []
+    inner = layer.layer if isinstance(layer, Masked) else layer
+    transposed = "Transpose" in type(inner).__name__
+    # Every weight meets every position of the output, or of the input if transposed.
+    shape = (node.input_tensors if transposed else node.outputs)[0].shape
+    positions = shape[1:-1]
+    if None in positions:
+        raise InputError(
+            f"The sizes of layer {layer.name!r} are not known: {shape}. Build the model with a "
+            "fixed image size."
+        )
+    size = math.prod(kernel.shape)
+    return [
+        LayerCost(
+            name=layer.name,
+            kernel_shape=tuple(kernel.shape),
+            masked=isinstance(layer, Masked),
+            active=layer.num_active() if isinstance(layer, Masked) else size,
+            macs=size * math.prod(positions),
+        )
+    ]

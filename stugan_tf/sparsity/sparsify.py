@@ -1,0 +1,82 @@
+"""Masks for a whole model, and what is counted of them (Sec. 4.1, Algorithm 1 lines 1 and 2)."""
+
+from typing import NamedTuple
+
+import gin
+import numpy as np
+
+from stugan_tf.errors import InputError
+from stugan_tf.layers.masked import mask_layers, masked_layers
+from stugan_tf.sparsity.distributions import erk, exact_mask
+
+
+class Counts(NamedTuple):
+    """How many weights a model has and keeps."""
+
+    active: int  # Ones in all masks.
+    maskable: int  # Weights under masks.
+    trainable: int  # All trainable parameters.
+
+    @property
+    def sparsity(self):
+        """The fraction of zeros among the weights under masks: what the paper calls s."""
+        return 1 - self.active / self.maskable
+
+    @property
+    def overall_sparsity(self):
+        """The fraction of zeros among all trainable parameters, which no mask can reach in full."""
+        return (self.maskable - self.active) / self.trainable
+
+
+@gin.configurable(denylist=["model", "sparsity", "seed"])
+def sparsify(model, sparsity, distribution=erk, draw=exact_mask, mask_dense=False, seed=0):
+    """Draws random masks for a model and zeroes the weights that they exclude.
+
+    A model made of `Masked` layers is changed in place. In any other functional or sequential
+    model the convolutions are wrapped first, sharing their weights:
+
+        model = sparsify(keras.applications.ResNet50(weights=None), sparsity=0.9)
+
+    Weights keep their values: they are initialised as dense, not rescaled by density.
+
+    Args:
+        model: a built Keras model.
+        sparsity: fraction of zeros over all weights under masks, in [0, 1).
+        distribution: `(shapes, density) -> densities`, one of `sparsity.distributions`.
+        draw: `(shape, density, seed) -> mask`, `exact_mask` or `bernoulli_mask`.
+        mask_dense: wrap dense layers too, where the model has no `Masked` layers of its own.
+        seed: an integer; the same seed draws the same masks.
+
+    Returns:
+        The model with masks: `model` itself if it had `Masked` layers.
+
+    Raises:
+        InputError: if the sparsity is impossible or the model has nothing to mask.
+    """
+    if not 0 <= sparsity < 1:
+        raise InputError(
+            f"A sparsity must be in [0, 1), got {sparsity}. It is the fraction of zeros: write "
+            "0.9 for 90% sparse."
+        )
+    if not masked_layers(model):
+        model = mask_layers(model, mask_dense)
+    layers = masked_layers(model)
+    if not layers:
+        raise InputError(
+            f"{model.name!r} has no convolution to mask. Wrap the layers meant in `Masked`, or "
+            "set sparsify.mask_dense = True for its dense layers."
+        )
+    densities = distribution([tuple(layer.kernel.shape) for layer in layers], 1 - sparsity)
+    for index, (layer, density) in enumerate(zip(layers, densities, strict=True)):
+        layer.assign_mask(draw(tuple(layer.kernel.shape), density, seed=(seed, index)))
+    return model
+
+
+def count_weights(model):
+    """The `Counts` of a model with masks."""
+    layers = masked_layers(model)
+    return Counts(
+        active=sum(layer.num_active() for layer in layers),
+        maskable=sum(int(np.prod(layer.kernel.shape)) for layer in layers),
+        trainable=sum(int(np.prod(variable.shape)) for variable in model.trainable_variables),
+    )

@@ -1,0 +1,117 @@
+"""Where the weights are: exact top-k and prune-and-regrow (Eq. 3 and 4).
+
+The paper leaves open how to round the number of dropped weights, over what TopK ranks, and ties.
+Here, like the authors' code: the number is rounded up and each layer ranks its own weights
+(`prune_and_regrow_globally` ranks all together); a tie goes to the lowest index, so that counts
+are exact. Scores are ranked by their bits because sorting one 3x3x1536x1536 kernel takes seconds.
+"""
+
+import math
+
+import gin
+import tensorflow as tf
+
+_NUM_DIGITS = 2**16  # an int32 key is two digits of 16 bits
+
+
+def top_k_mask(scores, k, among=None):
+    """Marks the `k` largest scores with 1, the rest with 0; exactly `k` even in ties.
+
+    Time is linear and shapes are static. NaN ranks below -inf, -0 equals 0.
+
+    Args:
+        scores: float32 tensor of any shape with fewer than 2**31 elements.
+        k: integer or scalar tensor from 0 to the number of candidates; it is not checked.
+        among: bool tensor like `scores`, the candidates; all of them if None.
+
+    Returns:
+        float32 mask like `scores`. Of equal scores the lowest flat indices are marked.
+    """
+    keys = _monotone_keys(scores)
+    if among is not None:
+        keys = tf.where(among, keys, tf.int32.min)
+    keys = tf.reshape(keys, [-1])
+    threshold, num_ties = _kth_largest(keys, tf.cast(k, tf.int32))
+    tie_ranks = tf.where(keys == threshold, -tf.range(tf.size(keys)), tf.int32.min)
+    last_tie, _ = _kth_largest(tie_ranks, num_ties)
+    mask = tf.cast((keys > threshold) | (tie_ranks >= last_tie), tf.float32)
+    return tf.reshape(mask, tf.shape(scores))
+
+
+def prune_and_regrow(mask, drop_scores, grow_scores, drop_fraction):
+    """One exploration of one kernel: Eq. 3, then Eq. 4; the number of active weights stays.
+
+    A weight dropped here may return at once, for Eq. 4 grows from all outside theta'. All tensors
+    are float32 and share one shape.
+
+    Args:
+        mask: ones where a weight is active, else zeros.
+        drop_scores: the lowest of the active weights are dropped.
+        grow_scores: the highest of the weights then inactive are grown.
+        drop_fraction: p, in [0, 1], a float or scalar tensor. ceil(p * active weights) are dropped.
+
+    Returns:
+        The new mask.
+    """
+    num_active = tf.math.count_nonzero(mask, dtype=tf.int32)
+    # Beyond 2**24 float32 cannot count, and `tf.cast` alone would round a Python float to it.
+    drop_fraction = tf.convert_to_tensor(drop_fraction, dtype_hint=tf.float64)
+    num_drop = tf.math.ceil(tf.cast(drop_fraction, tf.float64) * tf.cast(num_active, tf.float64))
+    num_drop = tf.cast(num_drop, tf.int32)
+    kept = top_k_mask(drop_scores, num_active - num_drop, among=mask > 0)
+    grown = top_k_mask(grow_scores, num_drop, among=kept == 0)
+    return kept + grown
+
+
+@gin.configurable(denylist=["masks", "drop_scores", "grow_scores", "drop_fraction"])
+def prune_and_regrow_per_layer(masks, drop_scores, grow_scores, drop_fraction):
+    """`prune_and_regrow` for each of a list of kernels: every layer keeps its density."""
+    # A function of its own, so that layers of one shape are traced once.
+    regrow = tf.function(prune_and_regrow, autograph=False)
+    return [
+        regrow(*layer, drop_fraction)
+        for layer in zip(masks, drop_scores, grow_scores, strict=True)
+    ]
+
+
+@gin.configurable(denylist=["masks", "drop_scores", "grow_scores", "drop_fraction"])
+def prune_and_regrow_globally(masks, drop_scores, grow_scores, drop_fraction):
+    """`prune_and_regrow` for a list of kernels ranked as one: only the total density stays."""
+    flat = [
+        tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
+        for tensors in (masks, drop_scores, grow_scores)
+    ]
+    updated = tf.split(
+        prune_and_regrow(*flat, drop_fraction), [math.prod(mask.shape) for mask in masks]
+    )
+    return [tf.reshape(new, mask.shape) for new, mask in zip(updated, masks, strict=True)]
+
+
+def _monotone_keys(scores):
+    """Maps float32 to int32 in the same order, NaN lowest yet above int32.min."""
+    bits = tf.bitcast(scores, tf.int32)
+    keys = tf.where(bits < 0, tf.int32.min - bits, bits)  # sign and magnitude -> signed, -0 -> 0
+    return tf.where(tf.math.is_nan(scores), tf.int32.min + 1, keys)
+
+
+def _kth_largest(keys, k):
+    """Radix selection: the k-th largest of int32 `keys` [n], and how many of its equals are in.
+
+    For k = 0 it is int32.max, which no caller has among its keys, and 0.
+    """
+    highs = tf.bitwise.right_shift(keys, 16) + _NUM_DIGITS // 2
+    high, k = _kth_largest_digit(highs, k)
+    lows = tf.where(highs == high, tf.bitwise.bitwise_and(keys, _NUM_DIGITS - 1), _NUM_DIGITS)
+    low, k = _kth_largest_digit(lows, k)
+    return (high - _NUM_DIGITS // 2) * _NUM_DIGITS + low, k
+
+
+def _kth_largest_digit(digits, k):
+    """The k-th largest of `digits` below `_NUM_DIGITS`, and how many of its equals are in."""
+    counts = tf.raw_ops.DenseBincount(  # `tf.math.bincount` would first look for the maximum
+        input=digits, size=_NUM_DIGITS, weights=tf.zeros([0], tf.int32)
+    )
+    at_least = tf.cumsum(counts, reverse=True)
+    digit = tf.math.count_nonzero(at_least >= k, dtype=tf.int32) - 1
+    # `tf.gather`, for XLA compiles an index in brackets, and all it depends on, as a constant.
+    return digit, k - tf.gather(at_least - counts, digit)

@@ -1,0 +1,168 @@
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from stugan_tf.sparsity.distributions import exact_mask
+from stugan_tf.sparsity.exploration_rate import churn
+from stugan_tf.sparsity.topology import (
+    prune_and_regrow,
+    prune_and_regrow_globally,
+    prune_and_regrow_per_layer,
+    top_k_mask,
+)
+
+SHAPE = (3, 3, 2, 4)  # one shape, so that each function is traced and compiled once
+TRICKY = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3.4e38, math.inf, -math.inf, math.nan]
+modes = pytest.mark.parametrize(
+    "compile_",
+    [lambda f: f, tf.function, tf.function(jit_compile=True)],
+    ids=["eager", "graph", "xla"],
+)
+
+
+def scores(elements=None):
+    bits = arrays(np.int32, SHAPE).map(lambda bits: bits.view(np.float32))
+    ties = arrays(np.float32, SHAPE, elements=st.sampled_from(TRICKY), fill=st.nothing())
+    return st.one_of(bits, ties)
+
+
+def masks():
+    return arrays(np.float32, SHAPE, elements=st.sampled_from([0.0, 1.0]), fill=st.nothing())
+
+
+# TensorFlow takes subnormal numbers for zeros, so a fraction of them drops nothing.
+fractions = st.floats(0, 1, allow_subnormal=False)
+
+
+def best_first(scores, candidates):
+    """Candidates by falling score, then rising index; NaN last: a plain comparison sort."""
+
+    def rank(index):
+        score = float(scores.flat[index])
+        return (1, 0.0, index) if math.isnan(score) else (0, -score, index)
+
+    return sorted(candidates, key=rank)
+
+
+def reference_prune_and_regrow(mask, drop_scores, grow_scores, drop_fraction):
+    active = np.flatnonzero(mask)
+    num_drop = math.ceil(drop_fraction * len(active))
+    updated = np.zeros_like(mask)
+    updated.flat[best_first(drop_scores, active)[: len(active) - num_drop]] = 1
+    updated.flat[best_first(grow_scores, np.flatnonzero(updated == 0))[:num_drop]] = 1
+    return updated
+
+
+def test_top_k_by_hand():
+    assert top_k_mask(tf.constant([[3.0, 1.0], [2.0, 3.0]]), 2).numpy().tolist() == [[1, 0], [0, 1]]
+
+
+def test_a_tie_goes_to_the_lowest_index():
+    assert top_k_mask(tf.constant([1.0, 2.0, 1.0, 1.0]), 3).numpy().tolist() == [1, 1, 1, 0]
+
+
+def test_nan_ranks_below_minus_infinity_and_zeros_are_equal():
+    scores = tf.constant([math.nan, -math.inf, -0.0, 0.0])
+    marked = [top_k_mask(scores, k).numpy().tolist() for k in range(5)]
+    assert marked == [[0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]]
+
+
+@modes
+def test_top_k_marks_what_a_stable_sort_puts_first(compile_):
+    compiled = compile_(top_k_mask)
+
+    @given(scores=scores(), k=st.integers(0, math.prod(SHAPE)))
+    def check(scores, k):
+        expected = np.zeros(SHAPE, np.float32)
+        expected.flat[best_first(scores, range(scores.size))[:k]] = 1
+        np.testing.assert_array_equal(compiled(scores, tf.constant(k)), expected)
+
+    check()
+
+
+def test_top_k_chooses_among_candidates_only():
+    scores = tf.constant([9.0, math.nan, -math.inf, 8.0])
+    among = tf.constant([False, True, True, False])
+    assert top_k_mask(scores, 1, among).numpy().tolist() == [0, 0, 1, 0]
+    assert top_k_mask(scores, 2, among).numpy().tolist() == [0, 1, 1, 0]
+
+
+def test_prune_and_regrow_by_hand():
+    mask = tf.constant([1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
+    magnitudes = tf.constant([0.4, 0.1, 0.3, 0.2, 0.0, 0.0])  # drops the second and the fourth
+    gradients = tf.constant([9.0, 2.0, 9.0, 0.1, 1.0, 3.0])  # the second returns, the last is new
+    updated = prune_and_regrow(mask, magnitudes, gradients, 0.5)
+    assert updated.numpy().tolist() == [1, 1, 1, 0, 0, 1]
+
+
+@modes
+def test_prune_and_regrow_follows_equations_3_and_4(compile_):
+    compiled = compile_(prune_and_regrow)
+
+    @given(mask=masks(), drop_scores=scores(), grow_scores=scores(), drop_fraction=fractions)
+    @settings(max_examples=50)
+    def check(mask, drop_scores, grow_scores, drop_fraction):
+        updated = compiled(
+            mask, drop_scores, grow_scores, tf.constant(drop_fraction, tf.float64)
+        ).numpy()
+        expected = reference_prune_and_regrow(mask, drop_scores, grow_scores, drop_fraction)
+        np.testing.assert_array_equal(updated, expected)
+        assert updated.sum() == mask.sum()
+
+    check()
+
+
+@pytest.mark.parametrize(
+    "drop_fraction", [0.1, np.float64(0.1), tf.constant(0.1, tf.float64), tf.constant(0.0625)]
+)
+def test_a_tenth_of_ten_weights_is_one(drop_fraction):
+    """In float32 0.1 is a little more than a tenth, which would be rounded up to two."""
+    mask = tf.constant([1.0] * 10 + [0.0] * 10)
+    assert churn(mask, prune_and_regrow(mask, mask, 1 - mask, drop_fraction)) == 0.1
+
+
+def test_counts_are_exact_where_float32_cannot_count():
+    num_active = 2**24 + 1
+    mask = tf.concat([tf.ones(num_active), tf.zeros(2**23 + 1)], axis=0)
+    updated = prune_and_regrow(mask, mask, 1 - mask, 0.5)
+    assert tf.math.count_nonzero(updated) == num_active
+    assert tf.math.count_nonzero(updated * (1 - mask)) == 2**23 + 1
+
+
+def test_a_dense_layer_stays_as_it_is():
+    scores = tf.random.stateless_normal(SHAPE, (0, 1))
+    assert tf.reduce_all(prune_and_regrow(tf.ones(SHAPE), scores, -scores, 0.5) == 1)
+
+
+def test_per_layer_keeps_each_count_and_globally_the_total():
+    masks = [tf.constant([1.0, 1.0, 0.0]), tf.constant([[1.0, 0.0], [1.0, 0.0]])]
+    drop_scores = [tf.constant([1.0, 2.0, 0.0]), tf.constant([[3.0, 0.0], [4.0, 0.0]])]
+    grow_scores = [tf.constant([1.0, 2.0, 3.0]), tf.constant([[0.0, 5.0], [0.0, 6.0]])]
+    arguments = (masks, drop_scores, grow_scores, 0.5)
+    per_layer = [mask.numpy().tolist() for mask in prune_and_regrow_per_layer(*arguments)]
+    assert per_layer == [[0, 1, 1], [[0, 0], [1, 1]]]
+    globally = [mask.numpy().tolist() for mask in prune_and_regrow_globally(*arguments)]
+    assert globally == [[0, 0, 0], [[1, 1], [1, 1]]]
+
+
+def test_globally_is_one_exploration_of_all_weights():
+    shapes = [(3, 3, 4, 8), (1, 1, 8, 4), (5, 7)]
+    masks = [exact_mask(shape, 0.3, (0, i)) for i, shape in enumerate(shapes)]
+    drop_scores = [tf.random.stateless_uniform(shape, (1, i)) for i, shape in enumerate(shapes)]
+    grow_scores = [tf.random.stateless_uniform(shape, (2, i)) for i, shape in enumerate(shapes)]
+    updated = prune_and_regrow_globally(masks, drop_scores, grow_scores, 0.4)
+    flat = [np.concatenate([np.ravel(x) for x in xs]) for xs in (masks, drop_scores, grow_scores)]
+    expected = reference_prune_and_regrow(*flat, 0.4)
+    np.testing.assert_array_equal(np.concatenate([np.ravel(x) for x in updated]), expected)
+    assert [mask.shape for mask in updated] == [mask.shape for mask in masks]
+
+
+def test_xla_compiles_top_k_for_all_scores_not_for_each():
+    compiled = tf.function(top_k_mask, jit_compile=True)
+    program = compiled.experimental_get_compiler_ir(tf.ones(SHAPE), tf.constant(1), None)("hlo")
+    assert "entry_computation_layout={(f32[3,3,2,4]{3,2,1,0}, s32[])" in program
