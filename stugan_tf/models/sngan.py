@@ -1,0 +1,164 @@
+"""SNGAN: the unconditional residual GAN of Miyato et al. (2018) as GAN Tickets configures it.
+
+At 32x32 the two networks are those of the paper's CIFAR-10 experiments (generator of width 256:
+4,276,739 parameters; discriminator of width 128: 1,053,824). Other image sizes halve or double
+the number of resolutions, nothing else. Weights start as in the PyTorch reference: Glorot uniform
+convolutions, PyTorch's default for dense kernels and for all biases.
+"""
+
+import math
+
+import gin
+import keras
+from keras import layers
+
+from stugan_tf.errors import InputError
+from stugan_tf.layers.masked import Masked
+from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense
+
+
+@gin.configurable(denylist=["image_shape"])
+def sngan_generator(
+    image_shape, width=256, latent_dim=128, mask_dense=False, cross_replica_batch_norm=False
+):
+    """The generator: latents [B, latent_dim] to images [B, H, W, C] in [-1, 1].
+
+    Args:
+        image_shape: (H, W, C); H == W, a multiple of 8.
+        width: feature maps of every convolution.
+        latent_dim: length of a latent vector.
+        mask_dense: also put the first dense layer under a mask (the paper's code does not).
+        cross_replica_batch_norm: normalise by the statistics of the global batch.
+
+    Returns:
+        A functional `keras.Model`.
+    """
+    size, num_blocks = _bottom(image_shape)
+
+    def batch_norm(name):
+        return layers.BatchNormalization(
+            momentum=0.9,
+            epsilon=1e-5,
+            gamma_initializer=keras.initializers.RandomNormal(1.0, 0.02),
+            synchronized=cross_replica_batch_norm,
+            name=name,
+        )
+
+    def up_block(inputs, name):
+        outputs = layers.ReLU()(batch_norm(f"{name}_b1")(inputs))
+        outputs = layers.UpSampling2D()(outputs)
+        outputs = _convolution(layers.Conv2D, outputs, width, 3, f"{name}_c1")
+        outputs = layers.ReLU()(batch_norm(f"{name}_b2")(outputs))
+        outputs = _convolution(layers.Conv2D, outputs, width, 3, f"{name}_c2")
+        shortcut = layers.UpSampling2D()(inputs)
+        shortcut = _convolution(layers.Conv2D, shortcut, width, 1, f"{name}_c_sc")
+        return layers.Add()([outputs, shortcut])
+
+    latents = keras.Input([latent_dim], name="latents")
+    first = layers.Dense(
+        size * size * width,
+        kernel_initializer=_torch_kernel(),
+        bias_initializer=_torch_bias(latent_dim),
+        name="l1",
+    )
+    outputs = (Masked(first) if mask_dense else first)(latents)
+    outputs = layers.Reshape([size, size, width])(outputs)
+    for block in range(num_blocks):
+        outputs = up_block(outputs, f"block{block + 2}")
+    outputs = layers.ReLU()(batch_norm("b5")(outputs))
+    outputs = _convolution(layers.Conv2D, outputs, image_shape[-1], 3, "c5")
+    images = layers.Activation("tanh", dtype="float32", name="images")(outputs)
+    return keras.Model(latents, images, name="generator")
+
+
+@gin.configurable(denylist=["image_shape"])
+def sngan_discriminator(image_shape, width=128, mask_dense=False):
+    """The discriminator: images [B, H, W, C] in [-1, 1] to logits [B, 1].
+
+    The resolution is halved down to 8x8 (once at least), in four blocks at least.
+
+    Args:
+        image_shape: (H, W, C); H == W, a multiple of 8.
+        width: feature maps of every convolution.
+        mask_dense: also put the last dense layer under a mask (the paper's code does not).
+
+    Returns:
+        A functional `keras.Model`.
+    """
+    _bottom(image_shape)
+    num_halvings = max(1, round(math.log2(image_shape[0] / 8)))
+
+    def first_block(inputs, name):
+        outputs = _convolution(SpectralConv2D, inputs, width, 3, f"{name}_c1")
+        outputs = layers.ReLU()(outputs)
+        outputs = _convolution(SpectralConv2D, outputs, width, 3, f"{name}_c2")
+        shortcut = layers.AveragePooling2D(2)(inputs)
+        shortcut = _convolution(SpectralConv2D, shortcut, width, 1, f"{name}_c_sc")
+        return layers.Add()([layers.AveragePooling2D(2)(outputs), shortcut])
+
+    def block(inputs, name, halve):
+        outputs = layers.ReLU()(inputs)
+        outputs = _convolution(SpectralConv2D, outputs, width, 3, f"{name}_c1")
+        outputs = layers.ReLU()(outputs)
+        outputs = _convolution(SpectralConv2D, outputs, width, 3, f"{name}_c2")
+        if not halve:
+            return layers.Add()([outputs, inputs])
+        shortcut = _convolution(SpectralConv2D, inputs, width, 1, f"{name}_c_sc")
+        return layers.AveragePooling2D(2)(layers.Add()([outputs, shortcut]))
+
+    images = keras.Input(image_shape, name="images")
+    outputs = first_block(images, "block1")
+    for index in range(1, max(4, num_halvings)):
+        outputs = block(outputs, f"block{index + 1}", halve=index < num_halvings)
+    outputs = layers.ReLU()(outputs)
+    # A sum, not a mean: logits scale with the number of positions, as in the reference.
+    outputs = SumPooling2D()(outputs)
+    last = SpectralDense(1, use_bias=False, kernel_initializer=_torch_kernel(), name="l5")
+    logits = (Masked(last) if mask_dense else last)(outputs)
+    return keras.Model(images, logits, name="discriminator")
+
+
+@keras.saving.register_keras_serializable("stugan_tf")
+class SumPooling2D(layers.Layer):
+    """Sums over height and width: [B, H, W, C] to [B, C]."""
+
+    def call(self, inputs):
+        """Sums the positions."""
+        return keras.ops.sum(inputs, axis=(1, 2))
+
+
+def _bottom(image_shape):
+    """The generator's first resolution and its number of doublings: (4, 3) for 32x32."""
+    height, width, _ = image_shape
+    if height != width or height < 8 or height % 8:
+        raise InputError(
+            f"SNGAN makes square images whose side is a multiple of 8, got {height}x{width}. "
+            "Set `image_size` of the data source, e.g. 32."
+        )
+    num_blocks = 0
+    while height % 2 == 0 and height >= 8:
+        height //= 2
+        num_blocks += 1
+    return height, num_blocks
+
+
+def _convolution(kind, inputs, filters, kernel_size, name):
+    """A masked SAME convolution of stride 1, initialised as in the reference."""
+    fan_in = inputs.shape[-1] * kernel_size**2
+    convolution = kind(
+        filters,
+        kernel_size,
+        padding="same",
+        bias_initializer=_torch_bias(fan_in),
+        name=name,
+    )
+    return Masked(convolution)(inputs)
+
+
+def _torch_kernel():
+    """PyTorch's default of linear layers: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    return keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
+
+
+def _torch_bias(fan_in):
+    return keras.initializers.RandomUniform(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
