@@ -1,0 +1,41 @@
+"""Prints each network layer by layer: shapes, densities, parameters, theoretical FLOPs.
+
+`python -m stugan_tf.report --gin_file=F` of what would be trained; no data is read.
+`python -m stugan_tf.report --workdir=DIR` of the newest checkpoint of a run.
+"""
+
+from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
+import pathlib
+
+from absl import flags
+
+from stugan_tf.data import data
+from stugan_tf.errors import InputError
+from stugan_tf.models import sngan  # noqa: F401 - registers its models with gin
+from stugan_tf.training import plan
+from stugan_tf.training.checkpoints import Checkpoints
+from stugan_tf.training.loop import Training
+from stugan_tf.training.strategies import create_strategy
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("workdir", None, "Folder of a run; its configuration and masks are read.")
+
+
+def main(_):
+    """Builds the networks and prints their tables."""
+    if bool(FLAGS.gin_file) == bool(FLAGS.workdir):
+        raise InputError("Give either --gin_file=F or --workdir=DIR.")
+    files = FLAGS.gin_file
+    if FLAGS.workdir:
+        workdir = pathlib.Path(FLAGS.workdir)
+        files = [workdir / "config.gin"]
+    config.parse_gin(files, FLAGS.gin_param)
+    training = Training(data(), create_strategy("one_device"))
+    if FLAGS.workdir:
+        step = Checkpoints(workdir / "checkpoints", training.state()).restore_newest()
+        print(f"checkpoint of step {step or 0}\n")
+    print(plan.describe(training))
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,101 @@
+"""The settings of Algorithm 1, apart from the networks."""
+
+import dataclasses
+
+import gin
+
+from stugan_tf.errors import InputError
+from stugan_tf.sparsity.exploration import Exploration
+from stugan_tf.training.losses import Loss, hinge
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+    """What one training does, step by step. A step is a generator step.
+
+    Attributes:
+        total_steps: generator steps of the whole training.
+        batch_size: real images, and as many generated, of one discriminator update; global.
+        generator_batch_size: generated images of one generator update; global.
+        discriminator_steps: n_D, discriminator updates per step.
+        generator_position: after how many of them the generator is updated; SNGAN's reference
+            code does it after the first, BigGAN's after the last (None).
+        loss: of both networks, one of `training.losses`.
+        generator_exploration: how the generator's topology changes; None keeps it.
+        discriminator_exploration: how the discriminator's topology changes; None keeps it.
+        average_decay: beta of the averaged generator (Eq. 5).
+        average_start: before this step the average is the live generator.
+    """
+
+    total_steps: int = gin.REQUIRED
+    batch_size: int = 64
+    generator_batch_size: int = 64
+    discriminator_steps: int = 1
+    generator_position: int | None = None
+    loss: Loss = dataclasses.field(default_factory=hinge)
+    generator_exploration: Exploration | None = None
+    discriminator_exploration: Exploration | None = None
+    average_decay: float = 0.999
+    average_start: int = 0
+
+    def __post_init__(self):
+        """Checks the values."""
+        for name in ("total_steps", "batch_size", "generator_batch_size", "discriminator_steps"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"Algorithm.{name} must be a positive integer, got {value!r}.")
+        if self.generator_position is None:
+            object.__setattr__(self, "generator_position", self.discriminator_steps)
+        if not 1 <= self.generator_position <= self.discriminator_steps:
+            raise InputError(
+                "Algorithm.generator_position must be between 1 and discriminator_steps = "
+                f"{self.discriminator_steps}, got {self.generator_position}."
+            )
+        if not 0 <= self.average_decay < 1:
+            raise InputError(
+                f"Algorithm.average_decay must be in [0, 1), got {self.average_decay}."
+            )
+
+    def check_replicas(self, num_replicas):
+        """Raises InputError unless both batches divide among the replicas."""
+        for name in ("batch_size", "generator_batch_size"):
+            size = getattr(self, name)
+            if size % num_replicas:
+                raise InputError(
+                    f"Algorithm.{name} = {size} is the global batch and must be divisible by the "
+                    f"{num_replicas} replicas. Choose a multiple of {num_replicas}."
+                )
+
+    @property
+    def explorations(self):
+        """The exploration, or None, of each network by name."""
+        return {
+            "generator": self.generator_exploration,
+            "discriminator": self.discriminator_exploration,
+        }
+
+    def explores(self, step):
+        """Which networks change their topology in `step`, by name."""
+        return {
+            name: exploration is not None and exploration.is_due(step, self.total_steps)
+            for name, exploration in self.explorations.items()
+        }
+
+    def next_exploration(self, step):
+        """The first step after `step` that changes a topology, or None."""
+        steps = (
+            exploration.next_due(step, self.total_steps)
+            for exploration in self.explorations.values()
+            if exploration is not None
+        )
+        return min((step for step in steps if step is not None), default=None)
+
+    def progress(self, step):
+        """How far `step` is through the training, counted in discriminator updates, in (0, 1]."""
+        updates = self.discriminator_steps * (step - 1) + self.generator_position
+        return updates / (self.discriminator_steps * self.total_steps)
+
+    def drop_fraction(self, name, step):
+        """The drop fraction p of one network at `step`."""
+        return self.explorations[name].drop_fraction(self.progress(step))

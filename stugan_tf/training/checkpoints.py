@@ -1,0 +1,166 @@
+"""Checkpoints that survive kills and bad disks: written aside, verified, renamed.
+
+Each is a folder `step_NNNNNNNN` with TensorFlow's files and `checkpoint.json`: step, time, score
+and the SHA-256 of every file. A folder of that name is complete, because it got its name last.
+"""
+
+import hashlib
+import json
+import pathlib
+import re
+import shutil
+import time
+
+import tensorflow as tf
+from absl import logging
+
+from stugan_tf.errors import InputError
+from stugan_tf.files import write_atomically
+
+_FOLDER = re.compile(r"step_(\d{8,})")
+
+
+class Checkpoints:
+    """The checkpoints of one workdir."""
+
+    def __init__(self, directory, variables, keep=3):
+        """Opens `directory`, making it if needed.
+
+        Args:
+            directory: where the checkpoints are.
+            variables: {unique name: tf.Variable}, all that a checkpoint holds.
+            keep: how many of the newest to keep, at least 1; the best is kept besides.
+        """
+        if keep < 1:
+            raise InputError(f"train.keep_checkpoints must be at least 1, got {keep}.")
+        self._directory = pathlib.Path(directory)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._variables = variables
+        self._checkpoint = tf.train.Checkpoint(
+            **{name.replace("/", "."): variable for name, variable in variables.items()}
+        )
+        self._keep = keep
+
+    def steps(self):
+        """The steps of the complete checkpoints, ascending."""
+        matches = (_FOLDER.fullmatch(path.name) for path in self._directory.iterdir())
+        return sorted(int(match.group(1)) for match in matches if match)
+
+    def best(self):
+        """The step of the checkpoint with the lowest score, or None if none has one."""
+        scores = {step: self._read_manifest(step).get("score") for step in self.steps()}
+        scored = {step: score for step, score in scores.items() if score is not None}
+        return min(scored, key=lambda step: (scored[step], step), default=None)
+
+    def save(self, step, score=None):
+        """Writes a checkpoint and removes those no longer kept.
+
+        Args:
+            step: generator steps done; an older checkpoint of the same step is replaced.
+            score: what `best` compares, lower is better.
+        """
+        temporary = self._directory / f".writing_{step:08d}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            self._checkpoint.write(str(temporary / "state"))
+            manifest = {
+                "step": step,
+                "time": time.time(),
+                "score": score,
+                "sha256": {path.name: _sha256(path) for path in sorted(temporary.iterdir())},
+            }
+            write_atomically(
+                temporary / "checkpoint.json", json.dumps(manifest, indent=1).encode()
+            )
+            final = self._path(step)
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.rename(final)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        self._remove_old()
+
+    def restore_newest(self):
+        """Restores the newest intact checkpoint; a damaged one is skipped with a warning.
+
+        Returns:
+            Its step, or None if there is no checkpoint at all.
+
+        Raises:
+            InputError: if there are checkpoints, but none is intact.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                self.restore(step)
+            except InputError as error:
+                logging.warning("%s Falling back to the checkpoint before.", error)
+            else:
+                return step
+        if steps:
+            raise InputError(
+                f"None of the checkpoints in {self._directory} is intact. Copy one back from a "
+                "backup, or start anew with another --workdir."
+            )
+        return None
+
+    def restore(self, step):
+        """Restores one checkpoint, after comparing it with its checksums.
+
+        Raises:
+            InputError: if it is damaged or holds other variables than this run.
+        """
+        path = self._path(step)
+        manifest = self._read_manifest(step)
+        for name, expected in manifest.get("sha256", {"state.index": None}).items():
+            if not (path / name).is_file() or _sha256(path / name) != expected:
+                raise InputError(f"The checkpoint {path} is damaged: {name} is not as written.")
+        self._check_same_variables(path)
+        status = self._checkpoint.read(str(path / "state"))
+        status.assert_consumed()
+
+    def _check_same_variables(self, path):
+        # TensorFlow itself would say this in several hundred lines.
+        stored = dict(tf.train.list_variables(str(path / "state")))
+        suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
+        stored = {
+            name.removesuffix(suffix): tuple(shape)
+            for name, shape in stored.items()
+            if name.endswith(suffix) and not name.startswith("save_counter")
+        }
+        ours = {
+            name.replace("/", "."): tuple(variable.shape)
+            for name, variable in self._variables.items()
+        }
+        if stored != ours:
+            different = sorted(dict(stored.items() ^ ours.items()))
+            raise InputError(
+                f"The checkpoint {path} is of another model: {len(different)} variables differ, "
+                f"the first is {different[0]} with shape {stored.get(different[0])} there and "
+                f"{ours.get(different[0])} here. Use the configuration that wrote it, or another "
+                "--workdir."
+            )
+
+    def _remove_old(self):
+        keep = {*self.steps()[-self._keep :], self.best()}
+        for step in self.steps():
+            if step not in keep:
+                shutil.rmtree(self._path(step), ignore_errors=True)
+
+    def _read_manifest(self, step):
+        try:
+            return json.loads((self._path(step) / "checkpoint.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+
+    def _path(self, step):
+        return self._directory / f"step_{step:08d}"
+
+
+def _sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,142 @@
+"""The state of a training: two networks, their masks, optimizers and the average."""
+
+import gin
+import keras
+
+from stugan_tf.errors import InputError
+from stugan_tf.sparsity.averaged_model import AveragedModel
+from stugan_tf.sparsity.averaging import sema
+from stugan_tf.sparsity.sparsify import sparsify
+from stugan_tf.training.masked_adam import MaskedAdam
+
+
+@gin.configurable(denylist=["image_shape", "num_classes", "seed"])
+class GAN:
+    """Generator and discriminator, sparse from the first step (Algorithm 1, lines 1 and 2).
+
+    Must be created inside `strategy.scope()`.
+
+    Attributes:
+        generator: latents [B, latent_dim] to images [B, H, W, C] in [-1, 1]; a conditional one
+            takes [latents, labels].
+        discriminator: images, or [images, labels], to logits [B, 1].
+        averaged: `AveragedModel` of the generator.
+        generator_optimizer, discriminator_optimizer: built Keras optimizers.
+        num_classes: of the data; what labels of generated images are drawn from.
+        conditional: whether the networks take labels.
+        latent_dim: length of a latent vector.
+    """
+
+    def __init__(
+        self,
+        image_shape,
+        num_classes,
+        seed=0,
+        generator=gin.REQUIRED,
+        discriminator=gin.REQUIRED,
+        generator_sparsity=gin.REQUIRED,
+        discriminator_sparsity=gin.REQUIRED,
+        generator_optimizer=MaskedAdam,
+        discriminator_optimizer=MaskedAdam,
+        average=sema,
+        conditional=False,
+        initialization_seed=None,
+    ):
+        """Builds and sparsifies both networks.
+
+        Args:
+            image_shape: (H, W, C) of the data.
+            num_classes: of the data.
+            seed: draws masks and, unless `initialization_seed` is given, initial weights.
+            generator: `image_shape -> keras.Model`.
+            discriminator: `image_shape -> keras.Model`.
+            generator_sparsity: s_G, fraction of zeros in [0, 1).
+            discriminator_sparsity: s_D, fraction of zeros in [0, 1).
+            generator_optimizer: called without arguments, returns an optimizer.
+            discriminator_optimizer: called without arguments, returns an optimizer.
+            average: rule of the averaged generator, one of `sparsity.averaging`.
+            conditional: whether the networks take labels.
+            initialization_seed: fixes the initial weights apart from `seed`; the reference runs
+                start all seeds from one initialisation.
+        """
+        if conditional and num_classes < 2:
+            raise InputError(
+                f"GAN.conditional is True, but the data has {num_classes} class. Choose data with "
+                "at least two classes (a folder of images needs one sub-folder for each), or set "
+                "GAN.conditional = False."
+            )
+        self.conditional = conditional
+        self.num_classes = num_classes
+        initialization_seed = seed if initialization_seed is None else initialization_seed
+
+        def build(network, sparsity, mask_seed):
+            keras.utils.set_random_seed(initialization_seed)
+            return sparsify(network(image_shape), sparsity, seed=mask_seed)
+
+        self.discriminator = build(discriminator, discriminator_sparsity, 2 * seed)
+        self.generator = build(generator, generator_sparsity, 2 * seed + 1)
+        self.averaged = AveragedModel(
+            self.generator, build(generator, generator_sparsity, 2 * seed + 1), average
+        )
+        self._check_shapes(image_shape)
+        self.generator_optimizer = self._build(generator_optimizer(), self.generator)
+        self.discriminator_optimizer = self._build(discriminator_optimizer(), self.discriminator)
+
+    @staticmethod
+    def _build(optimizer, model):
+        if not isinstance(optimizer, MaskedAdam):
+            raise InputError(
+                f"The optimizer must be a MaskedAdam, got {type(optimizer).__name__}: others would "
+                "move weights off the zeros of their masks. Subclass MaskedAdam to change it."
+            )
+        return optimizer.build_for(model)
+
+    def _check_shapes(self, image_shape):
+        num_inputs = 1 + self.conditional
+        for model in (self.generator, self.discriminator):
+            if len(model.inputs) != num_inputs:
+                raise InputError(
+                    f"GAN.conditional is {self.conditional}, so {model.name!r} must take "
+                    f"{num_inputs} input(s), but it takes {len(model.inputs)}."
+                )
+        if tuple(self.generator.output_shape[1:]) != tuple(image_shape):
+            raise InputError(
+                f"The generator makes images {self.generator.output_shape[1:]}, the data has "
+                f"{tuple(image_shape)}. Both come from `image_shape`, given to its factory."
+            )
+
+    @property
+    def latent_dim(self):
+        """Length of a latent vector."""
+        return self.generator.inputs[0].shape[-1]
+
+    @property
+    def networks(self):
+        """The trained networks by the name that metrics and configuration give them."""
+        return {"generator": self.generator, "discriminator": self.discriminator}
+
+    def generate(self, latents, labels, training, averaged=False):
+        """Images [B, H, W, C] for latents [B, latent_dim] and labels int32 [B]."""
+        model = self.averaged.model if averaged else self.generator
+        return model([latents, labels] if self.conditional else latents, training=training)
+
+    def discriminate(self, images, labels):
+        """Logits [B, 1] in training mode, which is where spectral norm iterates."""
+        inputs = [images, labels] if self.conditional else images
+        return self.discriminator(inputs, training=True)
+
+    def state(self):
+        """All variables of the training by unique name."""
+        groups = {
+            "generator": self.generator.variables,
+            "discriminator": self.discriminator.variables,
+            "averaged": self.averaged.model.variables,
+            "averaged_seen": self.averaged.seen,
+            "generator_optimizer": self.generator_optimizer.variables,
+            "discriminator_optimizer": self.discriminator_optimizer.variables,
+        }
+        return {
+            f"{group}/{index:03d}": variable.value if isinstance(variable, keras.Variable) else variable
+            for group, variables in groups.items()
+            for index, variable in enumerate(variables)
+        }

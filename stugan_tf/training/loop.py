@@ -1,0 +1,383 @@
+"""Algorithm 1 over a whole training, and what surrounds it: logs, samples, checkpoints, faults."""
+
+import contextlib
+import dataclasses
+import difflib
+import fcntl
+import functools
+import pathlib
+import shutil
+import tempfile
+import time
+
+import gin
+import tensorflow as tf
+
+from stugan_tf.errors import FailedRun, InputError
+from stugan_tf.files import JsonLines, write_atomically
+from stugan_tf.sparsity.exploration_rate import churn, exploration_rate
+from stugan_tf.sparsity.sparsify import count_weights
+from stugan_tf.training.algorithm import Algorithm
+from stugan_tf.training.checkpoints import Checkpoints
+from stugan_tf.training.gan import GAN
+from stugan_tf.training.interruption import Interrupted, Interruption
+from stugan_tf.training.manifest import record_start
+from stugan_tf.training.monitoring import Monitor
+from stugan_tf.training.randomness import Purpose, draw_latents, fold
+from stugan_tf.training.steps import Steps
+from stugan_tf.training.strategies import is_chief, should_jit
+
+# A run may be resumed with other values of these: they do not change what is computed.
+FREE = (
+    "steps_per_execution",
+    "log_every",
+    "sample_every",
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "max_rollbacks",
+)
+
+
+@gin.configurable("train", denylist=["source", "strategy", "gan", "algorithm"])
+class Training:
+    """One training: built by the constructor, started or resumed by `run`."""
+
+    def __init__(
+        self,
+        source,
+        strategy,
+        gan=GAN,
+        algorithm=Algorithm,
+        seed=0,
+        jit_compile="auto",
+        steps_per_execution=1,
+        log_every=100,
+        sample_every=1000,
+        num_samples=64,
+        checkpoint_every=1000,
+        checkpoint_minutes=10.0,
+        keep_checkpoints=3,
+        max_rollbacks=0,
+        evaluator=None,
+        evaluate_every=None,
+        best_by=None,
+    ):
+        """Builds everything; nothing is written yet.
+
+        Args:
+            source: a `stugan_tf.data` source.
+            strategy: a `tf.distribute.Strategy`.
+            gan: `(image_shape, num_classes, seed) -> GAN`.
+            algorithm: `() -> Algorithm`.
+            seed: of masks, weights, data order and noise.
+            jit_compile: True, False or 'auto', which compiles on accelerators.
+            steps_per_execution: steps per call from the host. Signals are heeded, and values that
+                are not finite found, between calls.
+            log_every: steps between log points.
+            sample_every: steps between sample grids.
+            num_samples: images in a sample grid.
+            checkpoint_every: steps between checkpoints.
+            checkpoint_minutes: a checkpoint is written after so many minutes without one, too.
+            keep_checkpoints: how many of the newest to keep.
+            max_rollbacks: how often to go back to the last checkpoint, with other random numbers,
+                when a value is not finite; after that the run fails.
+            evaluator: `GAN -> {name: number}`, called every `evaluate_every` steps.
+            evaluate_every: steps between evaluations.
+            best_by: the score of which the lowest marks the checkpoint to keep as best.
+        """
+        for name in ("steps_per_execution", "log_every", "sample_every", "checkpoint_every"):
+            _check_positive(name, locals()[name])
+        _check_positive("num_samples", num_samples)
+        if evaluator is not None:
+            _check_positive("evaluate_every", evaluate_every)
+        self.source = source
+        self.seed = seed
+        self._strategy = strategy
+        self._steps_per_execution = steps_per_execution
+        self._every = {
+            "log": log_every,
+            "sample": sample_every,
+            "checkpoint": checkpoint_every,
+            "evaluate": evaluate_every if evaluator is not None else None,
+        }
+        self._num_samples = num_samples
+        self._checkpoint_seconds = 60 * checkpoint_minutes
+        self._keep_checkpoints = keep_checkpoints
+        self._max_rollbacks = max_rollbacks
+        self._evaluator = evaluator
+        self._best_by = best_by
+        with strategy.scope():
+            self.algorithm = algorithm()
+            self.gan = gan(source.image_shape, source.num_classes, seed=seed)
+            self._steps = Steps(
+                self.gan, self.algorithm, strategy, seed, should_jit(jit_compile, strategy)
+            )
+        self._check_schedules()
+
+    def _check_schedules(self):
+        total = self.algorithm.total_steps
+        for name, exploration in self.algorithm.explorations.items():
+            if exploration is not None and not exploration.num_updates(total):
+                raise InputError(
+                    f"The {name} is to explore every {exploration.update_interval} steps, but the "
+                    f"training of {total} steps has no step for it. Lower "
+                    "Exploration.update_interval, or set Algorithm."
+                    f"{name}_exploration = None for a static topology."
+                )
+
+    @functools.cached_property
+    def inspection(self):
+        """What the data holds, read and checked."""
+        return self.source.inspect()
+
+    def state(self):
+        """All variables that a checkpoint holds, by unique name."""
+        return {**self.gan.state(), **self._steps.state()}
+
+    def run(self, workdir, config):
+        """Trains to the end, from the newest checkpoint in `workdir` if there is one.
+
+        Args:
+            workdir: folder of everything the run writes; made if needed.
+            config: the configuration as text; a workdir belongs to one configuration.
+
+        Raises:
+            InputError: if the workdir cannot be used.
+            FailedRun: if a value was not finite.
+            Interrupted: if a signal asked to stop; the run was saved.
+        """
+        workdir = pathlib.Path(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        with _locked(workdir), tempfile.TemporaryDirectory() as scratch:
+            _claim(workdir, config)
+            step = Checkpoints(workdir / "checkpoints", self.state()).restore_newest() or 0
+            # All workers compute the same; one of them writes.
+            output = workdir if is_chief(self._strategy) else pathlib.Path(scratch)
+            self._check_space(output)
+            checkpoints = Checkpoints(
+                output / "checkpoints", self.state(), keep=self._keep_checkpoints
+            )
+            record_start(output, step, **self._facts())
+            if step == 0:
+                checkpoints.save(0)  # What a rollback goes back to, and proof that saving works.
+            with Interruption() as interruption:
+                for _ in range(self._max_rollbacks + 1):
+                    try:
+                        self._train_from(step, output, checkpoints, config, interruption)
+                        return
+                    except _NotFiniteError as error:
+                        failure = error
+                    attempt = int(self._steps.attempt.numpy()) + 1
+                    step = checkpoints.restore_newest()
+                    self._steps.attempt.assign(attempt)
+        raise FailedRun(
+            f"{failure} The last good checkpoint, of step {checkpoints.steps()[-1]}, is intact. "
+            "Lower the learning rates, or set train.max_rollbacks to go on from it with other "
+            "random numbers."
+        )
+
+    def _train_from(self, step, workdir, checkpoints, config, interruption):
+        total = self.algorithm.total_steps
+        iterator = iter(self._distributed_batches(step))
+        saved_at = time.monotonic()
+        with (
+            Monitor(workdir, total, step) as monitor,
+            contextlib.closing(JsonLines(workdir / "evaluations.jsonl", step)) as evaluations,
+        ):
+            if step:
+                monitor.event(step, "resumed")
+            monitor.text("config", config)
+            sparsities = {f"{name}_sparsity": c.sparsity for name, c in self.counts().items()}
+            while step < total:
+                num_steps = self._until_next_event(step)
+                explores = self.algorithm.explores(step + num_steps)
+                former = {
+                    name: [tf.identity(layer.kernel_mask.value) for layer in explorer.layers]
+                    for name, explorer in self._steps.explorers.items()
+                    if explores[name]
+                }
+                self._steps.run(iterator, step, num_steps)
+                step += num_steps
+                self._check_finite()
+                monitor.advance(step)
+                topology = {}
+                for name, masks in former.items():
+                    topology |= self._topology(name, masks)
+                    topology[f"{name}_drop_fraction"] = self.algorithm.drop_fraction(name, step)
+                    sparsities[f"{name}_sparsity"] = count_weights(self.gan.networks[name]).sparsity
+                if topology:
+                    monitor.summaries(step, topology)
+                score = None
+                if self._is_due("evaluate", step):
+                    scores = self._evaluator(self.gan)
+                    evaluations.append({"step": step, **scores})
+                    monitor.summaries(step, scores)
+                    score = scores[self._best_by] if self._best_by else None
+                if self._is_due("sample", step):
+                    monitor.images(step, self.samples())
+                if self._is_due("log", step):
+                    rates = self._exploration_rates()
+                    monitor.scalars(step, {**self._steps.pop_metrics(), **sparsities, **rates})
+                overdue = time.monotonic() - saved_at > self._checkpoint_seconds
+                stopping = interruption.signal_number is not None
+                if self._is_due("checkpoint", step) or overdue or stopping or score is not None:
+                    checkpoints.save(step, score)
+                    saved_at = time.monotonic()
+                if stopping and step < total:
+                    raise Interrupted(interruption.signal_number, step)
+            monitor.event(step, f"done; the newest samples are in {workdir / 'samples'}")
+
+    def _until_next_event(self, step):
+        """How many steps to run before something else is due."""
+        events = [step + self._steps_per_execution, self.algorithm.total_steps]
+        events += [step - step % every + every for every in self._every.values() if every]
+        exploration = self.algorithm.next_exploration(step)
+        if exploration is not None:
+            events.append(exploration)
+        return min(events) - step
+
+    def _is_due(self, what, step):
+        every = self._every[what]
+        return every is not None and (step % every == 0 or step == self.algorithm.total_steps)
+
+    def _distributed_batches(self, step):
+        def batches(context):
+            num_replicas = context.num_replicas_in_sync
+            own = num_replicas // context.num_input_pipelines
+            first = own * context.input_pipeline_id
+            return self.source.batches(
+                self.algorithm.batch_size,
+                seed=self.seed,
+                start=step * self.algorithm.discriminator_steps,
+                num_replicas=num_replicas,
+                replicas=range(first, first + own),
+            )
+
+        return self._strategy.distribute_datasets_from_function(batches)
+
+    def samples(self):
+        """Images [n, H, W, C] of the averaged generator for latents that never change."""
+        latents, labels = draw_latents(
+            self._num_samples,
+            self.gan.latent_dim,
+            self.gan.num_classes,
+            fold((self.seed, 0), Purpose.SAMPLES),
+        )
+        return self.gan.generate(latents, labels, training=False, averaged=True).numpy()
+
+    def counts(self):
+        """The `Counts` of both networks by name."""
+        return {name: count_weights(network) for name, network in self.gan.networks.items()}
+
+    def _exploration_rates(self):
+        """R_s of the networks that explore."""
+        return {
+            f"{name}_exploration_rate": float(exploration_rate(explorer.ever_active)[1])
+            for name, explorer in self._steps.explorers.items()
+            if explorer.exploration is not None
+        }
+
+    def _topology(self, name, former_masks):
+        """What a topology update did: drop fraction, churn, R_s and density, also per layer."""
+        explorer = self._steps.explorers[name]
+        rates, _ = exploration_rate(explorer.ever_active)
+        masks = [layer.kernel_mask.value for layer in explorer.layers]
+        flat = [tf.concat([tf.reshape(m, [-1]) for m in ms], 0) for ms in (former_masks, masks)]
+        values = {f"{name}_churn": churn(*flat)}
+        for layer, rate, former, mask in zip(
+            explorer.layers, rates, former_masks, masks, strict=True
+        ):
+            values[f"{name}_exploration_rate/{layer.name}"] = rate
+            values[f"{name}_churn/{layer.name}"] = churn(former, mask)
+            values[f"{name}_density/{layer.name}"] = tf.reduce_mean(mask)
+        return values
+
+    def _check_finite(self):
+        found = self._steps.first_bad()
+        if found is not None:
+            step, what = found
+            raise _NotFiniteError(f"At step {step}, {what} was not finite.")
+
+    def _check_space(self, workdir):
+        size = sum(v.dtype.size * v.shape.num_elements() for v in self.state().values())
+        needed = size * (self._keep_checkpoints + 2)
+        free = shutil.disk_usage(workdir).free
+        if free < needed:
+            raise InputError(
+                f"{workdir} has {free >> 20} MiB free, but the checkpoints of this run need "
+                f"{needed >> 20} MiB. Free some space, lower train.keep_checkpoints = "
+                f"{self._keep_checkpoints}, or choose another --workdir."
+            )
+
+    def _facts(self):
+        return {
+            "seed": self.seed,
+            "data": dataclasses.asdict(self.inspection),
+            "replicas": self._strategy.num_replicas_in_sync,
+            "weights": {
+                name: {**counts._asdict(), "sparsity": counts.sparsity}
+                for name, counts in self.counts().items()
+            },
+        }
+
+
+class _NotFiniteError(Exception):
+    """A loss or gradient that is not finite."""
+
+
+def _check_positive(name, value):
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"train.{name} must be a positive integer, got {value!r}.")
+
+
+class _locked:
+    """Keeps a second process out of a workdir."""
+
+    def __init__(self, workdir):
+        self._path = workdir / ".lock"
+
+    def __enter__(self):
+        self._file = open(self._path, "w")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"Another process is training in {self._path.parent}. Wait for it, stop it, or "
+                "choose another --workdir."
+            ) from None
+
+    def __exit__(self, *_):
+        self._file.close()
+
+
+def _claim(workdir, config):
+    """Writes `config.gin`, or checks that the one there says the same."""
+    path = workdir / "config.gin"
+    if not path.exists():
+        others = [p.name for p in workdir.iterdir() if p.name != ".lock"]
+        if others:
+            raise InputError(
+                f"{workdir} is neither empty nor the folder of a run: it holds {others[0]!r} and "
+                "no config.gin. Choose another --workdir."
+            )
+        write_atomically(path, config.encode())
+        return
+    stored, ours = (_binding(text) for text in (path.read_text(), config))
+    if stored != ours:
+        changes = [
+            line
+            for line in difflib.ndiff(stored, ours)
+            if line[0] in "+-"
+        ]
+        raise InputError(
+            f"{workdir} belongs to another configuration ('-' there, '+' here):\n  "
+            + "\n  ".join(changes[:20])
+            + "\nChoose another --workdir, or set these back to resume that run."
+        )
+
+
+def _binding(config):
+    free = tuple(f"train.{name} " for name in FREE)
+    lines = (line.rstrip() for line in config.splitlines())
+    return [line for line in lines if line and line[0] != "#" and not line.startswith(free)]

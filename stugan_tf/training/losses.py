@@ -1,0 +1,58 @@
+"""Adversarial losses: what the two networks minimise, logits in, scalars out."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import gin
+import tensorflow as tf
+
+
+class Loss(NamedTuple):
+    """The two sides of an adversarial loss; logits are float [B, 1].
+
+    `discriminator(real_logits, fake_logits)` and `generator(fake_logits)` return a scalar, the
+    mean over the batch.
+    """
+
+    discriminator: Callable
+    generator: Callable
+
+
+@gin.configurable
+def hinge():
+    """Hinge loss, the paper's: E[relu(1 - D(x))] + E[relu(1 + D(G(z)))] and -E[D(G(z))]."""
+    return Loss(
+        discriminator=lambda real, fake: _mean(tf.nn.relu(1 - real)) + _mean(tf.nn.relu(1 + fake)),
+        generator=lambda fake: -_mean(fake),
+    )
+
+
+@gin.configurable
+def non_saturating():
+    """The loss of Goodfellow et al. (2014): cross-entropy; G maximises log D(G(z))."""
+    return Loss(
+        discriminator=lambda real, fake: _mean(tf.nn.softplus(-real)) + _mean(tf.nn.softplus(fake)),
+        generator=lambda fake: _mean(tf.nn.softplus(-fake)),
+    )
+
+
+@gin.configurable
+def wasserstein():
+    """The critic's loss of Arjovsky et al. (2017); spectral norm keeps the critic Lipschitz."""
+    return Loss(
+        discriminator=lambda real, fake: _mean(fake) - _mean(real),
+        generator=lambda fake: -_mean(fake),
+    )
+
+
+@gin.configurable
+def least_squares():
+    """The loss of Mao et al. (2017) with targets 1 for real, 0 for fake: (E[..^2] + E[..^2]) / 2."""
+    return Loss(
+        discriminator=lambda real, fake: (_mean((real - 1) ** 2) + _mean(fake**2)) / 2,
+        generator=lambda fake: _mean((fake - 1) ** 2) / 2,
+    )
+
+
+def _mean(values):
+    return tf.reduce_mean(tf.cast(values, tf.float32))

@@ -1,0 +1,68 @@
+"""`run.json`: what is needed to tell, later and elsewhere, how a run came about."""
+
+import datetime
+import json
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+
+import keras
+import tensorflow as tf
+
+import stugan_tf
+from stugan_tf.files import write_atomically
+
+
+def record_start(workdir, step, **facts):
+    """Writes `run.json` at the first start of a run; adds to its `resumes` at later ones.
+
+    Args:
+        workdir: The working directory.
+        step: The step from which this process goes on.
+        **facts: What JSON can hold of the run: seed, data fingerprint, counts.
+
+    Returns:
+        The manifest; at a later start its facts are those of the first.
+    """
+    path = pathlib.Path(workdir) / "run.json"
+    if path.exists():
+        manifest = json.loads(path.read_text())
+        manifest["resumes"].append({"step": step, **_process()})
+    else:
+        manifest = {**_process(), **facts, "resumes": []}
+    write_atomically(path, (json.dumps(manifest, indent=2) + "\n").encode())
+    return manifest
+
+
+def _process():
+    return {
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.orig_argv),
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "stugan_tf": stugan_tf.__version__,
+        },
+        "commit": _commit(),
+        "host": platform.node(),
+        "devices": [
+            tf.config.experimental.get_device_details(device).get("device_name", device.name)
+            for device in tf.config.list_physical_devices()
+        ],
+    }
+
+
+def _commit():
+    """The commit of our source, `-dirty` if changed since; None if it is no checkout."""
+    source = pathlib.Path(stugan_tf.__file__).parents[1]
+    if not (source / ".git").exists():  # a checkout further up may be somebody else's
+        return None
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(describe, cwd=source, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()

@@ -1,0 +1,121 @@
+"""Adam that keeps the zeros."""
+
+import gin
+import keras
+import tensorflow as tf
+
+from stugan_tf.errors import InputError
+from stugan_tf.layers.masked import masked_layers
+
+MOMENTS = ("dense", "active")
+
+
+@gin.configurable
+class MaskedAdam(keras.optimizers.Optimizer):
+    """Adam (Kingma & Ba, 2015) that restores `kernel == kernel * kernel_mask` in each step.
+
+    Args:
+        learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`.
+        beta_1: decay of the first moment; 0 keeps no first moment at all.
+        beta_2: decay of the second moment.
+        epsilon: added to the root of the second moment, as Keras does, after bias correction of
+            the step size.
+        moments: `dense` (the paper's code): moments also follow the gradients of inactive weights,
+            so that a grown weight starts with a calibrated second moment. `active`: moments live
+            on active weights only and are zeroed when a weight is dropped; each weight's bias
+            correction counts from its own activation, so that the first step of a grown weight is
+            an ordinary first Adam step of about `learning_rate`.
+        **kwargs: of `keras.optimizers.Optimizer`.
+    """
+
+    def __init__(
+        self,
+        learning_rate=2e-4,
+        beta_1=0.0,
+        beta_2=0.9,
+        epsilon=1e-8,
+        moments="dense",
+        name="masked_adam",
+        **kwargs,
+    ):
+        if moments not in MOMENTS:
+            raise InputError(f"MaskedAdam.moments must be one of {MOMENTS}, got {moments!r}.")
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.moments = moments
+        self._masks = {}
+
+    def build_for(self, model):
+        """Creates the slots for the trainable variables of `model` and notes its masks.
+
+        Returns:
+            This optimizer.
+        """
+        self._masks = {
+            self._var_key(layer.kernel): layer.kernel_mask for layer in masked_layers(model)
+        }
+        self.build(model.trainable_variables)
+        return self
+
+    def build(self, variables):
+        """Creates the slots: second moments, first moments if any, ages of masked weights."""
+        if self.built:
+            return
+        super().build(variables)
+        self._first = (
+            self.add_optimizer_variables(variables, "first_moment") if self.beta_1 else None
+        )
+        self._second = self.add_optimizer_variables(variables, "second_moment")
+        self._ages = {
+            key: self.add_variable_from_reference(mask, name="age")
+            for key, mask in self._masks.items()
+            if self.moments == "active"
+        }
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        # Gradients arrive reduced over replicas (growth needs them so), hence every replica makes
+        # the same local update. Keras would reduce them once more.
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            self.update_step(gradient, variable, learning_rate)
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Updates one variable; `gradient` is the dense gradient, reduced over replicas."""
+        index, key = self._get_variable_index(variable), self._var_key(variable)
+        mask = self._masks.get(key)
+        mask = None if mask is None else mask.value
+        age = tf.cast(self.iterations.value + 1, variable.dtype)
+        alive = None
+        if key in self._ages:
+            alive = mask
+            age = alive * (self._ages[key].value + 1)
+            self.assign(self._ages[key], age)
+            # An inactive weight has age 0; any other age keeps its (masked) step finite.
+            age = tf.maximum(age, 1)
+        second = self._moment(self._second[index], gradient**2, self.beta_2, alive)
+        step = learning_rate * tf.sqrt(1 - self.beta_2**age) / (tf.sqrt(second) + self.epsilon)
+        if self._first is None:
+            step *= gradient
+        else:
+            first = self._moment(self._first[index], gradient, self.beta_1, alive)
+            step *= first / (1 - self.beta_1**age)
+        updated = variable - step
+        self.assign(variable, updated if mask is None else updated * mask)
+
+    def _moment(self, slot, value, decay, alive):
+        moment = decay * slot.value + (1 - decay) * value
+        if alive is not None:
+            moment *= alive
+        self.assign(slot, moment)
+        return moment
+
+    def get_config(self):
+        """The arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+            "moments": self.moments,
+        }

@@ -1,0 +1,50 @@
+"""Sample images as a person looks at them: a grid in a PNG file."""
+
+import io
+import math
+
+import numpy as np
+from PIL import Image
+
+from stugan_tf.files import write_atomically
+
+PADDING = 2
+SMALLEST = 64  # pixels; smaller images are enlarged
+
+
+def to_uint8(images):
+    """Maps [-1, 1] to 0..255, truncating as the reference evaluation does."""
+    return np.clip(127.5 * np.asarray(images) + 127.5, 0, 255).astype(np.uint8)
+
+
+def image_grid(images, columns=None):
+    """Lays images out row by row on white.
+
+    Args:
+        images: float [n, H, W, C] in [-1, 1].
+        columns: Images in a row; as many as make the grid square by default.
+
+    Returns:
+        uint8 [height, width, C]; images of less than 64 pixels are enlarged by a whole factor.
+    """
+    images = to_uint8(images)
+    count, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    factor = math.ceil(SMALLEST / min(height, width, SMALLEST))
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+
+    cell = (PADDING + height * factor, PADDING + width * factor)
+    grid = np.full([rows * cell[0] + PADDING, columns * cell[1] + PADDING, channels], 255, np.uint8)
+    for index, image in enumerate(images):
+        top = index // columns * cell[0] + PADDING
+        left = index % columns * cell[1] + PADDING
+        grid[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return grid
+
+
+def write_png(path, image):
+    """Writes an image, uint8 [H, W, 1 or 3], in one piece."""
+    buffer = io.BytesIO()
+    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())

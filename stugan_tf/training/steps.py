@@ -1,0 +1,286 @@
+"""The compiled updates: lines 4 to 8 of Algorithm 1 on any `tf.distribute` strategy."""
+
+import functools
+
+import tensorflow as tf
+
+from stugan_tf.errors import InputError
+from stugan_tf.layers.masked import masked_layers
+from stugan_tf.sparsity.exploration import Explorer
+from stugan_tf.training.randomness import Purpose, draw_latents, fold
+
+METRICS = {
+    "discriminator": ("d_loss", "d_real", "d_fake", "d_gradient_norm"),
+    "generator": ("g_loss", "g_gradient_norm"),
+}
+
+
+class Steps:
+    """Runs generator steps of Algorithm 1, many per host call.
+
+    Replicas hold equal state throughout: gradients and metrics are averaged over replicas before
+    use, and every replica then makes the same local updates.
+    """
+
+    def __init__(self, gan, algorithm, strategy, seed, jit_compile):
+        """Creates the state of the updates; call inside `strategy.scope()`.
+
+        Args:
+            gan: a `GAN` of the same scope.
+            algorithm: an `Algorithm`.
+            strategy: the `tf.distribute.Strategy`.
+            seed: an integer, of latents, labels and random growth.
+            jit_compile: compile each update with XLA.
+        """
+        algorithm.check_replicas(strategy.num_replicas_in_sync)
+        self._gan = gan
+        self._algorithm = algorithm
+        self._strategy = strategy
+        self._seed = (seed, 0)
+        self.explorers = {
+            name: Explorer(network, algorithm.explorations[name])
+            for name, network in gan.networks.items()
+        }
+        # After a rollback the same numbers would lead to the same end.
+        self.attempt = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._sums = {
+            name: tf.Variable(tf.zeros([len(names) + 1]), trainable=False)
+            for name, names in METRICS.items()
+        }
+        # The first step with a value that is not finite, and the index of that value.
+        self._first_bad = {
+            name: tf.Variable([-1, -1], dtype=tf.int64, trainable=False) for name in METRICS
+        }
+        compile_update = functools.partial(_compile, strategy, jit_compile)
+        self._update = {
+            (name, explore): compile_update(functools.partial(update, explore=explore))
+            for name, update in (
+                ("discriminator", self._update_discriminator),
+                ("generator", self._update_generator),
+            )
+            for explore in (False, True)
+        }
+        self._run = tf.function(self._run_steps)
+
+    def run(self, iterator, step, num_steps):
+        """Runs `num_steps` steps after step `step`; only the last of them may explore.
+
+        Args:
+            iterator: of the distributed batches, at position `step * discriminator_steps`.
+            step: steps done so far.
+            num_steps: a positive integer.
+        """
+        last = step + num_steps
+        explores = self._algorithm.explores(last)
+        if not any(explores.values()):
+            self._run_range(iterator, step, last, explores, {})
+            return
+        if num_steps > 1:
+            self._run_range(iterator, step, last - 1, dict.fromkeys(explores, False), {})
+        fractions = {
+            name: self._algorithm.drop_fraction(name, last)
+            for name, explore in explores.items()
+            if explore
+        }
+        self._run_range(iterator, last - 1, last, explores, fractions)
+
+    def _run_range(self, iterator, step, last, explores, fractions):
+        drop_fractions = [
+            tf.constant(fractions.get(name, 0.0), tf.float64) for name in METRICS
+        ]
+        self._run(
+            iterator,
+            tf.constant(step, tf.int64),
+            tf.constant(last, tf.int64),
+            tf.stack(drop_fractions),
+            explore_discriminator=explores["discriminator"],
+            explore_generator=explores["generator"],
+        )
+
+    def _run_steps(
+        self, iterator, step, last, drop_fractions, explore_discriminator, explore_generator
+    ):
+        per_step = self._algorithm.discriminator_steps
+        position = self._algorithm.generator_position
+        run = self._strategy.run
+        for update in tf.range(step * per_step, last * per_step):
+            images, labels = next(iterator)
+            if update % per_step == position - 1:
+                run(
+                    self._update["discriminator", explore_discriminator],
+                    (images, labels, update, drop_fractions[0]),
+                )
+                run(
+                    self._update["generator", explore_generator],
+                    (update // per_step + 1, drop_fractions[1]),
+                )
+            else:
+                run(
+                    self._update["discriminator", False],
+                    (images, labels, update, drop_fractions[0]),
+                )
+
+    def _update_discriminator(self, images, labels, update, drop_fraction, explore):
+        """Line 4: one update of the discriminator.
+
+        Args:
+            images: float32 [b, H, W, C], real images of this replica.
+            labels: int32 [b].
+            update: int64, discriminator updates done so far.
+            drop_fraction: float64, used if `explore`.
+            explore: whether the topology changes after the update.
+        """
+        gan = self._gan
+        latents, fake_labels = self._draw(
+            self._algorithm.batch_size, Purpose.DISCRIMINATOR_UPDATE, update
+        )
+        fake_images = gan.generate(latents, fake_labels, training=True)
+        with tf.GradientTape() as tape:
+            real = gan.discriminate(images, labels)
+            fake = gan.discriminate(tf.stop_gradient(fake_images), fake_labels)
+            loss = self._algorithm.loss.discriminator(real, fake)
+        values = [loss, tf.reduce_mean(real), tf.reduce_mean(fake)]
+        optimizer = gan.discriminator_optimizer
+        self._descend("discriminator", optimizer, tape, values, update, drop_fraction, explore)
+
+    def _update_generator(self, step, drop_fraction, explore):
+        """Lines 5 to 8 and Eq. 5: one update of the generator, its topology and its average.
+
+        Args:
+            step: int64, this generator step, counted from 1.
+            drop_fraction: float64, used if `explore`.
+            explore: whether the topology changes after the update.
+        """
+        gan, algorithm = self._gan, self._algorithm
+        latents, labels = self._draw(
+            algorithm.generator_batch_size, Purpose.GENERATOR_UPDATE, step
+        )
+        with tf.GradientTape() as tape:
+            fake = gan.discriminate(gan.generate(latents, labels, training=True), labels)
+            loss = algorithm.loss.generator(fake)
+        optimizer = gan.generator_optimizer
+        self._descend("generator", optimizer, tape, [loss], step, drop_fraction, explore)
+        decay = tf.where(step < algorithm.average_start, 0.0, algorithm.average_decay)
+        gan.averaged.update(decay)
+
+    def _descend(self, name, optimizer, tape, values, step, drop_fraction, explore):
+        network, explorer = self._gan.networks[name], self.explorers[name]
+        variables = network.trainable_variables
+        gradients = tape.gradient(
+            values[0],
+            [variable.value for variable in variables],
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        *gradients, values = self._mean_over_replicas([*gradients, tf.stack(values)])
+        norms = tf.stack([tf.norm(gradient) for gradient in gradients])
+        self._sums[name].assign_add(tf.concat([values, [tf.norm(norms), 1.0]], axis=0))
+        self._note_first_bad(self._first_bad[name], tf.concat([values[:1], norms], axis=0), step)
+        optimizer.apply(gradients, variables)
+        explorer.observe(gradients)
+        if explore:
+            purpose = Purpose[f"{name.upper()}_EXPLORATION"]
+            explorer.explore(gradients, drop_fraction, fold(self._seed, self.attempt, purpose, step))
+        self._share_statistics()
+
+    def _draw(self, global_batch_size, purpose, step):
+        """This replica's part of the latents and labels of a global batch."""
+        latents, labels = draw_latents(
+            global_batch_size,
+            self._gan.latent_dim,
+            self._gan.num_classes,
+            fold(self._seed, self.attempt, purpose, step),
+        )
+        size = global_batch_size // self._strategy.num_replicas_in_sync
+        start = size * tf.distribute.get_replica_context().replica_id_in_sync_group
+        latents = tf.slice(latents, [start, 0], [size, self._gan.latent_dim])
+        return latents, tf.slice(labels, [start], [size])
+
+    def _mean_over_replicas(self, tensors):
+        if self._strategy.num_replicas_in_sync == 1:
+            return tensors
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, tensors)
+
+    def _share_statistics(self):
+        """Averages the generator's moving statistics, which each replica took of its own part.
+
+        Normalisation itself stays local unless the model asks for cross-replica statistics.
+        """
+        if self._strategy.num_replicas_in_sync == 1:
+            return
+        masks = {id(layer.kernel_mask) for layer in masked_layers(self._gan.generator)}
+        statistics = [
+            variable.value
+            for variable in self._gan.generator.non_trainable_variables
+            if id(variable) not in masks and variable.value.dtype.is_floating
+        ]
+        if statistics:
+            for variable, mean in zip(
+                statistics, self._mean_over_replicas(statistics), strict=True
+            ):
+                variable.assign(mean)
+
+    def _note_first_bad(self, first_bad, values, step):
+        bad = ~tf.math.is_finite(values)
+        found = tf.stack([tf.cast(step, tf.int64), tf.argmax(tf.cast(bad, tf.int32))])
+        is_first = tf.reduce_any(bad) & (first_bad[0] < 0)
+        first_bad.assign(tf.where(is_first, found, first_bad))
+
+    def first_bad(self):
+        """What was the first value that is not finite.
+
+        Returns:
+            None, or (generator step, text naming the value and its layer).
+        """
+        found = []
+        for name, variable in self._first_bad.items():
+            step, index = (int(value) for value in self._local(variable))
+            if step < 0:
+                continue
+            if name == "discriminator":
+                step = step // self._algorithm.discriminator_steps + 1
+            if index == 0:
+                what = f"the {name}'s loss"
+            else:
+                path = self._gan.networks[name].trainable_variables[index - 1].path
+                what = f"the gradient of the {name}'s {path}"
+            found.append((step, what))
+        return min(found, key=lambda item: item[0], default=None)
+
+    def pop_metrics(self):
+        """Means of the metrics since the last call, floats by name."""
+        metrics = {}
+        for name, variable in self._sums.items():
+            *sums, count = self._local(variable)
+            for metric, total in zip(METRICS[name], sums, strict=True):
+                metrics[metric] = float(total / max(count, 1))
+            variable.assign(tf.zeros_like(variable))
+        return metrics
+
+    def _local(self, variable):
+        return self._strategy.experimental_local_results(variable)[0].numpy()
+
+    def state(self):
+        """All variables by unique name."""
+        state = {"attempt": self.attempt}
+        for name in METRICS:
+            explorer = self.explorers[name]
+            state[f"metrics/{name}"] = self._sums[name]
+            state[f"first_bad/{name}"] = self._first_bad[name]
+            for kind in ("ever_active", "growth_gradients"):
+                for index, variable in enumerate(getattr(explorer, kind)):
+                    state[f"{kind}/{name}/{index:03d}"] = variable
+        return state
+
+
+def _compile(strategy, jit_compile, update):
+    if not jit_compile:
+        return tf.autograph.experimental.do_not_convert(update)
+    if strategy.num_replicas_in_sync > 1 and all(
+        "CPU" in device for device in strategy.extended.worker_devices
+    ):
+        raise InputError(
+            f"train.jit_compile = True does not work on {strategy.num_replicas_in_sync} replicas "
+            "on CPUs: TensorFlow cannot reduce over them inside a compiled function. Set it to "
+            "'auto', or use one replica."
+        )
+    return tf.function(update, jit_compile=True, autograph=False)

@@ -1,0 +1,111 @@
+"""Runs as the user starts them, killed at any moment."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+TINY = pathlib.Path(__file__).with_name("tiny.gin")
+
+
+def start(workdir, *parameters):
+    command = [sys.executable, "-m", "stugan_tf.train", f"--gin_file={TINY}"]
+    command += [f"--workdir={workdir}", *(f"--gin_param={p}" for p in parameters)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process, code=0):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err
+    return out, err
+
+
+def kill_after(process, workdir, num_lines, delay):
+    """Kills once `num_lines` more log points are written, or the run is over."""
+    path = workdir / "metrics.jsonl"
+    lines = len(path.read_bytes().splitlines()) if path.exists() else 0
+    while process.poll() is None:
+        if path.exists() and len(path.read_bytes().splitlines()) >= lines + num_lines:
+            break
+        time.sleep(0.005)
+    time.sleep(delay)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def final_state(workdir):
+    newest = sorted((workdir / "checkpoints").iterdir())[-1]
+    reader = tf.train.load_checkpoint(str(newest / "state"))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def metrics(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "time"} for line in lines]
+
+
+def assert_same_run(one, other):
+    ours, theirs = final_state(one), final_state(other)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+    assert metrics(one) == metrics(other)
+    pictures = [sorted(d.joinpath("samples").iterdir()) for d in (one, other)]
+    assert [p.name for p in pictures[0]] == [p.name for p in pictures[1]]
+    for mine, their in zip(*pictures, strict=True):
+        assert mine.read_bytes() == their.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    finish(start(workdir))
+    return workdir
+
+
+@pytest.mark.parametrize("num_kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(
+    num_kills, uninterrupted, tmp_path
+):
+    workdir = tmp_path / "run"
+    random_moments = random.Random(num_kills)
+    # Checkpoints and logs come so often that every start gets a little further.
+    often = ["train.checkpoint_every = 2", "train.log_every = 5"]
+    for _ in range(num_kills):
+        process = start(workdir, *often)
+        kill_after(process, workdir, 1, random_moments.uniform(0, 0.2))
+    finish(start(workdir, *often))
+    assert_same_run(workdir, uninterrupted)
+    assert 1 <= len(json.loads((workdir / "run.json").read_text())["resumes"]) <= num_kills
+
+
+def test_a_signal_saves_and_the_next_start_goes_on(uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    process = start(workdir, "train.checkpoint_every = 1000")
+    while not (workdir / "metrics.jsonl").exists() or not metrics(workdir):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = finish(process, code=128 + signal.SIGTERM)
+    assert "SIGTERM: saved at step" in err
+    finish(start(workdir))
+    assert_same_run(workdir, uninterrupted)
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    finish(start(workdir))
+    newest = sorted((workdir / "checkpoints").iterdir())[-1]
+    data = next(newest.glob("state.data*"))
+    data.write_bytes(data.read_bytes()[:1000])
+    _, err = finish(start(workdir))
+    assert "is damaged" in err
+    assert "step 50: resumed" in err
+    assert_same_run(workdir, uninterrupted)
