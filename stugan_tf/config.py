@@ -32,6 +32,8 @@ class _Binding(typing.NamedTuple):
 
 # (scope, complete selector, parameter) -> binding. Global, as gin's own configuration is.
 _bindings = {}
+# Values that a later file or binding replaced.
+_overridden = []
 
 
 def parse_gin(files=(), bindings=()):
@@ -47,6 +49,7 @@ def parse_gin(files=(), bindings=()):
     """
     gin.clear_config()
     _bindings.clear()
+    _overridden.clear()
     for file in files:
         _parse_file(_find(file, [pathlib.Path()]))
     for binding in bindings:
@@ -62,9 +65,11 @@ def check_all_used():
     """Rejects bindings that nothing uses; call it when everything is built, before step 1.
 
     Used is what a configurable was called with, and what references, macros and default
-    arguments lead to from there: a schedule need not have been called yet.
+    arguments lead to from there: a schedule need not have been called yet. What only served a
+    value that a later file replaced is no mistake either: `static.gin` after a file for STU-GAN
+    leaves the settings of its exploration without use.
     """
-    used = _used()
+    used = _used(also=_overridden)
     unused = [
         f"  {where}: {_key_text(*key)} = {value!r}"
         for key, (value, where) in _bindings.items()
@@ -79,13 +84,14 @@ def check_all_used():
 
 
 def operative_config():
-    """All bindings, and the defaults of what was called so far, as text that gin can parse.
+    """All used bindings, and the defaults of what was called so far, as text for gin to parse.
 
     Written where `check_all_used` is called, it passes that check when it is parsed again.
     """
     parameters = {key: dict(values) for key, values in _OPERATIVE_CONFIG.items()}
-    for (scope, selector, parameter), binding in _bindings.items():
-        parameters.setdefault((scope, selector), {})[parameter] = binding.value
+    for scope, selector, parameter in _used():
+        value = _bindings[scope, selector, parameter].value
+        parameters.setdefault((scope, selector), {})[parameter] = value
     return gin.config._config_str(parameters)
 
 
@@ -201,6 +207,8 @@ def _bind(statement, where):
         else:  # `NAME = value` defines the macro %NAME.
             scope, selector, parameter = f"{scope}/{selector}".lstrip("/"), "gin.macro", "value"
         gin.bind_parameter((scope, selector, parameter), value)
+    if (scope, selector, parameter) in _bindings:
+        _overridden.append(_bindings[scope, selector, parameter].value)
     _bindings[scope, selector, parameter] = _Binding(value, where)
 
 
@@ -257,10 +265,14 @@ def _check_macros():
                 )
 
 
-def _used():
-    """The keys of all bindings that were used or may be."""
+def _used(also=()):
+    """The keys of all bindings that were used or may be, or that the values `also` refer to."""
     selectors = {configurable.wrapper: name for name, configurable in _REGISTRY.items()}
     calls = [(scope, name, set(values)) for (scope, name), values in _OPERATIVE_CONFIG.items()]
+    calls += [
+        ("/".join(reference.scopes), reference.configurable.selector, None)
+        for reference in gin.config.iterate_references(list(also))
+    ]
     seen, used = set(), set()
     while calls:
         scope, selector, parameters = calls.pop()

@@ -30,7 +30,8 @@ def main(_):
     if not FLAGS.workdir and not FLAGS.dry_run:
         raise InputError("--workdir is missing: the folder for checkpoints, logs and samples.")
     config.parse_gin(FLAGS.gin_file, FLAGS.gin_param)
-    training = Training(data(), create_strategy(FLAGS.strategy))
+    strategy = create_strategy(FLAGS.strategy)  # First: it may have to choose devices.
+    training = Training(data(), strategy)
     config.check_all_used()
     print(training.inspection, plan.describe(training), sep="\n\n", flush=True)
     if FLAGS.dry_run:

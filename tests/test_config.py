@@ -147,6 +147,18 @@ def test_a_binding_that_the_caller_overrides_is_reported():
         config.check_all_used()
 
 
+def test_what_only_served_a_replaced_value_is_neither_an_error_nor_kept():
+    parse(
+        "toy_train.total_steps = 1",
+        "toy_train.loss = @loss",
+        "loss.margin = 2.0",
+        "toy_train.loss = None",
+    )
+    toy_train()
+    config.check_all_used()
+    assert "margin" not in config.operative_config()
+
+
 def test_references_macros_and_defaults_count_as_used():
     parse(
         "STEPS = 10",

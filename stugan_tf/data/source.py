@@ -151,7 +151,9 @@ class Source:
             yield
         except tf.errors.OpError as error:
             self.diagnose()
-            message = re.sub(r"(?s)^.*(InputError|assertion failed): |\n.*", "", error.message)
+            message = re.sub(
+                r"(?s)^.*(InputError|assertion failed|}}):? | \[Op:.*|\n.*", "", error.message
+            )
             raise InputError(f"{self.name} cannot be read. {message}") from error
 
     @functools.cached_property

@@ -165,6 +165,17 @@ class TFRecords(Source):
         """Bytes and records of each shard."""
         return [(tf.io.gfile.stat(path).length, skip, take) for path, skip, take in self.shards]
 
+    def diagnose(self):
+        """Names the first shard that has a damaged record."""
+        for path, _, _ in self.shards:
+            try:
+                for _ in tf.data.TFRecordDataset(path):
+                    pass
+            except tf.errors.DataLossError as error:
+                raise InputError(
+                    f"{path} is damaged or truncated: write, copy or prepare it again."
+                ) from error
+
     def load(self, record):
         """Parses and decodes a serialized example."""
         image, label = self._decode(record)

@@ -102,17 +102,27 @@ def mask_layers(model, mask_dense=False):
         InputError: for a subclassed model, whose calls Keras cannot rewrite.
     """
     kinds = (*CONVOLUTIONS, keras.layers.Dense) if mask_dense else CONVOLUTIONS
+    masked = {}  # A layer that two nested models share has one mask, too.
 
     def wrap(layer):
         if isinstance(layer, keras.Model):
-            return mask_layers(layer, mask_dense)
-        return Masked(layer) if isinstance(layer, kinds) else layer
+            return rewrite(layer)
+        if not isinstance(layer, kinds):
+            return layer
+        if id(layer) not in masked:
+            masked[id(layer)] = Masked(layer)
+        return masked[id(layer)]
 
-    try:
-        return keras.models.clone_model(model, clone_function=wrap)
-    except ValueError as error:
-        raise InputError(
-            f"Cannot wrap the layers of {model.name!r}, a {type(model).__name__}: only functional "
-            "and sequential models can be rewritten. In a subclassed model wrap each layer where "
-            "you create it: Masked(keras.layers.Conv2D(...))."
-        ) from error
+    def rewrite(model):
+        try:
+            return keras.models.clone_model(model, clone_function=wrap)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(
+                f"Cannot wrap the layers of {model.name!r}, a {type(model).__name__}: only "
+                "functional and sequential models can be rewritten. In a subclassed model wrap "
+                "each layer where you create it: Masked(keras.layers.Conv2D(...))."
+            ) from error
+
+    return rewrite(model)

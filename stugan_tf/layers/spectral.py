@@ -36,6 +36,15 @@ class SpectralNormalization:
     def _normalized(self, vector):
         return vector / tf.maximum(tf.norm(vector), self.epsilon)
 
+    # What Keras saves of its convolution and dense layers is `kernel` and `bias` alone.
+    def save_own_variables(self, store):
+        """Saves all variables of the layer."""
+        keras.layers.Layer.save_own_variables(self, store)
+
+    def load_own_variables(self, store):
+        """Loads all variables of the layer."""
+        keras.layers.Layer.load_own_variables(self, store)
+
     def sigma(self, training):
         """The largest singular value of the kernel as estimated now, a float scalar."""
         matrix = tf.reshape(self.kernel, [-1, self.kernel.shape[-1]])

@@ -30,7 +30,9 @@ class AveragedModel:
         for variable, source in zip(copy.variables, original.variables, strict=True):
             variable.assign(source)
         layers = list(zip(masked_layers(copy), masked_layers(original), strict=True))
-        self.seen = [tf.Variable(layer.kernel_mask.value > 0, trainable=False) for _, layer in layers]
+        self.seen = [
+            tf.Variable(layer.kernel_mask.value > 0, trainable=False) for _, layer in layers
+        ]
         self._masked = [
             (mine.kernel.value, theirs.kernel.value, theirs.kernel_mask.value, seen)
             for (mine, theirs), seen in zip(layers, self.seen, strict=True)

@@ -51,12 +51,17 @@ def sparsify(model, sparsity, distribution=erk, draw=exact_mask, mask_dense=Fals
         The model with masks: `model` itself if it had `Masked` layers.
 
     Raises:
-        InputError: if the sparsity is impossible or the model has nothing to mask.
+        InputError: if the sparsity is impossible, the model is not built or has nothing to mask.
     """
     if not 0 <= sparsity < 1:
         raise InputError(
             f"A sparsity must be in [0, 1), got {sparsity}. It is the fraction of zeros: write "
             "0.9 for 90% sparse."
+        )
+    if not model.built:
+        raise InputError(
+            f"{model.name!r} is not built, so its kernels have no shapes. Give it a `keras.Input`, "
+            "or call it once."
         )
     if not masked_layers(model):
         model = mask_layers(model, mask_dense)

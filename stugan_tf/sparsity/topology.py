@@ -1,9 +1,9 @@
 """Where the weights are: exact top-k and prune-and-regrow (Eq. 3 and 4).
 
 The paper leaves open how to round the number of dropped weights, over what TopK ranks, and ties.
-Here, like the authors' code: the number is rounded up and each layer ranks its own weights
-(`prune_and_regrow_globally` ranks all together); a tie goes to the lowest index, so that counts
-are exact. Scores are ranked by their bits because sorting one 3x3x1536x1536 kernel takes seconds.
+Here, like in the authors' code, the number is rounded up and each layer ranks its own weights
+(`prune_and_regrow_globally` ranks all together). Unlike there, counts are exact: ties go to the
+lowest index. Scores are ranked by their bits because sorting a large kernel takes seconds.
 """
 
 import math
@@ -11,7 +11,7 @@ import math
 import gin
 import tensorflow as tf
 
-_NUM_DIGITS = 2**16  # an int32 key is two digits of 16 bits
+_RADIX = 2**16  # an int32 key is two digits
 
 
 def top_k_mask(scores, k, among=None):
@@ -69,8 +69,7 @@ def prune_and_regrow_per_layer(masks, drop_scores, grow_scores, drop_fraction):
     # A function of its own, so that layers of one shape are traced once.
     regrow = tf.function(prune_and_regrow, autograph=False)
     return [
-        regrow(*layer, drop_fraction)
-        for layer in zip(masks, drop_scores, grow_scores, strict=True)
+        regrow(*layer, drop_fraction) for layer in zip(masks, drop_scores, grow_scores, strict=True)
     ]
 
 
@@ -99,17 +98,17 @@ def _kth_largest(keys, k):
 
     For k = 0 it is int32.max, which no caller has among its keys, and 0.
     """
-    highs = tf.bitwise.right_shift(keys, 16) + _NUM_DIGITS // 2
+    highs = tf.bitwise.right_shift(keys, 16) + _RADIX // 2
     high, k = _kth_largest_digit(highs, k)
-    lows = tf.where(highs == high, tf.bitwise.bitwise_and(keys, _NUM_DIGITS - 1), _NUM_DIGITS)
+    lows = tf.where(highs == high, tf.bitwise.bitwise_and(keys, _RADIX - 1), _RADIX)
     low, k = _kth_largest_digit(lows, k)
-    return (high - _NUM_DIGITS // 2) * _NUM_DIGITS + low, k
+    return (high - _RADIX // 2) * _RADIX + low, k
 
 
 def _kth_largest_digit(digits, k):
-    """The k-th largest of `digits` below `_NUM_DIGITS`, and how many of its equals are in."""
+    """The k-th largest of `digits` below `_RADIX`, and how many of its equals are in."""
     counts = tf.raw_ops.DenseBincount(  # `tf.math.bincount` would first look for the maximum
-        input=digits, size=_NUM_DIGITS, weights=tf.zeros([0], tf.int32)
+        input=digits, size=_RADIX, weights=tf.zeros([0], tf.int32)
     )
     at_least = tf.cumsum(counts, reverse=True)
     digit = tf.math.count_nonzero(at_least >= k, dtype=tf.int32) - 1

@@ -59,8 +59,9 @@ class Checkpoints:
             step: generator steps done; an older checkpoint of the same step is replaced.
             score: what `best` compares, lower is better.
         """
+        for leftover in self._directory.glob(".writing_*"):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         temporary = self._directory / f".writing_{step:08d}"
-        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
             self._checkpoint.write(str(temporary / "state"))
@@ -70,9 +71,7 @@ class Checkpoints:
                 "score": score,
                 "sha256": {path.name: _sha256(path) for path in sorted(temporary.iterdir())},
             }
-            write_atomically(
-                temporary / "checkpoint.json", json.dumps(manifest, indent=1).encode()
-            )
+            write_atomically(temporary / "checkpoint.json", json.dumps(manifest, indent=1).encode())
             final = self._path(step)
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
@@ -88,13 +87,14 @@ class Checkpoints:
             Its step, or None if there is no checkpoint at all.
 
         Raises:
-            InputError: if there are checkpoints, but none is intact.
+            InputError: if there are checkpoints, but none is intact, or they hold other variables
+                than this run.
         """
         steps = self.steps()
         for step in reversed(steps):
             try:
                 self.restore(step)
-            except InputError as error:
+            except _DamagedError as error:
                 logging.warning("%s Falling back to the checkpoint before.", error)
             else:
                 return step
@@ -115,7 +115,7 @@ class Checkpoints:
         manifest = self._read_manifest(step)
         for name, expected in manifest.get("sha256", {"state.index": None}).items():
             if not (path / name).is_file() or _sha256(path / name) != expected:
-                raise InputError(f"The checkpoint {path} is damaged: {name} is not as written.")
+                raise _DamagedError(f"The checkpoint {path} is damaged: {name} is not as written.")
         self._check_same_variables(path)
         status = self._checkpoint.read(str(path / "state"))
         status.assert_consumed()
@@ -156,6 +156,10 @@ class Checkpoints:
 
     def _path(self, step):
         return self._directory / f"step_{step:08d}"
+
+
+class _DamagedError(InputError):
+    """A checkpoint is not as it was written."""
 
 
 def _sha256(path):

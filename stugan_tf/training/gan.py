@@ -136,7 +136,9 @@ class GAN:
             "discriminator_optimizer": self.discriminator_optimizer.variables,
         }
         return {
-            f"{group}/{index:03d}": variable.value if isinstance(variable, keras.Variable) else variable
+            f"{group}/{index:03d}": variable.value
+            if isinstance(variable, keras.Variable)
+            else variable
             for group, variables in groups.items()
             for index, variable in enumerate(variables)
         }

@@ -2,19 +2,14 @@
 
 import contextlib
 import dataclasses
-import difflib
-import fcntl
 import functools
-import pathlib
-import shutil
-import tempfile
 import time
 
 import gin
 import tensorflow as tf
 
 from stugan_tf.errors import FailedRun, InputError
-from stugan_tf.files import JsonLines, write_atomically
+from stugan_tf.files import JsonLines
 from stugan_tf.sparsity.exploration_rate import churn, exploration_rate
 from stugan_tf.sparsity.sparsify import count_weights
 from stugan_tf.training.algorithm import Algorithm
@@ -26,17 +21,7 @@ from stugan_tf.training.monitoring import Monitor
 from stugan_tf.training.randomness import Purpose, draw_latents, fold
 from stugan_tf.training.steps import Steps
 from stugan_tf.training.strategies import is_chief, should_jit
-
-# A run may be resumed with other values of these: they do not change what is computed.
-FREE = (
-    "steps_per_execution",
-    "log_every",
-    "sample_every",
-    "checkpoint_every",
-    "checkpoint_minutes",
-    "keep_checkpoints",
-    "max_rollbacks",
-)
+from stugan_tf.training.workdir import check_space, claimed
 
 
 @gin.configurable("train", denylist=["source", "strategy", "gan", "algorithm"])
@@ -147,17 +132,11 @@ class Training:
             FailedRun: if a value was not finite.
             Interrupted: if a signal asked to stop; the run was saved.
         """
-        workdir = pathlib.Path(workdir)
-        workdir.mkdir(parents=True, exist_ok=True)
-        with _locked(workdir), tempfile.TemporaryDirectory() as scratch:
-            _claim(workdir, config)
-            step = Checkpoints(workdir / "checkpoints", self.state()).restore_newest() or 0
-            # All workers compute the same; one of them writes.
-            output = workdir if is_chief(self._strategy) else pathlib.Path(scratch)
-            self._check_space(output)
-            checkpoints = Checkpoints(
-                output / "checkpoints", self.state(), keep=self._keep_checkpoints
-            )
+        state = self.state()
+        with claimed(workdir, config, is_chief(self._strategy)) as (workdir, output):
+            step = Checkpoints(workdir / "checkpoints", state).restore_newest() or 0
+            check_space(output, state, self._keep_checkpoints)
+            checkpoints = Checkpoints(output / "checkpoints", state, self._keep_checkpoints)
             record_start(output, step, **self._facts())
             if step == 0:
                 checkpoints.save(0)  # What a rollback goes back to, and proof that saving works.
@@ -299,17 +278,6 @@ class Training:
             step, what = found
             raise _NotFiniteError(f"At step {step}, {what} was not finite.")
 
-    def _check_space(self, workdir):
-        size = sum(v.dtype.size * v.shape.num_elements() for v in self.state().values())
-        needed = size * (self._keep_checkpoints + 2)
-        free = shutil.disk_usage(workdir).free
-        if free < needed:
-            raise InputError(
-                f"{workdir} has {free >> 20} MiB free, but the checkpoints of this run need "
-                f"{needed >> 20} MiB. Free some space, lower train.keep_checkpoints = "
-                f"{self._keep_checkpoints}, or choose another --workdir."
-            )
-
     def _facts(self):
         return {
             "seed": self.seed,
@@ -329,55 +297,3 @@ class _NotFiniteError(Exception):
 def _check_positive(name, value):
     if not isinstance(value, int) or value < 1:
         raise InputError(f"train.{name} must be a positive integer, got {value!r}.")
-
-
-class _locked:
-    """Keeps a second process out of a workdir."""
-
-    def __init__(self, workdir):
-        self._path = workdir / ".lock"
-
-    def __enter__(self):
-        self._file = open(self._path, "w")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"Another process is training in {self._path.parent}. Wait for it, stop it, or "
-                "choose another --workdir."
-            ) from None
-
-    def __exit__(self, *_):
-        self._file.close()
-
-
-def _claim(workdir, config):
-    """Writes `config.gin`, or checks that the one there says the same."""
-    path = workdir / "config.gin"
-    if not path.exists():
-        others = [p.name for p in workdir.iterdir() if p.name != ".lock"]
-        if others:
-            raise InputError(
-                f"{workdir} is neither empty nor the folder of a run: it holds {others[0]!r} and "
-                "no config.gin. Choose another --workdir."
-            )
-        write_atomically(path, config.encode())
-        return
-    stored, ours = (_binding(text) for text in (path.read_text(), config))
-    if stored != ours:
-        changes = [
-            line
-            for line in difflib.ndiff(stored, ours)
-            if line[0] in "+-"
-        ]
-        raise InputError(
-            f"{workdir} belongs to another configuration ('-' there, '+' here):\n  "
-            + "\n  ".join(changes[:20])
-            + "\nChoose another --workdir, or set these back to resume that run."
-        )
-
-
-def _binding(config):
-    free = tuple(f"train.{name} " for name in FREE)
-    lines = (line.rstrip() for line in config.splitlines())
-    return [line for line in lines if line and line[0] != "#" and not line.startswith(free)]

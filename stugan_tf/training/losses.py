@@ -47,7 +47,7 @@ def wasserstein():
 
 @gin.configurable
 def least_squares():
-    """The loss of Mao et al. (2017) with targets 1 for real, 0 for fake: (E[..^2] + E[..^2]) / 2."""
+    """The loss of Mao et al. (2017): half the squared distance to 1 for real, to 0 for fake."""
     return Loss(
         discriminator=lambda real, fake: (_mean((real - 1) ** 2) + _mean(fake**2)) / 2,
         generator=lambda fake: _mean((fake - 1) ** 2) / 2,

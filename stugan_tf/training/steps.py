@@ -85,9 +85,7 @@ class Steps:
         self._run_range(iterator, last - 1, last, explores, fractions)
 
     def _run_range(self, iterator, step, last, explores, fractions):
-        drop_fractions = [
-            tf.constant(fractions.get(name, 0.0), tf.float64) for name in METRICS
-        ]
+        drop_fractions = [tf.constant(fractions.get(name, 0.0), tf.float64) for name in METRICS]
         self._run(
             iterator,
             tf.constant(step, tf.int64),
@@ -152,9 +150,7 @@ class Steps:
             explore: whether the topology changes after the update.
         """
         gan, algorithm = self._gan, self._algorithm
-        latents, labels = self._draw(
-            algorithm.generator_batch_size, Purpose.GENERATOR_UPDATE, step
-        )
+        latents, labels = self._draw(algorithm.generator_batch_size, Purpose.GENERATOR_UPDATE, step)
         with tf.GradientTape() as tape:
             fake = gan.discriminate(gan.generate(latents, labels, training=True), labels)
             loss = algorithm.loss.generator(fake)
@@ -179,7 +175,9 @@ class Steps:
         explorer.observe(gradients)
         if explore:
             purpose = Purpose[f"{name.upper()}_EXPLORATION"]
-            explorer.explore(gradients, drop_fraction, fold(self._seed, self.attempt, purpose, step))
+            explorer.explore(
+                gradients, drop_fraction, fold(self._seed, self.attempt, purpose, step)
+            )
         self._share_statistics()
 
     def _draw(self, global_batch_size, purpose, step):

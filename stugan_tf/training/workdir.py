@@ -1,0 +1,101 @@
+"""The folder of a run: who may write to it, and what for."""
+
+import contextlib
+import difflib
+import fcntl
+import pathlib
+import shutil
+import tempfile
+
+from stugan_tf.errors import InputError
+from stugan_tf.files import write_atomically
+
+# A run may be resumed with other values of these: they do not change what is computed.
+FREE = (
+    "steps_per_execution",
+    "log_every",
+    "sample_every",
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "max_rollbacks",
+)
+
+
+@contextlib.contextmanager
+def claimed(workdir, config, is_chief):
+    """Makes a workdir this process's own, for one configuration.
+
+    Args:
+        workdir: folder, made if needed.
+        config: the operative configuration; written to `config.gin`, or compared with it.
+        is_chief: whether this process writes; of several workers, which compute the same, one does.
+
+    Yields:
+        `(workdir, output)`, paths to read from and to write to.
+
+    Raises:
+        InputError: if the folder is in use, of another configuration, or of something else.
+    """
+    workdir = pathlib.Path(workdir)
+    if not is_chief:
+        with tempfile.TemporaryDirectory() as scratch:
+            yield workdir, pathlib.Path(scratch)
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"Another process is training in {workdir}. Wait for it, stop it, or choose "
+                "another --workdir."
+            ) from None
+        _write_or_compare(workdir, config)
+        yield workdir, workdir
+
+
+def check_space(workdir, state, num_checkpoints):
+    """Raises InputError unless the checkpoints of a run will fit on the disk.
+
+    Args:
+        workdir: where they will be.
+        state: {name: tf.Variable} of one checkpoint.
+        num_checkpoints: how many are kept.
+    """
+    size = sum(variable.dtype.size * variable.shape.num_elements() for variable in state.values())
+    needed = size * (num_checkpoints + 2)  # Besides: the best, and the one being written.
+    free = shutil.disk_usage(workdir).free
+    if free < needed:
+        raise InputError(
+            f"{workdir} has {free >> 20} MiB free, but the checkpoints of this run need "
+            f"{needed >> 20} MiB. Free some space, lower train.keep_checkpoints = "
+            f"{num_checkpoints}, or choose another --workdir."
+        )
+
+
+def _write_or_compare(workdir, config):
+    path = workdir / "config.gin"
+    if not path.exists():
+        others = sorted(entry.name for entry in workdir.iterdir() if entry.name != ".lock")
+        if others:
+            raise InputError(
+                f"{workdir} is neither empty nor the folder of a run: it holds {others[0]!r} but "
+                "no config.gin. Choose another --workdir."
+            )
+        write_atomically(path, config.encode())
+        return
+    stored, ours = _fixed_lines(path.read_text()), _fixed_lines(config)
+    if stored != ours:
+        changes = [line for line in difflib.ndiff(stored, ours) if line[0] in "+-"]
+        raise InputError(
+            f"{workdir} belongs to another configuration ('-' there, '+' here):\n  "
+            + "\n  ".join(changes[:20])
+            + "\nChoose another --workdir, or set these back to resume that run."
+        )
+
+
+def _fixed_lines(config):
+    free = tuple(f"train.{name} " for name in FREE)
+    lines = (line.rstrip() for line in config.splitlines())
+    return [line for line in lines if line and line[0] != "#" and not line.startswith(free)]

@@ -1,0 +1,146 @@
+import keras
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+
+from stugan_tf.layers.masked import Masked
+from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense
+
+LAYERS = {
+    "convolution": (lambda: SpectralConv2D(5, (3, 3), padding="same"), (4, 6, 6, 2)),
+    "strided": (lambda: SpectralConv2D(3, (3, 2), strides=2, activation="relu"), (4, 7, 6, 2)),
+    "pointwise": (lambda: SpectralConv2D(3, 1, use_bias=False), (2, 4, 4, 4)),
+    "dense": (lambda: SpectralDense(3, activation="relu"), (4, 7)),
+    "logit": (lambda: SpectralDense(1, use_bias=False), (4, 7)),
+}
+
+
+def plain_twin(layer):
+    """The Keras layer that computes with the kernel as it is."""
+    kind = keras.layers.Conv2D if isinstance(layer, SpectralConv2D) else keras.layers.Dense
+    return kind.from_config(layer.get_config())
+
+
+def build(name):
+    make, input_shape = LAYERS[name]
+    keras.utils.set_random_seed(1)
+    layer = make()
+    layer.build(input_shape)
+    if layer.use_bias:
+        layer.bias.assign(np.linspace(-1, 1, layer.bias.shape[0]))
+    twin = plain_twin(layer)
+    twin.build(input_shape)
+    return layer, twin, np.random.default_rng(0).normal(size=input_shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
+def test_calls_follow_the_reference(name, compiled):
+    """One iteration per call in training mode, none in inference mode, sigma from the result."""
+    layer, twin, inputs = build(name)
+    call = tf.function(layer.__call__) if compiled else layer
+    u, v = layer.u.numpy(), layer.v.numpy()
+    for training in (True, False, False, True, True, False):
+        normalized, u, v = reference.spectral_norm(layer.kernel.numpy(), u, v, training)
+        twin.set_weights([normalized, layer.bias] if layer.use_bias else [normalized])
+        np.testing.assert_allclose(call(inputs, training=training), twin(inputs), atol=1e-5)
+        np.testing.assert_allclose(layer.u, u, atol=1e-5)
+        np.testing.assert_allclose(layer.v, v, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_call_rewrites_neither_kernel_nor_bias(name):
+    layer, _, inputs = build(name)
+    before = [variable.numpy() for variable in layer.trainable_variables]
+    for training in (True, False):
+        layer(inputs, training=training)
+    for variable, value in zip(layer.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_sigma_converges_to_the_largest_singular_value(name):
+    layer, _, _ = build(name)
+    for _ in range(100):
+        layer.sigma(training=True)
+    matrix = layer.kernel.numpy().reshape(-1, layer.kernel.shape[-1])
+    assert float(layer.sigma(training=False)) == pytest.approx(
+        np.linalg.svd(matrix, compute_uv=False)[0], rel=1e-4
+    )
+
+
+def test_singular_vectors_start_random_of_length_one():
+    first, second = SpectralDense(40), SpectralDense(40)
+    for layer in (first, second):
+        layer.build((None, 30))
+        assert layer.u.shape == (40,)
+        assert layer.v.shape == (30,)
+        assert np.linalg.norm(layer.u) == pytest.approx(1, rel=1e-5)
+        assert np.linalg.norm(layer.v) == pytest.approx(1, rel=1e-5)
+        assert not layer.u.trainable
+        assert not layer.v.trainable
+    assert abs(first.u.numpy() @ second.u.numpy()) < 0.9
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("training", [True, False])
+def test_the_gradient_flows_through_sigma_but_not_through_its_vectors(name, training):
+    """d(W / sigma) for constant u, v: G / sigma - <G, W> / sigma^2 * v u', G of the normalised."""
+    layer, twin, inputs = build(name)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.sin(3 * layer(inputs, training=training)))
+    gradient = tape.gradient(loss, layer.kernel.value)
+
+    kernel, u, v = (x.numpy().astype(np.float64) for x in (layer.kernel, layer.u, layer.v))
+    matrix = kernel.reshape(len(v), len(u))
+    sigma = v @ matrix @ u
+    twin.set_weights([kernel / sigma, layer.bias] if layer.use_bias else [kernel / sigma])
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.sin(3 * twin(inputs)))
+    outer = tape.gradient(loss, twin.kernel.value).numpy()
+    expected = outer / sigma - np.sum(outer * kernel) / sigma**2 * np.outer(v, u).reshape(
+        kernel.shape
+    )
+    np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    layer, _, inputs = build("dense")
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(inputs, training=True) ** 2)
+    gradient = tape.gradient(loss, layer.kernel.value).numpy()
+    u, v = layer.u.numpy().astype(np.float64), layer.v.numpy().astype(np.float64)
+
+    def loss_of(kernel):
+        normalized, _, _ = reference.spectral_norm(kernel, u, v, training=False)
+        return np.sum(np.maximum(inputs @ normalized + layer.bias.numpy(), 0) ** 2)
+
+    kernel = layer.kernel.numpy().astype(np.float64)
+    for index in np.ndindex(*kernel.shape):
+        step = np.zeros_like(kernel)
+        step[index] = 1e-5
+        difference = (loss_of(kernel + step) - loss_of(kernel - step)) / 2e-5
+        assert gradient[index] == pytest.approx(difference, rel=1e-3, abs=1e-4)
+
+
+def test_a_scaled_kernel_computes_the_same():
+    layer, _, inputs = build("convolution")
+    before = layer(inputs, training=False)
+    layer.kernel.assign(8 * layer.kernel)
+    np.testing.assert_allclose(layer(inputs, training=False), before, rtol=1e-5, atol=1e-5)
+
+
+def test_a_saved_model_goes_on_where_it_was(tmp_path):
+    images = keras.Input((6, 6, 2))
+    outputs = Masked(SpectralConv2D(3, 3, name="convolution"))(images)
+    outputs = SpectralDense(1, name="dense")(keras.layers.Flatten()(outputs))
+    model = keras.Model(images, outputs)
+    inputs = np.random.default_rng(0).normal(size=(2, 6, 6, 2)).astype(np.float32)
+    model(inputs, training=True)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for training in (False, True, False):
+        np.testing.assert_array_equal(
+            loaded(inputs, training=training), model(inputs, training=training)
+        )

@@ -1,0 +1,143 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from stugan_tf.errors import InputError
+from stugan_tf.layers.masked import Masked, masked_layers
+from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
+from stugan_tf.sparsity.distributions import bernoulli_mask, erk, uniform
+from stugan_tf.sparsity.sparsify import Counts, count_weights, sparsify
+
+IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+
+
+def functional():
+    images = keras.Input((8, 8, 3))
+    outputs = layers.Conv2D(16, 3)(images)
+    shortcut = layers.Conv2D(16, 1)(outputs)
+    outputs = layers.BatchNormalization()(layers.Conv2D(16, 3, padding="same")(outputs))
+    outputs = layers.GlobalAveragePooling2D()(outputs + shortcut)
+    return keras.Model(images, layers.Dense(10)(outputs))
+
+
+def sequential():
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(16, 3, activation="relu"),
+            layers.Conv2D(16, 3),
+            layers.Flatten(),
+            layers.Dense(10),
+        ]
+    )
+
+
+def generator():
+    return sngan_generator((16, 16, 3), width=8, latent_dim=4)
+
+
+def discriminator():
+    return sngan_discriminator((16, 16, 3), width=8)
+
+
+MODELS = [functional, sequential, generator, discriminator]
+
+
+def masks_of(model):
+    return [layer.kernel_mask.numpy() for layer in masked_layers(model)]
+
+
+@pytest.mark.parametrize("make", MODELS)
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.8])
+@pytest.mark.parametrize("distribution", [erk, uniform])
+def test_any_model_is_sparse_after_one_line(make, sparsity, distribution):
+    """The budget is met, kernels keep their values or are zero, all else is as before."""
+    model = make()
+    before = {id(variable): variable.numpy() for variable in model.trainable_variables}
+    model = sparsify(model, sparsity, distribution)
+    masked = masked_layers(model)
+    shapes = [layer.kernel.shape for layer in masked]
+    for layer, density in zip(masked, distribution(shapes, 1 - sparsity), strict=True):
+        mask = layer.kernel_mask.numpy()
+        assert set(np.unique(mask)) <= {0, 1}
+        assert layer.num_active() == mask.sum() == round(density * mask.size)
+        np.testing.assert_array_equal(layer.kernel, before.pop(id(layer.kernel)) * mask)
+    counts = count_weights(model)
+    assert abs(counts.active - (1 - sparsity) * counts.maskable) <= len(masked) / 2
+    for variable in model.trainable_variables:
+        if id(variable) in before:
+            np.testing.assert_array_equal(variable, before[id(variable)])
+
+
+@pytest.mark.parametrize("make", [functional, sequential])
+def test_sparsity_zero_is_the_plain_model(make):
+    model = make()
+    np.testing.assert_array_equal(sparsify(model, 0)(IMAGES), model(IMAGES))
+
+
+def test_a_model_of_masked_layers_is_changed_in_place():
+    model = generator()
+    assert sparsify(model, 0.5) is model
+
+
+def test_the_seed_alone_decides_the_masks():
+    first, same, other = (
+        masks_of(sparsify(functional(), 0.5, distribution=uniform, seed=seed)) for seed in (3, 3, 4)
+    )
+    for mask, same_mask, other_mask in zip(first, same, other, strict=True):
+        np.testing.assert_array_equal(mask, same_mask)
+        assert np.any(mask != other_mask)
+
+
+def test_layers_of_one_shape_get_different_masks():
+    first, second, *_ = masks_of(sparsify(discriminator(), 0.5, distribution=uniform))[-2:]
+    assert first.shape == second.shape
+    assert np.any(first != second)
+
+
+def test_masks_can_be_drawn_independently():
+    model = sparsify(generator(), 0.5, distribution=uniform, draw=bernoulli_mask)
+    counts = count_weights(model)
+    assert counts.sparsity == pytest.approx(0.5, abs=5 * 0.5 / np.sqrt(counts.maskable))
+    assert any(2 * mask.sum() != mask.size for mask in masks_of(model))
+
+
+@pytest.mark.parametrize("make", [functional, sequential])
+def test_dense_layers_are_masked_on_request(make):
+    names = [type(layer.layer) for layer in masked_layers(sparsify(make(), 0.5, mask_dense=True))]
+    assert names.count(layers.Dense) == 1
+    assert layers.Dense not in [type(layer.layer) for layer in masked_layers(sparsify(make(), 0.5))]
+
+
+def test_counts_by_hand():
+    model = sparsify(functional(), 0.5)
+    maskable = 9 * 3 * 16 + 16 * 16 + 9 * 16 * 16
+    assert count_weights(model).maskable == maskable
+    assert count_weights(model).trainable == maskable + 3 * 16 + 2 * 16 + 16 * 10 + 10
+    counts = Counts(active=30, maskable=120, trainable=180)
+    assert counts.sparsity == 0.75
+    assert counts.overall_sparsity == 0.5
+
+
+@pytest.mark.parametrize("sparsity", [1, 1.5, -0.1, 90, float("nan")])
+def test_impossible_sparsities_are_refused(sparsity):
+    message = rf"must be in \[0, 1\), got {sparsity}\. .* write 0\.9 for 90% sparse"
+    with pytest.raises(InputError, match=message):
+        sparsify(functional(), sparsity)
+
+
+def test_a_model_with_nothing_to_mask_is_refused():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)], name="mine")
+    with pytest.raises(InputError, match=r"'mine' has no convolution.*sparsify.mask_dense = True"):
+        sparsify(model, 0.5)
+    assert count_weights(sparsify(model, 0.5, mask_dense=True)).active == 6
+
+
+@pytest.mark.parametrize("wrap", [lambda layer: layer, Masked])
+def test_a_model_without_weights_is_refused(wrap):
+    model = keras.Sequential([wrap(layers.Conv2D(4, 3))], name="mine")
+    with pytest.raises(InputError, match=r"'mine' is not built.* Give it a `keras\.Input`, or call"):
+        sparsify(model, 0.5)
+    model(IMAGES)
+    assert count_weights(sparsify(model, 0.5)).sparsity == 0.5
