@@ -18,6 +18,7 @@ from stugan_tf.training.loop import Training
 from stugan_tf.training.strategies import create_strategy
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(command)  # For --help.
 flags.DEFINE_string("workdir", None, "Folder of a run; its configuration and masks are read.")
 
 
@@ -29,6 +30,8 @@ def main(_):
     if FLAGS.workdir:
         workdir = pathlib.Path(FLAGS.workdir)
         files = [workdir / "config.gin"]
+        if not files[0].is_file():
+            raise InputError(f"{workdir} is not the folder of a run: it has no config.gin.")
     config.parse_gin(files, FLAGS.gin_param)
     training = Training(data(), create_strategy("one_device"))
     if FLAGS.workdir:

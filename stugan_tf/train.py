@@ -18,6 +18,7 @@ from stugan_tf.training.loop import Training
 from stugan_tf.training.strategies import NAMES, create_strategy
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(command)  # For --help.
 flags.DEFINE_string("workdir", None, "Folder of everything the run writes; resumed if it exists.")
 flags.DEFINE_string("strategy", "auto", f"Devices to train on: {', '.join(NAMES)}.")
 flags.DEFINE_bool("dry_run", False, "Check everything, print what would be done, and stop.")

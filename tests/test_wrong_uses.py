@@ -6,33 +6,733 @@ The page docs/wrong_uses.md is made of the same cases and what they really print
 """
 
 import dataclasses
-import errno
 import fcntl
 import html
+import io
 import os
 import pathlib
-import re
 import runpy
 import shutil
 import subprocess
 import sys
-import types
 from collections.abc import Callable
 
 import gin
 import keras
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from absl.testing import flagsaver
+from PIL import Image
 
+import stugan_tf.command  # noqa: F401 - defines its flags, which is possible but once
 from stugan_tf import config
 from stugan_tf.training import workdir as workdir_module
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "wrong_uses.md"
 TINY = ROOT / "tests" / "training" / "tiny.gin"
-SHORT = ("Algorithm.total_steps = 2", "Exploration.update_interval = 1")
-
-PNG = bytes.fromhex(
-    "89504e470d0a1a0a0000000d4948445200000008000000080800000000e164e15700000012494441547801634c617a"
-    "9f5a181a1a1a0048000aff3b1a2f5f0000000049454e44ae426082"
+# As little as can be trained.
+STATIC = (
+    "Algorithm.total_steps = 1",
+    "Algorithm.generator_exploration = None",
+    "Algorithm.discriminator_exploration = None",
 )
+
+
+@gin.configurable(module="wrong_uses")
+class PlainAdam(keras.optimizers.Adam):
+    """What a user may bring."""
+
+
+class Place:
+    """Where a wrong use happens."""
+
+    def __init__(self, path, trained, monkeypatch):
+        self.path = path
+        self.workdir = path / "run"
+        self.monkeypatch = monkeypatch
+        self._trained = trained
+        self._open = []
+
+    def flags(self, *bindings, gin_file=TINY):
+        parameters = [f"--gin_param={binding}" for binding in bindings]
+        return [f"--gin_file={gin_file}", *parameters, f"--workdir={self.workdir}"]
+
+    def train(self):
+        """Makes the workdir that of a finished run; returns what it was started with."""
+        shutil.copytree(self._trained, self.workdir, dirs_exist_ok=True)
+        return self.flags(*STATIC)
+
+    def gin_file(self, *lines):
+        path = self.path / "mine.gin"
+        path.write_text("\n".join([f"include '{TINY}'", *lines]) + "\n")
+        return self.flags(gin_file=path)
+
+    def images(self, *names):
+        """A folder of grey images; returns flags to train on it."""
+        for name in names:
+            path = self.path / "images" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full([8, 8], 128, np.uint8)).save(path)
+        return [
+            "data.source = @image_folder()",
+            f"image_folder.path = '{self.path / 'images'}'",
+            "image_folder.channels = 1",
+        ]
+
+    def mount(self, options):
+        """Puts a file system of its own at the workdir."""
+        self.workdir.mkdir(exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.workdir)]
+        try:
+            mounted = subprocess.run(command, capture_output=True).returncode == 0
+        except FileNotFoundError:
+            mounted = False
+        if not mounted:
+            pytest.skip("only root can mount a file system")
+        self._open.append(lambda: subprocess.run(["umount", str(self.workdir)], check=True))
+
+    def hold(self, path):
+        """Locks a file, as another process would."""
+        file = open(path, "w")  # noqa: SIM115
+        fcntl.flock(file, fcntl.LOCK_EX)
+        self._open.append(file.close)
+
+    def close(self):
+        for close in self._open:
+            close()
+
+
+@dataclasses.dataclass
+class WrongUse:
+    """A row of the table.
+
+    Attributes:
+        does: what the user does.
+        told: words that the message must have.
+        gin: bindings in which the user does it, added to tests/training/tiny.gin.
+        prepare: `place -> flags`, where there is more to it.
+        shown: what the page shows of the command.
+        command: the one that is used.
+        ours: whether the message is ours, not that of the flags library.
+    """
+
+    does: str
+    told: tuple[str, ...]
+    gin: tuple[str, ...] = ()
+    prepare: Callable | None = None
+    shown: str = ""
+    command: str = "train"
+    ours: bool = True
+
+
+def _two_replicas(*bindings):
+    return lambda place: [*place.flags(*bindings), "--strategy=mirrored"]
+
+
+def _no_cluster(place):
+    place.monkeypatch.delenv("TF_CONFIG", raising=False)
+    return [*place.flags(), "--strategy=multi_worker"]
+
+
+def _no_network(place):
+    def download_and_prepare(self):
+        raise ConnectionError("Failed to resolve 'ai.stanford.edu'")
+
+    place.monkeypatch.setattr(
+        tfds.core.DatasetBuilder, "download_and_prepare", download_and_prepare
+    )
+    lines = ["tfds_images.name = 'stl10'", "tfds_images.image_size = 8"]
+    folder = f"tfds_images.data_dir = '{place.path / 'tfds'}'"
+    return place.gin_file("data.source = @tfds_images()", *lines, folder)
+
+
+def _empty_folder(place):
+    (place.path / "images").mkdir()
+    return place.flags(*place.images())
+
+
+def _corrupt_image(place):
+    bindings = place.images("cats/1.png", "cats/2.png", "dogs/1.png")
+    path = place.path / "images" / "cats" / "2.png"
+    path.write_bytes(path.read_bytes()[:-30])
+    return place.flags(*bindings)
+
+
+def _one_class(place):
+    return place.flags(*place.images("1.png", "2.png"), "GAN.conditional = True")
+
+
+def _other_configuration(place):
+    return [*place.train(), "--gin_param=GAN.generator_sparsity = 0.9"]
+
+
+def _more_steps(place):
+    return [*place.train(), "--gin_param=Algorithm.total_steps = 90"]
+
+
+def _foreign_folder(place):
+    place.workdir.mkdir()
+    (place.workdir / "thesis.tex").write_text("my only copy")
+    return place.flags()
+
+
+def _in_use(place):
+    flags = place.train()
+    place.hold(place.workdir / ".lock")
+    return flags
+
+
+def _below_a_file(place):
+    (place.path / "notes.txt").write_text("")
+    place.workdir = place.path / "notes.txt" / "run"
+    return place.flags()
+
+
+def _is_a_file(place):
+    place.workdir.write_text("")
+    return place.flags()
+
+
+def _read_only(place):
+    place.mount("ro")
+    return place.flags()
+
+
+def _too_small_a_disk(place):
+    place.mount("size=256k")
+    return place.flags()
+
+
+def _no_space_left(place):
+    nothing = shutil.disk_usage("/")._replace(free=0)
+    place.monkeypatch.setattr(workdir_module.shutil, "disk_usage", lambda path: nothing)
+    return place.flags()
+
+
+def _all_damaged(place):
+    flags = place.train()
+    for path in place.workdir.glob("checkpoints/*/state.data*"):
+        path.write_bytes(path.read_bytes()[:1000])
+    return flags
+
+
+def _edited_config(place):
+    """The configuration of the workdir, but not its checkpoints, fits the command."""
+    flags = [*place.train(), "--gin_param=sngan_generator.width = 16"]
+    path = place.workdir / "config.gin"
+    text = path.read_text()
+    changed = text.replace("sngan_generator.width = 8", "sngan_generator.width = 16")
+    assert changed != text
+    path.write_text(changed)
+    return flags
+
+
+def _report_on_edited_config(place):
+    _edited_config(place)
+    return [f"--workdir={place.workdir}"]
+
+
+def _report_on_damaged(place):
+    _all_damaged(place)
+    return [f"--workdir={place.workdir}"]
+
+
+WRONG_USES = {
+    "The command line": [
+        WrongUse(
+            "no configuration",
+            ("--gin_file is missing", "gin/quickstart.gin"),
+            prepare=lambda place: [f"--workdir={place.workdir}"],
+            shown="--workdir=runs/mine",
+        ),
+        WrongUse(
+            "no workdir",
+            ("--workdir is missing", "checkpoints"),
+            prepare=lambda place: [f"--gin_file={TINY}"],
+            shown="--gin_file=gin/quickstart.gin",
+        ),
+        WrongUse(
+            "misspelt flag",
+            ("Unknown command line flag 'workdri'", "Did you mean: workdir"),
+            prepare=lambda place: [*place.flags(), "--workdri=x"],
+            shown="--workdri=runs/mine",
+            ours=False,
+        ),
+        WrongUse(
+            "binding torn by the shell",
+            ("Unexpected arguments: = 0.9", "quotes"),
+            prepare=lambda place: [*place.flags("GAN.generator_sparsity"), "=", "0.9"],
+            shown="--gin_param=GAN.generator_sparsity = 0.9",
+        ),
+        WrongUse(
+            "unknown strategy",
+            ("--strategy", "auto, one_device, mirrored", "'horovod'"),
+            prepare=lambda place: [*place.flags(), "--strategy=horovod"],
+            shown="--strategy=horovod",
+        ),
+        WrongUse(
+            "several workers without saying which",
+            ("--strategy=multi_worker", "TF_CONFIG"),
+            prepare=_no_cluster,
+            shown="--strategy=multi_worker",
+        ),
+        WrongUse(
+            "report of nothing",
+            ("--gin_file=F or --workdir=DIR",),
+            prepare=lambda place: [],
+            command="report",
+            shown=" ",
+        ),
+        WrongUse(
+            "report of a folder that is no run",
+            ("not the folder of a run", "config.gin"),
+            prepare=lambda place: [f"--workdir={place.workdir}"],
+            command="report",
+            shown="--workdir=runs/mine",
+        ),
+    ],
+    "The configuration": [
+        WrongUse(
+            "misspelt gin file",
+            ("no gin file", "quickstrat.gin", "looked in", "Did you mean 'quickstart.gin'?"),
+            prepare=lambda place: place.flags(gin_file=ROOT / "gin" / "quickstrat.gin"),
+            shown="--gin_file=gin/quickstrat.gin",
+        ),
+        WrongUse(
+            "misspelt name",
+            ("no configurable 'Algoritm'", "Did you mean 'Algorithm'?"),
+            gin=("Algoritm.total_steps = 100",),
+        ),
+        WrongUse(
+            "misspelt parameter",
+            ("'Algorithm' has no parameter 'total_step'", "Did you mean 'total_steps'?"),
+            gin=("Algorithm.total_step = 100",),
+        ),
+        WrongUse(
+            "misspelt reference",
+            ("no configurable 'hing'", "Did you mean 'hinge'?"),
+            gin=("Algorithm.loss = @hing()",),
+        ),
+        WrongUse(
+            "what the program sets",
+            ("'image_shape' of 'GAN' is set by the program",),
+            gin=("GAN.image_shape = (8, 8, 1)",),
+        ),
+        WrongUse(
+            "binding that nothing uses",
+            ("Nothing uses", "mine.gin:2: cifar10.flip = True", "Remove"),
+            prepare=lambda place: place.gin_file("cifar10.flip = True"),
+            shown="cifar10.flip = True",
+        ),
+        WrongUse(
+            "scope that does not exist",
+            ("Nothing uses", "gen/Exploration.start = 10", "scope"),
+            gin=("gen/Exploration.start = 10",),
+        ),
+        WrongUse(
+            "syntax error",
+            ("mine.gin:2", "true", "Python literal"),
+            prepare=lambda place: place.gin_file("digits.flip = true"),
+            shown="digits.flip = true",
+        ),
+        WrongUse(
+            "macro without a value",
+            ("%STEPS has no value",),
+            gin=("Algorithm.total_steps = %STEPS",),
+        ),
+        WrongUse(
+            "module that is not there",
+            ("no module 'my_criteria'",),
+            gin=("import my_criteria",),
+        ),
+        WrongUse(
+            "nothing but a workdir and a data set",
+            ("Required bindings for", "total_steps", "--gin_param"),
+            prepare=lambda place: [
+                "--gin_param=data.source = @digits()",
+                f"--gin_file={place.path / 'empty.gin'}",
+                f"--workdir={place.workdir}",
+            ],
+            shown="data.source = @digits()",
+        ),
+        WrongUse(
+            "object without parentheses",
+            ("data.source", "got the function digits", "data.source = @digits()"),
+            gin=("data.source = @digits",),
+        ),
+        WrongUse(
+            "loss without parentheses",
+            ("Algorithm.loss", "got the function hinge", "@hinge()"),
+            gin=("Algorithm.loss = @hinge",),
+        ),
+        WrongUse(
+            "exploration without parentheses",
+            ("Algorithm.generator_exploration", "Exploration()"),
+            gin=("Algorithm.generator_exploration = @Exploration",),
+        ),
+        WrongUse(
+            "name in quotes",
+            ("Exploration.grow_scores must be a function", "'random_scores'", "without quotes"),
+            gin=("Exploration.grow_scores = 'random_scores'",),
+        ),
+        WrongUse(
+            "optimizer with parentheses",
+            ("GAN.generator_optimizer must be a function", "MaskedAdam", "without parentheses"),
+            prepare=lambda place: place.gin_file("GAN.generator_optimizer = @MaskedAdam()"),
+            shown="GAN.generator_optimizer = @MaskedAdam()",
+        ),
+    ],
+    "Values": [
+        WrongUse(
+            "sparsity above 1",
+            ("GAN.generator_sparsity", "[0, 1)", "got 1.2", "0.9 for 90% sparse"),
+            gin=("GAN.generator_sparsity = 1.2",),
+        ),
+        WrongUse(
+            "sparsity in percent",
+            ("GAN.discriminator_sparsity", "[0, 1)", "got 90", "0.9 for 90% sparse"),
+            gin=("GAN.discriminator_sparsity = 90",),
+        ),
+        WrongUse(
+            "sparsity 1, which leaves nothing",
+            ("GAN.generator_sparsity", "[0, 1)", "got 1.0"),
+            gin=("GAN.generator_sparsity = 1.0",),
+        ),
+        WrongUse(
+            "number in quotes",
+            ("GAN.generator_sparsity", "must be in [0, 1)", "got '0.9'"),
+            gin=("GAN.generator_sparsity = '0.9'",),
+        ),
+        WrongUse(
+            "no steps",
+            ("Algorithm.total_steps", "positive integer", "got 0"),
+            gin=("Algorithm.total_steps = 0",),
+        ),
+        WrongUse(
+            "steps that are no integer",
+            ("Algorithm.total_steps", "positive integer", "got 1000.0"),
+            gin=("Algorithm.total_steps = 1e3",),
+        ),
+        WrongUse(
+            "negative batch",
+            ("Algorithm.batch_size", "positive integer", "got -8"),
+            gin=("Algorithm.batch_size = -8",),
+        ),
+        WrongUse(
+            "generator update after more than all discriminator updates",
+            ("Algorithm.generator_position", "discriminator_steps = 2", "got 3"),
+            gin=("Algorithm.generator_position = 3",),
+        ),
+        WrongUse(
+            "update interval longer than the training",
+            ("every 1000 steps", "training of 60 steps", "Exploration.update_interval", "None"),
+            gin=("Exploration.update_interval = 1000",),
+        ),
+        WrongUse(
+            "update interval 0",
+            ("Exploration.update_interval", "at least 1", "got 0", "None"),
+            gin=("Exploration.update_interval = 0",),
+        ),
+        WrongUse(
+            "drop fraction above 1",
+            ("Exploration.drop_fraction", "[0, 1]", "30"),
+            gin=("cosine_drop_fraction.initial = 30",),
+        ),
+        WrongUse(
+            "drop fraction that is no schedule",
+            ("Exploration.drop_fraction must be a function", "got 0.3"),
+            gin=("Exploration.drop_fraction = 0.3",),
+        ),
+        WrongUse(
+            "average that never moves",
+            ("Algorithm.average_decay", "[0, 1)", "got 1.0"),
+            gin=("Algorithm.average_decay = 1.0",),
+        ),
+        WrongUse(
+            "learning rate in quotes",
+            ("MaskedAdam.learning_rate", "'2e-4'"),
+            gin=("MaskedAdam.learning_rate = '2e-4'",),
+        ),
+        WrongUse(
+            "optimizer that would move zeros",
+            ("must be a MaskedAdam", "PlainAdam", "Subclass"),
+            gin=("GAN.generator_optimizer = @PlainAdam",),
+        ),
+        WrongUse(
+            "no width",
+            ("sngan_generator.width", "positive integer", "got 0"),
+            gin=("sngan_generator.width = 0",),
+        ),
+        WrongUse(
+            "no checkpoints kept",
+            ("train.keep_checkpoints", "positive integer", "got 0"),
+            gin=("train.keep_checkpoints = 0",),
+        ),
+        WrongUse(
+            "seed that is no integer",
+            ("train.seed", "integer", "got 'a'"),
+            gin=("train.seed = 'a'",),
+        ),
+        WrongUse(
+            "batch that the replicas cannot share",
+            ("Algorithm.batch_size = 9", "global batch", "2 replicas", "multiple of 2"),
+            prepare=_two_replicas("Algorithm.batch_size = 9"),
+            shown="--strategy=mirrored --gin_param='Algorithm.batch_size = 9'",
+        ),
+        WrongUse(
+            "XLA on several CPUs",
+            ("train.jit_compile = True", "2 replicas", "'auto'"),
+            prepare=_two_replicas("train.jit_compile = True"),
+            shown="--strategy=mirrored --gin_param='train.jit_compile = True'",
+        ),
+        WrongUse(
+            "XLA neither on nor off",
+            ("train.jit_compile", "'auto', True or False", "'yes'"),
+            gin=("train.jit_compile = 'yes'",),
+        ),
+    ],
+    "Data": [
+        WrongUse(
+            "misspelt data set",
+            ("no data set 'cifar11'", "Did you mean", "cifar10"),
+            gin=("data.source = @tfds_images()", "tfds_images.name = 'cifar11'"),
+        ),
+        WrongUse(
+            "data set that is not prepared, and no network",
+            ("stl10 is not prepared in", "Failed to resolve", "tfds build stl10", "data_dir"),
+            prepare=_no_network,
+            shown="tfds_images.name = 'stl10'",
+        ),
+        WrongUse(
+            "folder that does not exist",
+            ("'/data/cats' is not a folder",),
+            gin=("data.source = @image_folder()", "image_folder.path = '/data/cats'"),
+        ),
+        WrongUse(
+            "folder without images",
+            ("holds no image", ".png"),
+            prepare=_empty_folder,
+            shown="image_folder.path = 'images'",
+        ),
+        WrongUse(
+            "corrupt image",
+            ("images/cats/2.png cannot be decoded", "repair the image or remove it"),
+            prepare=_corrupt_image,
+            shown="image_folder.path = 'images'",
+        ),
+        WrongUse(
+            "conditional model of one class",
+            ("GAN.conditional is True", "1 class", "sub-folder", "GAN.conditional = False"),
+            prepare=_one_class,
+            shown="image_folder.path = 'images'\nGAN.conditional = True",
+        ),
+        WrongUse(
+            "conditional training of a model without labels",
+            ("GAN.conditional is True", "must take 2 input(s)", "takes 1"),
+            gin=("GAN.conditional = True",),
+        ),
+        WrongUse(
+            "image size that SNGAN cannot make",
+            ("multiple of 8", "got 28x28", "image_size"),
+            gin=("digits.image_size = 28",),
+        ),
+    ],
+    "The workdir": [
+        WrongUse(
+            "workdir of another configuration",
+            ("another configuration", "- GAN.generator_sparsity = 0.7", "+ GAN.generator_sp"),
+            prepare=_other_configuration,
+            shown="--workdir=runs/mine --gin_param='GAN.generator_sparsity = 0.9'",
+        ),
+        WrongUse(
+            "more steps for a finished run",
+            ("another configuration", "- Algorithm.total_steps = 1", "+ Algorithm.total_steps"),
+            prepare=_more_steps,
+            shown="--workdir=runs/mine --gin_param='Algorithm.total_steps = 90'",
+        ),
+        WrongUse(
+            "folder of something else",
+            ("neither empty nor the folder of a run", "'thesis.tex'", "another --workdir"),
+            prepare=_foreign_folder,
+            shown="--workdir=runs/mine",
+        ),
+        WrongUse(
+            "workdir in use",
+            ("Another process is training in", "Wait", "another --workdir"),
+            prepare=_in_use,
+            shown="--workdir=runs/mine",
+        ),
+        WrongUse(
+            "workdir below a file",
+            ("--workdir", "cannot be written to: Not a directory", "Choose"),
+            prepare=_below_a_file,
+            shown="--workdir=notes.txt/run",
+        ),
+        WrongUse(
+            "workdir that is a file",
+            ("--workdir", "cannot be written to: File exists", "Choose"),
+            prepare=_is_a_file,
+            shown="--workdir=runs/mine",
+        ),
+        WrongUse(
+            "read-only workdir",
+            ("--workdir", "cannot be written to: Read-only file system", "Choose"),
+            prepare=_read_only,
+            shown="--workdir=runs/mine",
+        ),
+        WrongUse(
+            "disk too small",
+            ("0 MiB free", "need 1 MiB", "Free some space", "train.keep_checkpoints"),
+            prepare=_too_small_a_disk,
+            shown="--workdir=runs/mine",
+        ),
+        WrongUse(
+            "disk full",
+            ("0 MiB free", "need 1 MiB", "Free some space", "train.keep_checkpoints"),
+            prepare=_no_space_left,
+            shown="--workdir=runs/mine",
+        ),
+        WrongUse(
+            "all checkpoints damaged",
+            ("None of the checkpoints", "intact", "backup", "another --workdir"),
+            prepare=_all_damaged,
+            shown="--workdir=runs/mine",
+        ),
+        WrongUse(
+            "checkpoints of another model",
+            ("of another model", "averaged/000", "(8, 128)", "(8, 256)"),
+            prepare=_edited_config,
+            shown="--workdir=runs/mine",
+        ),
+        WrongUse(
+            "report of damaged checkpoints",
+            ("None of the checkpoints", "intact"),
+            prepare=_report_on_damaged,
+            command="report",
+            shown="--workdir=runs/mine",
+        ),
+        WrongUse(
+            "report of checkpoints of another model",
+            ("of another model", "(8, 128)", "(8, 256)"),
+            prepare=_report_on_edited_config,
+            command="report",
+            shown="--workdir=runs/mine",
+        ),
+    ],
+}
+ALL = [case for cases in WRONG_USES.values() for case in cases]
+_messages = {}
+
+
+@pytest.fixture
+def use(capfd, monkeypatch):
+    """Runs a command like `python -m`, less the start of Python; returns code, stdout, stderr."""
+
+    def run(command, flags):
+        monkeypatch.setattr(sys, "argv", [command, *flags])
+        with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
+            runpy.run_module(f"stugan_tf.{command}", run_name="__main__")
+        return end.value.code, *capfd.readouterr()
+
+    yield run
+    config.parse_gin()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The workdir of a finished run."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    parameters = [f"--gin_param={binding}" for binding in STATIC]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train", f"--gin_file={TINY}", *parameters])
+        sys.argv.append(f"--workdir={workdir}")
+        with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
+            runpy.run_module("stugan_tf.train", run_name="__main__")
+    assert end.value.code == 0
+    return workdir
+
+
+@pytest.fixture
+def place(tmp_path, trained, monkeypatch):
+    place = Place(tmp_path, trained, monkeypatch)
+    (tmp_path / "empty.gin").write_text("")
+    yield place
+    place.close()
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("case", ALL, ids=[case.does for case in ALL])
+def test_a_wrong_use_is_told_and_costs_nothing(case, place, use):
+    flags = case.prepare(place) if case.prepare else place.flags(*case.gin)
+    existed, before = place.workdir.exists(), contents(place.path)
+    code, _, errors = use(case.command, flags)
+    assert code == 1
+    assert "Traceback" not in errors
+    assert "In call to" not in errors
+    message = errors.removeprefix("error: ")
+    _messages[case.does] = (message, place.path)
+    assert errors.startswith("error: ") == case.ours
+    for words in case.told:
+        assert words in message
+    assert contents(place.path) == before
+    assert place.workdir.exists() == existed
+
+
+def test_a_disk_that_fills_up_later_costs_no_checkpoint(place, use):
+    place.mount("size=340k")
+    plenty = shutil.disk_usage("/")._replace(free=2**40)
+    place.monkeypatch.setattr(workdir_module.shutil, "disk_usage", lambda path: plenty)
+    code, _, errors = use("train", place.flags(*STATIC))
+    assert code == 1
+    assert "Traceback" not in errors
+    assert "No space left on device" in errors
+    assert "Free some space; the same command started again goes on from there." in errors
+    code, output, errors = use("report", [f"--workdir={place.workdir}"])
+    assert not errors
+    assert code == 0
+    assert "checkpoint of step 0" in output
+
+
+def row(case):
+    shown = case.shown or "\n".join(case.gin)
+    shown = f"{'report ' * (case.command == 'report')}{shown}".strip()
+    message, path = _messages[case.does]
+    for folder, name in {
+        f"{path}/run": "runs/mine",
+        f"{path}/": "",
+        f"{ROOT}/": "",
+        str(ROOT): ".",
+    }.items():
+        message = message.replace(folder, name)
+    cells = [
+        f"{case.does}: `{shown}`".replace("\n", "`<br>`"),
+        html.escape(message.strip(), quote=False).replace("\n", "<br>"),
+    ]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def test_the_page_has_all_of_them():
+    if os.environ.get("WRITE_PAGE"):
+        page = io.StringIO()
+        print(INTRODUCTION, file=page)
+        for title, cases in WRONG_USES.items():
+            print(f"\n## {title}\n\n| you do | you are told |\n| --- | --- |", file=page)
+            print("\n".join(map(row, cases)), file=page)
+        PAGE.write_text(page.getvalue())
+    lines = PAGE.read_text().splitlines()
+    listed = [line[2:].split(": `")[0].split(" | ")[0] for line in lines if line.startswith("| ")]
+    assert [name for name in listed if name not in ("you do", "---")] == [c.does for c in ALL]
+
+
+INTRODUCTION = """\
+# Wrong uses and their messages
+
+What the commands print when something is wrong, on stderr and with exit code 1. All of this is
+found out before the first step; a workdir that exists stays as it is, a new one is not made.
+
+Made by `WRITE_PAGE=1 python -m pytest tests/test_wrong_uses.py`; edit the cases there."""

@@ -9,6 +9,7 @@ import gin
 import numpy as np
 import tensorflow as tf
 
+from stugan_tf.checks import check_instance
 from stugan_tf.data.inspection import Inspection, fingerprint
 from stugan_tf.data.order import IndexBlock, ordered
 from stugan_tf.errors import InputError
@@ -193,11 +194,7 @@ class Source:
 @gin.configurable
 def data(source=gin.REQUIRED):
     """The source a configuration chose, e.g. by `data.source = @cifar10()`."""
-    if not isinstance(source, Source):
-        raise InputError(
-            f"`data.source` must be a source, got {source!r}. "
-            "Write it with parentheses: `data.source = @cifar10()`."
-        )
+    check_instance("data.source", source, Source)
     return source
 
 

@@ -12,6 +12,7 @@ import gin
 import keras
 from keras import layers
 
+from stugan_tf.checks import check_positive
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import Masked
 from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense
@@ -33,6 +34,8 @@ def sngan_generator(
     Returns:
         A functional `keras.Model`.
     """
+    check_positive("sngan_generator.width", width)
+    check_positive("sngan_generator.latent_dim", latent_dim)
     size, num_blocks = _bottom(image_shape)
 
     def batch_norm(name):
@@ -85,6 +88,7 @@ def sngan_discriminator(image_shape, width=128, mask_dense=False):
     Returns:
         A functional `keras.Model`.
     """
+    check_positive("sngan_discriminator.width", width)
     _bottom(image_shape)
     num_halvings = max(1, round(math.log2(image_shape[0] / 8)))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import gin
 import tensorflow as tf
 
+from stugan_tf.checks import check_fraction, check_function
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.sparsity import criteria, schedules
@@ -42,15 +43,14 @@ class Exploration:
 
     def __post_init__(self):
         """Checks the values."""
-        if self.update_interval < 1:
+        if not isinstance(self.update_interval, int) or self.update_interval < 1:
             raise InputError(
                 f"Exploration.update_interval must be at least 1 generator step, got "
-                f"{self.update_interval}. To explore never, set the exploration itself to None."
+                f"{self.update_interval!r}. To explore never, set the exploration itself to None."
             )
-        if not 0 <= self.gradient_momentum < 1:
-            raise InputError(
-                f"Exploration.gradient_momentum must be in [0, 1), got {self.gradient_momentum}."
-            )
+        check_fraction("Exploration.gradient_momentum", self.gradient_momentum)
+        for name in ("drop_fraction", "drop_scores", "grow_scores", "update"):
+            check_function(f"Exploration.{name}", getattr(self, name))
         for progress in (0.0, 0.5, 1.0):
             fraction = self.drop_fraction(progress)
             if not 0 <= fraction <= 1:
@@ -81,8 +81,10 @@ class Explorer:
     """A network under exploration and the state that exploring needs.
 
     Attributes:
+        layers: the masked layers.
         ever_active: per masked layer, 1 where a weight was active at any time (ITOP).
-        growth_gradients: per masked layer, the averaged gradient; empty without momentum.
+        growth_gradients: per masked layer, the gradient that growth sees; empty if the topology
+            does not change.
     """
 
     def __init__(self, model, exploration):
@@ -91,41 +93,51 @@ class Explorer:
         self.exploration = exploration
         indices = {id(variable): i for i, variable in enumerate(model.trainable_variables)}
         self._gradient_indices = [indices[id(layer.kernel)] for layer in self.layers]
-        self.ever_active = [tf.Variable(layer.kernel_mask.value) for layer in self.layers]
-        momentum = exploration.gradient_momentum if exploration else 0.0
+        self.ever_active = [
+            tf.Variable(layer.kernel_mask.value, trainable=False) for layer in self.layers
+        ]
         self.growth_gradients = [
-            tf.Variable(tf.zeros_like(layer.kernel.value)) for layer in self.layers if momentum
+            tf.Variable(tf.zeros_like(layer.kernel.value), trainable=False)
+            for layer in self.layers
+            if exploration is not None
         ]
 
     def observe(self, gradients):
-        """Folds the gradients of one step into the growth gradients, where momentum asks for it.
+        """Keeps the gradients of one step for growth, or averages them if momentum asks for it.
+
+        Kept in variables, so that a topology update is a small graph of its own beside the
+        compiled step instead of a second version of it.
 
         Args:
             gradients: of all trainable variables of the model, reduced over replicas.
         """
-        if not self.growth_gradients:
+        if self.exploration is None:
             return
         decay = self.exploration.gradient_momentum
-        for average, index in zip(self.growth_gradients, self._gradient_indices, strict=True):
-            average.assign(decay * average + (1 - decay) * gradients[index])
+        for kept, index in zip(self.growth_gradients, self._gradient_indices, strict=True):
+            gradient = gradients[index]
+            kept.assign(decay * kept + (1 - decay) * gradient if decay else gradient)
 
-    def explore(self, gradients, drop_fraction, seed):
+    def explore(self, drop_fraction, seed):
         """One topology update: assigns masks, and zeroes the kernels outside them.
 
-        Gradients are those from before the weight update of this step, weights those after it. A
-        weight that is dropped and grown at once keeps its value; one that is grown anew is zero.
+        The gradients observed are those from before the weight update of this step, weights are
+        those after it. A weight that is dropped and grown at once keeps its value; one that is
+        grown anew is zero.
 
         Args:
-            gradients: of all trainable variables of the model, reduced over replicas.
             drop_fraction: float scalar, the fraction of each layer's weights to replace.
             seed: int [2], for random scores.
         """
         settings = self.exploration
-        growth = self.growth_gradients or [gradients[i] for i in self._gradient_indices]
-        masks = [layer.kernel_mask.value for layer in self.layers]
+        # Tensors, because a `tf.function` captures the variables of a `MirroredStrategy`: traced with
+        # the mask of one layer, it would serve that mask to all others of its shape.
+        masks = [tf.convert_to_tensor(layer.kernel_mask.value) for layer in self.layers]
         drop_scores, grow_scores = [], []
-        for index, (layer, gradient) in enumerate(zip(self.layers, growth, strict=True)):
-            weight = layer.kernel.value
+        for index, (layer, gradient) in enumerate(
+            zip(self.layers, self.growth_gradients, strict=True)
+        ):
+            weight, gradient = layer.kernel.value, gradient.value()
             drop_seed, grow_seed = (
                 tf.random.experimental.stateless_fold_in(seed, 2 * index + i, alg="philox")
                 for i in range(2)

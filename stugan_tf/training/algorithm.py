@@ -4,6 +4,7 @@ import dataclasses
 
 import gin
 
+from stugan_tf.checks import check_fraction, check_instance, check_positive
 from stugan_tf.errors import InputError
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.losses import Loss, hinge
@@ -42,9 +43,11 @@ class Algorithm:
     def __post_init__(self):
         """Checks the values."""
         for name in ("total_steps", "batch_size", "generator_batch_size", "discriminator_steps"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"Algorithm.{name} must be a positive integer, got {value!r}.")
+            check_positive(f"Algorithm.{name}", getattr(self, name))
+        check_instance("Algorithm.loss", self.loss, Loss)
+        for name, exploration in self.explorations.items():
+            if exploration is not None:
+                check_instance(f"Algorithm.{name}_exploration", exploration, Exploration)
         if self.generator_position is None:
             object.__setattr__(self, "generator_position", self.discriminator_steps)
         if not 1 <= self.generator_position <= self.discriminator_steps:
@@ -52,10 +55,7 @@ class Algorithm:
                 "Algorithm.generator_position must be between 1 and discriminator_steps = "
                 f"{self.discriminator_steps}, got {self.generator_position}."
             )
-        if not 0 <= self.average_decay < 1:
-            raise InputError(
-                f"Algorithm.average_decay must be in [0, 1), got {self.average_decay}."
-            )
+        check_fraction("Algorithm.average_decay", self.average_decay)
 
     def check_replicas(self, num_replicas):
         """Raises InputError unless both batches divide among the replicas."""

@@ -24,7 +24,7 @@ class Checkpoints:
     """The checkpoints of one workdir."""
 
     def __init__(self, directory, variables, keep=3):
-        """Opens `directory`, making it if needed.
+        """Opens `directory`; `save` makes it.
 
         Args:
             directory: where the checkpoints are.
@@ -34,16 +34,14 @@ class Checkpoints:
         if keep < 1:
             raise InputError(f"train.keep_checkpoints must be at least 1, got {keep}.")
         self._directory = pathlib.Path(directory)
-        self._directory.mkdir(parents=True, exist_ok=True)
-        self._variables = variables
-        self._checkpoint = tf.train.Checkpoint(
-            **{name.replace("/", "."): variable for name, variable in variables.items()}
-        )
+        # TensorFlow would escape slashes, and dots too.
+        self._variables = {name.replace("/", "-"): variable for name, variable in variables.items()}
+        self._checkpoint = tf.train.Checkpoint(**self._variables)
         self._keep = keep
 
     def steps(self):
         """The steps of the complete checkpoints, ascending."""
-        matches = (_FOLDER.fullmatch(path.name) for path in self._directory.iterdir())
+        matches = (_FOLDER.fullmatch(path.name) for path in self._directory.glob("step_*"))
         return sorted(int(match.group(1)) for match in matches if match)
 
     def best(self):
@@ -62,7 +60,7 @@ class Checkpoints:
         for leftover in self._directory.glob(".writing_*"):  # of a process that was killed
             shutil.rmtree(leftover, ignore_errors=True)
         temporary = self._directory / f".writing_{step:08d}"
-        temporary.mkdir()
+        temporary.mkdir(parents=True)
         try:
             self._checkpoint.write(str(temporary / "state"))
             manifest = {
@@ -129,15 +127,12 @@ class Checkpoints:
             for name, shape in stored.items()
             if name.endswith(suffix) and not name.startswith("save_counter")
         }
-        ours = {
-            name.replace("/", "."): tuple(variable.shape)
-            for name, variable in self._variables.items()
-        }
+        ours = {name: tuple(variable.shape) for name, variable in self._variables.items()}
         if stored != ours:
             different = sorted(dict(stored.items() ^ ours.items()))
             raise InputError(
                 f"The checkpoint {path} is of another model: {len(different)} variables differ, "
-                f"the first is {different[0]} with shape {stored.get(different[0])} there and "
+                f"the first is {different[0].replace('-', '/')} with shape {stored.get(different[0])} there and "
                 f"{ours.get(different[0])} here. Use the configuration that wrote it, or another "
                 "--workdir."
             )

@@ -3,6 +3,7 @@
 import gin
 import keras
 
+from stugan_tf.checks import check_fraction, check_function, check_natural
 from stugan_tf.errors import InputError
 from stugan_tf.sparsity.averaged_model import AveragedModel
 from stugan_tf.sparsity.averaging import sema
@@ -65,9 +66,18 @@ class GAN:
                 "at least two classes (a folder of images needs one sub-folder for each), or set "
                 "GAN.conditional = False."
             )
+        advice = "It is the fraction of zeros: write 0.9 for 90% sparse."
+        check_fraction("GAN.generator_sparsity", generator_sparsity, advice)
+        check_fraction("GAN.discriminator_sparsity", discriminator_sparsity, advice)
+        check_function("GAN.generator", generator)
+        check_function("GAN.discriminator", discriminator)
+        check_function("GAN.generator_optimizer", generator_optimizer)
+        check_function("GAN.discriminator_optimizer", discriminator_optimizer)
+        check_function("GAN.average", average)
         self.conditional = conditional
         self.num_classes = num_classes
         initialization_seed = seed if initialization_seed is None else initialization_seed
+        check_natural("GAN.initialization_seed", initialization_seed)
 
         def build(network, sparsity, mask_seed):
             keras.utils.set_random_seed(initialization_seed)

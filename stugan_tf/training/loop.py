@@ -8,6 +8,7 @@ import time
 import gin
 import tensorflow as tf
 
+from stugan_tf.checks import check_above_zero, check_function, check_natural, check_positive
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.files import JsonLines
 from stugan_tf.sparsity.exploration_rate import churn, exploration_rate
@@ -71,11 +72,18 @@ class Training:
             evaluate_every: steps between evaluations.
             best_by: the score of which the lowest marks the checkpoint to keep as best.
         """
-        for name in ("steps_per_execution", "log_every", "sample_every", "checkpoint_every"):
-            _check_positive(name, locals()[name])
-        _check_positive("num_samples", num_samples)
+        check_natural("train.seed", seed)
+        check_positive("train.steps_per_execution", steps_per_execution)
+        check_positive("train.log_every", log_every)
+        check_positive("train.sample_every", sample_every)
+        check_positive("train.num_samples", num_samples)
+        check_positive("train.checkpoint_every", checkpoint_every)
+        check_above_zero("train.checkpoint_minutes", checkpoint_minutes)
+        check_positive("train.keep_checkpoints", keep_checkpoints)
+        check_natural("train.max_rollbacks", max_rollbacks)
         if evaluator is not None:
-            _check_positive("evaluate_every", evaluate_every)
+            check_function("train.evaluator", evaluator)
+            check_positive("train.evaluate_every", evaluate_every)
         self.source = source
         self.seed = seed
         self._strategy = strategy
@@ -133,9 +141,9 @@ class Training:
             Interrupted: if a signal asked to stop; the run was saved.
         """
         state = self.state()
+        check_space(workdir, state, self._keep_checkpoints)
         with claimed(workdir, config, is_chief(self._strategy)) as (workdir, output):
             step = Checkpoints(workdir / "checkpoints", state).restore_newest() or 0
-            check_space(output, state, self._keep_checkpoints)
             checkpoints = Checkpoints(output / "checkpoints", state, self._keep_checkpoints)
             record_start(output, step, **self._facts())
             if step == 0:
@@ -263,7 +271,7 @@ class Training:
         rates, _ = exploration_rate(explorer.ever_active)
         masks = [layer.kernel_mask.value for layer in explorer.layers]
         flat = [tf.concat([tf.reshape(m, [-1]) for m in ms], 0) for ms in (former_masks, masks)]
-        values = {f"{name}_churn": churn(*flat)}
+        values = {f"{name}_churn/total": churn(*flat)}
         for layer, rate, former, mask in zip(
             explorer.layers, rates, former_masks, masks, strict=True
         ):
@@ -292,8 +300,3 @@ class Training:
 
 class _NotFiniteError(Exception):
     """A loss or gradient that is not finite."""
-
-
-def _check_positive(name, value):
-    if not isinstance(value, int) or value < 1:
-        raise InputError(f"train.{name} must be a positive integer, got {value!r}.")

@@ -4,6 +4,7 @@ import gin
 import keras
 import tensorflow as tf
 
+from stugan_tf.checks import check_above_zero, check_fraction
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import masked_layers
 
@@ -40,12 +41,16 @@ class MaskedAdam(keras.optimizers.Optimizer):
     ):
         if moments not in MOMENTS:
             raise InputError(f"MaskedAdam.moments must be one of {MOMENTS}, got {moments!r}.")
+        if not callable(learning_rate):  # A schedule can be called.
+            check_above_zero("MaskedAdam.learning_rate", learning_rate)
+        check_fraction("MaskedAdam.beta_1", beta_1)
+        check_fraction("MaskedAdam.beta_2", beta_2)
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.epsilon = epsilon
         self.moments = moments
-        self._masks = {}
+        self._masked = {}
 
     def build_for(self, model):
         """Creates the slots for the trainable variables of `model` and notes its masks.
@@ -53,9 +58,8 @@ class MaskedAdam(keras.optimizers.Optimizer):
         Returns:
             This optimizer.
         """
-        self._masks = {
-            self._var_key(layer.kernel): layer.kernel_mask for layer in masked_layers(model)
-        }
+        # Layers, not masks: Keras takes any variable found in an attribute for one of its own.
+        self._masked = {self._var_key(layer.kernel): layer for layer in masked_layers(model)}
         self.build(model.trainable_variables)
         return self
 
@@ -69,8 +73,8 @@ class MaskedAdam(keras.optimizers.Optimizer):
         )
         self._second = self.add_optimizer_variables(variables, "second_moment")
         self._ages = {
-            key: self.add_variable_from_reference(mask, name="age")
-            for key, mask in self._masks.items()
+            key: self.add_variable_from_reference(layer.kernel_mask, name="age")
+            for key, layer in self._masked.items()
             if self.moments == "active"
         }
 
@@ -83,8 +87,7 @@ class MaskedAdam(keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable; `gradient` is the dense gradient, reduced over replicas."""
         index, key = self._get_variable_index(variable), self._var_key(variable)
-        mask = self._masks.get(key)
-        mask = None if mask is None else mask.value
+        mask = self._masked[key].kernel_mask.value if key in self._masked else None
         age = tf.cast(self.iterations.value + 1, variable.dtype)
         alive = None
         if key in self._ages:

@@ -43,10 +43,10 @@ class Monitor:
         self._progress.show(step, values)
 
     def summaries(self, step, values):
-        """Shows numbers by name in TensorBoard alone; `/` in a name groups them."""
+        """Shows numbers by name in TensorBoard alone; what is before `/` in a name groups them."""
         with self._summaries.as_default(step):
             for name, value in values.items():
-                tf.summary.scalar(name, value)
+                tf.summary.scalar(name if "/" in name else f"training/{name}", value)
         self._summaries.flush()
 
     def images(self, step, images):

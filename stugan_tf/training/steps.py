@@ -51,16 +51,22 @@ class Steps:
         self._first_bad = {
             name: tf.Variable([-1, -1], dtype=tf.int64, trainable=False) for name in METRICS
         }
-        compile_update = functools.partial(_compile, strategy, jit_compile)
+        compiled = functools.partial(_compile, strategy, jit_compile)
         self._update = {
-            (name, explore): compile_update(functools.partial(update, explore=explore))
-            for name, update in (
-                ("discriminator", self._update_discriminator),
-                ("generator", self._update_generator),
-            )
-            for explore in (False, True)
+            "discriminator": compiled(self._update_discriminator),
+            "generator": compiled(self._update_generator),
+            "average": compiled(self._update_average),
         }
-        self._run = tf.function(self._run_steps)
+        self._explore = {
+            name: self._on_replicas(compiled(functools.partial(self._update_topology, name)))
+            for name, exploration in algorithm.explorations.items()
+            if exploration is not None
+        }
+        self._average = self._on_replicas(self._update["average"])
+        self._run = tf.function(self._run_updates)
+
+    def _on_replicas(self, update):
+        return tf.function(lambda *arguments: self._strategy.run(update, arguments))
 
     def run(self, iterator, step, num_steps):
         """Runs `num_steps` steps after step `step`; only the last of them may explore.
@@ -70,63 +76,41 @@ class Steps:
             step: steps done so far.
             num_steps: a positive integer.
         """
+        algorithm = self._algorithm
         last = step + num_steps
-        explores = self._algorithm.explores(last)
-        if not any(explores.values()):
-            self._run_range(iterator, step, last, explores, {})
-            return
-        if num_steps > 1:
-            self._run_range(iterator, step, last - 1, dict.fromkeys(explores, False), {})
-        fractions = {
-            name: self._algorithm.drop_fraction(name, last)
-            for name, explore in explores.items()
-            if explore
-        }
-        self._run_range(iterator, last - 1, last, explores, fractions)
+        begin, end = step * algorithm.discriminator_steps, last * algorithm.discriminator_steps
+        explores = [name for name, explore in algorithm.explores(last).items() if explore]
+        if explores:
+            # The topology changes between the generator's update and that of its average.
+            middle = end - algorithm.discriminator_steps + algorithm.generator_position
+            self._run(iterator, _int64(begin), _int64(middle), tf.constant(False))
+            for name in explores:
+                fraction = tf.constant(algorithm.drop_fraction(name, last), tf.float64)
+                self._explore[name](_int64(last), fraction)
+            self._average(_int64(last))
+            begin = middle
+        if begin < end:
+            self._run(iterator, _int64(begin), _int64(end), tf.constant(True))
 
-    def _run_range(self, iterator, step, last, explores, fractions):
-        drop_fractions = [tf.constant(fractions.get(name, 0.0), tf.float64) for name in METRICS]
-        self._run(
-            iterator,
-            tf.constant(step, tf.int64),
-            tf.constant(last, tf.int64),
-            tf.stack(drop_fractions),
-            explore_discriminator=explores["discriminator"],
-            explore_generator=explores["generator"],
-        )
-
-    def _run_steps(
-        self, iterator, step, last, drop_fractions, explore_discriminator, explore_generator
-    ):
-        per_step = self._algorithm.discriminator_steps
-        position = self._algorithm.generator_position
-        run = self._strategy.run
-        for update in tf.range(step * per_step, last * per_step):
+    def _run_updates(self, iterator, begin, end, average_last):
+        """Discriminator updates number `begin` to `end` - 1 and what belongs between them."""
+        run, per_step = self._strategy.run, self._algorithm.discriminator_steps
+        for update in tf.range(begin, end):
             images, labels = next(iterator)
-            if update % per_step == position - 1:
-                run(
-                    self._update["discriminator", explore_discriminator],
-                    (images, labels, update, drop_fractions[0]),
-                )
-                run(
-                    self._update["generator", explore_generator],
-                    (update // per_step + 1, drop_fractions[1]),
-                )
-            else:
-                run(
-                    self._update["discriminator", False],
-                    (images, labels, update, drop_fractions[0]),
-                )
+            run(self._update["discriminator"], (images, labels, update))
+            if update % per_step == self._algorithm.generator_position - 1:
+                step = update // per_step + 1
+                run(self._update["generator"], (step,))
+                if average_last | (update < end - 1):
+                    run(self._update["average"], (step,))
 
-    def _update_discriminator(self, images, labels, update, drop_fraction, explore):
+    def _update_discriminator(self, images, labels, update):
         """Line 4: one update of the discriminator.
 
         Args:
             images: float32 [b, H, W, C], real images of this replica.
             labels: int32 [b].
             update: int64, discriminator updates done so far.
-            drop_fraction: float64, used if `explore`.
-            explore: whether the topology changes after the update.
         """
         gan = self._gan
         latents, fake_labels = self._draw(
@@ -138,28 +122,29 @@ class Steps:
             fake = gan.discriminate(tf.stop_gradient(fake_images), fake_labels)
             loss = self._algorithm.loss.discriminator(real, fake)
         values = [loss, tf.reduce_mean(real), tf.reduce_mean(fake)]
-        optimizer = gan.discriminator_optimizer
-        self._descend("discriminator", optimizer, tape, values, update, drop_fraction, explore)
+        self._descend("discriminator", gan.discriminator_optimizer, tape, values, update)
 
-    def _update_generator(self, step, drop_fraction, explore):
-        """Lines 5 to 8 and Eq. 5: one update of the generator, its topology and its average.
-
-        Args:
-            step: int64, this generator step, counted from 1.
-            drop_fraction: float64, used if `explore`.
-            explore: whether the topology changes after the update.
-        """
+    def _update_generator(self, step):
+        """Line 5: one update of the generator; `step`, int64, counts from 1."""
         gan, algorithm = self._gan, self._algorithm
         latents, labels = self._draw(algorithm.generator_batch_size, Purpose.GENERATOR_UPDATE, step)
         with tf.GradientTape() as tape:
             fake = gan.discriminate(gan.generate(latents, labels, training=True), labels)
             loss = algorithm.loss.generator(fake)
-        optimizer = gan.generator_optimizer
-        self._descend("generator", optimizer, tape, [loss], step, drop_fraction, explore)
-        decay = tf.where(step < algorithm.average_start, 0.0, algorithm.average_decay)
-        gan.averaged.update(decay)
+        self._descend("generator", gan.generator_optimizer, tape, [loss], step)
 
-    def _descend(self, name, optimizer, tape, values, step, drop_fraction, explore):
+    def _update_topology(self, name, step, drop_fraction):
+        """Lines 7 and 8: one topology update of a network."""
+        purpose = Purpose[f"{name.upper()}_EXPLORATION"]
+        seed = fold(self._seed, self.attempt, purpose, step)
+        self.explorers[name].explore(drop_fraction, seed)
+
+    def _update_average(self, step):
+        """Eq. 5: one update of the averaged generator."""
+        start, decay = self._algorithm.average_start, self._algorithm.average_decay
+        self._gan.averaged.update(tf.where(step < start, 0.0, decay))
+
+    def _descend(self, name, optimizer, tape, values, step):
         network, explorer = self._gan.networks[name], self.explorers[name]
         variables = network.trainable_variables
         gradients = tape.gradient(
@@ -167,17 +152,14 @@ class Steps:
             [variable.value for variable in variables],
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
+        # Those of embeddings come as IndexedSlices.
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         *gradients, values = self._mean_over_replicas([*gradients, tf.stack(values)])
         norms = tf.stack([tf.norm(gradient) for gradient in gradients])
         self._sums[name].assign_add(tf.concat([values, [tf.norm(norms), 1.0]], axis=0))
         self._note_first_bad(self._first_bad[name], tf.concat([values[:1], norms], axis=0), step)
         optimizer.apply(gradients, variables)
         explorer.observe(gradients)
-        if explore:
-            purpose = Purpose[f"{name.upper()}_EXPLORATION"]
-            explorer.explore(
-                gradients, drop_fraction, fold(self._seed, self.attempt, purpose, step)
-            )
         self._share_statistics()
 
     def _draw(self, global_batch_size, purpose, step):
@@ -268,6 +250,10 @@ class Steps:
                 for index, variable in enumerate(getattr(explorer, kind)):
                     state[f"{kind}/{name}/{index:03d}"] = variable
         return state
+
+
+def _int64(value):
+    return tf.constant(value, tf.int64)
 
 
 def _compile(strategy, jit_compile, update):

@@ -42,8 +42,16 @@ def claimed(workdir, config, is_chief):
         with tempfile.TemporaryDirectory() as scratch:
             yield workdir, pathlib.Path(scratch)
         return
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / ".lock", "w") as lock:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        _refuse_foreign(workdir)
+        lock = open(workdir / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise InputError(
+            f"--workdir={workdir} cannot be written to: {error.strerror}. Choose a folder that can "
+            "be, or that does not exist yet."
+        ) from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -59,30 +67,35 @@ def check_space(workdir, state, num_checkpoints):
     """Raises InputError unless the checkpoints of a run will fit on the disk.
 
     Args:
-        workdir: where they will be.
+        workdir: where they will be; it need not exist yet.
         state: {name: tf.Variable} of one checkpoint.
         num_checkpoints: how many are kept.
     """
     size = sum(variable.dtype.size * variable.shape.num_elements() for variable in state.values())
     needed = size * (num_checkpoints + 2)  # Besides: the best, and the one being written.
-    free = shutil.disk_usage(workdir).free
+    path = pathlib.Path(workdir).absolute()
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
     if free < needed:
         raise InputError(
             f"{workdir} has {free >> 20} MiB free, but the checkpoints of this run need "
-            f"{needed >> 20} MiB. Free some space, lower train.keep_checkpoints = "
+            f"{-(-needed >> 20)} MiB. Free some space, lower train.keep_checkpoints = "
             f"{num_checkpoints}, or choose another --workdir."
+        )
+
+
+def _refuse_foreign(workdir):
+    others = sorted(entry.name for entry in workdir.iterdir() if entry.name != ".lock")
+    if others and "config.gin" not in others:
+        raise InputError(
+            f"{workdir} is neither empty nor the folder of a run: it holds {others[0]!r} but no "
+            "config.gin. Choose another --workdir."
         )
 
 
 def _write_or_compare(workdir, config):
     path = workdir / "config.gin"
     if not path.exists():
-        others = sorted(entry.name for entry in workdir.iterdir() if entry.name != ".lock")
-        if others:
-            raise InputError(
-                f"{workdir} is neither empty nor the folder of a run: it holds {others[0]!r} but "
-                "no config.gin. Choose another --workdir."
-            )
         write_atomically(path, config.encode())
         return
     stored, ours = _fixed_lines(path.read_text()), _fixed_lines(config)

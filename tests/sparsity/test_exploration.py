@@ -59,8 +59,8 @@ def kernel_gradients(model, gradients):
     return [by_variable[id(layer.kernel)] for layer in masked_layers(model)]
 
 
-@settings(max_examples=15)
-@given(seed=st.integers(0, 1000), drop_fraction=st.floats(0, 1))
+@settings(max_examples=10)
+@given(seed=st.integers(0, 1000), drop_fraction=st.integers(0, 1000).map(lambda n: n / 1000))
 def test_a_topology_update_follows_equations_3_and_4(seed, drop_fraction):
     """Grown weights are 0, a weight dropped and regrown keeps its value, dense layers stay."""
     model = build(seed)
@@ -68,14 +68,13 @@ def test_a_topology_update_follows_equations_3_and_4(seed, drop_fraction):
     gradients = random_gradients(model, seed)
     masks, kernels = masks_of(model), kernels_of(model)
     biases = [layer.layer.bias.numpy() for layer in masked_layers(model)]
-    explorer.explore(gradients, tf.constant(drop_fraction, tf.float64), SEED)
+    explorer.observe(gradients)
+    explorer.explore(tf.constant(drop_fraction, tf.float64), SEED)
     grown_from = kernel_gradients(model, gradients)
     for layer, density, bias, mask, kernel, gradient in zip(
         masked_layers(model), DENSITIES, biases, masks, kernels, grown_from, strict=True
     ):
-        expected = reference.prune_and_regrow(
-            mask, np.abs(kernel), np.abs(gradient), drop_fraction
-        )
+        expected = reference.prune_and_regrow(mask, np.abs(kernel), np.abs(gradient), drop_fraction)
         np.testing.assert_array_equal(layer.kernel_mask, expected)
         assert layer.num_active() == mask.sum()
         np.testing.assert_array_equal(layer.kernel, kernel * expected)
@@ -93,7 +92,8 @@ def test_a_topology_update_by_hand():
     explorer = Explorer(model, Exploration())
     # -1 and 2 are dropped; of what is then zero, 2 has the largest gradient, then the last.
     gradient = tf.reshape(tf.constant([9.0, 0.1, -5.0, 9.0, 0.2, -4.0]), [1, 1, 1, 6])
-    explorer.explore([gradient], 0.5, SEED)
+    explorer.observe([gradient])
+    explorer.explore(0.5, SEED)
     assert layer.kernel_mask.numpy().ravel().tolist() == [1, 0, 1, 1, 0, 1]
     assert layer.kernel.numpy().ravel().tolist() == [4, 0, 2, -3, 0, 0]
     assert explorer.ever_active[0].numpy().ravel().tolist() == [1, 1, 1, 1, 0, 1]
@@ -104,11 +104,12 @@ def test_the_exploration_rate_is_that_of_the_union_of_all_masks():
     explorer = Explorer(model, Exploration())
     unions = masks_of(model)
     for step in range(4):
-        explorer.explore(random_gradients(model, step), 0.4, SEED)
+        explorer.observe(random_gradients(model, step))
+        explorer.explore(0.4, SEED)
         unions = [np.maximum(union, mask) for union, mask in zip(unions, masks_of(model))]
     rates, total = exploration_rate(explorer.ever_active)
     np.testing.assert_allclose(rates, [union.mean() for union in unions])
-    assert total == sum(union.sum() for union in unions) / sum(union.size for union in unions)
+    assert total == np.concatenate(unions, axis=None).mean(dtype=np.float64)
     assert rates[1] == 1
     assert rates[0] > DENSITIES[0]
 
@@ -131,16 +132,9 @@ def test_momentum_growth_follows_the_averaged_gradient():
         reference.prune_and_regrow(mask, np.abs(kernel), np.abs(average), 0.5)
         for mask, kernel, average in before
     ]
-    explorer.explore(random_gradients(model, 99), 0.5, SEED)
+    explorer.explore(0.5, SEED)
     for mask, expected_mask in zip(masks_of(model), expected, strict=True):
         np.testing.assert_array_equal(mask, expected_mask)
-
-
-def test_without_momentum_no_gradient_is_kept():
-    model = build()
-    explorer = Explorer(model, Exploration())
-    explorer.observe(random_gradients(model, 0))
-    assert explorer.growth_gradients == []
 
 
 def test_a_global_update_keeps_only_the_total():
@@ -158,7 +152,8 @@ def test_a_global_update_keeps_only_the_total():
         concatenate(kernel_gradients(model, gradients)),
         0.3,
     )
-    explorer.explore(gradients, 0.3, SEED)
+    explorer.observe(gradients)
+    explorer.explore(0.3, SEED)
     np.testing.assert_array_equal(concatenate(masks_of(model)), expected)
     counts = [mask.sum() for mask in masks]
     assert sum(counts) == expected.sum()
@@ -176,7 +171,8 @@ def test_random_growth_differs_by_seed_and_by_layer():
         former = masks_of(model)
         exploration = Exploration(grow_scores=random_scores)
         explorer = Explorer(model, exploration)
-        explorer.explore(random_gradients(model, 0), 0.5, tf.constant(seed, tf.int64))
+        explorer.observe(random_gradients(model, 0))
+        explorer.explore(0.5, tf.constant(seed, tf.int64))
         return former, masks_of(model)
 
     former, first = explore([1, 2])
@@ -194,6 +190,7 @@ def test_a_static_network_is_only_watched():
     model = build()
     explorer = Explorer(model, None)
     explorer.observe(random_gradients(model, 0))
+    assert explorer.growth_gradients == []
     for union, mask in zip(explorer.ever_active, masks_of(model), strict=True):
         np.testing.assert_array_equal(union, mask)
 

@@ -60,7 +60,7 @@ def test_flops_scale_with_the_density_of_the_mask():
 
 def test_each_call_of_a_shared_layer_counts_also_in_nested_models():
     shared = layers.Conv2D(2, 1, name="shared")
-    inner = keras.Sequential([keras.Input((8, 8, 2)), shared, layers.AveragePooling2D()])
+    inner = keras.Sequential([keras.Input((8, 8, 2)), shared, layers.AveragePooling2D(2)])
     images = keras.Input((8, 8, 2))
     outputs = shared(inner(shared(images)))
     outputs = layers.Dense(3, name="last")(layers.Flatten()(layers.ReLU()(outputs)))

@@ -137,7 +137,9 @@ def test_a_model_with_nothing_to_mask_is_refused():
 @pytest.mark.parametrize("wrap", [lambda layer: layer, Masked])
 def test_a_model_without_weights_is_refused(wrap):
     model = keras.Sequential([wrap(layers.Conv2D(4, 3))], name="mine")
-    with pytest.raises(InputError, match=r"'mine' is not built.* Give it a `keras\.Input`, or call"):
+    with pytest.raises(
+        InputError, match=r"'mine' is not built.* Give it a `keras\.Input`, or call"
+    ):
         sparsify(model, 0.5)
     model(IMAGES)
     assert count_weights(sparsify(model, 0.5)).sparsity == 0.5

@@ -31,14 +31,14 @@ def test_a_resumed_run_shows_every_step_once(tmp_path):
     expected = [(1, 1), (2, 2), (3, 3), (4, 4), (5, 405), (6, 406), (7, 407), (8, 408)]
     lines = read_json_lines(tmp_path / "metrics.jsonl")
     assert [(line["step"], line["d_loss"]) for line in lines] == expected
-    assert tensorboard_values(tmp_path, "d_loss") == expected
+    assert tensorboard_values(tmp_path, "training/d_loss") == expected
 
 
 def test_nothing_waits_in_memory(tmp_path):
     monitor = Monitor(tmp_path, total_steps=10)
     monitor.scalars(1, {"g_loss": 0.5})
     assert [line["g_loss"] for line in read_json_lines(tmp_path / "metrics.jsonl")] == [0.5]
-    assert tensorboard_values(tmp_path, "g_loss") == [(1, 0.5)]
+    assert tensorboard_values(tmp_path, "training/g_loss") == [(1, 0.5)]
     monitor.close()
 
 

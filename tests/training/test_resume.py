@@ -1,7 +1,6 @@
 """Runs as the user starts them, killed at any moment."""
 
 import json
-import os
 import pathlib
 import random
 import signal
@@ -29,7 +28,7 @@ def finish(process, code=0):
 
 
 def kill_after(process, workdir, num_lines, delay):
-    """Kills once `num_lines` more log points are written, or the run is over."""
+    """Kills once `num_lines` more log points are written."""
     path = workdir / "metrics.jsonl"
     lines = len(path.read_bytes().splitlines()) if path.exists() else 0
     while process.poll() is None:
@@ -37,8 +36,9 @@ def kill_after(process, workdir, num_lines, delay):
             break
         time.sleep(0.005)
     time.sleep(delay)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    _, err = process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), err
 
 
 def final_state(workdir):

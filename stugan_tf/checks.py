@@ -1,0 +1,57 @@
+"""Checks of values where they enter, with the message for whoever set them.
+
+`name` is what the value is called in a gin file.
+"""
+
+import numbers
+
+from stugan_tf.errors import InputError
+
+
+def check_positive(name, value):
+    """Raises InputError unless `value` is an integer above 0."""
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} must be a positive integer, got {value!r}.")
+
+
+def check_natural(name, value):
+    """Raises InputError unless `value` is an integer of at least 0."""
+    if not isinstance(value, int) or value < 0:
+        raise InputError(f"{name} must be an integer of at least 0, got {value!r}.")
+
+
+def check_above_zero(name, value):
+    """Raises InputError unless `value` is a number above 0."""
+    if not isinstance(value, numbers.Real) or not value > 0:
+        raise InputError(f"{name} must be a number above 0, got {value!r}.")
+
+
+def check_fraction(name, value, advice=""):
+    """Raises InputError unless `value` is a number in [0, 1)."""
+    if not isinstance(value, numbers.Real) or not 0 <= value < 1:
+        raise InputError(f"{name} must be in [0, 1), got {value!r}. {advice}".rstrip())
+
+
+def check_function(name, value):
+    """Raises InputError unless `value` can be called."""
+    if not callable(value):
+        raise InputError(
+            f"{name} must be a function, got {_described(value)}. Write a reference without quotes "
+            f"and without parentheses: `{name} = @some_function`."
+        )
+
+
+def check_instance(name, value, kind):
+    """Raises InputError unless `value` is a `kind`."""
+    if not isinstance(value, kind):
+        example = value.__name__ if callable(value) else "some_function"
+        raise InputError(
+            f"{name} must be of type {kind.__name__}, got {_described(value)}. Write a reference "
+            f"with parentheses: `{name} = @{example}()`."
+        )
+
+
+def _described(value):
+    if callable(value):
+        return f"the function {value.__name__}"
+    return repr(value) if isinstance(value, (str, numbers.Number)) else f"a {type(value).__name__}"

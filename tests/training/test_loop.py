@@ -1,0 +1,187 @@
+"""A whole training in one process: models of the user, evaluation, faults."""
+
+import functools
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stugan_tf.data import digits
+from stugan_tf.errors import FailedRun, InputError
+from stugan_tf.layers.masked import masked_layers
+from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
+from stugan_tf.sparsity.exploration import Exploration
+from stugan_tf.training.algorithm import Algorithm
+from stugan_tf.training.gan import GAN
+from stugan_tf.training.loop import Training
+from stugan_tf.training.masked_adam import MaskedAdam
+
+
+def tiny_gan(**settings):
+    networks = {
+        "generator": functools.partial(sngan_generator, width=4, latent_dim=4),
+        "discriminator": functools.partial(sngan_discriminator, width=4),
+    }
+    return functools.partial(
+        GAN, **{**networks, "generator_sparsity": 0.5, "discriminator_sparsity": 0.3, **settings}
+    )
+
+
+def tiny_algorithm(**settings):
+    return functools.partial(
+        Algorithm,
+        **{"total_steps": 4, "batch_size": 4, "generator_batch_size": 4, **settings},
+    )
+
+
+def tiny_training(gan=None, algorithm=None, strategy=None, **settings):
+    return Training(
+        digits(),
+        strategy or tf.distribute.OneDeviceStrategy("CPU:0"),
+        gan or tiny_gan(),
+        algorithm or tiny_algorithm(),
+        **settings,
+    )
+
+
+def kernels(training):
+    return [layer.kernel.numpy() for layer in masked_layers(training.gan.generator)]
+
+
+def conditional_generator(image_shape):
+    latents, labels = keras.Input([4]), keras.Input([], dtype="int32")
+    outputs = keras.layers.Concatenate()([latents, keras.layers.Embedding(10, 4)(labels)])
+    outputs = keras.layers.Dense(64)(outputs)
+    outputs = keras.layers.Reshape([8, 8, 1])(outputs)
+    outputs = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(outputs)
+    outputs = keras.layers.Conv2D(image_shape[-1], 3, padding="same", activation="tanh")(outputs)
+    return keras.Model([latents, labels], outputs, name="mine")
+
+
+def conditional_discriminator(image_shape):
+    images, labels = keras.Input(image_shape), keras.Input([], dtype="int32")
+    outputs = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(images)
+    outputs = keras.layers.GlobalAveragePooling2D()(outputs)
+    projection = keras.layers.Dot(1)([outputs, keras.layers.Embedding(10, 8)(labels)])
+    logits = keras.layers.Add()([keras.layers.Dense(1)(outputs), projection])
+    return keras.Model([images, labels], logits)
+
+
+def test_a_conditional_model_of_plain_keras_layers_trains_sparse(tmp_path):
+    gan = tiny_gan(
+        generator=conditional_generator, discriminator=conditional_discriminator, conditional=True
+    )
+    algorithm = tiny_algorithm(generator_exploration=Exploration(update_interval=2))
+    training = tiny_training(gan, algorithm)
+    before = kernels(training)
+    training.run(tmp_path, "")
+    counts = training.counts()["generator"]
+    assert counts.active == round(0.5 * counts.maskable)
+    for layer, former in zip(masked_layers(training.gan.generator), before, strict=True):
+        kernel = layer.kernel.numpy()
+        assert not np.any(kernel[layer.kernel_mask.numpy() == 0])
+        assert np.any(kernel != former)
+    assert training.samples().shape == (64, 8, 8, 1)
+
+
+def test_the_seed_decides_everything(tmp_path):
+    results = []
+    for run, seed in enumerate([1, 1, 2]):
+        training = tiny_training(seed=seed)
+        training.run(tmp_path / str(run), "")
+        results.append(kernels(training))
+    for one, same, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, same)
+        assert np.any(one != other)
+
+
+def test_an_initialization_seed_fixes_weights_but_not_masks():
+    first, second = (
+        tiny_training(tiny_gan(initialization_seed=7, generator_sparsity=0.0), seed=seed)
+        for seed in (1, 2)
+    )
+    for one, other in zip(kernels(first), kernels(second), strict=True):
+        np.testing.assert_array_equal(one, other)
+    masks = [
+        [layer.kernel_mask.numpy() for layer in masked_layers(training.gan.discriminator)]
+        for training in (first, second)
+    ]
+    assert any(np.any(one != other) for one, other in zip(*masks, strict=True))
+
+
+def test_the_checkpoint_with_the_best_score_is_kept(tmp_path):
+    scores = iter([3.0, 1.0, 2.0, 4.0])
+    training = tiny_training(
+        evaluator=lambda gan: {"fid": next(scores)},
+        evaluate_every=1,
+        best_by="fid",
+        checkpoint_every=1,
+        keep_checkpoints=1,
+    )
+    training.run(tmp_path, "")
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step_00000002", "step_00000004"]
+    lines = (tmp_path / "evaluations.jsonl").read_text().splitlines()
+    assert [json.loads(line)["fid"] for line in lines] == [3.0, 1.0, 2.0, 4.0]
+
+
+def test_a_value_that_is_not_finite_stops_the_run_and_is_named(tmp_path):
+    training = tiny_training(
+        tiny_gan(generator_optimizer=functools.partial(MaskedAdam, 1e38)), checkpoint_every=1
+    )
+    with pytest.raises(FailedRun, match=r"At step 2, .*loss.* was not finite.*step 1, is intact"):
+        training.run(tmp_path, "")
+    again = tiny_training()
+    again.run(tmp_path, "")
+    assert all(np.all(np.isfinite(kernel)) for kernel in kernels(again))
+
+
+def test_a_rollback_goes_on_with_other_random_numbers(tmp_path, monkeypatch):
+    straight = tiny_training()
+    straight.run(tmp_path / "straight", "")
+    training = tiny_training(max_rollbacks=1, checkpoint_every=2)
+    bad = iter([None, None, (3, "the generator's loss")])
+    monkeypatch.setattr(training._steps, "first_bad", lambda: next(bad, None))
+    training.run(tmp_path / "rolled", "")
+    assert training._steps.attempt.numpy() == 1
+    assert any(np.any(a != b) for a, b in zip(kernels(training), kernels(straight), strict=True))
+    steps = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "rolled" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == [4]
+
+
+def test_a_run_goes_on_under_another_number_of_replicas(tmp_path):
+    gan = tiny_gan(
+        generator=functools.partial(
+            sngan_generator, width=4, latent_dim=4, cross_replica_batch_norm=True
+        )
+    )
+    once = tiny_training(gan, tiny_algorithm())
+    once.run(tmp_path / "once", "")
+
+    class StopAtTwo(Exception):
+        pass
+
+    def stop(gan):
+        raise StopAtTwo
+
+    first = tiny_training(
+        gan, tiny_algorithm(), evaluator=stop, evaluate_every=2, checkpoint_every=1
+    )
+    with pytest.raises(StopAtTwo):
+        first.run(tmp_path / "twice", "")
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    second = tiny_training(gan, tiny_algorithm(), mirrored)
+    second.run(tmp_path / "twice", "")
+    for one, other in zip(kernels(once), kernels(second), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_an_exploration_that_never_happens_is_refused():
+    algorithm = tiny_algorithm(generator_exploration=Exploration(update_interval=4))
+    with pytest.raises(InputError, match="no step for it"):
+        tiny_training(algorithm=algorithm)

@@ -1,0 +1,43 @@
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stugan_tf.training.randomness import Purpose, draw_latents, fold
+
+SEED = tf.constant([3, 4], tf.int64)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_a_compiled_step_draws_what_an_eager_one_does(jit_compile):
+    def draw(step):
+        return draw_latents(64, 32, 10, fold(SEED, Purpose.GENERATOR_UPDATE, step))
+
+    latents, labels = draw(tf.constant(7))
+    compiled_latents, compiled_labels = tf.function(draw, jit_compile=jit_compile)(tf.constant(7))
+    np.testing.assert_allclose(compiled_latents, latents, atol=1e-5)
+    np.testing.assert_array_equal(compiled_labels, labels)
+
+
+def test_latents_are_normal_and_labels_uniform():
+    latents, labels = draw_latents(20_000, 8, 10, SEED)
+    assert latents.dtype == tf.float32
+    assert labels.dtype == tf.int32
+    values = latents.numpy().ravel()  # 160,000
+    for power, moment in ((1, 0), (2, 1), (3, 0), (4, 3)):
+        assert np.mean(values**power) == pytest.approx(moment, abs=0.1 if power > 2 else 0.01)
+    # One in 15,800 is beyond 4.
+    assert 2 <= np.sum(np.abs(values) > 4) <= 25
+    np.testing.assert_allclose(np.corrcoef(latents, rowvar=False), np.eye(8), atol=0.05)
+    np.testing.assert_allclose(np.bincount(labels, minlength=10) / 20_000, 0.1, atol=0.01)
+
+
+def test_every_purpose_step_and_attempt_has_its_own_numbers():
+    seeds = [
+        tuple(fold(seed, attempt, purpose, step).numpy())
+        for seed, attempt, purpose, step in itertools.product(
+            [(0, 0), (1, 0)], range(2), Purpose, range(3)
+        )
+    ]
+    assert len(set(seeds)) == len(seeds) == 2 * 2 * 5 * 3

@@ -1,0 +1,499 @@
+"""One small SNGAN (8x8, width 4) takes four steps, compiled and distributed in every way."""
+
+import functools
+import types
+
+import keras
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+from keras import layers
+
+from stugan_tf.errors import InputError
+from stugan_tf.layers.masked import masked_layers
+from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
+from stugan_tf.sparsity.criteria import random_scores
+from stugan_tf.sparsity.exploration import Exploration
+from stugan_tf.training.algorithm import Algorithm
+from stugan_tf.training.gan import GAN
+from stugan_tf.training.losses import Loss, hinge
+from stugan_tf.training.masked_adam import MaskedAdam
+from stugan_tf.training.randomness import Purpose, draw_latents, fold
+from stugan_tf.training.steps import Steps
+
+SHAPE = (8, 8, 1)
+BATCH_SIZE = 8
+SEED = 3
+NUM_STEPS = 4
+DECAY = 0.9
+# With beta_1 = 0 Adam's first step is the sign of the gradient, so that where a gradient is about
+# 0 its rounding errors would become whole steps. This epsilon is large against them.
+ADAM = {"learning_rate": 0.01, "beta_1": 0.0, "beta_2": 0.9, "epsilon": 1e-3}
+
+IMAGES = np.random.default_rng(0).uniform(-1, 1, (2 * NUM_STEPS, BATCH_SIZE, *SHAPE))
+IMAGES = np.tanh(IMAGES + np.linspace(-1, 1, 8)[:, None]).astype(np.float32)
+
+
+def algorithm(**settings):
+    """Two discriminator updates a step; the generator explores in steps 2 and 4."""
+    settings = {
+        "total_steps": NUM_STEPS + 1,
+        "batch_size": BATCH_SIZE,
+        "generator_batch_size": BATCH_SIZE,
+        "discriminator_steps": 2,
+        "generator_position": 1,
+        "generator_exploration": Exploration(update_interval=2),
+        "average_decay": DECAY,
+        **settings,
+    }
+    return Algorithm(**settings)
+
+
+def build_gan(cross_replica_batch_norm=True, **settings):
+    optimizer = functools.partial(MaskedAdam, **ADAM)
+    settings = {
+        "generator": functools.partial(
+            sngan_generator,
+            width=4,
+            latent_dim=6,
+            cross_replica_batch_norm=cross_replica_batch_norm,
+        ),
+        "discriminator": functools.partial(sngan_discriminator, width=4),
+        "generator_sparsity": 0.5,
+        "discriminator_sparsity": 0.5,
+        "generator_optimizer": optimizer,
+        "discriminator_optimizer": optimizer,
+        **settings,
+    }
+    return GAN(SHAPE, 10, seed=SEED, **settings)
+
+
+class Run:
+    """A GAN, its steps and its data on a strategy."""
+
+    def __init__(self, settings=None, devices=1, jit_compile=False, **gan_settings):
+        if devices == 1:
+            self.strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+        else:
+            self.strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)])
+        self._devices = devices
+        with self.strategy.scope():
+            self.gan = build_gan(**gan_settings)
+            self.steps = Steps(self.gan, settings or algorithm(), self.strategy, SEED, jit_compile)
+        self._initial = self.state()
+        self.restart()
+
+    def variables(self):
+        return {**self.gan.state(), **self.steps.state()}
+
+    def restart(self, images=IMAGES):
+        """Back to step 0, to spare the time of tracing and compiling once more."""
+        for name, variable in self.variables().items():
+            variable.assign(self._initial[name])
+        images = images.reshape(-1, BATCH_SIZE // self._devices, *SHAPE)
+        labels = np.zeros(images.shape[:2], np.int32)
+        self._iterator = iter(
+            self.strategy.distribute_datasets_from_function(
+                lambda _: tf.data.Dataset.from_tensor_slices((images, labels))
+            )
+        )
+        self.step = 0
+        return self
+
+    def advance(self, num_steps=1):
+        self.steps.run(self._iterator, self.step, num_steps)
+        self.step += num_steps
+        return self
+
+    def state(self, replica=0):
+        return {
+            name: self.strategy.experimental_local_results(variable)[replica].numpy()
+            for name, variable in self.variables().items()
+        }
+
+    def snapshot(self):
+        """What tests look into after a step."""
+        generator, discriminator = self.gan.generator, self.gan.discriminator
+        return types.SimpleNamespace(
+            state=self.state(),
+            generator_masks=masks_of(generator),
+            discriminator_masks=masks_of(discriminator),
+            generator_kernels=kernels_of(generator),
+            discriminator_kernels=kernels_of(discriminator),
+            averaged_masks=masks_of(self.gan.averaged.model),
+            averaged_kernels=kernels_of(self.gan.averaged.model),
+        )
+
+
+def masks_of(model):
+    return [layer.kernel_mask.numpy() for layer in masked_layers(model)]
+
+
+def kernels_of(model):
+    return [layer.kernel.numpy() for layer in masked_layers(model)]
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """One device, not compiled by XLA."""
+    return Run()
+
+
+@pytest.fixture(scope="module")
+def history(plain):
+    """Snapshots after steps 0 to 4 of the plain run."""
+    plain.restart()
+    return [plain.snapshot(), *(plain.advance().snapshot() for _ in range(NUM_STEPS))]
+
+
+@pytest.fixture(scope="module")
+def two_replicas():
+    """Half the batch each, batch norm over both."""
+    return Run(devices=2)
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """One device, compiled by XLA."""
+    return Run(jit_compile=True)
+
+
+def assert_close(state, expected, tolerance=1e-4):
+    assert state.keys() == expected.keys()
+    for name, value in expected.items():
+        if value.dtype.kind == "f":
+            np.testing.assert_allclose(
+                state[name], value, rtol=tolerance, atol=tolerance, err_msg=name
+            )
+        else:
+            np.testing.assert_array_equal(state[name], value, err_msg=name)
+
+
+def assert_same_masks(snapshot, expected):
+    for mask, expected_mask in zip(
+        snapshot.generator_masks + snapshot.discriminator_masks,
+        expected.generator_masks + expected.discriminator_masks,
+        strict=True,
+    ):
+        np.testing.assert_array_equal(mask, expected_mask)
+
+
+class SlowTraining:
+    """Algorithm 1 line by line: eager calls of the networks, everything else in NumPy."""
+
+    def __init__(self, settings):
+        self.gan = build_gan()
+        self._settings = settings
+        self._adams = {
+            id(variable): reference.Adam(variable.numpy(), **ADAM)
+            for network in self.gan.networks.values()
+            for variable in network.trainable_variables
+        }
+        self.averages = {v.path: v.numpy() for v in self.gan.generator.variables}
+        self._seen = {
+            layer.kernel.path: layer.kernel_mask.numpy() > 0
+            for layer in masked_layers(self.gan.generator)
+        }
+
+    def take_step(self, step):
+        per_step = self._settings.discriminator_steps
+        for index in range(per_step):
+            update = per_step * (step - 1) + index
+            self._update_discriminator(IMAGES[update], update)
+            if index == self._settings.generator_position - 1:
+                self._update_generator(step)
+
+    def _draw(self, purpose, step):
+        seed = fold((SEED, 0), 0, purpose, step)
+        return draw_latents(BATCH_SIZE, 6, 10, seed)[0]
+
+    def _update_discriminator(self, images, update):
+        latents = self._draw(Purpose.DISCRIMINATOR_UPDATE, update)
+        fake_images = self.gan.generator(latents, training=True)
+        with tf.GradientTape() as tape:
+            real = self.gan.discriminator(images, training=True)
+            fake = self.gan.discriminator(fake_images, training=True)
+            loss = tf.reduce_mean(tf.maximum(0.0, 1 - real))
+            loss += tf.reduce_mean(tf.maximum(0.0, 1 + fake))
+        self._descend(self.gan.discriminator, tape, loss)
+
+    def _update_generator(self, step):
+        latents = self._draw(Purpose.GENERATOR_UPDATE, step)
+        generator = self.gan.generator
+        with tf.GradientTape() as tape:
+            images = generator(latents, training=True)
+            loss = -tf.reduce_mean(self.gan.discriminator(images, training=True))
+        gradients = self._descend(generator, tape, loss)
+        if self._settings.explores(step)["generator"]:
+            drop_fraction = self._settings.drop_fraction("generator", step)
+            for layer in masked_layers(generator):
+                layer.assign_mask(
+                    reference.prune_and_regrow(
+                        layer.kernel_mask.numpy(),
+                        np.abs(layer.kernel.numpy()),
+                        np.abs(gradients[id(layer.kernel)]),
+                        drop_fraction,
+                    )
+                )
+                self._adams[id(layer.kernel)].weight = layer.kernel.numpy().astype(np.float64)
+        self._update_average(generator, 0 if step < self._settings.average_start else DECAY)
+
+    def _descend(self, network, tape, loss):
+        variables = network.trainable_variables
+        masks = {id(layer.kernel): layer.kernel_mask.numpy() for layer in masked_layers(network)}
+        gradients = tape.gradient(loss, [variable.value for variable in variables])
+        for variable, gradient in zip(variables, gradients, strict=True):
+            updated = self._adams[id(variable)].update(
+                gradient.numpy().astype(np.float64), masks.get(id(variable), 1.0)
+            )
+            variable.assign(updated)
+        return {id(v): g.numpy() for v, g in zip(variables, gradients, strict=True)}
+
+    def _update_average(self, generator, decay):
+        masks = {layer.kernel.path: layer.kernel_mask.numpy() for layer in masked_layers(generator)}
+        for variable in generator.variables:
+            path, value = variable.path, variable.numpy()
+            blended = decay * self.averages[path] + (1 - decay) * value
+            if path in masks:
+                mask, seen = masks[path] > 0, self._seen[path]
+                fresh = mask & ~seen & (value != 0)
+                self.averages[path] = np.where(seen & mask, blended, np.where(fresh, value, 0))
+                self._seen[path] = mask & (seen | fresh)
+            else:
+                self.averages[path] = value if path.endswith("mask") else blended
+
+
+def test_steps_are_those_of_a_slow_eager_implementation(plain):
+    check_against_slow_training(plain.restart(), algorithm())
+
+
+def test_the_generator_follows_as_many_discriminator_updates_as_its_position_says():
+    """And its average starts when it should."""
+    settings = algorithm(generator_position=2, average_start=3, generator_exploration=None)
+    check_against_slow_training(Run(settings), settings)
+
+
+def check_against_slow_training(run, settings):
+    slow = SlowTraining(settings)
+    for step in range(1, NUM_STEPS + 1):
+        slow.take_step(step)
+        run.advance()
+        for network, expected in zip(
+            run.gan.networks.values(), slow.gan.networks.values(), strict=True
+        ):
+            for variable, expected_variable in zip(
+                network.variables, expected.variables, strict=True
+            ):
+                np.testing.assert_allclose(
+                    variable, expected_variable, rtol=1e-3, atol=1e-4, err_msg=variable.path
+                )
+        for variable, expected_average in zip(
+            run.gan.averaged.model.variables, slow.averages.values(), strict=True
+        ):
+            np.testing.assert_allclose(variable, expected_average, rtol=1e-3, atol=1e-4)
+
+
+def test_steps_of_one_call_are_those_of_many(plain, history):
+    assert_close(plain.restart().advance(2).state(), history[2].state, tolerance=1e-5)
+    assert_close(plain.advance(2).state(), history[4].state, tolerance=1e-5)
+
+
+def test_static_masks_never_change(history):
+    for snapshot in history[1:]:
+        for mask, first in zip(
+            snapshot.discriminator_masks, history[0].discriminator_masks, strict=True
+        ):
+            np.testing.assert_array_equal(mask, first)
+
+
+def test_explored_masks_change_when_due_and_keep_their_counts(history):
+    for step in range(1, NUM_STEPS + 1):
+        pairs = list(
+            zip(history[step].generator_masks, history[step - 1].generator_masks, strict=True)
+        )
+        assert [mask.sum() for mask, _ in pairs] == [former.sum() for _, former in pairs]
+        changed = any(np.any(mask != former) for mask, former in pairs)
+        assert changed == (step in (2, 4))
+
+
+def test_weights_are_zero_outside_their_masks_after_every_step(history):
+    for snapshot in history:
+        for name in ("generator", "discriminator", "averaged"):
+            masks = getattr(snapshot, f"{name}_masks")
+            for kernel, mask in zip(getattr(snapshot, f"{name}_kernels"), masks, strict=True):
+                assert np.all(kernel[mask == 0] == 0)
+        for mask, averaged_mask in zip(
+            snapshot.generator_masks, snapshot.averaged_masks, strict=True
+        ):
+            np.testing.assert_array_equal(mask, averaged_mask)
+
+
+def test_the_average_of_a_grown_weight_is_the_weight_after_its_first_update(history):
+    num_grown = 0
+    for index in range(len(history[0].generator_masks)):
+        former, grown, trained = (
+            [snapshot.generator_masks[index], snapshot.generator_kernels[index]]
+            for snapshot in history[1:4]
+        )
+        new = (grown[0] > 0) & (former[0] == 0)
+        assert np.all(grown[1][new] == 0)
+        assert np.all(history[2].averaged_kernels[index][new] == 0)
+        averaged = history[3].averaged_kernels[index]
+        np.testing.assert_array_equal(averaged[new], trained[1][new])
+        num_grown += np.sum(averaged[new] != 0)
+        old = (former[0] > 0) & (grown[0] > 0)
+        expected = DECAY * history[2].averaged_kernels[index] + (1 - DECAY) * trained[1]
+        np.testing.assert_allclose(averaged[old], expected[old], rtol=1e-5, atol=1e-7)
+    assert num_grown > 20
+
+
+def assert_replicas_agree(run):
+    first, second = run.state(0), run.state(1)
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+def test_two_replicas_take_the_steps_of_one(two_replicas, history):
+    """The topology too: growth sees the gradient of the whole batch."""
+    two_replicas.restart()
+    for step in range(1, NUM_STEPS + 1):
+        two_replicas.advance()
+        assert_replicas_agree(two_replicas)
+        assert_same_masks(two_replicas.snapshot(), history[step])
+        assert_close(two_replicas.state(), history[step].state, tolerance=1e-3)
+
+
+def test_replicas_agree_although_each_normalises_by_its_own_part():
+    settings = algorithm(
+        discriminator_exploration=Exploration(update_interval=2, grow_scores=random_scores)
+    )
+    run = Run(settings, devices=2, cross_replica_batch_norm=False)
+    before = run.snapshot()
+    for _ in range(NUM_STEPS):
+        run.advance()
+        assert_replicas_agree(run)
+    after = run.snapshot()
+    for name in ("generator_masks", "discriminator_masks"):
+        pairs = zip(getattr(before, name), getattr(after, name), strict=True)
+        assert any(np.any(old != new) for old, new in pairs)
+
+
+def test_the_first_step_compiled_by_xla_has_the_same_losses_and_gradients(plain, compiled):
+    """The second moments after one update are those of the gradients: (1 - beta_2) g^2."""
+    metrics, gradients = [], []
+    for run in (plain, compiled):
+        run.restart().advance()
+        metrics.append(run.steps.pop_metrics())
+        optimizer = run.gan.generator_optimizer
+        gradients.append(
+            {
+                variable.path: np.sqrt(variable.numpy() / (1 - ADAM["beta_2"]))
+                for variable in optimizer.variables
+                if variable.path.endswith("second_moment")
+            }
+        )
+    expected, actual = metrics
+    for name, value in expected.items():
+        assert actual[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+    expected, actual = gradients
+    assert len(expected) == len(plain.gan.generator.trainable_variables)
+    for path, value in expected.items():
+        tolerance = 1e-4 * np.max(value)
+        np.testing.assert_allclose(actual[path], value, atol=tolerance, err_msg=path)
+
+
+def test_xla_takes_the_same_steps(compiled, history):
+    compiled.restart()
+    for step in range(1, NUM_STEPS + 1):
+        compiled.advance()
+        assert_same_masks(compiled.snapshot(), history[step])
+        assert_close(compiled.state(), history[step].state, tolerance=1e-3)
+
+
+def test_xla_on_several_cpu_replicas_is_refused():
+    with pytest.raises(InputError, match=r"jit_compile = True does not work on 2 replicas on CPUs"):
+        Run(devices=2, jit_compile=True)
+
+
+def test_another_attempt_draws_other_numbers(plain, history):
+    plain.restart().steps.attempt.assign(1)
+    plain.advance()
+    name = "metrics/generator"
+    assert abs(plain.state()[name][0] - history[1].state[name][0]) > 1e-4
+
+
+def test_metrics_are_means_since_they_were_last_taken(plain, history):
+    plain.restart().advance(2)
+    totals = [history[2].state[f"metrics/{name}"] for name in ("discriminator", "generator")]
+    metrics = plain.steps.pop_metrics()
+    assert list(metrics) == [
+        "d_loss",
+        "d_real",
+        "d_fake",
+        "d_gradient_norm",
+        "g_loss",
+        "g_gradient_norm",
+    ]
+    means = np.concatenate([total[:-1] / total[-1] for total in totals])
+    np.testing.assert_allclose(list(metrics.values()), means, rtol=1e-5)
+    assert [total[-1] for total in totals] == [4, 2]
+    assert set(plain.steps.pop_metrics().values()) == {0}
+
+
+@pytest.mark.parametrize("name", ["plain", "two_replicas"])
+def test_a_loss_that_is_not_finite_is_noticed_with_its_step(name, request):
+    images = IMAGES.copy()
+    images[3, -1, 0, 0, 0] = np.nan  # in the second update of step 2, on the last replica
+    run = request.getfixturevalue(name).restart(images)
+    run.advance()
+    assert run.steps.first_bad() is None
+    run.advance().advance()
+    assert run.steps.first_bad() == (2, "the discriminator's loss")
+
+
+class BadGradient(layers.Layer):
+    """The identity, of which the gradient is not a number."""
+
+    def call(self, inputs):
+        @tf.custom_gradient
+        def identity(values):
+            return tf.identity(values), lambda upstream: upstream * np.nan
+
+        return identity(inputs)
+
+
+def small_generator(image_shape, between=layers.ReLU):
+    latents = keras.Input((6,))
+    outputs = layers.Reshape(image_shape)(layers.Dense(64, name="first")(latents))
+    outputs = layers.Conv2D(1, 3, padding="same", name="last")(between()(outputs))
+    return keras.Model(latents, outputs, name="generator")
+
+
+def small_discriminator(image_shape):
+    images = keras.Input(image_shape)
+    outputs = layers.Flatten()(layers.Conv2D(2, 3)(images))
+    return keras.Model(images, layers.Dense(1)(outputs), name="discriminator")
+
+
+def test_a_gradient_that_is_not_finite_is_noticed_with_its_layer():
+    run = Run(
+        algorithm(generator_exploration=None),
+        generator=functools.partial(small_generator, between=BadGradient),
+        discriminator=small_discriminator,
+    )
+    run.advance()
+    assert run.steps.first_bad() == (1, "the gradient of the generator's first/kernel")
+
+
+def test_a_loss_without_a_slope_moves_nothing():
+    still = Loss(
+        discriminator=lambda real, fake: 0 * hinge().discriminator(real, fake),
+        generator=lambda fake: 0 * tf.reduce_mean(fake),
+    )
+    run = Run(algorithm(loss=still), generator=small_generator, discriminator=small_discriminator)
+    for network in run.gan.networks.values():
+        before = [variable.numpy() for variable in network.variables]
+        run.advance()
+        for variable, value in zip(network.variables, before, strict=True):
+            np.testing.assert_array_equal(variable, value)
