@@ -6,6 +6,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import hypothesis
+import pytest
 import tensorflow as tf
 
 tf.config.set_logical_device_configuration(
@@ -15,3 +16,9 @@ tf.config.set_logical_device_configuration(
 # TensorFlow traces on first use, so the first example of a property takes far longer.
 hypothesis.settings.register_profile("stugan_tf", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("stugan_tf")
+
+
+@pytest.fixture(scope="session")
+def mirrored():
+    """One for all tests: a second one would number its collective operations as the first did."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

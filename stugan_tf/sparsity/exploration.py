@@ -130,8 +130,8 @@ class Explorer:
             seed: int [2], for random scores.
         """
         settings = self.exploration
-        # Tensors, because a `tf.function` captures the variables of a `MirroredStrategy`: traced with
-        # the mask of one layer, it would serve that mask to all others of its shape.
+        # Tensors, because a `tf.function` captures the variables of a `MirroredStrategy`: traced
+        # with the mask of one layer, it would serve that mask to all others of its shape.
         masks = [tf.convert_to_tensor(layer.kernel_mask.value) for layer in self.layers]
         drop_scores, grow_scores = [], []
         for index, (layer, gradient) in enumerate(

@@ -130,10 +130,11 @@ class Checkpoints:
         ours = {name: tuple(variable.shape) for name, variable in self._variables.items()}
         if stored != ours:
             different = sorted(dict(stored.items() ^ ours.items()))
+            first = different[0]
             raise InputError(
                 f"The checkpoint {path} is of another model: {len(different)} variables differ, "
-                f"the first is {different[0].replace('-', '/')} with shape {stored.get(different[0])} there and "
-                f"{ours.get(different[0])} here. Use the configuration that wrote it, or another "
+                f"the first is {first.replace('-', '/')} with shape {stored.get(first)} there and "
+                f"{ours.get(first)} here. Use the configuration that wrote it, or another "
                 "--workdir."
             )
 

@@ -211,20 +211,23 @@ class Steps:
         Returns:
             None, or (generator step, text naming the value and its layer).
         """
-        found = []
+        per_step = self._algorithm.discriminator_steps
+        found = []  # (when, in discriminator updates; generator step; text)
         for name, variable in self._first_bad.items():
             step, index = (int(value) for value in self._local(variable))
             if step < 0:
                 continue
             if name == "discriminator":
-                step = step // self._algorithm.discriminator_steps + 1
+                when, step = step, step // per_step + 1
+            else:
+                when = (step - 1) * per_step + self._algorithm.generator_position - 0.5
             if index == 0:
                 what = f"the {name}'s loss"
             else:
                 path = self._gan.networks[name].trainable_variables[index - 1].path
                 what = f"the gradient of the {name}'s {path}"
-            found.append((step, what))
-        return min(found, key=lambda item: item[0], default=None)
+            found.append((when, step, what))
+        return min(found)[1:] if found else None
 
     def pop_metrics(self):
         """Means of the metrics since the last call, floats by name."""

@@ -136,7 +136,9 @@ def normalize(model, name, inputs, training, momentum=0.9):
     mean, variance = batch if training else moving
     outputs = (inputs - mean) / np.sqrt(variance + 1e-5) * layer.gamma + layer.beta.numpy()
     if training:
-        moving = [momentum * old + (1 - momentum) * new for old, new in zip(moving, batch)]
+        moving = [
+            momentum * old + (1 - momentum) * new for old, new in zip(moving, batch, strict=True)
+        ]
     return outputs, moving
 
 

@@ -106,7 +106,9 @@ def test_the_exploration_rate_is_that_of_the_union_of_all_masks():
     for step in range(4):
         explorer.observe(random_gradients(model, step))
         explorer.explore(0.4, SEED)
-        unions = [np.maximum(union, mask) for union, mask in zip(unions, masks_of(model))]
+        unions = [
+            np.maximum(union, mask) for union, mask in zip(unions, masks_of(model), strict=True)
+        ]
     rates, total = exploration_rate(explorer.ever_active)
     np.testing.assert_allclose(rates, [union.mean() for union in unions])
     assert total == np.concatenate(unions, axis=None).mean(dtype=np.float64)
@@ -123,7 +125,7 @@ def test_momentum_growth_follows_the_averaged_gradient():
         explorer.observe(gradients)
         averages = [
             0.8 * average + 0.2 * gradient
-            for average, gradient in zip(averages, kernel_gradients(model, gradients))
+            for average, gradient in zip(averages, kernel_gradients(model, gradients), strict=True)
         ]
     for average, expected in zip(explorer.growth_gradients, averages, strict=True):
         np.testing.assert_allclose(average, expected, rtol=1e-4, atol=1e-6)

@@ -164,7 +164,7 @@ def two_checkpoints(tmp_path_factory):
     return directory
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(file=st.integers(0, 2), position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_no_flipped_bit_ever_restores_a_wrong_value(two_checkpoints, file, position, bit):
     path = sorted((two_checkpoints / "step_00000002").iterdir())[file]

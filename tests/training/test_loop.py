@@ -163,16 +163,16 @@ def test_a_run_goes_on_under_another_number_of_replicas(tmp_path):
     once = tiny_training(gan, tiny_algorithm())
     once.run(tmp_path / "once", "")
 
-    class StopAtTwo(Exception):
+    class StopAtTwoError(Exception):
         pass
 
     def stop(gan):
-        raise StopAtTwo
+        raise StopAtTwoError
 
     first = tiny_training(
         gan, tiny_algorithm(), evaluator=stop, evaluate_every=2, checkpoint_every=1
     )
-    with pytest.raises(StopAtTwo):
+    with pytest.raises(StopAtTwoError):
         first.run(tmp_path / "twice", "")
     mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     second = tiny_training(gan, tiny_algorithm(), mirrored)

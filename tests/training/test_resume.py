@@ -3,6 +3,7 @@
 import json
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,7 +102,7 @@ def test_a_signal_saves_and_the_next_start_goes_on(uninterrupted, tmp_path):
 
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(uninterrupted, tmp_path):
     workdir = tmp_path / "run"
-    finish(start(workdir))
+    shutil.copytree(uninterrupted, workdir)
     newest = sorted((workdir / "checkpoints").iterdir())[-1]
     data = next(newest.glob("state.data*"))
     data.write_bytes(data.read_bytes()[:1000])

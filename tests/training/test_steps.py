@@ -72,12 +72,8 @@ def build_gan(cross_replica_batch_norm=True, **settings):
 class Run:
     """A GAN, its steps and its data on a strategy."""
 
-    def __init__(self, settings=None, devices=1, jit_compile=False, **gan_settings):
-        if devices == 1:
-            self.strategy = tf.distribute.OneDeviceStrategy("CPU:0")
-        else:
-            self.strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)])
-        self._devices = devices
+    def __init__(self, settings=None, strategy=None, jit_compile=False, **gan_settings):
+        self.strategy = strategy or tf.distribute.OneDeviceStrategy("CPU:0")
         with self.strategy.scope():
             self.gan = build_gan(**gan_settings)
             self.steps = Steps(self.gan, settings or algorithm(), self.strategy, SEED, jit_compile)
@@ -91,7 +87,7 @@ class Run:
         """Back to step 0, to spare the time of tracing and compiling once more."""
         for name, variable in self.variables().items():
             variable.assign(self._initial[name])
-        images = images.reshape(-1, BATCH_SIZE // self._devices, *SHAPE)
+        images = images.reshape(-1, BATCH_SIZE // self.strategy.num_replicas_in_sync, *SHAPE)
         labels = np.zeros(images.shape[:2], np.int32)
         self._iterator = iter(
             self.strategy.distribute_datasets_from_function(
@@ -148,9 +144,9 @@ def history(plain):
 
 
 @pytest.fixture(scope="module")
-def two_replicas():
+def two_replicas(mirrored):
     """Half the batch each, batch norm over both."""
-    return Run(devices=2)
+    return Run(strategy=mirrored)
 
 
 @pytest.fixture(scope="module")
@@ -364,11 +360,11 @@ def test_two_replicas_take_the_steps_of_one(two_replicas, history):
         assert_close(two_replicas.state(), history[step].state, tolerance=1e-3)
 
 
-def test_replicas_agree_although_each_normalises_by_its_own_part():
+def test_replicas_agree_although_each_normalises_by_its_own_part(mirrored):
     settings = algorithm(
         discriminator_exploration=Exploration(update_interval=2, grow_scores=random_scores)
     )
-    run = Run(settings, devices=2, cross_replica_batch_norm=False)
+    run = Run(settings, mirrored, cross_replica_batch_norm=False)
     before = run.snapshot()
     for _ in range(NUM_STEPS):
         run.advance()
@@ -411,9 +407,9 @@ def test_xla_takes_the_same_steps(compiled, history):
         assert_close(compiled.state(), history[step].state, tolerance=1e-3)
 
 
-def test_xla_on_several_cpu_replicas_is_refused():
+def test_xla_on_several_cpu_replicas_is_refused(mirrored):
     with pytest.raises(InputError, match=r"jit_compile = True does not work on 2 replicas on CPUs"):
-        Run(devices=2, jit_compile=True)
+        Run(strategy=mirrored, jit_compile=True)
 
 
 def test_another_attempt_draws_other_numbers(plain, history):
