@@ -34,7 +34,7 @@ if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
 
 flags.DEFINE_multi_string("gin_file", [], "Path of a gin file; later ones override earlier ones")
 flags.DEFINE_multi_string(
-    "gin_param", [], "A gin binding such as 'train.total_steps = 100'; overrides the files"
+    "gin_param", [], "A gin binding such as 'Algorithm.total_steps = 100'; overrides the files"
 )
 
 _ADVICE = {

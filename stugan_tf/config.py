@@ -42,7 +42,7 @@ def parse_gin(files=(), bindings=()):
     Args:
         files: Paths of gin files. An `include` is looked for beside the file that says it, then
             in the working directory.
-        bindings: Strings such as `train.total_steps = 100`.
+        bindings: Strings such as `Algorithm.total_steps = 100`.
 
     Raises:
         InputError: For a file that does not exist, a syntax error, or an unknown name.

@@ -1,6 +1,6 @@
 """Prints each network layer by layer: shapes, densities, parameters, theoretical FLOPs.
 
-`python -m stugan_tf.report --gin_file=F` of what would be trained; no data is read.
+`python -m stugan_tf.report --gin_file=F` of what would be trained.
 `python -m stugan_tf.report --workdir=DIR` of the newest checkpoint of a run.
 """
 

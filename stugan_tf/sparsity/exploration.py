@@ -6,7 +6,7 @@ from collections.abc import Callable
 import gin
 import tensorflow as tf
 
-from stugan_tf.checks import check_fraction, check_function
+from stugan_tf.checks import check_fraction, check_function, check_natural
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.sparsity import criteria, schedules
@@ -49,6 +49,9 @@ class Exploration:
                 f"{self.update_interval!r}. To explore never, set the exploration itself to None."
             )
         check_fraction("Exploration.gradient_momentum", self.gradient_momentum)
+        check_natural("Exploration.start", self.start)
+        if self.stop is not None:
+            check_natural("Exploration.stop", self.stop)
         for name in ("drop_fraction", "drop_scores", "grow_scores", "update"):
             check_function(f"Exploration.{name}", getattr(self, name))
         for progress in (0.0, 0.5, 1.0):
@@ -101,6 +104,11 @@ class Explorer:
             for layer in self.layers
             if exploration is not None
         ]
+
+    def state(self):
+        """The variables that outlive a step."""
+        has_momentum = self.exploration is not None and self.exploration.gradient_momentum > 0
+        return self.ever_active + (self.growth_gradients if has_momentum else [])
 
     def observe(self, gradients):
         """Keeps the gradients of one step for growth, or averages them if momentum asks for it.

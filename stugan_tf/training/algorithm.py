@@ -4,7 +4,7 @@ import dataclasses
 
 import gin
 
-from stugan_tf.checks import check_fraction, check_instance, check_positive
+from stugan_tf.checks import check_fraction, check_instance, check_natural, check_positive
 from stugan_tf.errors import InputError
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.losses import Loss, hinge
@@ -50,12 +50,14 @@ class Algorithm:
                 check_instance(f"Algorithm.{name}_exploration", exploration, Exploration)
         if self.generator_position is None:
             object.__setattr__(self, "generator_position", self.discriminator_steps)
+        check_positive("Algorithm.generator_position", self.generator_position)
         if not 1 <= self.generator_position <= self.discriminator_steps:
             raise InputError(
                 "Algorithm.generator_position must be between 1 and discriminator_steps = "
                 f"{self.discriminator_steps}, got {self.generator_position}."
             )
         check_fraction("Algorithm.average_decay", self.average_decay)
+        check_natural("Algorithm.average_start", self.average_start)
 
     def check_replicas(self, num_replicas):
         """Raises InputError unless both batches divide among the replicas."""

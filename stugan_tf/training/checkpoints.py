@@ -6,6 +6,7 @@ and the SHA-256 of every file. A folder of that name is complete, because it got
 
 import hashlib
 import json
+import math
 import pathlib
 import re
 import shutil
@@ -47,7 +48,11 @@ class Checkpoints:
     def best(self):
         """The step of the checkpoint with the lowest score, or None if none has one."""
         scores = {step: self._read_manifest(step).get("score") for step in self.steps()}
-        scored = {step: score for step, score in scores.items() if score is not None}
+        scored = {
+            step: score
+            for step, score in scores.items()
+            if score is not None and math.isfinite(score)
+        }
         return min(scored, key=lambda step: (scored[step], step), default=None)
 
     def save(self, step, score=None):
@@ -55,7 +60,7 @@ class Checkpoints:
 
         Args:
             step: generator steps done; an older checkpoint of the same step is replaced.
-            score: what `best` compares, lower is better.
+            score: what `best` compares, lower is better; None, or not finite, is no candidate.
         """
         for leftover in self._directory.glob(".writing_*"):  # of a process that was killed
             shutil.rmtree(leftover, ignore_errors=True)
@@ -76,7 +81,7 @@ class Checkpoints:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        self._remove_old()
+        self._remove_old(step)
 
     def restore_newest(self):
         """Restores the newest intact checkpoint; a damaged one is skipped with a warning.
@@ -138,8 +143,10 @@ class Checkpoints:
                 "--workdir."
             )
 
-    def _remove_old(self):
-        keep = {*self.steps()[-self._keep :], self.best()}
+    def _remove_old(self, newest):
+        # A later one is damaged: the run went back before it, and it must not count as kept.
+        steps = [step for step in self.steps() if step <= newest]
+        keep = {*steps[-self._keep :], self.best()}
         for step in self.steps():
             if step not in keep:
                 shutil.rmtree(self._path(step), ignore_errors=True)

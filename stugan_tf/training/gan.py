@@ -79,14 +79,15 @@ class GAN:
         initialization_seed = seed if initialization_seed is None else initialization_seed
         check_natural("GAN.initialization_seed", initialization_seed)
 
-        def build(network, sparsity, mask_seed):
-            keras.utils.set_random_seed(initialization_seed)
-            return sparsify(network(image_shape), sparsity, seed=mask_seed)
+        def build(network, sparsity, number):
+            # Each network has numbers of its own: kernels of one shape must not start alike.
+            keras.utils.set_random_seed(2 * initialization_seed + number)
+            return sparsify(network(image_shape), sparsity, seed=2 * seed + number)
 
-        self.discriminator = build(discriminator, discriminator_sparsity, 2 * seed)
-        self.generator = build(generator, generator_sparsity, 2 * seed + 1)
+        self.discriminator = build(discriminator, discriminator_sparsity, 0)
+        self.generator = build(generator, generator_sparsity, 1)
         self.averaged = AveragedModel(
-            self.generator, build(generator, generator_sparsity, 2 * seed + 1), average
+            self.generator, build(generator, generator_sparsity, 1), average
         )
         self._check_shapes(image_shape)
         self.generator_optimizer = self._build(generator_optimizer(), self.generator)

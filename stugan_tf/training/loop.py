@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import functools
+import signal
 import time
 
 import gin
 import tensorflow as tf
+from absl import logging
 
 from stugan_tf.checks import check_above_zero, check_function, check_natural, check_positive
 from stugan_tf.errors import FailedRun, InputError
@@ -70,7 +72,8 @@ class Training:
                 when a value is not finite; after that the run fails.
             evaluator: `GAN -> {name: number}`, called every `evaluate_every` steps.
             evaluate_every: steps between evaluations.
-            best_by: the score of which the lowest marks the checkpoint to keep as best.
+            best_by: the score of which the lowest marks the checkpoint to keep as best; one that
+                the evaluator does not give is warned of.
         """
         check_natural("train.seed", seed)
         check_positive("train.steps_per_execution", steps_per_execution)
@@ -84,6 +87,10 @@ class Training:
         if evaluator is not None:
             check_function("train.evaluator", evaluator)
             check_positive("train.evaluate_every", evaluate_every)
+        elif evaluate_every is not None or best_by is not None:
+            raise InputError(
+                "train.evaluate_every and train.best_by need scores: set train.evaluator."
+            )
         self.source = source
         self.seed = seed
         self._strategy = strategy
@@ -143,28 +150,36 @@ class Training:
         state = self.state()
         check_space(workdir, state, self._keep_checkpoints)
         with claimed(workdir, config, is_chief(self._strategy)) as (workdir, output):
-            step = Checkpoints(workdir / "checkpoints", state).restore_newest() or 0
+            stored = Checkpoints(workdir / "checkpoints", state)
             checkpoints = Checkpoints(output / "checkpoints", state, self._keep_checkpoints)
-            record_start(output, step, **self._facts())
-            if step == 0:
+            step = stored.restore_newest()
+            record_start(output, step or 0, **self._facts())
+            message = "resumed"
+            if step is None:
+                step, message = 0, "started"
                 checkpoints.save(0)  # What a rollback goes back to, and proof that saving works.
             with Interruption() as interruption:
-                for _ in range(self._max_rollbacks + 1):
+                while True:
                     try:
-                        self._train_from(step, output, checkpoints, config, interruption)
+                        self._train_from(step, output, checkpoints, config, interruption, message)
                         return
                     except _NotFiniteError as error:
-                        failure = error
+                        failure = str(error)
                     attempt = int(self._steps.attempt.numpy()) + 1
-                    step = checkpoints.restore_newest()
+                    step = stored.restore_newest()
+                    if attempt > self._max_rollbacks:
+                        break
                     self._steps.attempt.assign(attempt)
+                    message = (
+                        f"{failure} Going on from here with other random numbers, rollback "
+                        f"{attempt} of at most {self._max_rollbacks}."
+                    )
         raise FailedRun(
-            f"{failure} The last good checkpoint, of step {checkpoints.steps()[-1]}, is intact. "
-            "Lower the learning rates, or set train.max_rollbacks to go on from it with other "
-            "random numbers."
+            f"{failure} The last good checkpoint, of step {step}, is intact. Lower the learning "
+            "rates, or set train.max_rollbacks to go on from it with other random numbers."
         )
 
-    def _train_from(self, step, workdir, checkpoints, config, interruption):
+    def _train_from(self, step, workdir, checkpoints, config, interruption, message):
         total = self.algorithm.total_steps
         iterator = iter(self._distributed_batches(step))
         saved_at = time.monotonic()
@@ -172,8 +187,7 @@ class Training:
             Monitor(workdir, total, step) as monitor,
             contextlib.closing(JsonLines(workdir / "evaluations.jsonl", step)) as evaluations,
         ):
-            if step:
-                monitor.event(step, "resumed")
+            monitor.event(step, message)
             monitor.text("config", config)
             sparsities = {f"{name}_sparsity": c.sparsity for name, c in self.counts().items()}
             while step < total:
@@ -184,7 +198,8 @@ class Training:
                     for name, explorer in self._steps.explorers.items()
                     if explores[name]
                 }
-                self._steps.run(iterator, step, num_steps)
+                with self._reading():
+                    self._steps.run(iterator, step, num_steps)
                 step += num_steps
                 self._check_finite()
                 monitor.advance(step)
@@ -200,19 +215,19 @@ class Training:
                     scores = self._evaluator(self.gan)
                     evaluations.append({"step": step, **scores})
                     monitor.summaries(step, scores)
-                    score = scores[self._best_by] if self._best_by else None
+                    score = self._score(scores)
                 if self._is_due("sample", step):
                     monitor.images(step, self.samples())
                 if self._is_due("log", step):
                     rates = self._exploration_rates()
                     monitor.scalars(step, {**self._steps.pop_metrics(), **sparsities, **rates})
                 overdue = time.monotonic() - saved_at > self._checkpoint_seconds
-                stopping = interruption.signal_number is not None
+                stopping = self._on_any_worker(interruption.signal_number is not None)
                 if self._is_due("checkpoint", step) or overdue or stopping or score is not None:
                     checkpoints.save(step, score)
                     saved_at = time.monotonic()
                 if stopping and step < total:
-                    raise Interrupted(interruption.signal_number, step)
+                    raise Interrupted(interruption.signal_number or signal.SIGTERM, step)
             monitor.event(step, f"done; the newest samples are in {workdir / 'samples'}")
 
     def _until_next_event(self, step):
@@ -242,6 +257,39 @@ class Training:
             )
 
         return self._strategy.distribute_datasets_from_function(batches)
+
+    @contextlib.contextmanager
+    def _reading(self):
+        """Tells an image that cannot be read from a defect of ours."""
+        try:
+            yield
+        except (tf.errors.InvalidArgumentError, tf.errors.DataLossError):
+            with self.source.reading():
+                raise
+
+    def _on_any_worker(self, flag):
+        """Whether `flag` is true on any worker: all must leave at the same step."""
+        if self._strategy.extended._in_multi_worker_mode():
+            return bool(self._count_workers(tf.constant(float(flag))) > 0)
+        return flag
+
+    @functools.cached_property
+    def _count_workers(self):
+        @tf.function
+        def count(flag):
+            return self._strategy.reduce(
+                tf.distribute.ReduceOp.SUM, self._strategy.run(lambda: flag), axis=None
+            )
+
+        return count
+
+    def _score(self, scores):
+        """What `best_by` names, or None."""
+        if self._best_by is not None and self._best_by not in scores:
+            logging.warning(
+                "train.best_by = %r is none of the scores: %s.", self._best_by, ", ".join(scores)
+            )
+        return scores.get(self._best_by)
 
     def samples(self):
         """Images [n, H, W, C] of the averaged generator for latents that never change."""

@@ -12,28 +12,36 @@ import keras
 import tensorflow as tf
 
 import stugan_tf
+from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
 
 
-def record_start(workdir, step, **facts):
+def record_start(workdir, step, data, **facts):
     """Writes `run.json` at the first start of a run; adds to its `resumes` at later ones.
 
     Args:
         workdir: The working directory.
         step: The step from which this process goes on.
-        **facts: What JSON can hold of the run: seed, data fingerprint, counts.
+        data: What is known of the data, with a `fingerprint`: it must be that of the first start,
+            because the order of the images resumes by position.
+        **facts: What else JSON can hold of the run: seed, counts.
 
-    Returns:
-        The manifest; at a later start its facts are those of the first.
+    Raises:
+        InputError: if the data have changed since.
     """
     path = pathlib.Path(workdir) / "run.json"
     if path.exists():
         manifest = json.loads(path.read_text())
+        before, now = (known["fingerprint"] for known in (manifest["data"], data))
+        if before != now:
+            raise InputError(
+                f"The data have changed since {workdir} was started: their fingerprint was "
+                f"{before} and is {now}. Restore them, or start anew with another --workdir."
+            )
         manifest["resumes"].append({"step": step, **_process()})
     else:
-        manifest = {**_process(), **facts, "resumes": []}
+        manifest = {**_process(), "data": data, **facts, "resumes": []}
     write_atomically(path, (json.dumps(manifest, indent=2) + "\n").encode())
-    return manifest
 
 
 def _process():

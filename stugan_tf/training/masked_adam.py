@@ -26,7 +26,8 @@ class MaskedAdam(keras.optimizers.Optimizer):
             on active weights only and are zeroed when a weight is dropped; each weight's bias
             correction counts from its own activation, so that the first step of a grown weight is
             an ordinary first Adam step of about `learning_rate`.
-        **kwargs: of `keras.optimizers.Optimizer`.
+        name: of the optimizer.
+        **kwargs: of `keras.optimizers.Optimizer`, such as `clipnorm`.
     """
 
     def __init__(
@@ -45,7 +46,11 @@ class MaskedAdam(keras.optimizers.Optimizer):
             check_above_zero("MaskedAdam.learning_rate", learning_rate)
         check_fraction("MaskedAdam.beta_1", beta_1)
         check_fraction("MaskedAdam.beta_2", beta_2)
-        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        check_above_zero("MaskedAdam.epsilon", epsilon)
+        try:
+            super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        except ValueError as error:  # Keras, of a misspelt argument.
+            raise InputError(f"MaskedAdam: {error}") from error
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.epsilon = epsilon

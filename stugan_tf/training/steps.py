@@ -181,18 +181,20 @@ class Steps:
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, tensors)
 
     def _share_statistics(self):
-        """Averages the generator's moving statistics, which each replica took of its own part.
+        """Averages the moving statistics, which each replica took of its own part of the batch.
 
         Normalisation itself stays local unless the model asks for cross-replica statistics.
         """
         if self._strategy.num_replicas_in_sync == 1:
             return
-        masks = {id(layer.kernel_mask) for layer in masked_layers(self._gan.generator)}
-        statistics = [
-            variable.value
-            for variable in self._gan.generator.non_trainable_variables
-            if id(variable) not in masks and variable.value.dtype.is_floating
-        ]
+        statistics = []
+        for network in self._gan.networks.values():
+            masks = {id(layer.kernel_mask) for layer in masked_layers(network)}
+            statistics += [
+                variable.value
+                for variable in network.non_trainable_variables
+                if id(variable) not in masks and variable.value.dtype.is_floating
+            ]
         if statistics:
             for variable, mean in zip(
                 statistics, self._mean_over_replicas(statistics), strict=True
@@ -243,15 +245,13 @@ class Steps:
         return self._strategy.experimental_local_results(variable)[0].numpy()
 
     def state(self):
-        """All variables by unique name."""
+        """All variables that later steps depend on, by unique name."""
         state = {"attempt": self.attempt}
         for name in METRICS:
-            explorer = self.explorers[name]
             state[f"metrics/{name}"] = self._sums[name]
             state[f"first_bad/{name}"] = self._first_bad[name]
-            for kind in ("ever_active", "growth_gradients"):
-                for index, variable in enumerate(getattr(explorer, kind)):
-                    state[f"{kind}/{name}/{index:03d}"] = variable
+            for index, variable in enumerate(self.explorers[name].state()):
+                state[f"exploration/{name}/{index:03d}"] = variable
         return state
 
 

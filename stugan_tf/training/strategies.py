@@ -15,15 +15,9 @@ def create_strategy(name):
     `auto` takes all GPUs of this machine, or its CPU. `multi_worker` reads TF_CONFIG, `tpu` the
     name of the TPU from TPU_NAME (none means the local one).
     """
-    gpus = tf.config.list_logical_devices("GPU")
-    if name == "auto":
-        name = "mirrored" if len(gpus) > 1 else "one_device"
-    if name == "one_device":
-        return tf.distribute.OneDeviceStrategy("GPU:0" if gpus else "CPU:0")
-    if name == "mirrored":
-        devices = gpus or tf.config.list_logical_devices("CPU")
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
-    if name == "multi_worker":
+    if name not in NAMES:
+        raise InputError(f"--strategy must be one of {', '.join(NAMES)}, got {name!r}.")
+    if name == "multi_worker":  # Before anything asks for devices, which ends the setting-up.
         if "TF_CONFIG" not in os.environ:
             raise InputError(
                 "--strategy=multi_worker needs the environment variable TF_CONFIG, which lists "
@@ -43,7 +37,11 @@ def create_strategy(name):
                 "another --strategy."
             ) from error
         return tf.distribute.TPUStrategy(resolver)
-    raise InputError(f"--strategy must be one of {', '.join(NAMES)}, got {name!r}.")
+    gpus = tf.config.list_logical_devices("GPU")
+    if name == "mirrored" or (name == "auto" and len(gpus) > 1):
+        devices = gpus or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return tf.distribute.OneDeviceStrategy("GPU:0" if gpus else "CPU:0")
 
 
 def is_chief(strategy):

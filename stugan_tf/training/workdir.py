@@ -72,8 +72,10 @@ def check_space(workdir, state, num_checkpoints):
         num_checkpoints: how many are kept.
     """
     size = sum(variable.dtype.size * variable.shape.num_elements() for variable in state.values())
-    needed = size * (num_checkpoints + 2)  # Besides: the best, and the one being written.
     path = pathlib.Path(workdir).absolute()
+    there = len(list(path.glob("checkpoints/step_*")))
+    # Besides those kept: the best, and the one being written.
+    needed = size * max(num_checkpoints + 2 - there, 1)
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
@@ -85,7 +87,8 @@ def check_space(workdir, state, num_checkpoints):
 
 
 def _refuse_foreign(workdir):
-    others = sorted(entry.name for entry in workdir.iterdir() if entry.name != ".lock")
+    ours = (".lock", ".config.gin.")  # The second is what a kill leaves of the first file written.
+    others = sorted(entry.name for entry in workdir.iterdir() if not entry.name.startswith(ours))
     if others and "config.gin" not in others:
         raise InputError(
             f"{workdir} is neither empty nor the folder of a run: it holds {others[0]!r} but no "
