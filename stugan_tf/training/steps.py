@@ -178,6 +178,8 @@ class Steps:
     def _mean_over_replicas(self, tensors):
         if self._strategy.num_replicas_in_sync == 1:
             return tensors
+        # A reduction goes where its input is, but gradients may be nowhere yet.
+        tensors = [tf.identity(tensor) for tensor in tensors]
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, tensors)
 
     def _share_statistics(self):

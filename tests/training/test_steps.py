@@ -1,4 +1,8 @@
-"""One small SNGAN (8x8, width 4) takes four steps, compiled and distributed in every way."""
+"""One small SNGAN (8x8, width 4) takes four steps, compiled and distributed in every way.
+
+Tests of one fixture stand together: building another GAN sets the seed, after which TensorFlow
+prepares all functions once more.
+"""
 
 import functools
 import types
@@ -264,12 +268,6 @@ def test_steps_are_those_of_a_slow_eager_implementation(plain):
     check_against_slow_training(plain.restart(), algorithm())
 
 
-def test_the_generator_follows_as_many_discriminator_updates_as_its_position_says():
-    """And its average starts when it should."""
-    settings = algorithm(generator_position=2, average_start=3, generator_exploration=None)
-    check_against_slow_training(Run(settings), settings)
-
-
 def check_against_slow_training(run, settings):
     slow = SlowTraining(settings)
     for step in range(1, NUM_STEPS + 1):
@@ -344,74 +342,6 @@ def test_the_average_of_a_grown_weight_is_the_weight_after_its_first_update(hist
     assert num_grown > 20
 
 
-def assert_replicas_agree(run):
-    first, second = run.state(0), run.state(1)
-    for name, value in first.items():
-        np.testing.assert_array_equal(value, second[name], err_msg=name)
-
-
-def test_two_replicas_take_the_steps_of_one(two_replicas, history):
-    """The topology too: growth sees the gradient of the whole batch."""
-    two_replicas.restart()
-    for step in range(1, NUM_STEPS + 1):
-        two_replicas.advance()
-        assert_replicas_agree(two_replicas)
-        assert_same_masks(two_replicas.snapshot(), history[step])
-        assert_close(two_replicas.state(), history[step].state, tolerance=1e-3)
-
-
-def test_replicas_agree_although_each_normalises_by_its_own_part(mirrored):
-    settings = algorithm(
-        discriminator_exploration=Exploration(update_interval=2, grow_scores=random_scores)
-    )
-    run = Run(settings, mirrored, cross_replica_batch_norm=False)
-    before = run.snapshot()
-    for _ in range(NUM_STEPS):
-        run.advance()
-        assert_replicas_agree(run)
-    after = run.snapshot()
-    for name in ("generator_masks", "discriminator_masks"):
-        pairs = zip(getattr(before, name), getattr(after, name), strict=True)
-        assert any(np.any(old != new) for old, new in pairs)
-
-
-def test_the_first_step_compiled_by_xla_has_the_same_losses_and_gradients(plain, compiled):
-    """The second moments after one update are those of the gradients: (1 - beta_2) g^2."""
-    metrics, gradients = [], []
-    for run in (plain, compiled):
-        run.restart().advance()
-        metrics.append(run.steps.pop_metrics())
-        optimizer = run.gan.generator_optimizer
-        gradients.append(
-            {
-                variable.path: np.sqrt(variable.numpy() / (1 - ADAM["beta_2"]))
-                for variable in optimizer.variables
-                if variable.path.endswith("second_moment")
-            }
-        )
-    expected, actual = metrics
-    for name, value in expected.items():
-        assert actual[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
-    expected, actual = gradients
-    tolerance = 1e-4 * max(map(np.max, expected.values()))
-    assert len(expected) == len(plain.gan.generator.trainable_variables)
-    for path, value in expected.items():
-        np.testing.assert_allclose(actual[path], value, atol=tolerance, err_msg=path)
-
-
-def test_xla_takes_the_same_steps(compiled, history):
-    compiled.restart()
-    for step in range(1, NUM_STEPS + 1):
-        compiled.advance()
-        assert_same_masks(compiled.snapshot(), history[step])
-        assert_close(compiled.state(), history[step].state, tolerance=1e-3)
-
-
-def test_xla_on_several_cpu_replicas_is_refused(mirrored):
-    with pytest.raises(InputError, match=r"jit_compile = True does not work on 2 replicas on CPUs"):
-        Run(strategy=mirrored, jit_compile=True)
-
-
 def test_another_attempt_draws_other_numbers(plain, history):
     plain.restart().steps.attempt.assign(1)
     plain.advance()
@@ -446,6 +376,76 @@ def test_a_loss_that_is_not_finite_is_noticed_with_its_step(name, request):
     assert run.steps.first_bad() is None
     run.advance().advance()
     assert run.steps.first_bad() == (2, "the discriminator's loss")
+
+
+def assert_replicas_agree(run):
+    first, second = run.state(0), run.state(1)
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+def test_two_replicas_take_the_steps_of_one(two_replicas, history):
+    """The topology too: growth sees the gradient of the whole batch."""
+    two_replicas.restart()
+    for step in range(1, NUM_STEPS + 1):
+        two_replicas.advance()
+        assert_replicas_agree(two_replicas)
+        assert_same_masks(two_replicas.snapshot(), history[step])
+        assert_close(two_replicas.state(), history[step].state, tolerance=1e-3)
+
+
+def test_replicas_agree_although_each_normalises_by_its_own_part(mirrored):
+    settings = algorithm(
+        discriminator_exploration=Exploration(update_interval=2, grow_scores=random_scores)
+    )
+    run = Run(settings, mirrored, cross_replica_batch_norm=False)
+    before = run.snapshot()
+    for _ in range(NUM_STEPS):
+        run.advance()
+        assert_replicas_agree(run)
+    after = run.snapshot()
+    for name in ("generator_masks", "discriminator_masks"):
+        pairs = zip(getattr(before, name), getattr(after, name), strict=True)
+        assert any(np.any(old != new) for old, new in pairs)
+
+
+def test_the_first_step_compiled_by_xla_has_the_same_losses_and_gradients(compiled, history):
+    """The second moments after one update are those of the gradients: (1 - beta_2) g^2."""
+    state, expected = compiled.restart().advance().state(), history[1].state
+    for name in ("metrics/discriminator", "metrics/generator"):
+        np.testing.assert_allclose(state[name], expected[name], rtol=1e-4, atol=1e-5)
+    moments = [
+        f"generator_optimizer/{index:03d}"
+        for index, variable in enumerate(compiled.gan.generator_optimizer.variables)
+        if variable.path.endswith("second_moment")
+    ]
+    assert len(moments) == len(compiled.gan.generator.trainable_variables)
+    gradients, expected_gradients = (
+        [np.sqrt(values[name] / (1 - ADAM["beta_2"])) for name in moments]
+        for values in (state, expected)
+    )
+    tolerance = 1e-4 * max(map(np.max, expected_gradients))
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(gradient, expected_gradient, atol=tolerance)
+
+
+def test_xla_takes_the_same_steps(compiled, history):
+    compiled.restart()
+    for step in range(1, NUM_STEPS + 1):
+        compiled.advance()
+        assert_same_masks(compiled.snapshot(), history[step])
+        assert_close(compiled.state(), history[step].state, tolerance=1e-3)
+
+
+def test_xla_on_several_cpu_replicas_is_refused(mirrored):
+    with pytest.raises(InputError, match=r"jit_compile = True does not work on 2 replicas on CPUs"):
+        Run(strategy=mirrored, jit_compile=True)
+
+
+def test_the_generator_follows_as_many_discriminator_updates_as_its_position_says():
+    """And its average starts when it should."""
+    settings = algorithm(generator_position=2, average_start=3, generator_exploration=None)
+    check_against_slow_training(Run(settings), settings)
 
 
 class BadGradient(layers.Layer):
