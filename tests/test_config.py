@@ -76,16 +76,16 @@ def test_modules_of_the_user_are_imported_from_the_working_directory(tmp_path, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", ["/nowhere"])
     write(
-        tmp_path / "my_criteria.py",
+        tmp_path / "own_criteria.py",
         "import gin",
         "@gin.configurable",
         "def my_score(power=1): return power",
     )
     config.parse_gin(
-        bindings=["import my_criteria", "my_score.power = 2", "loss.margin = @my_score()"]
+        bindings=["import own_criteria", "my_score.power = 2", "loss.margin = @my_score()"]
     )
     assert loss() == 2
-    assert "import my_criteria" in config.operative_config()
+    assert "import own_criteria" in config.operative_config()
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,12 @@ def sparsify(model, sparsity, distribution=erk, draw=exact_mask, mask_dense=Fals
     densities = distribution([tuple(layer.kernel.shape) for layer in layers], 1 - sparsity)
     for index, (layer, density) in enumerate(zip(layers, densities, strict=True)):
         layer.assign_mask(draw(tuple(layer.kernel.shape), density, seed=(seed, index)))
+        if not layer.num_active():
+            raise InputError(
+                f"At sparsity {sparsity} layer {layer.name!r} of {model.name!r} keeps none of its "
+                f"{np.prod(layer.kernel.shape)} weights, and could never regrow one. Lower the "
+                "sparsity, or choose a distribution that keeps small layers dense, such as erk."
+            )
     return model
 
 

@@ -175,8 +175,9 @@ class Training:
                         f"{attempt} of at most {self._max_rollbacks}."
                     )
         raise FailedRun(
-            f"{failure} The last good checkpoint, of step {step}, is intact. Lower the learning "
-            "rates, or set train.max_rollbacks to go on from it with other random numbers."
+            f"{failure} The last good checkpoint, of step {step}, is intact. Set "
+            "train.max_rollbacks to go on from it with other random numbers, or start anew with "
+            "lower learning rates and another --workdir."
         )
 
     def _train_from(self, step, workdir, checkpoints, config, interruption, message):
@@ -224,6 +225,7 @@ class Training:
                 overdue = time.monotonic() - saved_at > self._checkpoint_seconds
                 stopping = self._on_any_worker(interruption.signal_number is not None)
                 if self._is_due("checkpoint", step) or overdue or stopping or score is not None:
+                    self._check_weights(step)
                     checkpoints.save(step, score)
                     saved_at = time.monotonic()
                 if stopping and step < total:
@@ -264,8 +266,8 @@ class Training:
         try:
             yield
         except (tf.errors.InvalidArgumentError, tf.errors.DataLossError):
-            with self.source.reading():
-                raise
+            self.source.diagnose()  # Raises an error of its own if it finds the image.
+            raise
 
     def _on_any_worker(self, flag):
         """Whether `flag` is true on any worker: all must leave at the same step."""
@@ -333,6 +335,15 @@ class Training:
         if found is not None:
             step, what = found
             raise _NotFiniteError(f"At step {step}, {what} was not finite.")
+
+    def _check_weights(self, step):
+        """A step may have overflowed them with a gradient still finite; do not save that."""
+        for name, network in self.gan.networks.items():
+            for variable in network.trainable_variables:
+                if not tf.reduce_all(tf.math.is_finite(variable.value)):
+                    raise _NotFiniteError(
+                        f"At step {step}, the {name}'s {variable.path} was not finite."
+                    )
 
     def _facts(self):
         return {

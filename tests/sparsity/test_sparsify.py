@@ -143,3 +143,9 @@ def test_a_model_without_weights_is_refused(wrap):
         sparsify(model, 0.5)
     model(IMAGES)
     assert count_weights(sparsify(model, 0.5)).sparsity == 0.5
+
+
+def test_a_layer_without_any_weight_is_refused():
+    model = keras.Sequential([keras.Input([8, 8, 1]), keras.layers.Conv2D(2, 1)])
+    with pytest.raises(InputError, match="keeps none of its 2 weights"):
+        sparsify(model, 0.9, distribution=uniform)
