@@ -25,7 +25,10 @@ import tensorflow_datasets as tfds
 from absl.testing import flagsaver
 from PIL import Image
 
-import stugan_tf.command  # noqa: F401 - defines its flags, which is possible but once
+import stugan_tf.command
+import stugan_tf.data
+import stugan_tf.models.sngan
+import stugan_tf.training.loop  # noqa: F401 - registers with gin, which a parsed file forbids
 from stugan_tf import config
 from stugan_tf.training import workdir as workdir_module
 
