@@ -158,9 +158,9 @@ def main(_):
         ("input images/s / step images/s", rates[0] / rates[1], None, None),
     ]
     print(f"SNGAN {width}/{width // 2} at 32x32, batch {BATCH}: {step:.3f} s a step")
-    print(f"{'ratio':<34}{'median':>10}{'min':>10}{'max':>10}")
+    print(f"{'ratio':<34}{'median':>12}{'min':>12}{'max':>12}")
     for name, *values in rows:
-        print(f"{name:<34}" + "".join(f"{'' if v is None else f'{v:.4g}':>10}" for v in values))
+        print(f"{name:<34}" + "".join(f"{'' if v is None else f'{v:.4g}':>12}" for v in values))
     if _JSON.value:
         columns = ("case", "median", "min", "max")
         result = [dict(zip(columns, row, strict=True)) for row in rows]
