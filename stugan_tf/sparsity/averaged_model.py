@@ -27,30 +27,25 @@ class AveragedModel:
         """
         self.model = copy
         self._rule = rule
-        for variable, source in zip(copy.variables, original.variables, strict=True):
-            variable.assign(source)
         layers = list(zip(masked_layers(copy), masked_layers(original), strict=True))
         self.seen = [
-            tf.Variable(layer.kernel_mask.value > 0, trainable=False) for _, layer in layers
+            tf.Variable(theirs.kernel_mask.value > 0, trainable=False) for _, theirs in layers
         ]
-        self._masked = [
-            (mine.kernel.value, theirs.kernel.value, theirs.kernel_mask.value, seen)
+        masked = {
+            id(mine.kernel): (theirs.kernel_mask.value, seen)
             for (mine, theirs), seen in zip(layers, self.seen, strict=True)
-        ]
-        masked = {id(mine) for mine, *_ in self._masked}
-        masks = {id(mine.kernel_mask.value) for mine, _ in layers}
-        rest = [
-            (mine.value, theirs.value)
-            for mine, theirs in zip(copy.variables, original.variables, strict=True)
-            if id(mine.value) not in masked
-        ]
-        self._averaged = [
-            (mine, theirs)
-            for mine, theirs in rest
-            if mine.dtype.is_floating and id(mine) not in masks
-        ]
-        averaged = {id(mine) for mine, _ in self._averaged}
-        self._copied = [(mine, theirs) for mine, theirs in rest if id(mine) not in averaged]
+        }
+        masks = {id(mine.kernel_mask) for mine, _ in layers}
+        self._masked, self._averaged, self._copied = [], [], []
+        for mine, theirs in zip(copy.variables, original.variables, strict=True):
+            mine.assign(theirs)
+            pair = mine.value, theirs.value
+            if id(mine) in masked:
+                self._masked.append((*pair, *masked[id(mine)]))
+            elif id(mine) in masks or not pair[0].dtype.is_floating:
+                self._copied.append(pair)
+            else:
+                self._averaged.append(pair)
 
     def update(self, decay):
         """One step of the average, after the optimizer and any exploration of the step.
