@@ -1,9 +1,12 @@
 """A layer whose kernel stays zero under a mask: where models and sparsity meet."""
 
+import math
+
 import keras
 import tensorflow as tf
 
 from stugan_tf.errors import InputError
+from stugan_tf.layers.execution import check_execution, is_supported, product
 
 # What `mask_layers` may wrap. Depthwise and separable convolutions hold too few weights to prune.
 CONVOLUTIONS = (
@@ -20,10 +23,13 @@ CONVOLUTIONS = (
 class Masked(keras.layers.Wrapper):
     """Keeps `kernel == kernel * kernel_mask` of the wrapped layer between calls.
 
-    So `call` need not multiply: sparse training costs what dense training costs, and the tape
-    yields the dense gradient that growth asks for (Sec. 4.3). Whoever changes the kernel restores
-    the invariant: `MaskedAdam` after each step, `assign_mask` after each topology update. Dense is
-    a mask of ones, not a branch.
+    So `call` need not multiply, and the tape yields the dense gradient that growth asks for
+    (Sec. 4.3). Whoever changes the kernel restores the invariant: `MaskedAdam` after each step,
+    `assign_mask` after each topology update. Dense is a mask of ones, not a branch.
+
+    Attributes:
+        execution: `dense`, `sparse` or `auto`, how the product with the kernel is computed; see
+            `set_execution`.
 
     Args:
         layer: a layer with a `kernel`, e.g. a convolution or dense layer.
@@ -33,6 +39,7 @@ class Masked(keras.layers.Wrapper):
     def __init__(self, layer, **kwargs):
         kwargs.setdefault("name", layer.name)
         super().__init__(layer, **kwargs)
+        self.execution = "dense"
 
     def build(self, input_shape):
         """Builds the wrapped layer, then a mask of ones in the shape of its kernel."""
@@ -50,11 +57,43 @@ class Masked(keras.layers.Wrapper):
             trainable=False,
             autocast=False,
         )
+        # Where Keras lets a convolution be replaced; a spectral one calls it with W / sigma. Who
+        # replaces it himself means something else by it.
+        if getattr(type(self.layer), "convolution_op", None) is keras.layers.Conv2D.convolution_op:
+            self._convolve_densely = self.layer.convolution_op
+            self.layer.convolution_op = self._convolve
+        elif hasattr(self.layer, "matmul_op"):
+            self.layer.matmul_op = self._matmul
         self.built = True
 
     def call(self, inputs):
         """Calls the wrapped layer; Keras hands `training` down by itself."""
-        return self.layer(inputs)
+        if type(self.layer) is not keras.layers.Dense:
+            return self.layer(inputs)
+        outputs = self._matmul(inputs, self.layer.kernel)
+        if self.layer.use_bias:
+            outputs = outputs + self.layer.bias
+        return outputs if self.layer.activation is None else self.layer.activation(outputs)
+
+    def _convolve(self, inputs, kernel):
+        outputs = self._sparse_product(inputs, kernel, self.layer.padding)
+        return self._convolve_densely(inputs, kernel) if outputs is None else outputs
+
+    def _matmul(self, inputs, kernel):
+        outputs = self._sparse_product(inputs, kernel, "valid")
+        return tf.matmul(inputs, kernel) if outputs is None else outputs
+
+    def _sparse_product(self, inputs, kernel, padding):
+        if self.execution == "dense" or not is_supported(self.layer):
+            return None
+        return product(
+            self.execution,
+            tf.convert_to_tensor(inputs),
+            tf.convert_to_tensor(kernel),
+            self.kernel_mask.value,
+            padding,
+            density=lambda: self.num_active() / math.prod(self.kernel.shape),
+        )
 
     def compute_output_shape(self, input_shape):
         """The output shape of the wrapped layer."""
@@ -84,6 +123,24 @@ def masked_layers(model):
     # Keras offers no public walk that also sees layers held by custom layers.
     layers = {id(layer): layer for layer in model._flatten_layers()}
     return [layer for layer in layers.values() if isinstance(layer, Masked)]
+
+
+def set_execution(model, execution):
+    """Sets how all masked layers of a model compute; functions already traced keep their way.
+
+    Args:
+        model: a Keras model.
+        execution: `dense`: as the wrapped layers do. `sparse`: on the non-zeros, by kernels for
+            CPUs, where the layer allows it: float32, channels last, stride 1. `auto`: for each
+            layer and batch what is faster, measured when a function is first traced.
+
+    Returns:
+        The model.
+    """
+    check_execution("execution", execution)
+    for layer in masked_layers(model):
+        layer.execution = execution
+    return model
 
 
 def mask_layers(model, mask_dense=False):

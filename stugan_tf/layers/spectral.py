@@ -76,7 +76,11 @@ class SpectralDense(SpectralNormalization, keras.layers.Dense):
 
     def call(self, inputs, training=False):
         """Multiplies by W / sigma(W), then adds the bias."""
-        outputs = tf.matmul(inputs, self.kernel / self.sigma(training))
+        outputs = self.matmul_op(inputs, self.kernel / self.sigma(training))
         if self.use_bias:
             outputs = outputs + self.bias
         return self.activation(outputs)
+
+    def matmul_op(self, inputs, kernel):
+        """The matrix product; `Masked` may replace it, as it may a `convolution_op`."""
+        return tf.matmul(inputs, kernel)

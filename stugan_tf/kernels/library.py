@@ -1,0 +1,161 @@
+"""Builds the C++ operations, once for each TensorFlow and compiler, and loads them.
+
+On first use, not at installation: an operation belongs to one version of TensorFlow, which a
+wheel or an isolated build does not know, and who has no compiler can still install and train.
+"""
+
+import functools
+import hashlib
+import os
+import pathlib
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import tensorflow as tf
+from absl import logging
+
+_SOURCES = pathlib.Path(__file__).parent
+_OPERATIONS = "operations.cc"
+_INNER_LOOPS = "tiles.cc"
+# Name in sparse_convolution.h, lanes, height and width of the larger tile, compiler flags.
+_INSTRUCTION_SETS = (
+    ("kBaseline", 4, 2, 4, ()),
+    ("kX86V3", 8, 2, 4, ("-mavx2", "-mfma")),
+    (
+        "kX86V4",
+        16,
+        2,
+        4,
+        ("-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512cd"),
+    ),
+)
+
+
+class KernelsUnavailableError(RuntimeError):
+    """The sparse kernels cannot run here; the text says why."""
+
+
+def load():
+    """The operations as a module of functions, built if need be.
+
+    Raises:
+        KernelsUnavailableError: without a Linux on x86-64, a compiler, or a place to build.
+    """
+    loaded = _load()
+    if isinstance(loaded, KernelsUnavailableError):
+        raise loaded
+    return loaded
+
+
+@functools.cache
+def _load():
+    try:
+        return _load_library(build())
+    except KernelsUnavailableError as error:
+        return error
+
+
+def cache_folder():
+    """Where built kernels and measured choices are kept: `stugan_tf` in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(cache) / "stugan_tf"
+
+
+def build():
+    """Compiles the operations unless that was done before.
+
+    The compiler is g++ or what CXX says. STUGAN_TF_KERNEL_FLAGS adds flags, such as
+    -fsanitize=address.
+
+    Returns:
+        Path of the shared library.
+
+    Raises:
+        KernelsUnavailableError: if that cannot be done here.
+    """
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        raise KernelsUnavailableError(
+            f"they are for Linux on x86-64, this is {platform.system()} on {platform.machine()}"
+        )
+    compiler = shlex.split(os.environ.get("CXX", "g++"))
+    if shutil.which(compiler[0]) is None:
+        raise KernelsUnavailableError(
+            f"there is no compiler {compiler[0]!r}; install g++ or set CXX"
+        )
+    library = cache_folder() / "kernels" / f"{_fingerprint(compiler)}.so"
+    if not library.exists():
+        try:
+            library.parent.mkdir(parents=True, exist_ok=True)
+            # Renamed when complete, so that processes which build at once do no harm.
+            with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+                _compile(compiler, pathlib.Path(folder)).replace(library)
+        except OSError as error:
+            raise KernelsUnavailableError(
+                f"{library.parent} cannot be written to ({error.strerror}); set XDG_CACHE_HOME"
+            ) from error
+    return library
+
+
+def fingerprint():
+    """Of the sources, the compiler and TensorFlow: what makes one build differ from another."""
+    return build().stem
+
+
+def _fingerprint(compiler):
+    parts = [source.read_bytes() for source in sorted(_SOURCES.glob("*.[ch]*"))]
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
+    parts += [version, tf.version.VERSION.encode(), tf.version.GIT_VERSION.encode()]
+    parts += [repr((compiler, _flags(), _INSTRUCTION_SETS)).encode()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def _flags():
+    extra = shlex.split(os.environ.get("STUGAN_TF_KERNEL_FLAGS", ""))
+    return ["-O3", "-std=c++17", "-fPIC", "-DSTUGAN_X86_64", *extra]
+
+
+def _compile(compiler, folder):
+    logging.warning("Building the sparse kernels, once: about 20 seconds.")
+    commands = {"operations.o": [_OPERATIONS, *tf.sysconfig.get_compile_flags()]}
+    for name, lanes, height, width, flags in _INSTRUCTION_SETS:
+        sizes = f"-DLANES={lanes}", f"-DTILE_HEIGHT={height}", f"-DTILE_WIDTH={width}"
+        commands[f"{name}.o"] = [_INNER_LOOPS, f"-DINSTRUCTION_SET={name}", *sizes, *flags]
+    processes = [
+        _start([*compiler, *_flags(), "-w", "-c", str(_SOURCES / source), *rest, "-o", target])
+        for target, (source, *rest) in ((folder / name, c) for name, c in commands.items())
+    ]
+    for process in processes:
+        _finish(process)
+    library = folder / "kernels.so"
+    objects = [folder / name for name in commands]
+    link = [*compiler, *_flags(), "-shared", *objects, *tf.sysconfig.get_link_flags()]
+    _finish(_start([*link, "-o", library]))
+    return library
+
+
+def _start(command):
+    return subprocess.Popen(
+        [str(word) for word in command], stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True
+    )
+
+
+def _finish(process):
+    output, _ = process.communicate()
+    if process.returncode:
+        log = cache_folder() / "kernels" / "failed_build.txt"
+        log.write_text(f"{shlex.join(process.args)}\n{output}")
+        raise KernelsUnavailableError(f"they could not be compiled; {log} says why")
+
+
+def _load_library(path):
+    try:
+        return tf.load_op_library(str(path))
+    except tf.errors.OpError as error:  # A damaged file; the next process builds it anew.
+        path.unlink(missing_ok=True)
+        raise KernelsUnavailableError(
+            f"{path} could not be loaded ({error}) and was removed; start again to rebuild it"
+        ) from error

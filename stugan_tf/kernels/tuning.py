@@ -1,0 +1,134 @@
+"""Finds out by measurement whether dense or sparse is faster, once for each problem."""
+
+import functools
+import json
+import os
+import time
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from stugan_tf.files import write_atomically
+from stugan_tf.kernels import convolution, library
+
+# Sparse must be faster by more than what noise would give it.
+_MARGIN = 0.95
+_SECONDS = 0.1
+
+
+class Problem(NamedTuple):
+    """What the times of a layer depend on."""
+
+    batch: int
+    height: int
+    width: int
+    kernel_shape: tuple  # (h, w, C, C')
+    padding: str
+    density: float
+
+    def __str__(self):
+        """E.g. '64x8x8 3x3x256x256 same 0.05': the name under which times are kept."""
+        kernel = "x".join(map(str, self.kernel_shape))
+        size = f"{self.batch}x{self.height}x{self.width}"
+        return f"{size} {kernel} {self.padding} {self.density:.2g}"
+
+
+def fastest(problem):
+    """The `Choice` that takes the least time on this machine.
+
+    Measured on random numbers when first asked, kept in memory and in `execution.json` in the cache
+    folder, whence later processes on an equal machine take it: a resumed run computes as before.
+    """
+    return _choice(str(problem), problem)
+
+
+@functools.cache
+def _choice(name, problem):
+    path = library.cache_folder() / "execution.json"
+    times = _read(path).get(_machine(), {}).get(name)
+    if times is None:
+        times = _measure(problem)
+        logging.info("%s: %s", name, times)
+        known = _read(path)  # Another process may have added to it.
+        known.setdefault(_machine(), {})[name] = times
+        try:
+            write_atomically(path, json.dumps(known, indent=1).encode())
+        except OSError as error:
+            logging.warning("Cannot keep the times of layers in %s: %s", path, error)
+    return convolution.Choice(
+        **{part: sparse < _MARGIN * dense for part, (dense, sparse) in times.items()}
+    )
+
+
+def _read(path):
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+
+
+@functools.cache
+def _machine():
+    model = "unknown processor"
+    with open("/proc/cpuinfo", encoding="utf-8") as lines:
+        model = next((line.split(":")[1].strip() for line in lines if "model name" in line), model)
+    threads = tf.config.threading.get_intra_op_parallelism_threads() or len(os.sched_getaffinity(0))
+    return f"{model}, {threads} threads, TensorFlow {tf.__version__}, {library.fingerprint()}"
+
+
+def _measure(problem):
+    """Milliseconds, dense and sparse, of each part of the `Choice`."""
+    random = np.random.default_rng(0)
+    height, width, inputs, outputs = problem.kernel_shape
+
+    def draw(*shape):
+        return tf.constant(random.standard_normal(shape, np.float32))
+
+    pads = convolution.paddings(problem.padding, (height, width))
+    images = draw(problem.batch, problem.height, problem.width, inputs)
+    gradient = draw(
+        problem.batch,
+        problem.height + pads[0] + pads[1] - height + 1,
+        problem.width + pads[2] + pads[3] - width + 1,
+        outputs,
+    )
+    mask = tf.cast(random.random(problem.kernel_shape) < problem.density, tf.float32)
+    kernel = mask * draw(*problem.kernel_shape)
+    dense = {"strides": [1, 1, 1, 1], "padding": problem.padding.upper()}
+    rivals = {
+        "forward": (
+            lambda: tf.nn.conv2d(images, kernel, **dense),
+            lambda: convolution.convolve(images, kernel, pads),
+        ),
+        "input_gradient": (
+            lambda: tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=images.shape, filter=kernel, out_backprop=gradient, **dense
+            ),
+            lambda: convolution.convolve(gradient, kernel, pads, transposed=True),
+        ),
+        "kernel_gradient": (
+            lambda: tf.raw_ops.Conv2DBackpropFilter(
+                input=images, filter_sizes=kernel.shape, out_backprop=gradient, **dense
+            ),
+            lambda: convolution.kernel_gradient(images, gradient, mask, pads),
+        ),
+    }
+    with tf.device("CPU:0"):
+        return {part: _race(*functions) for part, functions in rivals.items()}
+
+
+def _race(dense, sparse):
+    """The least milliseconds of each of two functions, called in turn."""
+    for function in (dense, sparse):
+        function()  # Warms up: oneDNN chooses its code, the pattern is built.
+    least = [float("inf")] * 2
+    end = time.perf_counter() + _SECONDS
+    while True:
+        for i, function in enumerate((dense, sparse)):
+            start = time.perf_counter()
+            function()
+            least[i] = min(least[i], 1e3 * (time.perf_counter() - start))
+        if time.perf_counter() > end:
+            return [round(value, 4) for value in least]
