@@ -107,24 +107,50 @@ class Explorer:
 
     def state(self):
         """The variables that outlive a step."""
-        has_momentum = self.exploration is not None and self.exploration.gradient_momentum > 0
-        return self.ever_active + (self.growth_gradients if has_momentum else [])
+        return self.ever_active + (self.growth_gradients if self.has_momentum else [])
 
-    def observe(self, gradients):
-        """Keeps the gradients of one step for growth, or averages them if momentum asks for it.
+    @property
+    def has_momentum(self):
+        """Whether growth sees the gradients of all steps, not only of the last."""
+        return self.exploration is not None and self.exploration.gradient_momentum > 0
+
+    def norms(self, gradients):
+        """The norms of the gradients of all trainable variables, of active weights only.
+
+        Others have a gradient or not, as the layers' execution has it.
+        """
+        active = list(gradients)
+        for layer, index in zip(self.layers, self._gradient_indices, strict=True):
+            active[index] *= layer.kernel_mask.value
+        return [tf.norm(gradient) for gradient in active]
+
+    def observe(self, gradients, grows=True):
+        """Keeps the gradients of a step for growth, or averages them if momentum asks for it.
 
         Kept in variables, so that a topology update is a small graph of its own beside the
         compiled step instead of a second version of it.
 
         Args:
             gradients: of all trainable variables of the model, reduced over replicas.
+            grows: bool scalar, whether `explore` comes next; without momentum it alone needs them.
         """
         if self.exploration is None:
             return
-        decay = self.exploration.gradient_momentum
-        for kept, index in zip(self.growth_gradients, self._gradient_indices, strict=True):
-            gradient = gradients[index]
-            kept.assign(decay * kept + (1 - decay) * gradient if decay else gradient)
+        pairs = [
+            (kept, gradients[index])
+            for kept, index in zip(self.growth_gradients, self._gradient_indices, strict=True)
+        ]
+        if self.has_momentum:
+            decay = self.exploration.gradient_momentum
+            for kept, gradient in pairs:
+                kept.assign(decay * kept + (1 - decay) * gradient)
+            return
+
+        def keep():
+            for kept, gradient in pairs:
+                kept.assign(gradient)
+
+        tf.cond(tf.convert_to_tensor(grows), keep, lambda: None)
 
     def explore(self, drop_fraction, seed):
         """One topology update: assigns masks, and zeroes the kernels outside them.

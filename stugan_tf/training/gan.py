@@ -126,6 +126,14 @@ class GAN:
         """The trained networks by the name that metrics and configuration give them."""
         return {"generator": self.generator, "discriminator": self.discriminator}
 
+    @property
+    def optimizers(self):
+        """The optimizers of `networks`, by the same names."""
+        return {
+            "generator": self.generator_optimizer,
+            "discriminator": self.discriminator_optimizer,
+        }
+
     def generate(self, latents, labels, training, averaged=False):
         """Images [B, H, W, C] for latents [B, latent_dim] and labels int32 [B]."""
         model = self.averaged.model if averaged else self.generator

@@ -13,6 +13,8 @@ from absl import logging
 from stugan_tf.checks import check_above_zero, check_function, check_natural, check_positive
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.files import JsonLines
+from stugan_tf.layers.execution import check_execution
+from stugan_tf.layers.masked import set_execution
 from stugan_tf.sparsity.exploration_rate import churn, exploration_rate
 from stugan_tf.sparsity.sparsify import count_weights
 from stugan_tf.training.algorithm import Algorithm
@@ -39,6 +41,7 @@ class Training:
         algorithm=Algorithm,
         seed=0,
         jit_compile="auto",
+        execution="dense",
         steps_per_execution=1,
         log_every=100,
         sample_every=1000,
@@ -60,6 +63,8 @@ class Training:
             algorithm: `() -> Algorithm`.
             seed: of masks, weights, data order and noise.
             jit_compile: True, False or 'auto', which compiles on accelerators.
+            execution: 'dense', 'sparse' or 'auto': how masked layers compute on a CPU, see
+                `layers.masked.set_execution`. The numbers are the same up to rounding.
             steps_per_execution: steps per call from the host. Signals are heeded, and values that
                 are not finite found, between calls.
             log_every: steps between log points.
@@ -76,6 +81,7 @@ class Training:
                 the evaluator does not give is warned of.
         """
         check_natural("train.seed", seed)
+        check_execution("train.execution", execution)
         check_positive("train.steps_per_execution", steps_per_execution)
         check_positive("train.log_every", log_every)
         check_positive("train.sample_every", sample_every)
@@ -110,6 +116,8 @@ class Training:
         with strategy.scope():
             self.algorithm = algorithm()
             self.gan = gan(source.image_shape, source.num_classes, seed=seed)
+            for model in (*self.gan.networks.values(), self.gan.averaged.model):
+                set_execution(model, execution)
             self._steps = Steps(
                 self.gan, self.algorithm, strategy, seed, should_jit(jit_compile, strategy)
             )

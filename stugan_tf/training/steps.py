@@ -5,6 +5,7 @@ import functools
 import tensorflow as tf
 
 from stugan_tf.errors import InputError
+from stugan_tf.layers.execution import gradients_of_zeros
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.sparsity.exploration import Explorer
 from stugan_tf.training.randomness import Purpose, draw_latents, fold
@@ -83,55 +84,68 @@ class Steps:
         if explores:
             # The topology changes between the generator's update and that of its average.
             middle = end - algorithm.discriminator_steps + algorithm.generator_position
-            self._run(iterator, _int64(begin), _int64(middle), tf.constant(False))
+            self._run(iterator, _int64(begin), _int64(middle), tf.constant(True))
             for name in explores:
                 fraction = tf.constant(algorithm.drop_fraction(name, last), tf.float64)
                 self._explore[name](_int64(last), fraction)
             self._average(_int64(last))
             begin = middle
         if begin < end:
-            self._run(iterator, _int64(begin), _int64(end), tf.constant(True))
+            self._run(iterator, _int64(begin), _int64(end), tf.constant(False))
 
-    def _run_updates(self, iterator, begin, end, average_last):
-        """Discriminator updates number `begin` to `end` - 1 and what belongs between them."""
+    def _run_updates(self, iterator, begin, end, explores):
+        """Discriminator updates number `begin` to `end` - 1 and what belongs between them.
+
+        If the last update `explores`, the gradients of all weights are wanted of it, and the
+        average waits.
+        """
         run, per_step = self._strategy.run, self._algorithm.discriminator_steps
         for update in tf.range(begin, end):
             images, labels = next(iterator)
-            run(self._update["discriminator"], (images, labels, update))
+            grows = explores & (update == end - 1)
+            run(self._update["discriminator"], (images, labels, update, grows))
             if update % per_step == self._algorithm.generator_position - 1:
                 step = update // per_step + 1
-                run(self._update["generator"], (step,))
-                if average_last | (update < end - 1):
+                run(self._update["generator"], (step, grows))
+                if not grows:
                     run(self._update["average"], (step,))
 
-    def _update_discriminator(self, images, labels, update):
+    def _update_discriminator(self, images, labels, update, grows):
         """Line 4: one update of the discriminator.
 
         Args:
             images: float32 [b, H, W, C], real images of this replica.
             labels: int32 [b].
             update: int64, discriminator updates done so far.
+            grows: bool, whether a topology update comes next.
         """
         gan = self._gan
         latents, fake_labels = self._draw(
             self._algorithm.batch_size, Purpose.DISCRIMINATOR_UPDATE, update
         )
         fake_images = gan.generate(latents, fake_labels, training=True)
-        with tf.GradientTape() as tape:
+        with self._gradients_of_zeros("discriminator", grows), tf.GradientTape() as tape:
             real = gan.discriminate(images, labels)
             fake = gan.discriminate(tf.stop_gradient(fake_images), fake_labels)
             loss = self._algorithm.loss.discriminator(real, fake)
         values = [loss, tf.reduce_mean(real), tf.reduce_mean(fake)]
-        self._descend("discriminator", gan.discriminator_optimizer, tape, values, update)
+        self._descend("discriminator", tape, values, update, grows)
 
-    def _update_generator(self, step):
+    def _update_generator(self, step, grows):
         """Line 5: one update of the generator; `step`, int64, counts from 1."""
         gan, algorithm = self._gan, self._algorithm
         latents, labels = self._draw(algorithm.generator_batch_size, Purpose.GENERATOR_UPDATE, step)
-        with tf.GradientTape() as tape:
+        with self._gradients_of_zeros("generator", grows), tf.GradientTape() as tape:
             fake = gan.discriminate(gan.generate(latents, labels, training=True), labels)
             loss = algorithm.loss.generator(fake)
-        self._descend("generator", gan.generator_optimizer, tape, [loss], step)
+        self._descend("generator", tape, [loss], step, grows)
+
+    def _gradients_of_zeros(self, name, grows):
+        """Asks for the gradient of inactive weights where the optimizer or growth will see it."""
+        explorer = self.explorers[name]
+        if self._gan.optimizers[name].moments == "dense" or explorer.has_momentum:
+            return gradients_of_zeros(True)
+        return gradients_of_zeros(grows if explorer.exploration is not None else False)
 
     def _update_topology(self, name, step, drop_fraction):
         """Lines 7 and 8: one topology update of a network."""
@@ -144,7 +158,7 @@ class Steps:
         start, decay = self._algorithm.average_start, self._algorithm.average_decay
         self._gan.averaged.update(tf.where(step < start, 0.0, decay))
 
-    def _descend(self, name, optimizer, tape, values, step):
+    def _descend(self, name, tape, values, step, grows):
         network, explorer = self._gan.networks[name], self.explorers[name]
         variables = network.trainable_variables
         gradients = tape.gradient(
@@ -155,11 +169,11 @@ class Steps:
         # Those of embeddings come as IndexedSlices.
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         *gradients, values = self._mean_over_replicas([*gradients, tf.stack(values)])
-        norms = tf.stack([tf.norm(gradient) for gradient in gradients])
+        norms = tf.stack(explorer.norms(gradients))
         self._sums[name].assign_add(tf.concat([values, [tf.norm(norms), 1.0]], axis=0))
         self._note_first_bad(self._first_bad[name], tf.concat([values[:1], norms], axis=0), step)
-        optimizer.apply(gradients, variables)
-        explorer.observe(gradients)
+        self._gan.optimizers[name].apply(gradients, variables)
+        explorer.observe(gradients, grows)
         self._share_statistics()
 
     def _draw(self, global_batch_size, purpose, step):
