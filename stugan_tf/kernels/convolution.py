@@ -21,6 +21,17 @@ class Choice(NamedTuple):
     kernel_gradient: bool = True
 
 
+class Normalization(NamedTuple):
+    """Of each channel: gamma * (x - mean) / sqrt(variance + epsilon) + beta."""
+
+    mean: tf.Tensor  # float32 [C], as are the other tensors.
+    variance: tf.Tensor
+    gamma: tf.Tensor
+    beta: tf.Tensor
+    epsilon: float
+    of_batch: bool  # Mean and variance are those of the input, which the gradient heeds.
+
+
 def paddings(padding, kernel_size):
     """[top, bottom, left, right] of "same" or "valid" at stride 1, as TensorFlow pads."""
     if padding == "valid":
@@ -28,7 +39,22 @@ def paddings(padding, kernel_size):
     return [pad for size in kernel_size for pad in ((size - 1) // 2, size // 2)]
 
 
-def convolve(inputs, kernel, paddings, transposed=False, instruction_set="best"):
+def moments(inputs):
+    """Mean and variance, float32 [C] each, of every channel of float32 [..., C]."""
+    return library.load().stugan_channel_moments(inputs)
+
+
+def convolve(
+    inputs,
+    kernel,
+    paddings,
+    transposed=False,
+    scale=(),
+    shift=(),
+    bias=(),
+    residual=None,
+    **attributes,
+):
     """The convolution of images by a kernel, on the kernel's non-zeros.
 
     Args:
@@ -37,7 +63,14 @@ def convolve(inputs, kernel, paddings, transposed=False, instruction_set="best")
         paddings: [top, bottom, left, right], each less than the kernel's size.
         transposed: compute the gradient of such a convolution with respect to its input instead:
             inputs [B, H', W', C'] to outputs [B, H, W, C].
-        instruction_set: "best", or no better than "x86-64-v4", "x86-64-v3", "baseline".
+        scale: float32 [C] by which the input is multiplied first, or nothing.
+        shift: float32 [C] to add after it, or nothing.
+        bias: float32 [C'] to add to the output, or nothing.
+        residual: float32 of the output's shape, or smaller by `residual_upsampling`, to add to it.
+        **attributes: `relu`, whether the input then goes through one; `upsampling`, 1 or 2, the
+            repetitions of its rows and columns after that; `pooling`, 1 or 2, how many rows and
+            columns of the output are summed; `residual_upsampling`, likewise; `instruction_set`,
+            "best" or no better than "x86-64-v4", "x86-64-v3", "baseline".
 
     Returns:
         float32 [B, H', W', C'].
@@ -46,12 +79,14 @@ def convolve(inputs, kernel, paddings, transposed=False, instruction_set="best")
         KernelsUnavailableError: if the operations cannot run on this machine.
         tf.errors.InvalidArgumentError: if shapes do not belong together.
     """
+    if residual is None:
+        residual = tf.zeros([0, 0, 0, 0])
     return library.load().stugan_sparse_convolution(
-        inputs, kernel, paddings, transposed, instruction_set=instruction_set
+        inputs, kernel, scale, shift, bias, residual, paddings, transposed, **attributes
     )
 
 
-def kernel_gradient(inputs, gradient, mask, paddings, instruction_set="best"):
+def kernel_gradient(inputs, gradient, mask, paddings, scale=(), shift=(), **attributes):
     """The gradient of `convolve` with respect to its kernel, zero where the mask is.
 
     Args:
@@ -59,18 +94,36 @@ def kernel_gradient(inputs, gradient, mask, paddings, instruction_set="best"):
         gradient: of the outputs, float32 [B, H', W', C'].
         mask: float32 [h, w, C, C']; what is not zero asks for a gradient.
         paddings: as of the convolution.
-        instruction_set: as of the convolution.
+        scale: as of the convolution.
+        shift: as of the convolution.
+        **attributes: as of the convolution.
 
     Returns:
         float32 [h, w, C, C'].
     """
     return library.load().stugan_sparse_convolution_kernel_gradient(
-        inputs, gradient, mask, paddings, instruction_set=instruction_set
+        inputs, gradient, mask, scale, shift, paddings, **attributes
     )
 
 
-def masked_convolution(inputs, kernel, mask, padding, choice=None, zero_gradients=True):
-    """The convolution by a kernel that is zero outside its mask, and its gradients.
+def masked_convolution(
+    inputs,
+    kernel,
+    mask,
+    padding,
+    choice=None,
+    zero_gradients=True,
+    normalization=None,
+    relu=False,
+    upsampling=1,
+    pooling=1,
+    bias=None,
+    residual=None,
+    residual_upsampling=1,
+):
+    """The convolution by a kernel that is zero outside its mask, what surrounds it, and gradients.
+
+        inputs -> normalization -> ReLU -> upsampling -> convolution -> pooling -> bias -> residual
 
     Args:
         inputs: float32 [B, H, W, C].
@@ -80,6 +133,13 @@ def masked_convolution(inputs, kernel, mask, padding, choice=None, zero_gradient
         choice: a `Choice`; all sparse by default.
         zero_gradients: whether the gradient of the kernel is wanted outside the mask too, where it
             is dense work; False gives zeros there. A Python or tensor bool.
+        normalization: a `Normalization` of the inputs, if any.
+        relu: whether the inputs then go through a ReLU.
+        upsampling: 1 or 2, the factor of a nearest-neighbour upsampling after that.
+        pooling: 1 or 2, the factor of an average pooling of the output.
+        bias: float32 [C'] to add to it, if any.
+        residual: float32 to add to it, if any.
+        residual_upsampling: 1 or 2, the factor of its nearest-neighbour upsampling.
 
     Returns:
         float32 [B, H', W', C'].
@@ -87,54 +147,137 @@ def masked_convolution(inputs, kernel, mask, padding, choice=None, zero_gradient
     choice = choice or Choice()
     pads = paddings(padding, kernel.shape[:2])
     dense = {"strides": [1, 1, 1, 1], "padding": padding.upper()}
+    before = {"relu": relu, "upsampling": upsampling}
+    nothing = tf.zeros([0])
+    gamma = beta = inverse_deviation = nothing
+    if normalization is not None:
+        gamma, beta = normalization.gamma, normalization.beta
+        inverse_deviation = tf.math.rsqrt(normalization.variance + normalization.epsilon)
+        scale = gamma * inverse_deviation
+        before |= {"scale": scale, "shift": beta - normalization.mean * scale}
 
-    @tf.custom_gradient
-    def apply(inputs, kernel):
+    def prepared(inputs):
+        """The inputs as a dense convolution needs them."""
+        if normalization is not None:
+            inputs = inputs * before["scale"] + before["shift"]
+        return _upsample(tf.nn.relu(inputs) if relu else inputs, upsampling)
+
+    def apply(inputs, kernel, gamma, beta, bias, residual):
         if choice.forward:
-            outputs = convolve(inputs, kernel, pads)
+            outputs = convolve(
+                inputs,
+                kernel if pooling == 1 else kernel / pooling**2,  # The operation sums.
+                pads,
+                bias=bias,
+                residual=residual,
+                pooling=pooling,
+                residual_upsampling=residual_upsampling,
+                **before,
+            )
         else:
-            outputs = tf.nn.conv2d(inputs, kernel, **dense)
+            outputs = _sum_pool(tf.nn.conv2d(prepared(inputs), kernel, **dense), pooling)
+            outputs = outputs if pooling == 1 else outputs / pooling**2
+            if has_bias:
+                outputs += bias
+            if has_residual:
+                outputs += _upsample(residual, residual_upsampling)
 
         def gradients(upstream):
+            gradient = upstream if pooling == 1 else upstream / pooling**2
+
             def of_all_weights():
                 return tf.raw_ops.Conv2DBackpropFilter(
-                    input=inputs, filter_sizes=kernel.shape, out_backprop=upstream, **dense
+                    input=prepared(inputs),
+                    filter_sizes=kernel.shape,
+                    out_backprop=_upsample(gradient, pooling),
+                    **dense,
                 )
 
             def of_active_weights():
-                return kernel_gradient(inputs, upstream, mask, pads)
+                return kernel_gradient(inputs, gradient, mask, pads, pooling=pooling, **before)
 
-            if choice.input_gradient:
-                of_inputs = convolve(upstream, kernel, pads, transposed=True)
-            else:
-                of_inputs = tf.raw_ops.Conv2DBackpropInput(
-                    input_sizes=tf.shape(inputs), filter=kernel, out_backprop=upstream, **dense
-                )
             if not choice.kernel_gradient or zero_gradients is True:
                 of_kernel = of_all_weights()
             elif zero_gradients is False:
                 of_kernel = of_active_weights()
             else:
                 of_kernel = tf.cond(zero_gradients, of_all_weights, of_active_weights)
-            return of_inputs, of_kernel
+
+            if choice.input_gradient:
+                of_inputs = convolve(
+                    gradient, kernel, pads, transposed=True, upsampling=pooling, pooling=upsampling
+                )
+            else:
+                batch, height, width, channels = tf.unstack(tf.shape(inputs))
+                of_inputs = tf.raw_ops.Conv2DBackpropInput(
+                    input_sizes=[batch, height * upsampling, width * upsampling, channels],
+                    filter=kernel,
+                    out_backprop=_upsample(gradient, pooling),
+                    **dense,
+                )
+                of_inputs = _sum_pool(of_inputs, upsampling)
+            of_gamma = of_beta = nothing
+            if normalization is not None:
+                of_inputs, of_gamma, of_beta = library.load().stugan_normalization_gradient(
+                    inputs,
+                    of_inputs,
+                    normalization.mean,
+                    inverse_deviation,
+                    gamma,
+                    beta,
+                    relu=relu,
+                    of_batch=normalization.of_batch,
+                )
+            elif relu:
+                of_inputs = tf.raw_ops.ReluGrad(gradients=of_inputs, features=inputs)
+            of_bias = tf.reduce_sum(upstream, axis=[0, 1, 2]) if has_bias else bias
+            of_residual = _sum_pool(upstream, residual_upsampling) if has_residual else residual
+            return of_inputs, of_kernel, of_gamma, of_beta, of_bias, of_residual
 
         return outputs, gradients
 
-    return apply(inputs, kernel)
+    has_bias, has_residual = bias is not None, residual is not None
+    return tf.custom_gradient(apply)(
+        inputs,
+        kernel,
+        gamma,
+        beta,
+        bias if has_bias else nothing,
+        residual if has_residual else tf.zeros([0, 0, 0, 0]),
+    )
+
+
+def _upsample(images, factor):
+    return images if factor == 1 else tf.repeat(tf.repeat(images, factor, axis=1), factor, axis=2)
+
+
+def _sum_pool(images, factor):
+    if factor == 1:
+        return images
+    return factor**2 * tf.nn.avg_pool2d(images, factor, factor, "VALID")
 
 
 @tf.RegisterGradient("StuganSparseConvolution")
 def _convolution_gradients(op, upstream):
-    inputs, kernel = op.inputs
+    inputs, kernel = op.inputs[:2]
     pads, transposed = op.get_attr("paddings"), op.get_attr("transposed")
+    factors = [op.get_attr(name) for name in ("upsampling", "pooling", "residual_upsampling")]
+    is_fused = any(tensor.shape.num_elements() != 0 for tensor in op.inputs[2:])
+    if is_fused or op.get_attr("relu") or max(factors) > 1:
+        raise NotImplementedError(
+            "Gradients of gradients are known of a convolution alone, not of one that was fused "
+            "with what surrounds it. Call the model itself, not `fuse(model)`."
+        )
     of_inputs = convolve(upstream, kernel, pads, not transposed)
     images, gradient = (upstream, inputs) if transposed else (inputs, upstream)
-    return of_inputs, kernel_gradient(images, gradient, tf.ones_like(kernel), pads)
+    of_kernel = kernel_gradient(images, gradient, tf.ones_like(kernel), pads)
+    return of_inputs, of_kernel, None, None, None, None
 
 
 @tf.RegisterGradient("StuganSparseConvolutionKernelGradient")
 def _kernel_gradient_gradients(op, upstream):
-    inputs, gradient, mask = op.inputs
+    inputs, gradient, mask = op.inputs[:3]
     pads = op.get_attr("paddings")
     kernel = tf.where(mask != 0, upstream, 0.0)
-    return convolve(gradient, kernel, pads, True), convolve(inputs, kernel, pads), None
+    of_inputs, of_gradient = convolve(gradient, kernel, pads, True), convolve(inputs, kernel, pads)
+    return of_inputs, of_gradient, None, None, None

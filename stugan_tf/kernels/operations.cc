@@ -1,10 +1,16 @@
 // The TensorFlow operations: shapes, checks, and the division of labour among threads.
 //
-// SparseConvolution computes a stride 1 convolution on the non-zeros of its kernel. With the kernel
-// transposed it is its own gradient with respect to the input. SparseConvolutionKernelGradient
-// computes the gradient with respect to the kernel where a mask is not zero.
+// SparseConvolution computes a stride 1 convolution on the non-zeros of its kernel, and in passing
+// what usually surrounds one:
 //
-// Both are pure functions of dense tensors. No indices come in, so none can be wrong; a kernel that
+//     input -> scale, shift -> ReLU -> upsampling -> convolution -> pooling -> bias -> residual
+//
+// With the kernel transposed it is its own gradient with respect to the upsampled input, pooling
+// that of upsampling, and the other way round. SparseConvolutionKernelGradient computes the gradient
+// with respect to the kernel where a mask is not zero. ChannelMoments and NormalizationGradient are
+// batch normalization's part in this.
+//
+// All are pure functions of dense tensors. No indices come in, so none can be wrong; a kernel that
 // is not sparse at all is only slow.
 
 #include <atomic>
@@ -70,22 +76,15 @@ struct Geometry {
   int64_t input_height, input_width;
   int64_t kernel_height, kernel_width;
   int64_t pad_top, pad_left;
-  int64_t num_pixels;  // Those of the output that are there.
+  int64_t upsampling;  // Of the images in memory to the input.
+  int64_t pooling;     // Of the output to the results in memory.
+  int64_t num_pixels = batch * height * width;              // Those of the output that are there,
+  int64_t input_pixels = batch * input_height * input_width;  // and those of the input.
 
-  static Geometry make(int64_t batch, int64_t input_height, int64_t input_width, int64_t height,
-                       int64_t width, int64_t kernel_height, int64_t kernel_width, int64_t pad_top,
-                       int64_t pad_left) {
-    const int64_t num_pixels = batch * height * width;
-    if (kernel_height == 1 && kernel_width == 1) {
-      const int64_t rows = (num_pixels + 3) / 4;
-      return {1, rows, 4, rows, 4, 1, 1, 0, 0, num_pixels};
-    }
-    return {batch,         height,       width,   input_height, input_width,
-            kernel_height, kernel_width, pad_top, pad_left,     num_pixels};
-  }
-
-  int64_t input_pixels() const {
-    return kernel_height * kernel_width == 1 ? num_pixels : batch * input_height * input_width;
+  Geometry flattened() const {
+    if (kernel_height * kernel_width != 1 || upsampling * pooling != 1) return *this;
+    const int64_t rows = (num_pixels + 3) / 4;
+    return {1, rows, 4, rows, 4, 1, 1, 0, 0, 1, 1, num_pixels, num_pixels};
   }
 };
 
@@ -122,35 +121,50 @@ struct Tiling {
 
   // Fills [input_pixels][lanes] with where each pixel of a group's input tiles begins, or null.
   void sources(int64_t group, const float* images, int64_t channels, const float** result) const {
+    const Geometry& g = geometry;
     visit(group, input_height(), input_width(), [&](int64_t i, int64_t n, int64_t y, int64_t x) {
-      y -= geometry.pad_top;
-      x -= geometry.pad_left;
-      const bool inside = n >= 0 && y >= 0 && x >= 0 && y < geometry.input_height &&
-                          x < geometry.input_width;
-      const int64_t pixel = (n * geometry.input_height + y) * geometry.input_width + x;
-      result[i] =
-          inside && pixel < geometry.input_pixels() ? images + pixel * channels : nullptr;
+      y -= g.pad_top;
+      x -= g.pad_left;
+      const bool inside = n >= 0 && y >= 0 && x >= 0 && y < g.input_height && x < g.input_width &&
+                          (n * g.input_height + y) * g.input_width + x < g.input_pixels;
+      result[i] = inside ? images + pixel(n, y, x, g.upsampling, g.input_height, g.input_width) *
+                                        channels
+                         : nullptr;
     });
   }
 
   // Fills [pixels][lanes] with where each pixel of a group's output tiles begins, or null.
+  //   pooling: of these tiles; `pixels` is less by its square.
+  //   upsampling: of the images in memory to the pooled output.
   template <typename Float>
-  void targets(int64_t group, Float* images, int64_t channels, Float** result) const {
-    visit(group, tile.height, tile.width, [&](int64_t i, int64_t n, int64_t y, int64_t x) {
-      const bool inside = n >= 0 && y < geometry.height && x < geometry.width;
-      const int64_t pixel = (n * geometry.height + y) * geometry.width + x;
-      result[i] = inside && pixel < geometry.num_pixels ? images + pixel * channels : nullptr;
-    });
+  void targets(int64_t group, int64_t pooling, int64_t upsampling, Float* images, int64_t channels,
+               Float** result) const {
+    const int64_t height = geometry.height / pooling, width = geometry.width / pooling;
+    visit(
+        group, tile.height / pooling, tile.width / pooling,
+        [&](int64_t i, int64_t n, int64_t y, int64_t x) {
+          const bool inside = n >= 0 && y < height && x < width &&
+                              (n * height + y) * width + x < geometry.num_pixels;
+          result[i] = inside ? images + pixel(n, y, x, upsampling, height, width) * channels
+                             : nullptr;
+        },
+        pooling);
   }
 
  private:
+  static int64_t pixel(int64_t n, int64_t y, int64_t x, int64_t factor, int64_t height,
+                       int64_t width) {
+    return (n * (height / factor) + y / factor) * (width / factor) + x / factor;
+  }
+
   template <typename Visitor>
-  void visit(int64_t group, int64_t height, int64_t width, Visitor visitor) const {
+  void visit(int64_t group, int64_t height, int64_t width, Visitor visitor,
+             int64_t pooling = 1) const {
     for (int64_t lane = 0; lane < lanes; ++lane) {
       const int64_t t = group * lanes + lane;
       const int64_t n = t < num_tiles() ? t / (rows() * columns()) : -1;
-      const int64_t top = t / columns() % rows() * tile.height;
-      const int64_t left = t % columns() * tile.width;
+      const int64_t top = t / columns() % rows() * (tile.height / pooling);
+      const int64_t left = t % columns() * (tile.width / pooling);
       for (int64_t y = 0; y < height; ++y) {
         for (int64_t x = 0; x < width; ++x) {
           visitor((y * width + x) * lanes + lane, n, top + y, left + x);
@@ -159,6 +173,25 @@ struct Tiling {
     }
   }
 };
+
+// The numbers of an optional vector of one per channel, or null.
+const float* optional(const Tensor& tensor) {
+  return tensor.NumElements() == 0 ? nullptr : tensor.flat<float>().data();
+}
+
+tensorflow::thread::ThreadPool* threads(OpKernelContext* context) {
+  return context->device()->tensorflow_cpu_worker_threads()->workers;
+}
+
+// Calls worker(0), ..., worker(num_workers - 1), at once where threads are free.
+template <typename Worker>
+void parallel(OpKernelContext* context, int64_t num_workers, Worker worker) {
+  if (num_workers == 1) return worker(0);
+  const auto one_each = tensorflow::thread::ThreadPool::SchedulingParams::Fixed(1);
+  threads(context)->ParallelFor(num_workers, one_each, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) worker(i);
+  });
+}
 
 class SparseOperation : public OpKernel {
  public:
@@ -211,19 +244,13 @@ class SparseOperation : public OpKernel {
             tiling.input_width(), tiling.input_pixels(), tiling.lanes};
   }
 
-  static tensorflow::thread::ThreadPool* threads(OpKernelContext* context) {
-    return context->device()->tensorflow_cpu_worker_threads()->workers;
-  }
-
-  // Calls worker(0), ..., worker(num_workers - 1), at once where threads are free.
-  template <typename Worker>
-  static void parallel(OpKernelContext* context, int64_t num_workers, Worker worker) {
-    if (num_workers == 1) return worker(0);
-    using Pool = tensorflow::thread::ThreadPool;
-    const auto one_each = Pool::SchedulingParams::Fixed(1);
-    threads(context)->ParallelFor(num_workers, one_each, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i) worker(i);
-    });
+  // Reads how much images are resized by.
+  static Status factor(OpKernelConstruction* context, const char* name, int64_t* value) {
+    TF_RETURN_IF_ERROR(context->GetAttr(name, value));
+    if (*value != 1 && *value != 2) {
+      return InvalidArgument(name, " must be 1 or 2, got ", *value, ".");
+    }
+    return tensorflow::OkStatus();
   }
 
   const InstructionSet* code_;
@@ -235,36 +262,65 @@ class SparseConvolution : public SparseOperation {
  public:
   explicit SparseConvolution(OpKernelConstruction* context) : SparseOperation(context) {
     OP_REQUIRES_OK(context, context->GetAttr("transposed", &transposed_));
+    OP_REQUIRES_OK(context, context->GetAttr("relu", &relu_));
+    OP_REQUIRES_OK(context, factor(context, "upsampling", &upsampling_));
+    OP_REQUIRES_OK(context, factor(context, "pooling", &pooling_));
+    OP_REQUIRES_OK(context, factor(context, "residual_upsampling", &residual_upsampling_));
   }
 
   void Compute(OpKernelContext* context) override {
-    const Tensor& input = context->input(0);
-    const Tensor& kernel = context->input(1);
+    const Tensor &input = context->input(0), &kernel = context->input(1);
+    const Tensor &scale = context->input(2), &shift = context->input(3);
+    const Tensor &bias = context->input(4), &residual = context->input(5);
     OP_REQUIRES_OK(context, check(input.shape(), kernel.shape()));
+    const int64_t batch = input.dim_size(0);
     const int64_t kernel_height = kernel.dim_size(0), kernel_width = kernel.dim_size(1);
     const int64_t sources = kernel.dim_size(transposed_ ? 3 : 2);
     const int64_t targets = kernel.dim_size(transposed_ ? 2 : 3);
     OP_REQUIRES(context, input.dim_size(3) == sources,
                 InvalidArgument("The images have ", input.dim_size(3), " channels, the kernel ",
                                 kernel.shape().DebugString(), " takes ", sources, "."));
+    for (const Tensor* vector : {&scale, &shift}) {
+      OP_REQUIRES(context, vector->NumElements() == scale.NumElements() &&
+                               (vector->NumElements() == 0 || vector->NumElements() == sources),
+                  InvalidArgument("scale and shift must both have ", sources, " numbers or none."));
+    }
+    OP_REQUIRES(context, bias.NumElements() == 0 || bias.NumElements() == targets,
+                InvalidArgument("bias must have ", targets, " numbers or none, got ",
+                                bias.NumElements(), "."));
     int64_t pads[4];
     for (int i = 0; i < 4; ++i) {
       pads[i] = transposed_ ? kernel.dim_size(i / 2) - 1 - paddings_[i] : paddings_[i];
     }
-    const int64_t height = input.dim_size(1) + pads[0] + pads[1] - kernel_height + 1;
-    const int64_t width = input.dim_size(2) + pads[2] + pads[3] - kernel_width + 1;
+    const int64_t input_height = input.dim_size(1) * upsampling_;
+    const int64_t input_width = input.dim_size(2) * upsampling_;
+    const int64_t height = input_height + pads[0] + pads[1] - kernel_height + 1;
+    const int64_t width = input_width + pads[2] + pads[3] - kernel_width + 1;
     OP_REQUIRES(context, kernel_height > 0 && kernel_width > 0 && height >= 0 && width >= 0,
                 InvalidArgument("Images ", input.shape().DebugString(), " are too small for the ",
                                 "kernel ", kernel.shape().DebugString(), "."));
+    OP_REQUIRES(context, height % pooling_ == 0 && width % pooling_ == 0,
+                InvalidArgument("An output of ", height, "x", width, " cannot be pooled by 2."));
+    const TensorShape shape({batch, height / pooling_, width / pooling_, targets});
+    const bool has_residual = residual.NumElements() > 0;
+    OP_REQUIRES(context, !has_residual ||
+                             (shape.dim_size(1) % residual_upsampling_ == 0 &&
+                              shape.dim_size(2) % residual_upsampling_ == 0 &&
+                              residual.shape() == TensorShape({batch,
+                                                               shape.dim_size(1) /
+                                                                   residual_upsampling_,
+                                                               shape.dim_size(2) /
+                                                                   residual_upsampling_,
+                                                               targets})),
+                InvalidArgument("A residual ", residual.shape().DebugString(), " upsampled by ",
+                                residual_upsampling_, " does not fit ", shape.DebugString(), "."));
     Tensor* output;
-    OP_REQUIRES_OK(context, context->allocate_output(
-                                0, TensorShape({input.dim_size(0), height, width, targets}),
-                                &output));
+    OP_REQUIRES_OK(context, context->allocate_output(0, shape, &output));
     if (output->NumElements() == 0) return;
 
-    const Geometry geometry =
-        Geometry::make(input.dim_size(0), input.dim_size(1), input.dim_size(2), height, width,
-                       kernel_height, kernel_width, pads[0], pads[2]);
+    const Geometry full{batch,       height,  width,   input_height, input_width, kernel_height,
+                        kernel_width, pads[0], pads[2], upsampling_,  pooling_};
+    const Geometry geometry = has_residual && residual_upsampling_ > 1 ? full : full.flattened();
     const int64_t num_threads = threads(context)->NumThreads();
     // The density is not known before the pattern, which depends on the tiling: guess it low, where
     // the choice matters.
@@ -282,20 +338,23 @@ class SparseConvolution : public SparseOperation {
     const int64_t num_workers = std::min(num_threads, num_units);
     const int64_t part_size = (targets + num_parts - 1) / num_parts;
     const float* const images = input.flat<float>().data();
+    const Prologue before{optional(scale), optional(shift), relu_};
+    const float* const addends = has_residual ? residual.flat<float>().data() : nullptr;
     float* const results = output->flat<float>().data();
     std::atomic<int64_t> next_unit{0};
     parallel(context, num_workers, [&](int64_t) {
       const int lanes = tiling.lanes;
+      const int64_t num_pixels = tiling.pixels() / (pooling_ * pooling_);
       const Scratch x(tiling.input_pixels() * lanes * sources);
       const Scratch y(tiling.pixels() * lanes * part_size);
-      std::vector<const float*> from(tiling.input_pixels() * lanes);
-      std::vector<float*> to(tiling.pixels() * lanes);
+      std::vector<const float*> from(tiling.input_pixels() * lanes), add(num_pixels * lanes);
+      std::vector<float*> to(num_pixels * lanes);
       for (int64_t unit; (unit = next_unit++) < num_units;) {
         const int64_t group = unit / num_parts, first = unit % num_parts * part_size;
         const int64_t num_targets = std::min(part_size, targets - first);
         if (num_targets <= 0) continue;
         tiling.sources(group, images, sources, from.data());
-        code_->pack(from.data(), tiling.input_pixels(), sources, x.get());
+        code_->pack(from.data(), tiling.input_pixels(), sources, before, x.get());
         for (int64_t block = 0; block < pattern->layout.num_blocks(); ++block) {
           code_->convolve[tiling.index](
               x.get() + block * tiling.block() * tiling.input_pixels() * lanes,
@@ -303,46 +362,68 @@ class SparseConvolution : public SparseOperation {
               pattern->begin.data() + block * targets + first, num_targets, block == 0, y.get());
         }
         if (sources == 0) std::fill_n(y.get(), tiling.pixels() * lanes * num_targets, 0.0f);
-        tiling.targets(group, results + first, targets, to.data());
-        code_->unpack(y.get(), tiling.pixels(), num_targets, to.data());
+        if (pooling_ > 1) code_->pool[tiling.index](num_targets, y.get());
+        tiling.targets(group, pooling_, 1, results + first, targets, to.data());
+        if (has_residual) {
+          tiling.targets(group, pooling_, residual_upsampling_, addends + first, targets,
+                         add.data());
+        }
+        code_->unpack(y.get(), num_pixels, num_targets,
+                      bias.NumElements() == 0 ? nullptr : optional(bias) + first,
+                      has_residual ? add.data() : nullptr, to.data());
       }
     });
   }
 
  private:
-  bool transposed_;
+  bool transposed_, relu_;
+  int64_t upsampling_, pooling_, residual_upsampling_;
 };
 
 class SparseConvolutionKernelGradient : public SparseOperation {
  public:
-  using SparseOperation::SparseOperation;
+  explicit SparseConvolutionKernelGradient(OpKernelConstruction* context)
+      : SparseOperation(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("relu", &relu_));
+    OP_REQUIRES_OK(context, factor(context, "upsampling", &upsampling_));
+    OP_REQUIRES_OK(context, factor(context, "pooling", &pooling_));
+  }
 
   void Compute(OpKernelContext* context) override {
-    const Tensor& input = context->input(0);
-    const Tensor& gradient = context->input(1);
+    const Tensor &input = context->input(0), &gradient = context->input(1);
     const Tensor& mask = context->input(2);
+    const Tensor &scale = context->input(3), &shift = context->input(4);
     OP_REQUIRES_OK(context, check(input.shape(), mask.shape()));
     const int64_t sources = mask.dim_size(2), targets = mask.dim_size(3);
-    const int64_t height = input.dim_size(1) + paddings_[0] + paddings_[1] - mask.dim_size(0) + 1;
-    const int64_t width = input.dim_size(2) + paddings_[2] + paddings_[3] - mask.dim_size(1) + 1;
-    const TensorShape expected({input.dim_size(0), std::max<int64_t>(height, 0),
-                                std::max<int64_t>(width, 0), targets});
-    OP_REQUIRES(context, input.dim_size(3) == sources && gradient.shape() == expected,
+    const int64_t input_height = input.dim_size(1) * upsampling_;
+    const int64_t input_width = input.dim_size(2) * upsampling_;
+    const int64_t height = input_height + paddings_[0] + paddings_[1] - mask.dim_size(0) + 1;
+    const int64_t width = input_width + paddings_[2] + paddings_[3] - mask.dim_size(1) + 1;
+    OP_REQUIRES(context, mask.dim_size(0) > 0 && mask.dim_size(1) > 0 && height >= 0 &&
+                             width >= 0 && height % pooling_ == 0 && width % pooling_ == 0 &&
+                             input.dim_size(3) == sources &&
+                             gradient.shape() == TensorShape({input.dim_size(0), height / pooling_,
+                                                              width / pooling_, targets}),
                 InvalidArgument("Images ", input.shape().DebugString(), ", the gradient ",
                                 gradient.shape().DebugString(), " and the mask ",
                                 mask.shape().DebugString(), " do not belong together."));
+    for (const Tensor* vector : {&scale, &shift}) {
+      OP_REQUIRES(context, vector->NumElements() == scale.NumElements() &&
+                               (vector->NumElements() == 0 || vector->NumElements() == sources),
+                  InvalidArgument("scale and shift must both have ", sources, " numbers or none."));
+    }
     Tensor* output;
     OP_REQUIRES_OK(context, context->allocate_output(0, mask.shape(), &output));
     float* const result = output->flat<float>().data();
     std::fill_n(result, output->NumElements(), 0.0f);
     if (output->NumElements() == 0 || gradient.NumElements() == 0) return;
 
-    const Geometry geometry =
-        Geometry::make(input.dim_size(0), input.dim_size(1), input.dim_size(2), height, width,
-                       mask.dim_size(0), mask.dim_size(1), paddings_[0], paddings_[2]);
+    const Geometry full{input.dim_size(0), height,           width,        input_height,
+                        input_width,       mask.dim_size(0), mask.dim_size(1), paddings_[0],
+                        paddings_[2],      upsampling_,      pooling_};
     const int64_t num_threads = threads(context)->NumThreads();
-    const Tiling tiling =
-        this->tiling(geometry, sources, targets, mask.NumElements() / 10, num_threads);
+    const Tiling tiling = this->tiling(full.flattened(), sources, targets,
+                                       mask.NumElements() / 10, num_threads);
     std::vector<float> values;
     const auto pattern = patterns_.find(layout(tiling, mask.shape(), false),
                                         mask.flat<float>().data(), &values);
@@ -353,6 +434,7 @@ class SparseConvolutionKernelGradient : public SparseOperation {
     std::vector<std::vector<float>> sums(num_workers);
     const float* const images = input.flat<float>().data();
     const float* const gradients = gradient.flat<float>().data();
+    const Prologue before{optional(scale), optional(shift), relu_}, nothing{nullptr, nullptr, false};
     parallel(context, num_workers, [&](int64_t worker) {
       const int lanes = tiling.lanes;
       const Scratch x(tiling.input_pixels() * lanes * sources);
@@ -363,9 +445,9 @@ class SparseConvolutionKernelGradient : public SparseOperation {
       const int64_t last = (worker + 1) * num_groups / num_workers;
       for (int64_t group = worker * num_groups / num_workers; group < last; ++group) {
         tiling.sources(group, images, sources, from.data());
-        code_->pack(from.data(), tiling.input_pixels(), sources, x.get());
-        tiling.targets(group, gradients, targets, to.data());
-        code_->pack(to.data(), tiling.pixels(), targets, y.get());
+        code_->pack(from.data(), tiling.input_pixels(), sources, before, x.get());
+        tiling.targets(group, 1, pooling_, gradients, targets, to.data());
+        code_->pack(to.data(), tiling.pixels(), targets, nothing, y.get());
         for (int64_t block = 0; block < pattern->layout.num_blocks(); ++block) {
           code_->correlate[tiling.index](
               x.get() + block * tiling.block() * tiling.input_pixels() * lanes,
@@ -380,15 +462,140 @@ class SparseConvolutionKernelGradient : public SparseOperation {
       result[pattern->positions[j]] = sum;
     }
   }
+
+ private:
+  bool relu_;
+  int64_t upsampling_, pooling_;
 };
 
-Status output_shape(tensorflow::shape_inference::InferenceContext* context) {
+// Batch statistics and their gradients pass over all pixels, some rows to each worker.
+class ChannelOperation : public OpKernel {
+ public:
+  explicit ChannelOperation(OpKernelConstruction* context) : OpKernel(context) {
+    std::string name;
+    OP_REQUIRES_OK(context, context->GetAttr("instruction_set", &name));
+    code_ = &instruction_set(name);
+  }
+
+ protected:
+  // Calls visit(first row, number of rows) for parts of all rows at once.
+  template <typename Visitor>
+  static void split(OpKernelContext* context, int64_t rows, Visitor visit) {
+    const int64_t num_workers =
+        std::max<int64_t>(1, std::min<int64_t>(threads(context)->NumThreads(), rows));
+    parallel(context, num_workers, [&](int64_t i) {
+      const int64_t first = i * rows / num_workers, last = (i + 1) * rows / num_workers;
+      visit(first, last - first);
+    });
+  }
+
+  // Calls summand(first row, number of rows, [2][channels] sums to add to); returns all sums.
+  //   Parts are of fixed size, so that rounding does not depend on the number of threads.
+  template <typename Summand>
+  static std::vector<double> sum(OpKernelContext* context, int64_t rows, int64_t channels,
+                                 Summand summand) {
+    constexpr int64_t kRows = 1024;
+    const int64_t num_parts = (rows + kRows - 1) / kRows;
+    std::vector<double> parts(num_parts * 2 * channels), sums(2 * channels);
+    split(context, num_parts, [&](int64_t first, int64_t count) {
+      for (int64_t i = first; i < first + count; ++i) {
+        summand(i * kRows, std::min(kRows, rows - i * kRows), &parts[i * 2 * channels]);
+      }
+    });
+    for (size_t j = 0; j < parts.size(); ++j) sums[j % (2 * channels)] += parts[j];
+    return sums;
+  }
+
+  const InstructionSet* code_;
+};
+
+class ChannelMoments : public ChannelOperation {
+ public:
+  using ChannelOperation::ChannelOperation;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& input = context->input(0);
+    OP_REQUIRES(context, input.dims() >= 1, InvalidArgument("Need [..., C], got a scalar."));
+    const int64_t channels = input.dim_size(input.dims() - 1);
+    const int64_t rows = channels ? input.NumElements() / channels : 0;
+    Tensor *mean, *variance;
+    OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({channels}), &mean));
+    OP_REQUIRES_OK(context, context->allocate_output(1, TensorShape({channels}), &variance));
+    const float* const x = input.flat<float>().data();
+    const auto sums = sum(context, rows, channels, [&](int64_t first, int64_t count, double* out) {
+      code_->moments(x + first * channels, count, channels, out);
+    });
+    for (int64_t i = 0; i < channels; ++i) {
+      const double average = sums[i] / rows;
+      const double spread = sums[channels + i] / rows - average * average;
+      mean->flat<float>()(i) = static_cast<float>(average);
+      variance->flat<float>()(i) = static_cast<float>(spread < 0 ? 0 : spread);
+    }
+  }
+};
+
+class NormalizationGradient : public ChannelOperation {
+ public:
+  explicit NormalizationGradient(OpKernelConstruction* context) : ChannelOperation(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("relu", &relu_));
+    OP_REQUIRES_OK(context, context->GetAttr("of_batch", &of_batch_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &input = context->input(0), &gradient = context->input(1);
+    OP_REQUIRES(context, input.dims() >= 1 && input.shape() == gradient.shape(),
+                InvalidArgument("Input ", input.shape().DebugString(), " and gradient ",
+                                gradient.shape().DebugString(), " must have one shape [..., C]."));
+    const int64_t channels = input.dim_size(input.dims() - 1);
+    const int64_t rows = channels ? input.NumElements() / channels : 0;
+    for (int i = 2; i < 6; ++i) {
+      OP_REQUIRES(context, context->input(i).NumElements() == channels,
+                  InvalidArgument("Statistics and parameters must have ", channels, " numbers."));
+    }
+    Tensor *of_input, *of_gamma, *of_beta;
+    OP_REQUIRES_OK(context, context->allocate_output(0, input.shape(), &of_input));
+    OP_REQUIRES_OK(context, context->allocate_output(1, TensorShape({channels}), &of_gamma));
+    OP_REQUIRES_OK(context, context->allocate_output(2, TensorShape({channels}), &of_beta));
+    const float* const x = input.flat<float>().data();
+    const float* const g = gradient.flat<float>().data();
+    const Normalization of{optional(context->input(2)), optional(context->input(3)),
+                           optional(context->input(4)), optional(context->input(5)), relu_};
+    const auto sums = sum(context, rows, channels, [&](int64_t first, int64_t count, double* out) {
+      code_->normalization_sums(x + first * channels, g + first * channels, count, channels, of,
+                                out);
+    });
+    std::vector<float> means(2 * channels, 0.0f);
+    for (int64_t i = 0; i < channels; ++i) {
+      of_beta->flat<float>()(i) = static_cast<float>(sums[i]);
+      of_gamma->flat<float>()(i) = static_cast<float>(sums[channels + i]);
+      if (of_batch_ && rows) {
+        means[i] = static_cast<float>(sums[i] / rows);
+        means[channels + i] = static_cast<float>(sums[channels + i] / rows);
+      }
+    }
+    float* const result = of_input->flat<float>().data();
+    split(context, rows, [&](int64_t first, int64_t count) {
+      code_->normalization_gradient(x + first * channels, g + first * channels, count, channels, of,
+                                    means.data(), result + first * channels);
+    });
+  }
+
+ private:
+  bool relu_, of_batch_;
+};
+
+using tensorflow::shape_inference::InferenceContext;
+
+Status output_shape(InferenceContext* context) {
   tensorflow::shape_inference::ShapeHandle input, kernel;
   TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 4, &input));
   TF_RETURN_IF_ERROR(context->WithRank(context->input(1), 4, &kernel));
   bool transposed;
-  TF_RETURN_IF_ERROR(context->GetAttr("transposed", &transposed));
+  int64_t upsampling, pooling;
   std::vector<int64_t> paddings;
+  TF_RETURN_IF_ERROR(context->GetAttr("transposed", &transposed));
+  TF_RETURN_IF_ERROR(context->GetAttr("upsampling", &upsampling));
+  TF_RETURN_IF_ERROR(context->GetAttr("pooling", &pooling));
   TF_RETURN_IF_ERROR(context->GetAttr("paddings", &paddings));
   if (paddings.size() != 4) return InvalidArgument("paddings must have 4 numbers.");
   std::vector<tensorflow::shape_inference::DimensionHandle> sizes = {context->Dim(input, 0)};
@@ -400,28 +607,50 @@ Status output_shape(tensorflow::shape_inference::InferenceContext* context) {
     }
     const int64_t padding = paddings[2 * axis] + paddings[2 * axis + 1];
     const int64_t grows = context->Value(extent) - 1 - padding;
-    const int64_t result = context->Value(size) + (transposed ? grows : -grows);
+    const int64_t result = context->Value(size) * upsampling + (transposed ? grows : -grows);
     if (result < 0) return InvalidArgument("The images are too small for the kernel.");
-    sizes.push_back(context->MakeDim(result));
+    sizes.push_back(context->MakeDim(result / pooling));
   }
   sizes.push_back(context->Dim(kernel, transposed ? 2 : 3));
   context->set_output(0, context->MakeShape(sizes));
   return tensorflow::OkStatus();
 }
 
-Status mask_shape(tensorflow::shape_inference::InferenceContext* context) {
+Status mask_shape(InferenceContext* context) {
   context->set_output(0, context->input(2));
+  return tensorflow::OkStatus();
+}
+
+Status moments_shape(InferenceContext* context) {
+  tensorflow::shape_inference::ShapeHandle input;
+  TF_RETURN_IF_ERROR(context->WithRankAtLeast(context->input(0), 1, &input));
+  for (int i = 0; i < 2; ++i) context->set_output(i, context->Vector(context->Dim(input, -1)));
+  return tensorflow::OkStatus();
+}
+
+Status normalization_gradient_shape(InferenceContext* context) {
+  context->set_output(0, context->input(0));
+  for (int i = 1; i < 3; ++i) context->set_output(i, context->input(4));
   return tensorflow::OkStatus();
 }
 
 }  // namespace
 
+// Vectors and the residual may be empty, which stands for their absence.
 REGISTER_OP("StuganSparseConvolution")
     .Input("input: float")
     .Input("kernel: float")
+    .Input("scale: float")
+    .Input("shift: float")
+    .Input("bias: float")
+    .Input("residual: float")
     .Output("output: float")
     .Attr("paddings: list(int)")
     .Attr("transposed: bool = false")
+    .Attr("relu: bool = false")
+    .Attr("upsampling: int >= 1 = 1")
+    .Attr("pooling: int >= 1 = 1")
+    .Attr("residual_upsampling: int >= 1 = 1")
     .Attr("instruction_set: string = 'best'")
     .SetShapeFn(output_shape);
 
@@ -429,15 +658,43 @@ REGISTER_OP("StuganSparseConvolutionKernelGradient")
     .Input("input: float")
     .Input("gradient: float")
     .Input("mask: float")
+    .Input("scale: float")
+    .Input("shift: float")
     .Output("kernel_gradient: float")
     .Attr("paddings: list(int)")
+    .Attr("relu: bool = false")
+    .Attr("upsampling: int >= 1 = 1")
+    .Attr("pooling: int >= 1 = 1")
     .Attr("instruction_set: string = 'best'")
     .SetShapeFn(mask_shape);
 
-REGISTER_KERNEL_BUILDER(Name("StuganSparseConvolution").Device(tensorflow::DEVICE_CPU),
-                        SparseConvolution);
-REGISTER_KERNEL_BUILDER(
-    Name("StuganSparseConvolutionKernelGradient").Device(tensorflow::DEVICE_CPU),
-    SparseConvolutionKernelGradient);
+REGISTER_OP("StuganChannelMoments")
+    .Input("input: float")
+    .Output("mean: float")
+    .Output("variance: float")
+    .Attr("instruction_set: string = 'best'")
+    .SetShapeFn(moments_shape);
+
+REGISTER_OP("StuganNormalizationGradient")
+    .Input("input: float")
+    .Input("gradient: float")
+    .Input("mean: float")
+    .Input("inverse_deviation: float")
+    .Input("gamma: float")
+    .Input("beta: float")
+    .Output("input_gradient: float")
+    .Output("gamma_gradient: float")
+    .Output("beta_gradient: float")
+    .Attr("relu: bool = false")
+    .Attr("of_batch: bool = true")
+    .Attr("instruction_set: string = 'best'")
+    .SetShapeFn(normalization_gradient_shape);
+
+#define REGISTER(Operation)                                                                   \
+  REGISTER_KERNEL_BUILDER(Name("Stugan" #Operation).Device(tensorflow::DEVICE_CPU), Operation)
+REGISTER(SparseConvolution);
+REGISTER(SparseConvolutionKernelGradient);
+REGISTER(ChannelMoments);
+REGISTER(NormalizationGradient);
 
 }  // namespace stugan

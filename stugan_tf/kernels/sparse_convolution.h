@@ -22,6 +22,22 @@ struct Tile {
 constexpr int kNumTiles = 2;
 constexpr int kMaxLanes = 16;
 
+// max(scale * x + shift, 0) of each channel, each part of it only if there.
+struct Prologue {
+  const float* scale;  // [channels] or null, as is `shift`.
+  const float* shift;
+  bool relu;
+};
+
+// y = gamma * (x - mean) * inverse_deviation + beta of each channel, and a ReLU after it if asked.
+struct Normalization {
+  const float* mean;
+  const float* inverse_deviation;
+  const float* gamma;
+  const float* beta;
+  bool relu;
+};
+
 // The code of one instruction set. `tile` is an index into `tiles`, the larger one first.
 struct InstructionSet {
   const char* name;
@@ -30,13 +46,22 @@ struct InstructionSet {
 
   // Transposes pixels of NHWC images into a packed tile.
   //   sources: [num_pixels][lanes], each the first of `channels` floats or null, read as zeros.
+  //   before: what is done to each value that is read.
   //   packed: [channels][num_pixels][lanes].
-  void (*pack)(const float* const* sources, int64_t num_pixels, int64_t channels, float* packed);
+  void (*pack)(const float* const* sources, int64_t num_pixels, int64_t channels,
+               const Prologue& before, float* packed);
+
+  // Sums each 2x2 pixels of a packed tile, in place.
+  //   packed: [channels][tile][lanes]; afterwards [channels][tile / 4][lanes].
+  void (*pool[kNumTiles])(int64_t channels, float* packed);
 
   // Transposes a packed tile back into pixels of NHWC images.
   //   packed: [channels][num_pixels][lanes].
+  //   bias: [channels] to add, or null.
+  //   addends: [num_pixels][lanes], each `channels` floats to add, as targets; or null.
   //   targets: [num_pixels][lanes], each where `channels` floats go, or null, which is skipped.
-  void (*unpack)(const float* packed, int64_t num_pixels, int64_t channels, float* const* targets);
+  void (*unpack)(const float* packed, int64_t num_pixels, int64_t channels, const float* bias,
+                 const float* const* addends, float* const* targets);
 
   // Adds to each output channel its non-zero weights times shifted input tiles.
   //   x: packed input of a block of channels.
@@ -54,6 +79,22 @@ struct InstructionSet {
   void (*correlate[kNumTiles])(const float* x, int64_t row_stride, const int32_t* offsets,
                                const int32_t* begin, int64_t num_outputs, const float* y,
                                float* sums);
+
+  // Adds the sum and the sum of squares of each channel of x [rows][channels] to `sums`
+  // [2][channels].
+  void (*moments)(const float* x, int64_t rows, int64_t channels, double* sums);
+
+  // Adds the gradients of a normalization's beta and gamma to `sums` [2][channels].
+  //   x, gradient: [rows][channels]; the gradient of the output.
+  void (*normalization_sums)(const float* x, const float* gradient, int64_t rows, int64_t channels,
+                             const Normalization& of, double* sums);
+
+  // The gradient of a normalization's input.
+  //   means: [2][channels], of the gradient of beta and gamma over all rows of the batch; zeros if
+  //     the statistics were not those of the batch.
+  void (*normalization_gradient)(const float* x, const float* gradient, int64_t rows,
+                                 int64_t channels, const Normalization& of, const float* means,
+                                 float* result);
 };
 
 // One for each way in which tiles.cc is compiled.

@@ -50,11 +50,19 @@ inline void transpose(Vector* rows) {
   butterflies<1>(rows);
 }
 
-void pack(const float* const* sources, int64_t num_pixels, int64_t channels, float* packed) {
+// NaN stays NaN.
+inline Vector rectified(Vector x) { return x < Vector{} ? Vector{} : x; }
+
+// `is_plain`: nothing is done to the values.
+template <bool is_plain>
+void pack(const float* const* sources, int64_t num_pixels, int64_t channels,
+          const Prologue& before, float* packed) {
   const int64_t stride = num_pixels * L;
   for (int64_t pixel = 0; pixel < num_pixels; ++pixel) {
     const float* const* source = sources + pixel * L;
     float* target = packed + pixel * L;
+    Vector inside;
+    for (int lane = 0; lane < L; ++lane) inside[lane] = source[lane] ? 1 : 0;
     int64_t channel = 0;
     for (; channel + L <= channels; channel += L) {
       Vector rows[L];
@@ -64,35 +72,79 @@ void pack(const float* const* sources, int64_t num_pixels, int64_t channels, flo
       }
       transpose(rows);
 #pragma GCC unroll 16
-      for (int i = 0; i < L; ++i) *(Vector*)(target + (channel + i) * stride) = rows[i];
+      for (int i = 0; i < L; ++i) {
+        Vector row = rows[i];
+        if (!is_plain) {
+          if (before.scale) row = row * before.scale[channel + i] + before.shift[channel + i];
+          if (before.relu) row = rectified(row);
+          if (before.scale) row *= inside;  // The padding comes after all this.
+        }
+        *(Vector*)(target + (channel + i) * stride) = row;
+      }
     }
     for (; channel < channels; ++channel) {
       for (int lane = 0; lane < L; ++lane) {
-        target[channel * stride + lane] = source[lane] ? source[lane][channel] : 0;
+        float value = source[lane] ? source[lane][channel] : 0;
+        if (!is_plain && source[lane]) {
+          if (before.scale) value = value * before.scale[channel] + before.shift[channel];
+          if (before.relu) value = value < 0 ? 0 : value;
+        }
+        target[channel * stride + lane] = value;
       }
     }
   }
 }
 
-void unpack(const float* packed, int64_t num_pixels, int64_t channels, float* const* targets) {
+void pack_any(const float* const* sources, int64_t num_pixels, int64_t channels,
+              const Prologue& before, float* packed) {
+  if (before.scale || before.relu) {
+    pack<false>(sources, num_pixels, channels, before, packed);
+  } else {
+    pack<true>(sources, num_pixels, channels, before, packed);
+  }
+}
+
+template <int H, int W>
+void pool(int64_t channels, float* packed) {
+  for (int64_t channel = 0; channel < channels; ++channel) {
+    const Vector* const in = (const Vector*)packed + channel * H * W;
+    Vector* const out = (Vector*)packed + channel * H * W / 4;
+    for (int y = 0; y < H; y += 2) {
+      for (int x = 0; x < W; x += 2) {
+        const Vector* const corner = in + y * W + x;
+        out[y / 2 * (W / 2) + x / 2] = (corner[0] + corner[1]) + (corner[W] + corner[W + 1]);
+      }
+    }
+  }
+}
+
+void unpack(const float* packed, int64_t num_pixels, int64_t channels, const float* bias,
+            const float* const* addends, float* const* targets) {
   const int64_t stride = num_pixels * L;
   for (int64_t pixel = 0; pixel < num_pixels; ++pixel) {
     float* const* target = targets + pixel * L;
+    const float* const* addend = addends + (addends ? pixel * L : 0);
     const float* source = packed + pixel * L;
     int64_t channel = 0;
     for (; channel + L <= channels; channel += L) {
+      const Vector shift = bias ? Vector(*(const Unaligned*)(bias + channel)) : Vector{};
       Vector rows[L];
 #pragma GCC unroll 16
       for (int i = 0; i < L; ++i) rows[i] = *(const Vector*)(source + (channel + i) * stride);
       transpose(rows);
 #pragma GCC unroll 16
       for (int lane = 0; lane < L; ++lane) {
-        if (target[lane]) *(Unaligned*)(target[lane] + channel) = rows[lane];
+        if (!target[lane]) continue;
+        Vector row = rows[lane] + shift;
+        if (addends) row += *(const Unaligned*)(addend[lane] + channel);
+        *(Unaligned*)(target[lane] + channel) = row;
       }
     }
     for (; channel < channels; ++channel) {
       for (int lane = 0; lane < L; ++lane) {
-        if (target[lane]) target[lane][channel] = source[channel * stride + lane];
+        if (!target[lane]) continue;
+        const float value = source[channel * stride + lane] + (bias ? bias[channel] : 0);
+        target[lane][channel] = addends ? value + addend[lane][channel] : value;
       }
     }
   }
@@ -172,6 +224,46 @@ void correlate(const float* x, int64_t row_stride, const int32_t* offsets, const
   }
 }
 
+void moments(const float* x, int64_t rows, int64_t channels, double* sums) {
+  double* const squares = sums + channels;
+  for (int64_t row = 0; row < rows; ++row, x += channels) {
+    for (int64_t i = 0; i < channels; ++i) {
+      const double value = x[i];
+      sums[i] += value;
+      squares[i] += value * value;
+    }
+  }
+}
+
+// What a normalization lets through of its output's gradient, and the normalized input.
+#define THROUGH(i)                                                              \
+  const float normalized = (x[i] - of.mean[i]) * of.inverse_deviation[i];       \
+  const bool passes = !of.relu || of.gamma[i] * normalized + of.beta[i] > 0;    \
+  const float through = passes ? gradient[i] : 0;
+
+void normalization_sums(const float* x, const float* gradient, int64_t rows, int64_t channels,
+                        const Normalization& of, double* sums) {
+  double* const gamma_sums = sums + channels;
+  for (int64_t row = 0; row < rows; ++row, x += channels, gradient += channels) {
+    for (int64_t i = 0; i < channels; ++i) {
+      THROUGH(i)
+      sums[i] += through;
+      gamma_sums[i] += through * normalized;
+    }
+  }
+}
+
+void normalization_gradient(const float* x, const float* gradient, int64_t rows, int64_t channels,
+                            const Normalization& of, const float* means, float* result) {
+  for (int64_t row = 0; row < rows; ++row, x += channels, gradient += channels) {
+    for (int64_t i = 0; i < channels; ++i) {
+      THROUGH(i)
+      result[row * channels + i] = of.gamma[i] * of.inverse_deviation[i] *
+                                   (through - means[i] - normalized * means[channels + i]);
+    }
+  }
+}
+
 }  // namespace
 
 #define TEXT(name) #name
@@ -181,10 +273,14 @@ const InstructionSet INSTRUCTION_SET = {
     NAME(INSTRUCTION_SET),
     L,
     {{TILE_HEIGHT, TILE_WIDTH}, {2, 2}},
-    pack,
+    pack_any,
+    {pool<TILE_HEIGHT, TILE_WIDTH>, pool<2, 2>},
     unpack,
     {convolve<TILE_HEIGHT, TILE_WIDTH>, convolve<2, 2>},
     {correlate<TILE_HEIGHT, TILE_WIDTH>, correlate<2, 2>},
+    moments,
+    normalization_sums,
+    normalization_gradient,
 };
 
 }  // namespace stugan

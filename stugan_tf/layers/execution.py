@@ -19,7 +19,7 @@ EXECUTIONS = ("dense", "sparse", "auto")
 # What `auto` assumes of a batch whose size is not known when a function is traced.
 _USUAL_BATCH = 16
 
-_DENSE = Choice(forward=False, input_gradient=False, kernel_gradient=False)
+DENSE = Choice(forward=False, input_gradient=False, kernel_gradient=False)
 _context = threading.local()
 
 
@@ -75,57 +75,79 @@ def obstacle():
     return None
 
 
-def product(execution, inputs, kernel, mask, padding, density):
+def zero_gradients():
+    """What `gradients_of_zeros` says here."""
+    return getattr(_context, "wanted", True)
+
+
+def choose(masked, size):
+    """The `Choice` of a masked layer by its execution.
+
+    Args:
+        masked: a `Masked` layer.
+        size: (B, H, W) of its inputs; what is not known is None.
+    """
+    if masked.execution == "dense":
+        return DENSE
+    if masked.execution == "sparse" or None in size[1:]:  # Images of any size are large enough.
+        return Choice()
+    batch, height, width = size
+    kernel_shape = tuple(masked.kernel.shape)
+    with tf.init_scope():  # Measures now, even while a function is traced.
+        problem = tuning.Problem(
+            batch or _USUAL_BATCH,
+            height,
+            width,
+            kernel_shape if len(kernel_shape) == 4 else (1, 1, *kernel_shape),
+            getattr(masked.layer, "padding", "valid"),
+            round(masked.density(), 2),
+        )
+        return tuning.fastest(problem)
+
+
+def product(masked, inputs, kernel):
     """The convolution or matrix product of a masked layer.
 
     Args:
-        execution: one of `EXECUTIONS`.
+        masked: a `Masked` layer that is supported.
         inputs: float32 [B, H, W, C], or [..., C] for a matrix product.
         kernel: float32 [h, w, C, C'] or [C, C'], zero outside the mask.
-        mask: of the kernel's shape.
-        padding: "same" or "valid".
-        density: called without arguments where it matters; the fraction of ones in the mask.
 
     Returns:
         The outputs, or None where dense execution is meant or nothing else works; the layer then
         computes as it would without a mask.
     """
-    if execution == "dense":
+    if masked.execution == "dense" or not can_run():
         return None
+    if len(kernel.shape) == 4:
+        choice = choose(masked, inputs.shape[:3])
+        if choice == DENSE:
+            return None
+        mask = masked.kernel_mask.value
+        return masked_convolution(
+            inputs, kernel, mask, masked.layer.padding, choice, zero_gradients()
+        )
+    *rows, channels = inputs.shape
+    choice = choose(masked, (math.prod(size or _USUAL_BATCH for size in rows), 1, 1))
+    if choice == DENSE:
+        return None
+    outputs = masked_convolution(
+        tf.reshape(inputs, [-1, 1, 1, channels]),
+        kernel[None, None],
+        masked.kernel_mask.value[None, None],
+        "valid",
+        choice,
+        zero_gradients(),
+    )
+    return tf.reshape(outputs, tf.concat([tf.shape(inputs)[:-1], outputs.shape[-1:]], axis=0))
+
+
+def can_run():
+    """Whether sparse kernels can run in the function being traced; says once why they cannot."""
     reason = obstacle()
     if reason is not None:
         _warn_once(reason)
-        return None
-    is_matrix = len(kernel.shape) == 2
-    if is_matrix:
-        rows = tf.shape(inputs)[:-1]
-        batch = math.prod(s or _USUAL_BATCH for s in inputs.shape[:-1])
-        inputs = tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]])
-        kernel, mask = kernel[None, None], mask[None, None]
-        size = (batch, 1, 1)
-    else:
-        size = inputs.shape[:3]
-    choice = Choice()
-    if execution == "auto":
-        choice = _fastest(size, tuple(kernel.shape), padding, density)
-    if choice == _DENSE:
-        return None
-    wanted = getattr(_context, "wanted", True)
-    outputs = masked_convolution(inputs, kernel, mask, padding, choice, wanted)
-    if is_matrix:
-        outputs = tf.reshape(outputs, tf.concat([rows, outputs.shape[-1:]], axis=0))
-    return outputs
-
-
-def _fastest(size, kernel_shape, padding, density):
-    batch, height, width = size
-    if height is None or width is None:
-        return Choice()  # Images of any size: taken to be large enough.
-    with tf.init_scope():  # Measures now, even while a function is traced.
-        problem = tuning.Problem(
-            batch or _USUAL_BATCH, height, width, kernel_shape, padding, round(density(), 2)
-        )
-        return tuning.fastest(problem)
+    return reason is None
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from stugan_tf.errors import InputError
 from stugan_tf.layers.execution import check_execution, is_supported, product
+from stugan_tf.layers.spectral import SpectralNormalization
 
 # What `mask_layers` may wrap. Depthwise and separable convolutions hold too few weights to prune.
 CONVOLUTIONS = (
@@ -59,7 +60,7 @@ class Masked(keras.layers.Wrapper):
         )
         # Where Keras lets a convolution be replaced; a spectral one calls it with W / sigma. Who
         # replaces it himself means something else by it.
-        if getattr(type(self.layer), "convolution_op", None) is keras.layers.Conv2D.convolution_op:
+        if self.is_replaceable:
             self._convolve_densely = self.layer.convolution_op
             self.layer.convolution_op = self._convolve
         elif hasattr(self.layer, "matmul_op"):
@@ -76,24 +77,33 @@ class Masked(keras.layers.Wrapper):
         return outputs if self.layer.activation is None else self.layer.activation(outputs)
 
     def _convolve(self, inputs, kernel):
-        outputs = self._sparse_product(inputs, kernel, self.layer.padding)
+        outputs = self._sparse_product(inputs, kernel)
         return self._convolve_densely(inputs, kernel) if outputs is None else outputs
 
     def _matmul(self, inputs, kernel):
-        outputs = self._sparse_product(inputs, kernel, "valid")
+        outputs = self._sparse_product(inputs, kernel)
         return tf.matmul(inputs, kernel) if outputs is None else outputs
 
-    def _sparse_product(self, inputs, kernel, padding):
-        if self.execution == "dense" or not is_supported(self.layer):
+    def _sparse_product(self, inputs, kernel):
+        if not is_supported(self.layer):
             return None
-        return product(
-            self.execution,
-            tf.convert_to_tensor(inputs),
-            tf.convert_to_tensor(kernel),
-            self.kernel_mask.value,
-            padding,
-            density=lambda: self.num_active() / math.prod(self.kernel.shape),
-        )
+        return product(self, tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel))
+
+    def density(self):
+        """The fraction of ones in the mask, a Python float."""
+        return self.num_active() / math.prod(self.kernel.shape)
+
+    @property
+    def is_replaceable(self):
+        """Whether the wrapped layer is a convolution as Keras computes it."""
+        own = getattr(type(self.layer), "convolution_op", None)
+        return own is keras.layers.Conv2D.convolution_op
+
+    def effective_kernel(self, training):
+        """What the inputs are convolved with or multiplied by: W, or W / sigma(W)."""
+        if isinstance(self.layer, SpectralNormalization):
+            return self.layer.normalized_kernel(training)
+        return tf.convert_to_tensor(self.layer.kernel)
 
     def compute_output_shape(self, input_shape):
         """The output shape of the wrapped layer."""

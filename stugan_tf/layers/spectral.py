@@ -45,6 +45,10 @@ class SpectralNormalization:
         """Loads all variables of the layer."""
         keras.layers.Layer.load_own_variables(self, store)
 
+    def normalized_kernel(self, training):
+        """W / sigma(W), a tensor of the kernel's shape."""
+        return self.kernel / self.sigma(training)
+
     def sigma(self, training):
         """The largest singular value of the kernel as estimated now, a float scalar."""
         matrix = tf.reshape(self.kernel, [-1, self.kernel.shape[-1]])
@@ -64,7 +68,7 @@ class SpectralConv2D(SpectralNormalization, keras.layers.Conv2D):
 
     def call(self, inputs, training=False):
         """Convolves with W / sigma(W), then adds the bias."""
-        outputs = self.convolution_op(inputs, self.kernel / self.sigma(training))
+        outputs = self.convolution_op(inputs, self.normalized_kernel(training))
         if self.use_bias:
             outputs = tf.nn.bias_add(outputs, self.bias)
         return self.activation(outputs)
@@ -76,7 +80,7 @@ class SpectralDense(SpectralNormalization, keras.layers.Dense):
 
     def call(self, inputs, training=False):
         """Multiplies by W / sigma(W), then adds the bias."""
-        outputs = self.matmul_op(inputs, self.kernel / self.sigma(training))
+        outputs = self.matmul_op(inputs, self.normalized_kernel(training))
         if self.use_bias:
             outputs = outputs + self.bias
         return self.activation(outputs)

@@ -5,6 +5,9 @@ import keras
 
 from stugan_tf.checks import check_fraction, check_function, check_natural
 from stugan_tf.errors import InputError
+from stugan_tf.layers.execution import can_run
+from stugan_tf.layers.fusion import fuse
+from stugan_tf.layers.masked import set_execution
 from stugan_tf.sparsity.averaged_model import AveragedModel
 from stugan_tf.sparsity.averaging import sema
 from stugan_tf.sparsity.sparsify import sparsify
@@ -89,6 +92,7 @@ class GAN:
         self.averaged = AveragedModel(
             self.generator, build(generator, generator_sparsity, 1), average
         )
+        self._fused = {}
         self._check_shapes(image_shape)
         self.generator_optimizer = self._build(generator_optimizer(), self.generator)
         self.discriminator_optimizer = self._build(discriminator_optimizer(), self.discriminator)
@@ -134,15 +138,28 @@ class GAN:
             "discriminator": self.discriminator_optimizer,
         }
 
+    def set_execution(self, execution):
+        """Sets how masked layers compute, see `layers.masked.set_execution`.
+
+        What is not dense is also fused, see `layers.fusion`.
+        """
+        models = (self.generator, self.discriminator, self.averaged.model)
+        for model in models:
+            set_execution(model, execution)
+        self._fused = {} if execution == "dense" else {id(model): fuse(model) for model in models}
+
+    def _fastest(self, model):
+        return self._fused[id(model)] if self._fused and can_run() else model
+
     def generate(self, latents, labels, training, averaged=False):
         """Images [B, H, W, C] for latents [B, latent_dim] and labels int32 [B]."""
-        model = self.averaged.model if averaged else self.generator
+        model = self._fastest(self.averaged.model if averaged else self.generator)
         return model([latents, labels] if self.conditional else latents, training=training)
 
     def discriminate(self, images, labels):
         """Logits [B, 1] in training mode, which is where spectral norm iterates."""
         inputs = [images, labels] if self.conditional else images
-        return self.discriminator(inputs, training=True)
+        return self._fastest(self.discriminator)(inputs, training=True)
 
     def state(self):
         """All variables of the training by unique name."""

@@ -14,7 +14,6 @@ from stugan_tf.checks import check_above_zero, check_function, check_natural, ch
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.files import JsonLines
 from stugan_tf.layers.execution import check_execution
-from stugan_tf.layers.masked import set_execution
 from stugan_tf.sparsity.exploration_rate import churn, exploration_rate
 from stugan_tf.sparsity.sparsify import count_weights
 from stugan_tf.training.algorithm import Algorithm
@@ -116,8 +115,7 @@ class Training:
         with strategy.scope():
             self.algorithm = algorithm()
             self.gan = gan(source.image_shape, source.num_classes, seed=seed)
-            for model in (*self.gan.networks.values(), self.gan.averaged.model):
-                set_execution(model, execution)
+            self.gan.set_execution(execution)
             self._steps = Steps(
                 self.gan, self.algorithm, strategy, seed, should_jit(jit_compile, strategy)
             )
