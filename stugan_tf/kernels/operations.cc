@@ -490,13 +490,14 @@ class ChannelOperation : public OpKernel {
   }
 
   // Calls summand(first row, number of rows, [2][channels] sums to add to); returns all sums.
-  //   Parts are of fixed size, so that rounding does not depend on the number of threads.
-  template <typename Summand>
+  //   Parts are of a fixed number of rows, so that rounding does not depend on that of threads.
+  template <typename Float, typename Summand>
   static std::vector<double> sum(OpKernelContext* context, int64_t rows, int64_t channels,
                                  Summand summand) {
-    constexpr int64_t kRows = 1024;
+    constexpr int64_t kRows = 128;
     const int64_t num_parts = (rows + kRows - 1) / kRows;
-    std::vector<double> parts(num_parts * 2 * channels), sums(2 * channels);
+    std::vector<Float> parts(num_parts * 2 * channels);
+    std::vector<double> sums(2 * channels);
     split(context, num_parts, [&](int64_t first, int64_t count) {
       for (int64_t i = first; i < first + count; ++i) {
         summand(i * kRows, std::min(kRows, rows - i * kRows), &parts[i * 2 * channels]);
@@ -522,7 +523,8 @@ class ChannelMoments : public ChannelOperation {
     OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({channels}), &mean));
     OP_REQUIRES_OK(context, context->allocate_output(1, TensorShape({channels}), &variance));
     const float* const x = input.flat<float>().data();
-    const auto sums = sum(context, rows, channels, [&](int64_t first, int64_t count, double* out) {
+    const auto sums = sum<double>(context, rows, channels, [&](int64_t first, int64_t count,
+                                                           double* out) {
       code_->moments(x + first * channels, count, channels, out);
     });
     for (int64_t i = 0; i < channels; ++i) {
@@ -560,7 +562,8 @@ class NormalizationGradient : public ChannelOperation {
     const float* const g = gradient.flat<float>().data();
     const Normalization of{optional(context->input(2)), optional(context->input(3)),
                            optional(context->input(4)), optional(context->input(5)), relu_};
-    const auto sums = sum(context, rows, channels, [&](int64_t first, int64_t count, double* out) {
+    const auto sums = sum<float>(context, rows, channels, [&](int64_t first, int64_t count,
+                                                          float* out) {
       code_->normalization_sums(x + first * channels, g + first * channels, count, channels, of,
                                 out);
     });

@@ -85,9 +85,10 @@ struct InstructionSet {
   void (*moments)(const float* x, int64_t rows, int64_t channels, double* sums);
 
   // Adds the gradients of a normalization's beta and gamma to `sums` [2][channels].
-  //   x, gradient: [rows][channels]; the gradient of the output.
+  //   x, gradient: [rows][channels], few enough rows for single precision; the gradient of the
+  //     output.
   void (*normalization_sums)(const float* x, const float* gradient, int64_t rows, int64_t channels,
-                             const Normalization& of, double* sums);
+                             const Normalization& of, float* sums);
 
   // The gradient of a normalization's input.
   //   means: [2][channels], of the gradient of beta and gamma over all rows of the batch; zeros if

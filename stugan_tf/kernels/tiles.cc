@@ -235,31 +235,80 @@ void moments(const float* x, int64_t rows, int64_t channels, double* sums) {
   }
 }
 
-// What a normalization lets through of its output's gradient, and the normalized input.
-#define THROUGH(i)                                                              \
-  const float normalized = (x[i] - of.mean[i]) * of.inverse_deviation[i];       \
-  const bool passes = !of.relu || of.gamma[i] * normalized + of.beta[i] > 0;    \
-  const float through = passes ? gradient[i] : 0;
+// L numbers in registers; as a type, without the attributes that templates would lose.
+typedef float Lanes __attribute__((vector_size(4 * L)));
+
+inline void load(const float* from, Lanes* to) { *to = *(const Unaligned*)from; }
+inline void load(const float* from, float* to) { *to = *from; }
+inline void store(Lanes value, float* to) { *(Unaligned*)to = value; }
+inline void store(float value, float* to) { *to = value; }
+
+template <typename Float>
+inline Float loaded(const float* from) {
+  Float value;
+  load(from, &value);
+  return value;
+}
+
+// What a normalization lets through of its output's gradient, for L channels or one.
+template <typename Float>
+struct Channel {
+  Float mean, inverse_deviation, gamma, beta;
+
+  Channel(const Normalization& of, int64_t i)
+      : mean(loaded<Float>(of.mean + i)),
+        inverse_deviation(loaded<Float>(of.inverse_deviation + i)),
+        gamma(loaded<Float>(of.gamma + i)),
+        beta(loaded<Float>(of.beta + i)) {}
+
+  Float normalized(Float x) const { return (x - mean) * inverse_deviation; }
+
+  Float through(Float normalized, Float gradient, bool relu) const {
+    const Float zero = Float();
+    return relu ? (gamma * normalized + beta > zero ? gradient : zero) : gradient;
+  }
+};
+
+template <typename Float>
+inline void add_row(const float* x, const float* gradient, int64_t channels,
+                    const Normalization& of, int64_t i, float* sums) {
+  const Channel<Float> channel(of, i);
+  const Float normalized = channel.normalized(loaded<Float>(x + i));
+  const Float through = channel.through(normalized, loaded<Float>(gradient + i), of.relu);
+  store(loaded<Float>(sums + i) + through, sums + i);
+  store(loaded<Float>(sums + channels + i) + through * normalized, sums + channels + i);
+}
 
 void normalization_sums(const float* x, const float* gradient, int64_t rows, int64_t channels,
-                        const Normalization& of, double* sums) {
-  double* const gamma_sums = sums + channels;
+                        const Normalization& of, float* sums) {
   for (int64_t row = 0; row < rows; ++row, x += channels, gradient += channels) {
-    for (int64_t i = 0; i < channels; ++i) {
-      THROUGH(i)
-      sums[i] += through;
-      gamma_sums[i] += through * normalized;
-    }
+    int64_t i = 0;
+    for (; i + L <= channels; i += L) add_row<Lanes>(x, gradient, channels, of, i, sums);
+    for (; i < channels; ++i) add_row<float>(x, gradient, channels, of, i, sums);
   }
+}
+
+template <typename Float>
+inline void write_row(const float* x, const float* gradient, int64_t channels,
+                      const Normalization& of, const float* means, int64_t i, float* result) {
+  const Channel<Float> channel(of, i);
+  const Float normalized = channel.normalized(loaded<Float>(x + i));
+  const Float through = channel.through(normalized, loaded<Float>(gradient + i), of.relu);
+  const Float centered = through - loaded<Float>(means + i) -
+                         normalized * loaded<Float>(means + channels + i);
+  store(channel.gamma * channel.inverse_deviation * centered, result + i);
 }
 
 void normalization_gradient(const float* x, const float* gradient, int64_t rows, int64_t channels,
                             const Normalization& of, const float* means, float* result) {
-  for (int64_t row = 0; row < rows; ++row, x += channels, gradient += channels) {
-    for (int64_t i = 0; i < channels; ++i) {
-      THROUGH(i)
-      result[row * channels + i] = of.gamma[i] * of.inverse_deviation[i] *
-                                   (through - means[i] - normalized * means[channels + i]);
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t at = row * channels;
+    int64_t i = 0;
+    for (; i + L <= channels; i += L) {
+      write_row<Lanes>(x + at, gradient + at, channels, of, means, i, result + at);
+    }
+    for (; i < channels; ++i) {
+      write_row<float>(x + at, gradient + at, channels, of, means, i, result + at);
     }
   }
 }
