@@ -87,16 +87,16 @@ def build():
             f"there is no compiler {compiler[0]!r}; install g++ or set CXX"
         )
     library = cache_folder() / "kernels" / f"{_fingerprint(compiler)}.so"
-    if not library.exists():
-        try:
+    try:
+        if not library.exists():
             library.parent.mkdir(parents=True, exist_ok=True)
             # Renamed when complete, so that processes which build at once do no harm.
             with tempfile.TemporaryDirectory(dir=library.parent) as folder:
                 _compile(compiler, pathlib.Path(folder)).replace(library)
-        except OSError as error:
-            raise KernelsUnavailableError(
-                f"{library.parent} cannot be written to ({error.strerror}); set XDG_CACHE_HOME"
-            ) from error
+    except OSError as error:
+        raise KernelsUnavailableError(
+            f"{library.parent} cannot be written to ({error.strerror}); set XDG_CACHE_HOME"
+        ) from error
     return library
 
 

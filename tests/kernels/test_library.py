@@ -1,4 +1,5 @@
 import concurrent.futures
+import errno
 import functools
 import os
 import pathlib
@@ -112,6 +113,18 @@ def test_a_folder_that_cannot_be_written_to_is_named(cache, use_compiler, tmp_pa
     with pytest.raises(
         library.KernelsUnavailableError, match=rf"{cache} cannot be .*; set XDG_CACHE_HOME"
     ):
+        library.load()
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(cache, use_compiler, monkeypatch):
+    """Of another user's home, say: `exists` raises. (Tests may run as root, who may look.)"""
+    use_compiler(COMPILER)
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(pathlib.Path, "exists", refuse)
+    with pytest.raises(library.KernelsUnavailableError, match=r"\(Permission denied\); set XDG"):
         library.load()
 
 
