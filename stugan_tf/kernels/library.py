@@ -81,22 +81,22 @@ def build():
         raise KernelsUnavailableError(
             f"they are for Linux on x86-64, this is {platform.system()} on {platform.machine()}"
         )
-    compiler = shlex.split(os.environ.get("CXX", "g++"))
+    compiler = shlex.split(os.environ.get("CXX") or "g++")
     if shutil.which(compiler[0]) is None:
         raise KernelsUnavailableError(
             f"there is no compiler {compiler[0]!r}; install g++ or set CXX"
         )
     library = cache_folder() / "kernels" / f"{_fingerprint(compiler)}.so"
-    if not library.exists():
-        try:
+    try:
+        if not library.exists():
             library.parent.mkdir(parents=True, exist_ok=True)
             # Renamed when complete, so that processes which build at once do no harm.
             with tempfile.TemporaryDirectory(dir=library.parent) as folder:
                 _compile(compiler, pathlib.Path(folder)).replace(library)
-        except OSError as error:
-            raise KernelsUnavailableError(
-                f"{library.parent} cannot be written to ({error.strerror}); set XDG_CACHE_HOME"
-            ) from error
+    except OSError as error:
+        raise KernelsUnavailableError(
+            f"{library.parent} cannot be written to ({error.strerror}); set XDG_CACHE_HOME"
+        ) from error
     return library
 
 
@@ -128,12 +128,11 @@ def _compile(compiler, folder):
         _start([*compiler, *_flags(), "-w", "-c", str(_SOURCES / source), *rest, "-o", target])
         for target, (source, *rest) in ((folder / name, c) for name, c in commands.items())
     ]
-    for process in processes:
-        _finish(process)
+    _finish(processes)
     library = folder / "kernels.so"
     objects = [folder / name for name in commands]
     link = [*compiler, *_flags(), "-shared", *objects, *tf.sysconfig.get_link_flags()]
-    _finish(_start([*link, "-o", library]))
+    _finish([_start([*link, "-o", library])])
     return library
 
 
@@ -143,12 +142,14 @@ def _start(command):
     )
 
 
-def _finish(process):
-    output, _ = process.communicate()
-    if process.returncode:
-        log = cache_folder() / "kernels" / "failed_build.txt"
-        log.write_text(f"{shlex.join(process.args)}\n{output}")
-        raise KernelsUnavailableError(f"they could not be compiled; {log} says why")
+def _finish(processes):
+    # All, before the first that failed ends the build and removes the folder they write to.
+    outputs = [process.communicate()[0] for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+        if process.returncode:
+            log = cache_folder() / "kernels" / "failed_build.txt"
+            log.write_text(f"{shlex.join(process.args)}\n{output}")
+            raise KernelsUnavailableError(f"they could not be compiled; {log} says why")
 
 
 def _load_library(path):

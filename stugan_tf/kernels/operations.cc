@@ -608,7 +608,11 @@ Status output_shape(InferenceContext* context) {
       sizes.push_back(context->UnknownDim());
       continue;
     }
-    const int64_t padding = paddings[2 * axis] + paddings[2 * axis + 1];
+    const auto [least, most] = std::minmax({paddings[2 * axis], paddings[2 * axis + 1]});
+    if (least < 0 || most >= std::max<int64_t>(context->Value(extent), 1)) {
+      return InvalidArgument("Each of the paddings must be at least 0 and less than the kernel.");
+    }
+    const int64_t padding = least + most;
     const int64_t grows = context->Value(extent) - 1 - padding;
     const int64_t result = context->Value(size) * upsampling + (transposed ? grows : -grows);
     if (result < 0) return InvalidArgument("The images are too small for the kernel.");

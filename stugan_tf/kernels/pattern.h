@@ -61,15 +61,15 @@ struct Pattern {
     });
   }
 
-  // Fills `values` from `kernel` if the pattern covers all of its non-zeros.
-  //   Returns whether it does, and is not so loose that a new pattern would pay.
+  // Fills `values` from `kernel`. Returns whether the pattern is exactly that of its non-zeros: one
+  // more, and a zero would meet NaN, or get a gradient.
   bool gather(const float* kernel, float* values) const {
     int64_t found = 0;
     for (int64_t j = 0; j < size(); ++j) {
       values[j] = kernel[positions[j]];
       found += values[j] != 0;
     }
-    return found >= size() - size() / 8 && found == count(kernel, layout.size());
+    return found == size() && found == count(kernel, layout.size());
   }
 
   static int64_t count(const float* values, int64_t size) {
@@ -113,7 +113,7 @@ struct Pattern {
 // never used.
 class PatternCache {
  public:
-  // Returns a pattern that covers the non-zeros of `kernel`, whose `values` are filled.
+  // Returns the pattern of the non-zeros of `kernel`, which go into `values`.
   std::shared_ptr<const Pattern> find(const Layout& layout, const float* kernel,
                                       std::vector<float>* values) {
     for (const auto& pattern : snapshot()) {

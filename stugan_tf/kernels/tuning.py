@@ -64,9 +64,10 @@ def _choice(name, problem):
 
 def _read(path):
     try:
-        return json.loads(path.read_bytes())
+        known = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
+    return known if isinstance(known, dict) else {}
 
 
 @functools.cache
