@@ -145,56 +145,35 @@ def masked_convolution(
         float32 [B, H', W', C'].
     """
     choice = choice or Choice()
-    pads = paddings(padding, kernel.shape[:2])
-    dense = {"strides": [1, 1, 1, 1], "padding": padding.upper()}
-    before = {"relu": relu, "upsampling": upsampling}
     nothing = tf.zeros([0])
-    gamma = beta = inverse_deviation = nothing
+    gamma = beta = nothing
+    scale = shift = ()
     if normalization is not None:
         gamma, beta = normalization.gamma, normalization.beta
         inverse_deviation = tf.math.rsqrt(normalization.variance + normalization.epsilon)
         scale = gamma * inverse_deviation
-        before |= {"scale": scale, "shift": beta - normalization.mean * scale}
-
-    def prepared(inputs):
-        """The inputs as a dense convolution needs them."""
-        if normalization is not None:
-            inputs = inputs * before["scale"] + before["shift"]
-        return _upsample(tf.nn.relu(inputs) if relu else inputs, upsampling)
+        shift = beta - normalization.mean * scale
+    parts = Parts(padding, kernel.shape[:2], scale, shift, relu, upsampling, pooling)
+    has_bias, has_residual = bias is not None, residual is not None
 
     def apply(inputs, kernel, gamma, beta, bias, residual):
-        if choice.forward:
-            outputs = convolve(
-                inputs,
-                kernel if pooling == 1 else kernel / pooling**2,  # The operation sums.
-                pads,
-                bias=bias,
-                residual=residual,
-                pooling=pooling,
-                residual_upsampling=residual_upsampling,
-                **before,
-            )
-        else:
-            outputs = _sum_pool(tf.nn.conv2d(prepared(inputs), kernel, **dense), pooling)
-            outputs = outputs if pooling == 1 else outputs / pooling**2
-            if has_bias:
-                outputs += bias
-            if has_residual:
-                outputs += _upsample(residual, residual_upsampling)
+        outputs = parts.forward(
+            choice.forward,
+            inputs,
+            kernel,
+            bias if has_bias else None,
+            residual if has_residual else None,
+            residual_upsampling,
+        )
 
         def gradients(upstream):
             gradient = upstream if pooling == 1 else upstream / pooling**2
 
             def of_all_weights():
-                return tf.raw_ops.Conv2DBackpropFilter(
-                    input=prepared(inputs),
-                    filter_sizes=kernel.shape,
-                    out_backprop=_upsample(gradient, pooling),
-                    **dense,
-                )
+                return parts.kernel_gradient(False, inputs, gradient, mask)
 
             def of_active_weights():
-                return kernel_gradient(inputs, gradient, mask, pads, pooling=pooling, **before)
+                return parts.kernel_gradient(True, inputs, gradient, mask)
 
             if not choice.kernel_gradient or zero_gradients is True:
                 of_kernel = of_all_weights()
@@ -203,19 +182,9 @@ def masked_convolution(
             else:
                 of_kernel = tf.cond(zero_gradients, of_all_weights, of_active_weights)
 
-            if choice.input_gradient:
-                of_inputs = convolve(
-                    gradient, kernel, pads, transposed=True, upsampling=pooling, pooling=upsampling
-                )
-            else:
-                batch, height, width, channels = tf.unstack(tf.shape(inputs))
-                of_inputs = tf.raw_ops.Conv2DBackpropInput(
-                    input_sizes=[batch, height * upsampling, width * upsampling, channels],
-                    filter=kernel,
-                    out_backprop=_upsample(gradient, pooling),
-                    **dense,
-                )
-                of_inputs = _sum_pool(of_inputs, upsampling)
+            of_inputs = parts.input_gradient(
+                choice.input_gradient, gradient, kernel, tf.shape(inputs)
+            )
             of_gamma = of_beta = nothing
             if normalization is not None:
                 of_inputs, of_gamma, of_beta = library.load().stugan_normalization_gradient(
@@ -236,7 +205,6 @@ def masked_convolution(
 
         return outputs, gradients
 
-    has_bias, has_residual = bias is not None, residual is not None
     return tf.custom_gradient(apply)(
         inputs,
         kernel,
@@ -245,6 +213,91 @@ def masked_convolution(
         bias if has_bias else nothing,
         residual if has_residual else tf.zeros([0, 0, 0, 0]),
     )
+
+
+class Parts:
+    """The three products of a convolution in given surroundings, each sparse or dense.
+
+    Args:
+        padding: "same" or "valid".
+        kernel_size: (h, w).
+        scale: float32 [C] by which the input is multiplied first, or nothing.
+        shift: float32 [C] to add after it, or nothing.
+        relu: as of `masked_convolution`, as are the others.
+        upsampling: of the inputs.
+        pooling: of the outputs.
+    """
+
+    def __init__(
+        self, padding, kernel_size, scale=(), shift=(), relu=False, upsampling=1, pooling=1
+    ):
+        self._paddings = paddings(padding, kernel_size)
+        self._dense = {"strides": [1, 1, 1, 1], "padding": padding.upper()}
+        self._before = {"scale": scale, "shift": shift, "relu": relu, "upsampling": upsampling}
+        self._is_scaled = not isinstance(scale, tuple)
+        self._upsampling = upsampling
+        self._pooling = pooling
+
+    def _prepared(self, inputs):
+        """The inputs as a dense convolution needs them."""
+        if self._is_scaled:
+            inputs = inputs * self._before["scale"] + self._before["shift"]
+        return _upsample(tf.nn.relu(inputs) if self._before["relu"] else inputs, self._upsampling)
+
+    def forward(self, is_sparse, inputs, kernel, bias=None, residual=None, residual_upsampling=1):
+        """The output."""
+        if is_sparse:
+            return convolve(
+                inputs,
+                kernel if self._pooling == 1 else kernel / self._pooling**2,  # It sums.
+                self._paddings,
+                bias=() if bias is None else bias,
+                residual=residual,
+                pooling=self._pooling,
+                residual_upsampling=residual_upsampling,
+                **self._before,
+            )
+        outputs = tf.nn.conv2d(self._prepared(inputs), kernel, **self._dense)
+        if self._pooling > 1:
+            outputs = tf.nn.avg_pool2d(outputs, self._pooling, self._pooling, "VALID")
+        if bias is not None:
+            outputs += bias
+        if residual is not None:
+            outputs += _upsample(residual, residual_upsampling)
+        return outputs
+
+    def input_gradient(self, is_sparse, gradient, kernel, input_shape):
+        """From that of the output before it is averaged, up to where the input is upsampled."""
+        if is_sparse:
+            return convolve(
+                gradient,
+                kernel,
+                self._paddings,
+                transposed=True,
+                upsampling=self._pooling,
+                pooling=self._upsampling,
+            )
+        batch, height, width, channels = tf.unstack(input_shape)
+        of_upsampled = tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=[batch, height * self._upsampling, width * self._upsampling, channels],
+            filter=kernel,
+            out_backprop=_upsample(gradient, self._pooling),
+            **self._dense,
+        )
+        return _sum_pool(of_upsampled, self._upsampling)
+
+    def kernel_gradient(self, is_sparse, inputs, gradient, mask):
+        """From that of the output before it is averaged; dense, it is not masked."""
+        if is_sparse:
+            return kernel_gradient(
+                inputs, gradient, mask, self._paddings, pooling=self._pooling, **self._before
+            )
+        return tf.raw_ops.Conv2DBackpropFilter(
+            input=self._prepared(inputs),
+            filter_sizes=mask.shape,
+            out_backprop=_upsample(gradient, self._pooling),
+            **self._dense,
+        )
 
 
 def _upsample(images, factor):

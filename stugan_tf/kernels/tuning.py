@@ -27,12 +27,20 @@ class Problem(NamedTuple):
     kernel_shape: tuple  # (h, w, C, C')
     padding: str
     density: float
+    normalized: bool = False  # From here on what is fused with it.
+    relu: bool = False
+    upsampling: int = 1
+    pooling: int = 1
 
     def __str__(self):
-        """E.g. '64x8x8 3x3x256x256 same 0.05': the name under which times are kept."""
+        """E.g. '64x8x8 3x3x256x256 same 0.05 relu': the name under which times are kept."""
         kernel = "x".join(map(str, self.kernel_shape))
         size = f"{self.batch}x{self.height}x{self.width}"
-        return f"{size} {kernel} {self.padding} {self.density:.2g}"
+        words = [size, kernel, self.padding, f"{self.density:.2g}"]
+        words += ["normalized"] * self.normalized + ["relu"] * self.relu
+        words += [f"upsampled by {self.upsampling}"] * (self.upsampling > 1)
+        words += [f"pooled by {self.pooling}"] * (self.pooling > 1)
+        return " ".join(words)
 
 
 def fastest(problem):
@@ -82,54 +90,50 @@ def _machine():
 def _measure(problem):
     """Milliseconds, dense and sparse, of each part of the `Choice`."""
     random = np.random.default_rng(0)
-    height, width, inputs, outputs = problem.kernel_shape
+    height, width, inputs, _ = problem.kernel_shape
 
     def draw(*shape):
         return tf.constant(random.standard_normal(shape, np.float32))
 
-    pads = convolution.paddings(problem.padding, (height, width))
     images = draw(problem.batch, problem.height, problem.width, inputs)
-    gradient = draw(
-        problem.batch,
-        problem.height + pads[0] + pads[1] - height + 1,
-        problem.width + pads[2] + pads[3] - width + 1,
-        outputs,
-    )
     mask = tf.cast(random.random(problem.kernel_shape) < problem.density, tf.float32)
     kernel = mask * draw(*problem.kernel_shape)
-    dense = {"strides": [1, 1, 1, 1], "padding": problem.padding.upper()}
-    rivals = {
-        "forward": (
-            lambda: tf.nn.conv2d(images, kernel, **dense),
-            lambda: convolution.convolve(images, kernel, pads),
+    parts = convolution.Parts(
+        problem.padding,
+        (height, width),
+        *((draw(inputs), draw(inputs)) if problem.normalized else ((), ())),
+        problem.relu,
+        problem.upsampling,
+        problem.pooling,
+    )
+    gradient = draw(*parts.forward(True, images, kernel).shape)
+    functions = {
+        "forward": lambda is_sparse: parts.forward(is_sparse, images, kernel),
+        "input_gradient": lambda is_sparse: parts.input_gradient(
+            is_sparse, gradient, kernel, tf.shape(images)
         ),
-        "input_gradient": (
-            lambda: tf.raw_ops.Conv2DBackpropInput(
-                input_sizes=images.shape, filter=kernel, out_backprop=gradient, **dense
-            ),
-            lambda: convolution.convolve(gradient, kernel, pads, transposed=True),
-        ),
-        "kernel_gradient": (
-            lambda: tf.raw_ops.Conv2DBackpropFilter(
-                input=images, filter_sizes=kernel.shape, out_backprop=gradient, **dense
-            ),
-            lambda: convolution.kernel_gradient(images, gradient, mask, pads),
+        "kernel_gradient": lambda is_sparse: parts.kernel_gradient(
+            is_sparse, images, gradient, mask
         ),
     }
     with tf.device("CPU:0"):
-        return {part: _race(*functions) for part, functions in rivals.items()}
+        return {part: _race(function) for part, function in functions.items()}
 
 
-def _race(dense, sparse):
-    """The least milliseconds of each of two functions, called in turn."""
-    for function in (dense, sparse):
-        function()  # Warms up: oneDNN chooses its code, the pattern is built.
+def _race(function):
+    """The least milliseconds of `function(is_sparse=False)` and `function(is_sparse=True)`."""
+    rivals = [
+        tf.function(functools.partial(function, is_sparse), autograph=False)
+        for is_sparse in (False, True)
+    ]
+    for rival in rivals:
+        rival()  # Warms up: oneDNN chooses its code, the pattern is built.
     least = [float("inf")] * 2
     end = time.perf_counter() + _SECONDS
     while True:
-        for i, function in enumerate((dense, sparse)):
+        for i, rival in enumerate(rivals):
             start = time.perf_counter()
-            function()
+            rival()
             least[i] = min(least[i], 1e3 * (time.perf_counter() - start))
         if time.perf_counter() > end:
             return [round(value, 4) for value in least]

@@ -80,12 +80,13 @@ def zero_gradients():
     return getattr(_context, "wanted", True)
 
 
-def choose(masked, size):
+def choose(masked, size, **fused):
     """The `Choice` of a masked layer by its execution.
 
     Args:
         masked: a `Masked` layer.
         size: (B, H, W) of its inputs; what is not known is None.
+        **fused: what is fused with it, as `tuning.Problem` names it.
     """
     if masked.execution == "dense":
         return DENSE
@@ -101,6 +102,7 @@ def choose(masked, size):
             kernel_shape if len(kernel_shape) == 4 else (1, 1, *kernel_shape),
             getattr(masked.layer, "padding", "valid"),
             round(masked.density(), 2),
+            **fused,
         )
         return tuning.fastest(problem)
 

@@ -47,14 +47,20 @@ class FusedConvolution(keras.layers.Layer):
         """Images [B, H, W, C], or these and a residual, to [B, H', W', C']."""
         images, residual = inputs if self.surroundings.has_residual else (inputs, None)
         layer, around = self.masked.layer, self.surroundings
-        batch, height, width, _ = images.shape
-        size = batch, around.upsampling * height, around.upsampling * width
+        choice = choose(
+            self.masked,
+            images.shape[:3],
+            normalized=around.normalization is not None,
+            relu=around.relu,
+            upsampling=around.upsampling,
+            pooling=around.pooling,
+        )
         return masked_convolution(
             images,
             self.masked.effective_kernel(training),
             self.masked.kernel_mask.value,
             layer.padding,
-            choose(self.masked, size),
+            choice,
             zero_gradients(),
             self._normalization(images, training),
             around.relu,
@@ -210,7 +216,9 @@ def _add(one, other):
 
 def _halves(layer):
     return (
-        layer.pool_size == (2, 2) and layer.strides == (2, 2) and layer.data_format == "channels_last"
+        layer.pool_size == (2, 2)
+        and layer.strides == (2, 2)
+        and layer.data_format == "channels_last"
     )
 
 
