@@ -10,8 +10,10 @@ import tempfile
 from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
 
-# A run may be resumed with other values of these: they do not change what is computed.
+# A run may be resumed with other values of these: they do not change what is computed, but for the
+# rounding of another execution.
 FREE = (
+    "execution",
     "steps_per_execution",
     "log_every",
     "sample_every",
