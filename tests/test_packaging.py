@@ -42,3 +42,10 @@ def test_every_folder_with_code_is_a_package_and_gin_is_none():
     packages = find_packages(ROOT, include=["stugan_tf*", "pipelines*"])
     assert packages == find_namespace_packages(ROOT, include=["stugan_tf*", "pipelines*"])
     assert not list((ROOT / "gin").rglob("*.py"))
+
+
+def test_every_source_of_the_kernels_is_in_the_wheel():
+    kernels = ROOT / "stugan_tf" / "kernels"
+    patterns = SETUP["options.package_data"]["stugan_tf.kernels"].split()
+    packed = {path for pattern in patterns for path in kernels.glob(pattern)}
+    assert packed == {path for path in kernels.iterdir() if path.suffix not in (".py", "")}
