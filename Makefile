@@ -29,7 +29,7 @@ sanitize: $(INSTALLED)  ## The kernels' tests under AddressSanitizer and UBSan
 		-fno-sanitize=null,nonnull-attribute,returns-nonnull-attribute -fno-sanitize-recover=all" \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	$(RUN) -m pytest --exitfirst --capture=sys tests/kernels/test_convolution.py
+	$(RUN) -m pytest --exitfirst --capture=sys tests/kernels/test_*convolution.py
 
 lint: $(INSTALLED)  ## Check style and formatting
 	$(RUN) -m ruff check

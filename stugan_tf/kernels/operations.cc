@@ -13,7 +13,10 @@
 // All are pure functions of dense tensors. No indices come in, so none can be wrong; a kernel that
 // is not sparse at all is only slow.
 
+#include <algorithm>
 #include <atomic>
+#include <iterator>
+#include <limits>
 #include <memory>
 #include <string>
 
@@ -42,16 +45,31 @@ Status InvalidArgument(const Parts&... parts) {
   return absl::InvalidArgumentError(absl::StrCat(parts...));
 }
 
-const InstructionSet& instruction_set(const std::string& name) {
+// The best instruction set of this machine that is no better than the one named, null if there is
+// no such name.
+const InstructionSet* instruction_set(const std::string& name) {
+  const char* const names[] = {"baseline", "x86-64-v3", "x86-64-v4", "best"};
+  const auto* const found = std::find(std::begin(names), std::end(names), name);
+  if (found == std::end(names)) return nullptr;
 #ifdef STUGAN_X86_64
   const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                   __builtin_cpu_supports("avx512cd");
-  if (v4 && (name == "best" || name == "x86-64-v4")) return kX86V4;
-  if (v3 && name != "baseline") return kX86V3;
+  const auto level = found - std::begin(names);
+  if (v4 && level >= 2) return &kX86V4;
+  if (v3 && level >= 1) return &kX86V3;
 #endif
-  return kBaseline;
+  return &kBaseline;
+}
+
+Status choose_code(OpKernelConstruction* context, const InstructionSet** code) {
+  std::string name;
+  TF_RETURN_IF_ERROR(context->GetAttr("instruction_set", &name));
+  *code = instruction_set(name);
+  if (*code) return tensorflow::OkStatus();
+  return InvalidArgument("instruction_set must be best, x86-64-v4, x86-64-v3 or baseline, got ",
+                         name, ".");
 }
 
 // Memory for packed tiles, aligned for whole vectors and freed with the scope.
@@ -200,9 +218,7 @@ class SparseOperation : public OpKernel {
     OP_REQUIRES(context, paddings_.size() == 4,
                 InvalidArgument("paddings must be [top, bottom, left, right], got ",
                                 paddings_.size(), " numbers."));
-    std::string name;
-    OP_REQUIRES_OK(context, context->GetAttr("instruction_set", &name));
-    code_ = &instruction_set(name);
+    OP_REQUIRES_OK(context, choose_code(context, &code_));
   }
 
  protected:
@@ -238,10 +254,16 @@ class SparseOperation : public OpKernel {
     return best;
   }
 
-  static Layout layout(const Tiling& tiling, const TensorShape& kernel, bool transposed) {
-    return {kernel.dim_size(0),   kernel.dim_size(1), kernel.dim_size(2),
-            kernel.dim_size(3),   transposed,         tiling.block(),
-            tiling.input_width(), tiling.input_pixels(), tiling.lanes};
+  std::shared_ptr<const Pattern> find_pattern(OpKernelContext* context, const Tiling& tiling,
+                                              const Tensor& kernel, bool transposed,
+                                              std::vector<float>* values) {
+    const Layout layout{kernel.dim_size(0),   kernel.dim_size(1),    kernel.dim_size(2),
+                        kernel.dim_size(3),   transposed,            tiling.block(),
+                        tiling.input_width(), tiling.input_pixels(), tiling.lanes};
+    return patterns_.find(layout, kernel.flat<float>().data(), values,
+                          [context](int64_t num_parts, const auto& worker) {
+                            parallel(context, num_parts, worker);
+                          });
   }
 
   // Reads how much images are resized by.
@@ -255,6 +277,8 @@ class SparseOperation : public OpKernel {
 
   const InstructionSet* code_;
   std::vector<int64_t> paddings_;
+
+ private:
   PatternCache patterns_;
 };
 
@@ -327,8 +351,7 @@ class SparseConvolution : public SparseOperation {
     const Tiling tiling =
         this->tiling(geometry, sources, targets, kernel.NumElements() / 10, num_threads);
     std::vector<float> values;
-    const auto pattern = patterns_.find(layout(tiling, kernel.shape(), transposed_),
-                                        kernel.flat<float>().data(), &values);
+    const auto pattern = find_pattern(context, tiling, kernel, transposed_, &values);
 
     // Where there are few groups, threads share one and each packs its input for itself.
     const int64_t num_groups = tiling.num_groups();
@@ -425,8 +448,7 @@ class SparseConvolutionKernelGradient : public SparseOperation {
     const Tiling tiling = this->tiling(full.flattened(), sources, targets,
                                        mask.NumElements() / 10, num_threads);
     std::vector<float> values;
-    const auto pattern = patterns_.find(layout(tiling, mask.shape(), false),
-                                        mask.flat<float>().data(), &values);
+    const auto pattern = find_pattern(context, tiling, mask, false, &values);
 
     // Each worker has its own groups and sums, so that a result does not depend on who was faster.
     const int64_t num_groups = tiling.num_groups();
@@ -472,9 +494,7 @@ class SparseConvolutionKernelGradient : public SparseOperation {
 class ChannelOperation : public OpKernel {
  public:
   explicit ChannelOperation(OpKernelConstruction* context) : OpKernel(context) {
-    std::string name;
-    OP_REQUIRES_OK(context, context->GetAttr("instruction_set", &name));
-    code_ = &instruction_set(name);
+    OP_REQUIRES_OK(context, choose_code(context, &code_));
   }
 
  protected:

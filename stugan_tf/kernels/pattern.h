@@ -4,6 +4,7 @@
 #define STUGAN_TF_KERNELS_PATTERN_H_
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -63,13 +64,24 @@ struct Pattern {
 
   // Fills `values` from `kernel`. Returns whether the pattern is exactly that of its non-zeros: one
   // more, and a zero would meet NaN, or get a gradient.
-  bool gather(const float* kernel, float* values) const {
-    int64_t found = 0;
-    for (int64_t j = 0; j < size(); ++j) {
-      values[j] = kernel[positions[j]];
-      found += values[j] != 0;
-    }
-    return found == size() && found == count(kernel, layout.size());
+  //   parallel(n, worker): calls worker(0), ..., worker(n - 1), several at once if it can.
+  template <typename Parallel>
+  bool gather(const float* kernel, float* values, const Parallel& parallel) const {
+    constexpr int64_t kPart = 1 << 17;
+    const int64_t num_parts = std::max<int64_t>(1, layout.size() / kPart);
+    std::atomic<int64_t> found{0}, total{0};
+    parallel(num_parts, [&](int64_t part) {
+      const int64_t first = part * size() / num_parts, last = (part + 1) * size() / num_parts;
+      int64_t non_zeros = 0;
+      for (int64_t j = first; j < last; ++j) {
+        values[j] = kernel[positions[j]];
+        non_zeros += values[j] != 0;
+      }
+      found += non_zeros;
+      const int64_t start = part * layout.size() / num_parts;
+      total += count(kernel + start, (part + 1) * layout.size() / num_parts - start);
+    });
+    return found == size() && found == total;
   }
 
   static int64_t count(const float* values, int64_t size) {
@@ -114,12 +126,13 @@ struct Pattern {
 class PatternCache {
  public:
   // Returns the pattern of the non-zeros of `kernel`, which go into `values`.
+  template <typename Parallel>
   std::shared_ptr<const Pattern> find(const Layout& layout, const float* kernel,
-                                      std::vector<float>* values) {
+                                      std::vector<float>* values, const Parallel& parallel) {
     for (const auto& pattern : snapshot()) {
       if (!(pattern->layout == layout)) continue;
       values->resize(pattern->size());
-      if (pattern->gather(kernel, values->data())) return pattern;
+      if (pattern->gather(kernel, values->data(), parallel)) return pattern;
     }
     auto pattern = std::make_shared<const Pattern>(layout, kernel);
     values->resize(pattern->size());
