@@ -241,14 +241,12 @@ class SparseOperation : public OpKernel {
 
   Tiling tiling(const Geometry& geometry, int64_t sources, int64_t targets, int64_t non_zeros,
                 int64_t num_threads) const {
-    Tiling best;
-    double lowest = 0;
-    for (int i = 0; i < kNumTiles; ++i) {
-      const Tiling tiling{geometry, code_->tiles[i], i, code_->lanes};
-      const double cost = tiling.cost(sources, targets, non_zeros, num_threads);
-      if (i == 0 || cost < lowest) {
-        best = tiling;
-        lowest = cost;
+    Tiling best{geometry, code_->tiles[0], 0, code_->lanes};
+    for (int i = 1; i < kNumTiles; ++i) {
+      const Tiling other{geometry, code_->tiles[i], i, code_->lanes};
+      if (other.cost(sources, targets, non_zeros, num_threads) <
+          best.cost(sources, targets, non_zeros, num_threads)) {
+        best = other;
       }
     }
     return best;
