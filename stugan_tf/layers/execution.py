@@ -8,7 +8,7 @@ import threading
 import keras
 import tensorflow as tf
 from absl import logging
-from tensorflow.python.ops import control_flow_util
+from tensorflow.python.ops import control_flow_util  # Nothing public tells of XLA.
 
 from stugan_tf.errors import InputError
 from stugan_tf.kernels import library, tuning
@@ -101,7 +101,7 @@ def choose(masked, size, **fused):
             width,
             kernel_shape if len(kernel_shape) == 4 else (1, 1, *kernel_shape),
             getattr(masked.layer, "padding", "valid"),
-            round(masked.density(), 2),
+            float(f"{masked.density():.2g}"),
             **fused,
         )
         return tuning.fastest(problem)

@@ -177,7 +177,7 @@ def _convolve(masked, images):
         type(layer) is keras.layers.BatchNormalization
         and layer.axis in (-1, 3)
         and layer.compute_dtype == "float32"
-        and not (layer.synchronized or layer.renorm)
+        and not (layer.synchronized or getattr(layer, "renorm", False))
     ):
         around["normalization"], (images,) = layer, inputs
     return FusedConvolution(masked, Surroundings(**around))(images)
