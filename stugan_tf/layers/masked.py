@@ -69,7 +69,7 @@ class Masked(keras.layers.Wrapper):
 
     def call(self, inputs):
         """Calls the wrapped layer; Keras hands `training` down by itself."""
-        if type(self.layer) is not keras.layers.Dense:
+        if type(self.layer) is not keras.layers.Dense or not is_supported(self.layer):
             return self.layer(inputs)
         outputs = self._matmul(inputs, self.layer.kernel)
         if self.layer.use_bias:
