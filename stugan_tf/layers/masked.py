@@ -82,7 +82,7 @@ class Masked(keras.layers.Wrapper):
 
     def _matmul(self, inputs, kernel):
         outputs = self._sparse_product(inputs, kernel)
-        return tf.matmul(inputs, kernel) if outputs is None else outputs
+        return keras.ops.matmul(inputs, kernel) if outputs is None else outputs
 
     def _sparse_product(self, inputs, kernel):
         if not is_supported(self.layer):
