@@ -159,7 +159,9 @@ class _Fusion:
 
     def __init__(self, needed_twice):
         self._needed_twice = needed_twice
-        self._shared = {}  # The outputs of those layers, by their ids.
+        # Tensors by their ids: the outputs of those layers, and of such calls.
+        self._shared = {}
+        self._called_with_arguments = {}
 
     def call(self, layer, *args, **kwargs):
         outputs = None
@@ -167,8 +169,11 @@ class _Fusion:
             outputs = self._fused(layer, *args)
         if outputs is None:
             outputs = layer(*args, **kwargs)
+        made = {id(tensor): tensor for tensor in keras.tree.flatten(outputs)}
         if layer in self._needed_twice:
-            self._shared |= {id(tensor): tensor for tensor in keras.tree.flatten(outputs)}
+            self._shared |= made
+        if _has_arguments(kwargs):
+            self._called_with_arguments |= made
         return outputs
 
     def _fused(self, layer, inputs):
@@ -203,8 +208,9 @@ class _Fusion:
             is_shared |= id(images) in self._shared
             layer, inputs = _producer(images)
         if (
-            not is_shared
-            and _is_plain(layer, keras.layers.BatchNormalization)
+            _is_plain(layer, keras.layers.BatchNormalization)
+            and not is_shared
+            and id(images) not in self._called_with_arguments
             and layer.axis in (-1, 3)
             and not (layer.synchronized or layer.renorm)
         ):
@@ -259,10 +265,9 @@ def _is_plain(layer, kind):
 
 
 def _producer(tensor):
-    """The layer that made a Keras tensor, and its inputs; None of one called with arguments."""
+    """The layer that made a Keras tensor, and its inputs."""
     operation, node_index, _ = tensor._keras_history
-    node = operation._inbound_nodes[node_index]
-    return None if _has_arguments(node.arguments.kwargs) else operation, node.input_tensors
+    return operation, operation._inbound_nodes[node_index].input_tensors
 
 
 def _has_arguments(kwargs):
