@@ -9,6 +9,8 @@ import hypothesis
 import pytest
 import tensorflow as tf
 
+from stugan_tf.kernels import library
+
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
@@ -22,3 +24,14 @@ hypothesis.settings.load_profile("stugan_tf")
 def mirrored():
     """One for all tests: a second one would number its collective operations as the first did."""
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture(scope="session")
+def operations():
+    """Skips what needs the operations where they cannot be had; that they do not compile fails."""
+    try:
+        return library.load()
+    except library.KernelsUnavailableError as error:
+        if "could not be" in str(error):
+            raise
+        pytest.skip(str(error))

@@ -495,6 +495,11 @@ WRONG_USES = {
             ("train.jit_compile", "'auto', True or False", "'yes'"),
             gin=("train.jit_compile = 'yes'",),
         ),
+        WrongUse(
+            "execution that there is not",
+            ("train.execution", "dense, sparse, auto", "'spares'"),
+            gin=("train.execution = 'spares'",),
+        ),
     ],
     "Data": [
         WrongUse(

@@ -4,6 +4,7 @@ There the convolution is so cheap that normalization, ReLU, resizing and residua
 much. The sparse kernels do them in passing: before they lay out the input, after they have summed.
 """
 
+import collections
 import dataclasses
 
 import keras
@@ -12,6 +13,7 @@ import tensorflow as tf
 from stugan_tf.kernels.convolution import Normalization, masked_convolution, moments
 from stugan_tf.layers.execution import choose, is_supported, zero_gradients
 from stugan_tf.layers.masked import Masked
+from stugan_tf.layers.spectral import SpectralConv2D
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ class FusedConvolution(keras.layers.Layer):
     """
 
     def __init__(self, masked, surroundings, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(dtype="float32", **kwargs)
         self.masked = masked
         self.surroundings = surroundings
         # Keras finds layers in attributes only.
@@ -96,9 +98,12 @@ class FusedConvolution(keras.layers.Layer):
         shape = input_shape[0] if self.surroundings.has_residual else input_shape
         batch, height, width, channels = shape
         around = self.surroundings
-        shape = (batch, height * around.upsampling, width * around.upsampling, channels)
+        height, width = _times(height, around.upsampling), _times(width, around.upsampling)
+        shape = (batch, height, width, channels)
         batch, height, width, channels = self.masked.compute_output_shape(shape)
-        return (batch, height // around.pooling, width // around.pooling, channels)
+        if around.pooling > 1:  # Then height and width are known.
+            height, width = height // around.pooling, width // around.pooling
+        return (batch, height, width, channels)
 
 
 def fuse(model):
@@ -108,28 +113,37 @@ def fuse(model):
     averaged afterwards one of averaged images: the same numbers, up to rounding, for a quarter of
     the work.
 
+    What two layers need is computed once, as before: normalization and power iterations have state.
+
     Args:
-        model: a functional Keras model; any other is returned as it is.
+        model: a functional or sequential Keras model; any other is returned as it is.
 
     Returns:
         A functional Keras model.
     """
-    if not isinstance(model, keras.Model) or not model.inputs or not model._operations:
+    if isinstance(model, keras.Sequential):
+        model = model._functional or model  # There is none before it knows its inputs.
+    if not hasattr(model, "_nodes_by_depth"):  # What makes a model functional.
         return model
+    fusion = _Fusion(_layers_needed_twice(model))
     return keras.models.clone_model(
-        model, clone_function=lambda layer: layer, call_function=_call_fused
+        model, clone_function=lambda layer: layer, call_function=fusion.call
     )
 
 
-def _call_fused(layer, *args, **kwargs):
-    outputs = None
-    if isinstance(layer, Masked) and is_fusible(layer):
-        outputs = _convolve(layer, *args)
-    elif type(layer) is keras.layers.Add and len(args[0]) == 2:
-        outputs = _add(*args[0])
-    elif type(layer) is keras.layers.AveragePooling2D and _halves(layer):
-        outputs = _pool(layer, *args)
-    return layer(*args, **kwargs) if outputs is None else outputs
+def _layers_needed_twice(model):
+    """The layers of which an output goes to several places."""
+    nodes = [node for depth in model._nodes_by_depth.values() for node in depth]
+    needs = collections.Counter(
+        id(tensor)
+        for tensors in (*(node.input_tensors for node in nodes), model.outputs)
+        for tensor in tensors
+    )
+    return {node.operation for node in nodes if any(needs[id(t)] > 1 for t in node.outputs)}
+
+
+def _times(size, factor):
+    return None if size is None else size * factor
 
 
 def is_fusible(masked):
@@ -137,10 +151,123 @@ def is_fusible(masked):
     layer = masked.layer
     return (
         isinstance(layer, keras.layers.Conv2D)
+        # Who overrides it computes something else.
+        and type(layer).call in (keras.layers.Conv2D.call, SpectralConv2D.call)
         and masked.is_replaceable
+        and masked.compute_dtype == "float32"
         and is_supported(layer)
         and layer.activation in (None, keras.activations.linear)
     )
+
+
+class _Fusion:
+    """Calls the layers of a model one after the other, each fused with what came before."""
+
+    def __init__(self, needed_twice):
+        self._needed_twice = needed_twice
+        # Tensors by their ids: the outputs of those layers, and of such calls.
+        self._shared = {}
+        self._called_with_arguments = {}
+
+    def call(self, layer, *args, **kwargs):
+        outputs = None
+        if len(args) == 1 and not _has_arguments(kwargs):
+            outputs = self._fused(layer, *args)
+        if outputs is None:
+            outputs = layer(*args, **kwargs)
+        made = {id(tensor): tensor for tensor in keras.tree.flatten(outputs)}
+        if layer in self._needed_twice:
+            self._shared |= made
+        if _has_arguments(kwargs):
+            self._called_with_arguments |= made
+        return outputs
+
+    def _fused(self, layer, inputs):
+        if isinstance(layer, Masked) and is_fusible(layer):
+            return self._convolve(layer, inputs)
+        if _is_plain(layer, keras.layers.Add) and len(inputs) == 2:
+            return self._add(*inputs)
+        if _is_plain(layer, keras.layers.AveragePooling2D) and _halves(layer):
+            return self._pool(layer, inputs)
+        return None
+
+    def _fused_producer(self, tensor):
+        layer, inputs = _producer(tensor)
+        is_ours = isinstance(layer, FusedConvolution) and id(tensor) not in self._shared
+        return (layer, inputs) if is_ours else (None, inputs)
+
+    def _convolve(self, masked, images):
+        around = {}
+        is_shared = id(images) in self._shared
+        layer, inputs = _producer(images)
+        if (
+            _is_plain(layer, keras.layers.UpSampling2D)
+            and layer.size == (2, 2)
+            and layer.interpolation == "nearest"
+            and layer.data_format == "channels_last"
+        ):
+            around["upsampling"], (images,) = 2, inputs
+            is_shared |= id(images) in self._shared
+            layer, inputs = _producer(images)
+        if _is_relu(layer):
+            around["relu"], (images,) = True, inputs
+            is_shared |= id(images) in self._shared
+            layer, inputs = _producer(images)
+        if (
+            _is_plain(layer, keras.layers.BatchNormalization)
+            and not is_shared
+            and id(images) not in self._called_with_arguments
+            and layer.axis in (-1, 3)
+            and not (layer.synchronized or getattr(layer, "renorm", False))
+        ):
+            around["normalization"], (images,) = layer, inputs
+        return FusedConvolution(masked, Surroundings(**around))(images)
+
+    def _add(self, one, other):
+        for images, residual in ((one, other), (other, one)):
+            fused, inputs = self._fused_producer(images)
+            if fused is None or fused.surroundings.has_residual or images.shape != residual.shape:
+                continue
+            upsampling = 1
+            shortcut, shortcut_inputs = self._fused_producer(residual)
+            if (
+                shortcut is not None
+                and _is_pointwise(shortcut)
+                and shortcut.surroundings.upsampling == 2
+                and not shortcut.surroundings.has_residual
+                and shortcut.surroundings.pooling == fused.surroundings.pooling == 1
+            ):
+                upsampling, residual = 2, _rebuilt(shortcut, shortcut_inputs, upsampling=1)
+            return _rebuilt(
+                fused, [*inputs, residual], has_residual=True, residual_upsampling=upsampling
+            )
+        return None
+
+    def _pool(self, layer, images):
+        fused, inputs = self._fused_producer(images)
+        height, width = images.shape[1:3]
+        if (
+            fused is None
+            or fused.surroundings.pooling > 1
+            or fused.surroundings.residual_upsampling > 1
+            or height is None
+            or width is None
+            or height % 2
+            or width % 2
+        ):
+            return None
+        around = fused.surroundings
+        if _is_pointwise(fused) and around == Surroundings():
+            return _rebuilt(fused, [layer(*inputs)])
+        if around.has_residual:
+            residual = self._pool(layer, inputs[1])
+            inputs = [inputs[0], layer(inputs[1]) if residual is None else residual]
+        return _rebuilt(fused, inputs, pooling=2)
+
+
+def _is_plain(layer, kind):
+    """Whether an operation is just this kind of layer, no subclass, and computes in float32."""
+    return type(layer) is kind and layer.compute_dtype == "float32"
 
 
 def _producer(tensor):
@@ -149,9 +276,9 @@ def _producer(tensor):
     return operation, operation._inbound_nodes[node_index].input_tensors
 
 
-def _fused_producer(tensor):
-    layer, inputs = _producer(tensor)
-    return (layer, inputs) if isinstance(layer, FusedConvolution) else (None, inputs)
+def _has_arguments(kwargs):
+    """Whether a call had others than the inputs; Keras adds a `mask` that is None."""
+    return any(value is not None for value in kwargs.values())
 
 
 def _rebuilt(fused, inputs, **changes):
@@ -159,59 +286,14 @@ def _rebuilt(fused, inputs, **changes):
     return FusedConvolution(fused.masked, around)(inputs if len(inputs) > 1 else inputs[0])
 
 
-def _convolve(masked, images):
-    around = {}
-    layer, inputs = _producer(images)
-    if (
-        type(layer) is keras.layers.UpSampling2D
-        and layer.size == (2, 2)
-        and layer.interpolation == "nearest"
-        and layer.data_format == "channels_last"
-    ):
-        around["upsampling"], (images,) = 2, inputs
-        layer, inputs = _producer(images)
-    if _is_relu(layer):
-        around["relu"], (images,) = True, inputs
-        layer, inputs = _producer(images)
-    if (
-        type(layer) is keras.layers.BatchNormalization
-        and layer.axis in (-1, 3)
-        and layer.compute_dtype == "float32"
-        and not (layer.synchronized or getattr(layer, "renorm", False))
-    ):
-        around["normalization"], (images,) = layer, inputs
-    return FusedConvolution(masked, Surroundings(**around))(images)
-
-
 def _is_relu(layer):
-    if type(layer) is keras.layers.ReLU:
+    if _is_plain(layer, keras.layers.ReLU):
         return layer.max_value is None and not layer.negative_slope and not layer.threshold
-    return type(layer) is keras.layers.Activation and layer.activation is keras.activations.relu
+    return _is_plain(layer, keras.layers.Activation) and layer.activation is keras.activations.relu
 
 
 def _is_pointwise(fused):
-    return tuple(fused.masked.layer.kernel_size) == (1, 1) and len(fused.masked.kernel.shape) == 4
-
-
-def _add(one, other):
-    for images, residual in ((one, other), (other, one)):
-        fused, inputs = _fused_producer(images)
-        if fused is None or fused.surroundings.has_residual or images.shape != residual.shape:
-            continue
-        upsampling = 1
-        shortcut, shortcut_inputs = _fused_producer(residual)
-        if (
-            shortcut is not None
-            and _is_pointwise(shortcut)
-            and shortcut.surroundings.upsampling == 2
-            and not shortcut.surroundings.has_residual
-            and shortcut.surroundings.pooling == fused.surroundings.pooling == 1
-        ):
-            upsampling, residual = 2, _rebuilt(shortcut, shortcut_inputs, upsampling=1)
-        return _rebuilt(
-            fused, [*inputs, residual], has_residual=True, residual_upsampling=upsampling
-        )
-    return None
+    return tuple(fused.masked.layer.kernel_size) == (1, 1)
 
 
 def _halves(layer):
@@ -220,24 +302,3 @@ def _halves(layer):
         and layer.strides == (2, 2)
         and layer.data_format == "channels_last"
     )
-
-
-def _pool(layer, images):
-    fused, inputs = _fused_producer(images)
-    height, width = images.shape[1:3]
-    if (
-        fused is None
-        or fused.surroundings.pooling > 1
-        or fused.surroundings.residual_upsampling > 1
-        or height is None
-        or width is None
-        or height % 2
-        or width % 2
-    ):
-        return None
-    around = fused.surroundings
-    if _is_pointwise(fused) and around == Surroundings():
-        return _rebuilt(fused, [layer(*inputs)])
-    if around.has_residual:
-        inputs = [inputs[0], _call_fused(layer, inputs[1])]
-    return _rebuilt(fused, inputs, pooling=2)

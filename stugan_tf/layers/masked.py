@@ -69,7 +69,8 @@ class Masked(keras.layers.Wrapper):
 
     def call(self, inputs):
         """Calls the wrapped layer; Keras hands `training` down by itself."""
-        if self.execution == "dense" or type(self.layer) is not keras.layers.Dense:
+        is_dense = self.execution == "dense" or not is_supported(self.layer)
+        if is_dense or type(self.layer) is not keras.layers.Dense:
             return self.layer(inputs)
         outputs = self._matmul(inputs, self.layer.kernel)
         if self.layer.use_bias:
@@ -82,7 +83,7 @@ class Masked(keras.layers.Wrapper):
 
     def _matmul(self, inputs, kernel):
         outputs = self._sparse_product(inputs, kernel)
-        return tf.matmul(inputs, kernel) if outputs is None else outputs
+        return keras.ops.matmul(inputs, kernel) if outputs is None else outputs
 
     def _sparse_product(self, inputs, kernel):
         if not is_supported(self.layer):

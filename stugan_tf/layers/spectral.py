@@ -87,4 +87,5 @@ class SpectralDense(SpectralNormalization, keras.layers.Dense):
 
     def matmul_op(self, inputs, kernel):
         """The matrix product; `Masked` may replace it, as it may a `convolution_op`."""
-        return tf.matmul(inputs, kernel)
+        # As Keras does. `tf.matmul` of [9, 1, 2, 6] and [6, 1] is wrong (2.21 with oneDNN).
+        return keras.ops.matmul(inputs, kernel)

@@ -142,8 +142,9 @@ class Steps:
 
     def _gradients_of_zeros(self, name, grows):
         """Asks for the gradient of inactive weights where the optimizer or growth will see it."""
-        explorer = self.explorers[name]
-        if self._gan.optimizers[name].moments == "dense" or explorer.has_momentum:
+        explorer, optimizer = self.explorers[name], self._gan.optimizers[name]
+        clips = optimizer.clipnorm or optimizer.global_clipnorm  # By a norm of all weights.
+        if optimizer.moments == "dense" or clips or explorer.has_momentum:
             return gradients_of_zeros(True)
         return gradients_of_zeros(grows if explorer.exploration is not None else False)
 

@@ -6,7 +6,7 @@ from keras import layers
 
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import CONVOLUTIONS, Masked, mask_layers, masked_layers
-from stugan_tf.layers.spectral import SpectralConv2D
+from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
 CHECKERBOARD = (np.indices((3, 3, 3, 4)).sum(axis=0) % 2).astype(np.float32)
@@ -167,3 +167,12 @@ def test_a_subclassed_model_is_refused_even_when_nested():
     for model in (subclassed, keras.Model(images, subclassed(images), name="outer")):
         with pytest.raises(InputError, match=message):
             mask_layers(model)
+
+
+@pytest.mark.parametrize("kind", [layers.Dense, SpectralDense])
+def test_a_matrix_product_of_many_axes_is_that_of_its_rows(kind):
+    """Of this shape `tf.matmul` writes to memory that is not its own (TensorFlow 2.21, oneDNN)."""
+    inputs = np.random.default_rng(0).normal(size=(9, 1, 2, 6)).astype(np.float32)
+    masked = Masked(kind(1))
+    rows = masked(inputs.reshape(-1, 6))
+    np.testing.assert_allclose(masked(inputs), tf.reshape(rows, [9, 1, 2, 1]), rtol=1e-5)

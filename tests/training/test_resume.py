@@ -88,6 +88,24 @@ def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(
     assert 1 <= len(json.loads((workdir / "run.json").read_text())["resumes"]) <= num_kills
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("operations")
+def test_a_killed_sparse_run_ends_like_an_uninterrupted_one(tmp_path):
+    sparse = [
+        "train.execution = 'sparse'",
+        "MaskedAdam.moments = 'active'",
+        "generator/Exploration.gradient_momentum = 0.0",
+        "Algorithm.total_steps = 20",
+        "train.checkpoint_every = 2",
+    ]
+    finish(start(tmp_path / "uninterrupted", *sparse))
+    process = start(tmp_path / "run", *sparse)
+    kill_after(process, tmp_path / "run", 1, 0.05)
+    _, err = finish(start(tmp_path / "run", *sparse))
+    assert "kernels are not used" not in err
+    assert_same_run(tmp_path / "run", tmp_path / "uninterrupted")
+
+
 def test_a_signal_saves_and_the_next_start_goes_on(uninterrupted, tmp_path):
     workdir = tmp_path / "run"
     process = start(workdir, "train.checkpoint_every = 1000")
