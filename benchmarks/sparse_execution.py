@@ -150,11 +150,10 @@ def _layer(rows, size, side, inputs, outputs, batch, density, num_rounds, peak):
 
 
 def inference(rows, densities, batches, num_rounds):
-    generator = sngan_generator((SIZE, SIZE, 3))
-    plain = without_masks(generator)
+    plain = without_masks(sngan_generator((SIZE, SIZE, 3)))
     for density in densities:
-        sparsify(generator, 1 - density)
-        set_execution(generator, "auto")
+        # A new one: weights that were zeroed once stay zero.
+        generator = set_execution(sparsify(sngan_generator((SIZE, SIZE, 3)), 1 - density), "auto")
         fused = fuse(generator)
         for batch in batches:
             latents = tf.random.stateless_normal([batch, 128], seed=(0, 0))
@@ -228,7 +227,7 @@ def plot(rows, path):
     cases = [row for row in rows if row["case"].endswith("triple")]
     batches = sorted({row["batch"] for row in cases})
     figure, axes = pyplot.subplots(
-        1, len(batches), figsize=(5 * len(batches), 4.2), sharey=True, squeeze=False
+        1, len(batches), figsize=(4 * len(batches) + 2, 4.2), sharey=True, squeeze=False
     )
     for axis, batch in zip(axes[0], batches, strict=True):
         for name in dict.fromkeys(row["case"] for row in cases):
@@ -247,7 +246,7 @@ def plot(rows, path):
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("times faster than dense: forward, dX and dW")
-    axes[0][-1].legend(fontsize="small")
+    axes[0][-1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

@@ -257,7 +257,11 @@ class Parts:
                 residual_upsampling=residual_upsampling,
                 **self._before,
             )
-        outputs = tf.nn.conv2d(self._prepared(inputs), kernel, **self._dense)
+        prepared = self._prepared(inputs)
+        if _is_matrix_product(prepared, kernel):
+            outputs = tf.matmul(prepared[:, 0, 0], kernel[0, 0])[:, None, None]
+        else:
+            outputs = tf.nn.conv2d(prepared, kernel, **self._dense)
         if self._pooling > 1:
             outputs = tf.nn.avg_pool2d(outputs, self._pooling, self._pooling, "VALID")
         if bias is not None:
@@ -277,6 +281,8 @@ class Parts:
                 upsampling=self._pooling,
                 pooling=self._upsampling,
             )
+        if _is_matrix_product(gradient, kernel) and self._upsampling == self._pooling == 1:
+            return tf.matmul(gradient[:, 0, 0], kernel[0, 0], transpose_b=True)[:, None, None]
         batch, height, width, channels = tf.unstack(input_shape)
         of_upsampled = tf.raw_ops.Conv2DBackpropInput(
             input_sizes=[batch, height * self._upsampling, width * self._upsampling, channels],
@@ -292,12 +298,20 @@ class Parts:
             return kernel_gradient(
                 inputs, gradient, mask, self._paddings, pooling=self._pooling, **self._before
             )
+        prepared = self._prepared(inputs)
+        if _is_matrix_product(prepared, mask):
+            return tf.matmul(prepared[:, 0, 0], gradient[:, 0, 0], transpose_a=True)[None, None]
         return tf.raw_ops.Conv2DBackpropFilter(
-            input=self._prepared(inputs),
+            input=prepared,
             filter_sizes=mask.shape,
             out_backprop=_upsample(gradient, self._pooling),
             **self._dense,
         )
+
+
+def _is_matrix_product(images, kernel):
+    """Whether a convolution is a dense layer, of which TensorFlow makes more as a product."""
+    return tuple(images.shape[1:3]) == tuple(kernel.shape[:2]) == (1, 1)
 
 
 def _upsample(images, factor):
