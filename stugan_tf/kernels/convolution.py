@@ -2,8 +2,9 @@
 
 NHWC, float32, stride 1, any kernel size. A matrix product is a 1x1 convolution of 1x1 images. Sums
 run over the non-zeros only: where an activation is infinite or NaN, a zero weight times it is not
-NaN here. The kernels are dense tensors; which of their weights are zero is found out in passing, so
-a pattern can be neither wrong nor out of date.
+NaN here, while the gradient of the kernel may be NaN for more weights than a dense one. The kernels
+are dense tensors; which of their weights are zero is found out in passing, so a pattern can be
+neither wrong nor out of date.
 """
 
 from typing import NamedTuple
@@ -324,6 +325,16 @@ def _sum_pool(images, factor):
     return factor**2 * tf.nn.avg_pool2d(images, factor, factor, "VALID")
 
 
+def _refuse_second_order(*_):
+    raise NotImplementedError(
+        "Gradients of gradients are known of a convolution alone, not of one that was fused with "
+        "what surrounds it. Call the model itself, not `fuse(model)`."
+    )
+
+
+tf.RegisterGradient("StuganNormalizationGradient")(_refuse_second_order)
+
+
 @tf.RegisterGradient("StuganSparseConvolution")
 def _convolution_gradients(op, upstream):
     inputs, kernel = op.inputs[:2]
@@ -331,10 +342,7 @@ def _convolution_gradients(op, upstream):
     factors = [op.get_attr(name) for name in ("upsampling", "pooling", "residual_upsampling")]
     is_fused = any(tensor.shape.num_elements() != 0 for tensor in op.inputs[2:])
     if is_fused or op.get_attr("relu") or max(factors) > 1:
-        raise NotImplementedError(
-            "Gradients of gradients are known of a convolution alone, not of one that was fused "
-            "with what surrounds it. Call the model itself, not `fuse(model)`."
-        )
+        _refuse_second_order()
     of_inputs = convolve(upstream, kernel, pads, not transposed)
     images, gradient = (upstream, inputs) if transposed else (inputs, upstream)
     of_kernel = kernel_gradient(images, gradient, tf.ones_like(kernel), pads)

@@ -320,10 +320,17 @@ def test_an_odd_output_is_not_pooled():
         convolve(images, kernel, [1] * 4, pooling=2)
 
 
-def test_gradients_of_gradients_of_a_fused_convolution_are_refused_in_words():
-    images, kernel = tf.ones([1, 4, 4, 3]), tf.ones([3, 3, 3, 5])
-    with tf.GradientTape() as tape:
-        tape.watch(images)
-        outputs = convolve(images, kernel, [1] * 4, relu=True)
+@pytest.mark.parametrize("relu", [False, True])
+def test_gradients_of_gradients_of_a_fused_convolution_are_refused_in_words(relu):
+    images, kernel, ones = tf.ones([1, 4, 4, 3]), tf.ones([3, 3, 3, 5]), tf.ones(3)
+    normalization = Normalization(ones, ones, ones, ones, EPSILON, True)
+    with tf.GradientTape() as outer:
+        outer.watch(images)
+        with tf.GradientTape() as inner:
+            inner.watch(images)
+            outputs = masked_convolution(
+                images, kernel, kernel, "same", normalization=normalization, relu=relu
+            )
+        gradient = inner.gradient(outputs, images)
     with pytest.raises(NotImplementedError, match="fuse"):
-        tape.gradient(outputs, images)
+        outer.gradient(gradient, images)
