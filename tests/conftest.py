@@ -1,5 +1,6 @@
 """Two logical CPU devices, so that every test process can hold a MirroredStrategy."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -35,3 +36,10 @@ def operations():
         if "could not be" in str(error):
             raise
         pytest.skip(str(error))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(nextitem):
+    """After the last test nothing needs collecting, which would take minutes of what is left."""
+    if nextitem is None:
+        gc.freeze()
