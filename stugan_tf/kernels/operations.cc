@@ -24,7 +24,6 @@
 #include "absl/strings/str_cat.h"
 #include "pattern.h"
 #include "sparse_convolution.h"
-#include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -239,6 +238,14 @@ class SparseOperation : public OpKernel {
     return tensorflow::OkStatus();
   }
 
+  static Status check_prologue(const Tensor& scale, const Tensor& shift, int64_t channels) {
+    const int64_t size = scale.NumElements();
+    if (shift.NumElements() == size && (size == 0 || size == channels)) {
+      return tensorflow::OkStatus();
+    }
+    return InvalidArgument("scale and shift must both have ", channels, " numbers or none.");
+  }
+
   Tiling tiling(const Geometry& geometry, int64_t sources, int64_t targets, int64_t non_zeros,
                 int64_t num_threads) const {
     Tiling best{geometry, code_->tiles[0], 0, code_->lanes};
@@ -302,11 +309,7 @@ class SparseConvolution : public SparseOperation {
     OP_REQUIRES(context, input.dim_size(3) == sources,
                 InvalidArgument("The images have ", input.dim_size(3), " channels, the kernel ",
                                 kernel.shape().DebugString(), " takes ", sources, "."));
-    for (const Tensor* vector : {&scale, &shift}) {
-      OP_REQUIRES(context, vector->NumElements() == scale.NumElements() &&
-                               (vector->NumElements() == 0 || vector->NumElements() == sources),
-                  InvalidArgument("scale and shift must both have ", sources, " numbers or none."));
-    }
+    OP_REQUIRES_OK(context, check_prologue(scale, shift, sources));
     OP_REQUIRES(context, bias.NumElements() == 0 || bias.NumElements() == targets,
                 InvalidArgument("bias must have ", targets, " numbers or none, got ",
                                 bias.NumElements(), "."));
@@ -428,11 +431,7 @@ class SparseConvolutionKernelGradient : public SparseOperation {
                 InvalidArgument("Images ", input.shape().DebugString(), ", the gradient ",
                                 gradient.shape().DebugString(), " and the mask ",
                                 mask.shape().DebugString(), " do not belong together."));
-    for (const Tensor* vector : {&scale, &shift}) {
-      OP_REQUIRES(context, vector->NumElements() == scale.NumElements() &&
-                               (vector->NumElements() == 0 || vector->NumElements() == sources),
-                  InvalidArgument("scale and shift must both have ", sources, " numbers or none."));
-    }
+    OP_REQUIRES_OK(context, check_prologue(scale, shift, sources));
     Tensor* output;
     OP_REQUIRES_OK(context, context->allocate_output(0, mask.shape(), &output));
     float* const result = output->flat<float>().data();

@@ -45,7 +45,7 @@ struct Pattern {
 
   int64_t size() const { return static_cast<int64_t>(positions.size()); }
 
-  // The pattern of what is not zero in `kernel`, NaN included; of all of it if null.
+  // The pattern of what is not zero in `kernel`, NaN included.
   Pattern(const Layout& layout, const float* kernel) : layout(layout) {
     const int64_t num_targets = layout.targets();
     begin.assign(layout.num_blocks() * num_targets + 1, 0);
@@ -107,7 +107,7 @@ struct Pattern {
         const int64_t column = l.transposed ? l.width - 1 - x : x;
         for (int64_t input = 0; input < l.inputs; ++input) {
           for (int64_t output = 0; output < l.outputs; ++output, ++position) {
-            if (kernel && kernel[position] == 0) continue;
+            if (kernel[position] == 0) continue;
             const int64_t source = l.transposed ? output : input;
             const int64_t target = l.transposed ? input : output;
             const int64_t pixel = (source % l.block) * l.tile_pixels + row * l.tile_width + column;

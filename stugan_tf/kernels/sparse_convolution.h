@@ -20,7 +20,6 @@ struct Tile {
 };
 
 constexpr int kNumTiles = 2;
-constexpr int kMaxLanes = 16;
 
 // max(scale * x + shift, 0) of each channel, each part of it only if there.
 struct Prologue {
@@ -40,7 +39,6 @@ struct Normalization {
 
 // The code of one instruction set. `tile` is an index into `tiles`, the larger one first.
 struct InstructionSet {
-  const char* name;
   int lanes;
   Tile tiles[kNumTiles];
 

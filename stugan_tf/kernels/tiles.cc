@@ -315,11 +315,7 @@ void normalization_gradient(const float* x, const float* gradient, int64_t rows,
 
 }  // namespace
 
-#define TEXT(name) #name
-#define NAME(name) TEXT(name)
-
 const InstructionSet INSTRUCTION_SET = {
-    NAME(INSTRUCTION_SET),
     L,
     {{TILE_HEIGHT, TILE_WIDTH}, {2, 2}},
     pack_any,
