@@ -12,12 +12,12 @@ import keras
 import tensorflow as tf
 
 from stugan_tf.layers.masked import Masked
+from stugan_tf.randomness import draw_latents
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
 from stugan_tf.training.losses import hinge
 from stugan_tf.training.masked_adam import MaskedAdam
-from stugan_tf.training.randomness import draw_latents
 from stugan_tf.training.steps import Steps
 
 DECAY = 0.999

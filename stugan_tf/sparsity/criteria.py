@@ -8,7 +8,7 @@ averaged over steps (momentum growth) is averaged by the caller.
 import gin
 import tensorflow as tf
 
-from stugan_tf.sparsity.randomness import draw_uniform
+from stugan_tf.randomness import draw_uniform
 
 
 @gin.configurable(denylist=["weight", "gradient", "seed"])

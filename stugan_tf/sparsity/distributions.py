@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from stugan_tf.errors import InputError
-from stugan_tf.sparsity.randomness import draw_uniform
+from stugan_tf.randomness import draw_uniform
 from stugan_tf.sparsity.topology import top_k_mask
 
 

@@ -14,6 +14,7 @@ from stugan_tf.checks import check_above_zero, check_function, check_natural, ch
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.files import JsonLines
 from stugan_tf.layers.execution import check_execution
+from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.sparsity.exploration_rate import churn, exploration_rate
 from stugan_tf.sparsity.sparsify import count_weights
 from stugan_tf.training.algorithm import Algorithm
@@ -22,7 +23,6 @@ from stugan_tf.training.gan import GAN
 from stugan_tf.training.interruption import Interrupted, Interruption
 from stugan_tf.training.manifest import record_start
 from stugan_tf.training.monitoring import Monitor
-from stugan_tf.training.randomness import Purpose, draw_latents, fold
 from stugan_tf.training.steps import Steps
 from stugan_tf.training.strategies import is_chief, should_jit
 from stugan_tf.training.workdir import check_space, claimed

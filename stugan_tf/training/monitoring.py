@@ -8,8 +8,8 @@ import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
 
 from stugan_tf.files import JsonLines
+from stugan_tf.images import image_grid, write_png
 from stugan_tf.training.progress import Progress
-from stugan_tf.training.samples import image_grid, write_png
 
 
 class Monitor:

@@ -7,8 +7,8 @@ import tensorflow as tf
 from stugan_tf.errors import InputError
 from stugan_tf.layers.execution import gradients_of_zeros
 from stugan_tf.layers.masked import masked_layers
+from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.sparsity.exploration import Explorer
-from stugan_tf.training.randomness import Purpose, draw_latents, fold
 
 METRICS = {
     "discriminator": ("d_loss", "d_real", "d_fake", "d_gradient_norm"),

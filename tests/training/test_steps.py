@@ -17,13 +17,13 @@ from keras import layers
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
+from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.sparsity.criteria import random_scores
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
 from stugan_tf.training.losses import Loss, hinge
 from stugan_tf.training.masked_adam import MaskedAdam
-from stugan_tf.training.randomness import Purpose, draw_latents, fold
 from stugan_tf.training.steps import Steps
 
 SHAPE = (8, 8, 1)

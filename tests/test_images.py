@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stugan_tf.training.samples import image_grid, to_uint8, write_png
+from stugan_tf.images import image_grid, to_uint8, write_png
 
 
 def test_pixels_are_truncated_and_clipped():

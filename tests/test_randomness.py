@@ -2,9 +2,10 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.stats
 import tensorflow as tf
 
-from stugan_tf.training.randomness import Purpose, draw_latents, fold
+from stugan_tf.randomness import Purpose, draw_latents, fold
 
 SEED = tf.constant([3, 4], tf.int64)
 
@@ -33,6 +34,15 @@ def test_latents_are_normal_and_labels_uniform():
     np.testing.assert_allclose(np.bincount(labels, minlength=10) / 20_000, 0.1, atol=0.01)
 
 
+@pytest.mark.parametrize("truncation", [0.3, 1.0, 2.0, 9.0])
+def test_truncated_latents_follow_the_truncated_normal_distribution(truncation):
+    latents, labels = draw_latents(20_000, 8, 10, SEED, truncation)
+    assert np.all(np.abs(latents) <= truncation)
+    expected = scipy.stats.truncnorm(-truncation, truncation)
+    assert scipy.stats.kstest(np.ravel(latents), expected.cdf).statistic < 0.005  # n = 160,000
+    np.testing.assert_array_equal(labels, draw_latents(20_000, 8, 10, SEED)[1])
+
+
 def test_every_purpose_step_and_attempt_has_its_own_numbers():
     seeds = [
         tuple(fold(seed, attempt, purpose, step).numpy())
@@ -40,4 +50,4 @@ def test_every_purpose_step_and_attempt_has_its_own_numbers():
             [(0, 0), (1, 0)], range(2), Purpose, range(3)
         )
     ]
-    assert len(set(seeds)) == len(seeds) == 2 * 2 * 5 * 3
+    assert len(set(seeds)) == len(seeds) == 2 * 2 * len(Purpose) * 3

@@ -9,8 +9,6 @@ import math
 
 import tensorflow as tf
 
-from stugan_tf.sparsity.randomness import draw_uniform
-
 ALGORITHM = "philox"  # Left to itself, TensorFlow chooses by device.
 
 
@@ -22,6 +20,7 @@ class Purpose(enum.IntEnum):
     DISCRIMINATOR_EXPLORATION = 2
     GENERATOR_EXPLORATION = 3
     SAMPLES = 4
+    EVALUATION = 5
 
 
 def fold(seed, *data):
@@ -42,7 +41,24 @@ def fold(seed, *data):
     return seed
 
 
-def draw_latents(num, latent_dim, num_classes, seed):
+def draw_uniform(shape, seed):
+    """Uniform multiples of 2**-24 in [0, 1).
+
+    They are made of random integers because those are the same eagerly, in a graph and under XLA,
+    which `tf.random.stateless_uniform` for floats is not (tensorflow/tensorflow#117644).
+
+    Args:
+        shape: integers or an integer tensor.
+        seed: int [2].
+
+    Returns:
+        float32 tensor of that shape.
+    """
+    bits = tf.random.stateless_uniform(shape, seed, None, None, tf.uint32, alg=ALGORITHM)
+    return tf.cast(tf.bitwise.right_shift(bits, 8), tf.float32) * 2.0**-24
+
+
+def draw_latents(num, latent_dim, num_classes, seed, truncation=None):
     """Latents and labels of `num` generated images.
 
     Compiled by XLA or not, they are the same but for rounding: Box and Muller make them of
@@ -53,12 +69,20 @@ def draw_latents(num, latent_dim, num_classes, seed):
         latent_dim: length of a latent vector.
         num_classes: number of labels.
         seed: int [2].
+        truncation: if given, the normal distribution is cut off at this absolute value, which
+            trades variety for quality (Brock et al. 2019, section 3.1).
 
     Returns:
         Latents float32 [num, latent_dim] from N(0, I), labels int32 [num], uniform.
     """
     radius, angle = tf.unstack(draw_uniform([2, num, latent_dim], fold(seed, 0)))
-    latents = tf.sqrt(-2 * tf.math.log(1 - radius)) * tf.cos(2 * math.pi * angle)
+    if truncation is None:
+        latents = tf.sqrt(-2 * tf.math.log(1 - radius)) * tf.cos(2 * math.pi * angle)
+    else:
+        # By the inverse of the distribution function, which unlike rejection draws once.
+        inside = math.erf(truncation / math.sqrt(2))
+        centred = 2 * radius - 1 + 2.0**-24  # In (-1, 1): at the ends erfinv is infinite.
+        latents = math.sqrt(2) * tf.math.erfinv(centred * inside)
     labels = tf.random.stateless_uniform(
         [num], fold(seed, 1), 0, num_classes, tf.int32, alg=ALGORITHM
     )
