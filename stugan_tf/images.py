@@ -21,13 +21,13 @@ def image_grid(images, columns=None):
     """Lays images out row by row on white.
 
     Args:
-        images: float [n, H, W, C] in [-1, 1].
+        images: uint8, or float in [-1, 1], [n, H, W, C].
         columns: Images in a row; as many as make the grid square by default.
 
     Returns:
         uint8 [height, width, C]; images of less than 64 pixels are enlarged by a whole factor.
     """
-    images = to_uint8(images)
+    images = images if images.dtype == np.uint8 else to_uint8(images)
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

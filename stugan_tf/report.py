@@ -11,6 +11,7 @@ from absl import flags
 
 from stugan_tf.data import data
 from stugan_tf.errors import InputError
+from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
 from stugan_tf.models import sngan  # noqa: F401 - registers its models with gin
 from stugan_tf.training import plan
 from stugan_tf.training.checkpoints import Checkpoints

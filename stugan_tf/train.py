@@ -11,6 +11,7 @@ from absl import flags
 
 from stugan_tf.data import data
 from stugan_tf.errors import InputError
+from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
 from stugan_tf.models import sngan  # noqa: F401 - registers its models with gin
 from stugan_tf.training import plan
 from stugan_tf.training.interruption import Interrupted
@@ -34,7 +35,10 @@ def main(_):
     strategy = create_strategy(FLAGS.strategy)  # First: it may have to choose devices.
     training = Training(data(), strategy)
     config.check_all_used()
-    print(training.inspection, plan.describe(training), sep="\n\n", flush=True)
+    print(training.inspection, plan.describe(training), sep="\n\n")
+    if training.scoring:
+        print(training.scoring)
+    sys.stdout.flush()
     if FLAGS.dry_run:
         return
     try:

@@ -131,9 +131,23 @@ class Masked(keras.layers.Wrapper):
 
 def masked_layers(model):
     """All `Masked` layers inside a model, each once, in the order in which Keras lists them."""
+    return [layer for layer in all_layers(model) if isinstance(layer, Masked)]
+
+
+def all_layers(model):
+    """All layers inside a model, each once, those held by other layers included."""
     # Keras offers no public walk that also sees layers held by custom layers.
-    layers = {id(layer): layer for layer in model._flatten_layers()}
-    return [layer for layer in layers.values() if isinstance(layer, Masked)]
+    return list({id(layer): layer for layer in model._flatten_layers()}.values())
+
+
+def moving_variables(model):
+    """What a forward pass in training mode may assign: moving statistics, singular vectors."""
+    masks = {id(layer.kernel_mask) for layer in masked_layers(model)}
+    return [
+        variable.value
+        for variable in model.non_trainable_variables
+        if id(variable) not in masks and variable.value.dtype.is_floating
+    ]
 
 
 def set_execution(model, execution):

@@ -8,7 +8,6 @@ import time
 
 import gin
 import tensorflow as tf
-from absl import logging
 
 from stugan_tf.checks import check_above_zero, check_function, check_natural, check_positive
 from stugan_tf.errors import FailedRun, InputError
@@ -21,8 +20,9 @@ from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.checkpoints import Checkpoints
 from stugan_tf.training.gan import GAN
 from stugan_tf.training.interruption import Interrupted, Interruption
-from stugan_tf.training.manifest import record_start
+from stugan_tf.training.manifest import record_end, record_start
 from stugan_tf.training.monitoring import Monitor
+from stugan_tf.training.scoring import Scoring
 from stugan_tf.training.steps import Steps
 from stugan_tf.training.strategies import is_chief, should_jit
 from stugan_tf.training.workdir import check_space, claimed
@@ -52,6 +52,7 @@ class Training:
         evaluator=None,
         evaluate_every=None,
         best_by=None,
+        patience=None,
     ):
         """Builds everything; nothing is written yet.
 
@@ -74,10 +75,11 @@ class Training:
             keep_checkpoints: how many of the newest to keep.
             max_rollbacks: how often to go back to the last checkpoint, with other random numbers,
                 when a value is not finite; after that the run fails.
-            evaluator: `GAN -> {name: number}`, called every `evaluate_every` steps.
+            evaluator: `(source, strategy) -> evaluator`, such as `evaluation.Evaluator`; see
+                `Scoring` for what an evaluator is. It is called every `evaluate_every` steps.
             evaluate_every: steps between evaluations.
-            best_by: the score of which the lowest marks the checkpoint to keep as best; one that
-                the evaluator does not give is warned of.
+            best_by: the metric that marks the checkpoint to keep as best.
+            patience: ends the run after so many evaluations in a row without a new best.
         """
         check_natural("train.seed", seed)
         check_execution("train.execution", execution)
@@ -92,9 +94,10 @@ class Training:
         if evaluator is not None:
             check_function("train.evaluator", evaluator)
             check_positive("train.evaluate_every", evaluate_every)
-        elif evaluate_every is not None or best_by is not None:
+        elif (evaluate_every, best_by, patience) != (None, None, None):
             raise InputError(
-                "train.evaluate_every and train.best_by need scores: set train.evaluator."
+                "train.evaluate_every, train.best_by and train.patience need scores: set "
+                "train.evaluator, e.g. to @Evaluator."
             )
         self.source = source
         self.seed = seed
@@ -111,7 +114,7 @@ class Training:
         self._keep_checkpoints = keep_checkpoints
         self._max_rollbacks = max_rollbacks
         self._evaluator = evaluator
-        self._best_by = best_by
+        self._scored = {"every": evaluate_every, "best_by": best_by, "patience": patience}
         with strategy.scope():
             self.algorithm = algorithm()
             self.gan = gan(source.image_shape, source.num_classes, seed=seed)
@@ -137,6 +140,13 @@ class Training:
         """What the data holds, read and checked."""
         return self.source.inspect()
 
+    @functools.cached_property
+    def scoring(self):
+        """The `Scoring` of this training, or None; loads what the evaluator needs."""
+        if self._evaluator is None:
+            return None
+        return Scoring(self._evaluator(self.source, self._strategy), **self._scored)
+
     def state(self):
         """All variables that a checkpoint holds, by unique name."""
         return {**self.gan.state(), **self._steps.state()}
@@ -155,6 +165,8 @@ class Training:
         """
         state = self.state()
         check_space(workdir, state, self._keep_checkpoints)
+        if self.scoring:
+            self.scoring.evaluator.prepare()
         with claimed(workdir, config, is_chief(self._strategy)) as (workdir, output):
             stored = Checkpoints(workdir / "checkpoints", state)
             checkpoints = Checkpoints(output / "checkpoints", state, self._keep_checkpoints)
@@ -166,8 +178,11 @@ class Training:
                 checkpoints.save(0)  # What a rollback goes back to, and proof that saving works.
             with Interruption() as interruption:
                 while True:
+                    if self.scoring:
+                        self.scoring.recall(workdir / "evaluations.jsonl", step)
                     try:
                         self._train_from(step, output, checkpoints, config, interruption, message)
+                        record_end(output, checkpoints.steps()[-1])
                         return
                     except _NotFiniteError as error:
                         failure = str(error)
@@ -197,7 +212,8 @@ class Training:
             monitor.event(step, message)
             monitor.text("config", config)
             sparsities = {f"{name}_sparsity": c.sparsity for name, c in self.counts().items()}
-            while step < total:
+            ended = self._ends_early(monitor, step)
+            while step < total and not ended:
                 num_steps = self._until_next_event(step)
                 explores = self.algorithm.explores(step + num_steps)
                 former = {
@@ -217,12 +233,12 @@ class Training:
                     sparsities[f"{name}_sparsity"] = count_weights(self.gan.networks[name]).sparsity
                 if topology:
                     monitor.summaries(step, topology)
-                score = None
+                cost = None
                 if self._is_due("evaluate", step):
-                    scores = self._evaluator(self.gan)
+                    scores = self.scoring.score(self.gan, step)
                     evaluations.append({"step": step, **scores})
-                    monitor.summaries(step, scores)
-                    score = self._score(scores)
+                    monitor.scores(step, scores)
+                    cost = self.scoring.cost(scores)
                 if self._is_due("sample", step):
                     monitor.images(step, self.samples())
                 if self._is_due("log", step):
@@ -230,10 +246,12 @@ class Training:
                     monitor.scalars(step, {**self._steps.pop_metrics(), **sparsities, **rates})
                 overdue = time.monotonic() - saved_at > self._checkpoint_seconds
                 stopping = self._on_any_worker(interruption.signal_number is not None)
-                if self._is_due("checkpoint", step) or overdue or stopping or score is not None:
+                if self._is_due("checkpoint", step) or overdue or stopping or cost is not None:
                     self._check_weights(step)
-                    checkpoints.save(step, score)
+                    checkpoints.save(step, cost)
                     saved_at = time.monotonic()
+                if cost is not None:
+                    ended = self._ends_early(monitor, step)
                 if stopping and step < total:
                     raise Interrupted(interruption.signal_number or signal.SIGTERM, step)
             monitor.event(step, f"done; the newest samples are in {workdir / 'samples'}")
@@ -291,13 +309,11 @@ class Training:
 
         return count
 
-    def _score(self, scores):
-        """What `best_by` names, or None."""
-        if self._best_by is not None and self._best_by not in scores:
-            logging.warning(
-                "train.best_by = %r is none of the scores: %s.", self._best_by, ", ".join(scores)
-            )
-        return scores.get(self._best_by)
+    def _ends_early(self, monitor, step):
+        reason = self.scoring and self.scoring.stop_reason
+        if reason:
+            monitor.event(step, f"ends early: {reason}")
+        return self._on_any_worker(bool(reason))
 
     def samples(self):
         """Images [n, H, W, C] of the averaged generator for latents that never change."""

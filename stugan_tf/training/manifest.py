@@ -44,9 +44,27 @@ def record_start(workdir, step, data, **facts):
     write_atomically(path, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
+def record_end(workdir, step):
+    """Notes in `run.json` that the run is over, after `step` steps."""
+    path = pathlib.Path(workdir) / "run.json"
+    manifest = json.loads(path.read_text())
+    manifest["finished"] = {"step": step, "time": _now()}
+    write_atomically(path, (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def has_finished(workdir):
+    """Whether the run in a folder is over, early or after its last step."""
+    path = pathlib.Path(workdir) / "run.json"
+    return path.exists() and "finished" in json.loads(path.read_text())
+
+
+def _now():
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
 def _process():
     return {
-        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "time": _now(),
         "command": shlex.join(sys.orig_argv),
         "versions": {
             "python": platform.python_version(),

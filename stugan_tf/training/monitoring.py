@@ -1,5 +1,6 @@
 """What a person sees of a run: metrics, TensorBoard, sample grids, progress."""
 
+import numbers
 import pathlib
 import textwrap
 import time
@@ -48,6 +49,12 @@ class Monitor:
             for name, value in values.items():
                 tf.summary.scalar(name if "/" in name else f"training/{name}", value)
         self._summaries.flush()
+
+    def scores(self, step, scores):
+        """Shows what of an evaluation's result is a number, in a line and in TensorBoard."""
+        found = {name: value for name, value in scores.items() if isinstance(value, numbers.Real)}
+        self.summaries(step, {f"evaluation/{name}": value for name, value in found.items()})
+        self.event(step, "  ".join(f"{name} {value:.4g}" for name, value in found.items()))
 
     def images(self, step, images):
         """Writes a grid of `images`, float [n, H, W, C] in [-1, 1]; returns its path."""

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from stugan_tf.errors import InputError
 from stugan_tf.layers.execution import gradients_of_zeros
-from stugan_tf.layers.masked import masked_layers
+from stugan_tf.layers.masked import moving_variables
 from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.sparsity.exploration import Explorer
 
@@ -204,14 +204,7 @@ class Steps:
         """
         if self._strategy.num_replicas_in_sync == 1:
             return
-        statistics = []
-        for network in self._gan.networks.values():
-            masks = {id(layer.kernel_mask) for layer in masked_layers(network)}
-            statistics += [
-                variable.value
-                for variable in network.non_trainable_variables
-                if id(variable) not in masks and variable.value.dtype.is_floating
-            ]
+        statistics = [v for model in self._gan.networks.values() for v in moving_variables(model)]
         if statistics:
             for variable, mean in zip(
                 statistics, self._mean_over_replicas(statistics), strict=True

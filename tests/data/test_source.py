@@ -154,3 +154,15 @@ def test_digits_are_resized_on_request():
     assert digits(32).image_shape == (32, 32, 1)
     with pytest.raises(InputError, match="positive int, got 0"):
         digits(0)
+
+
+@pytest.mark.parametrize("start", [0, 4, 11])
+def test_one_pass_in_order_has_every_image_as_stored(source, start):
+    passes = list(source.in_order(3, start).as_numpy_iterator())
+    records = source.records().map(source.load).as_numpy_iterator()
+    stored = list(itertools.islice(records, start, None))
+    assert [len(labels) for _, labels in passes[:-1]] == [3] * (len(passes) - 1)
+    assert_equal(
+        [example for batch in passes for example in zip(*batch, strict=True)],
+        [(image, label) for image, label in stored],
+    )

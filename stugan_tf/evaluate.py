@@ -1,0 +1,199 @@
+"""Scores checkpoints of a run: `python -m stugan_tf.evaluate --workdir=DIR`.
+
+The run's own configuration applies, then --gin_file and --gin_param. Scores are printed and added
+to the workdir's evaluations.jsonl; their curves are in its TensorBoard folder.
+"""
+
+from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
+import contextlib
+import pathlib
+import sys
+import time
+
+import tensorflow as tf
+from absl import flags
+
+from stugan_tf.data import data
+from stugan_tf.errors import InputError
+from stugan_tf.evaluation import records
+from stugan_tf.evaluation.curves import write_truncation_curve
+from stugan_tf.evaluation.evaluator import Evaluator
+from stugan_tf.evaluation.inception import tfhub_inception
+from stugan_tf.images import write_png
+from stugan_tf.models import sngan  # noqa: F401 - registers its models with gin
+from stugan_tf.training.checkpoints import Checkpoints
+from stugan_tf.training.loop import Training
+from stugan_tf.training.manifest import has_finished
+from stugan_tf.training.strategies import NAMES, create_strategy, is_chief
+
+FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(command)  # For --help.
+flags.DEFINE_string("workdir", None, "Folder of the run.")
+flags.DEFINE_string("checkpoint", "latest", "latest, best, all (that are kept) or a step.")
+flags.DEFINE_bool("watch", False, "Score checkpoints as they appear, until the run is done.")
+flags.DEFINE_multi_float(
+    "truncation", [], "Draw latents cut off here; several values make a curve (a picture)."
+)
+flags.DEFINE_integer(
+    "neighbors", 0, "Show so many generated images beside the real ones most like them."
+)
+flags.DEFINE_bool("fetch", False, "Download Inception from TF-Hub into its cache, and stop.")
+flags.DEFINE_multi_string(
+    "compare", [], "Folder of a run; print the scores of those given side by side, and stop."
+)
+flags.DEFINE_string("strategy", "auto", f"Devices to use: {', '.join(NAMES)}.")
+
+POLL_SECONDS = 5
+
+
+def main(_):
+    """Does what the flags say."""
+    if FLAGS.compare:
+        print(records.compare(FLAGS.compare))
+    elif FLAGS.fetch:
+        config.parse_gin(FLAGS.gin_file, FLAGS.gin_param)
+        extractor = tfhub_inception()
+        print(f"{extractor.name} is here, its weights have the sha256 {extractor.sha256}.")
+    elif FLAGS.workdir:
+        Evaluation(pathlib.Path(FLAGS.workdir)).run()
+    else:
+        raise InputError("--workdir is missing: the folder of the run to score.")
+
+
+class Evaluation:
+    """A run and what is to score it."""
+
+    def __init__(self, workdir):
+        """Builds both by the configuration of the run and the flags."""
+        file = workdir / "config.gin"
+        if not file.is_file():
+            raise InputError(f"{workdir} is not the folder of a run: it has no config.gin.")
+        config.parse_gin([file, *FLAGS.gin_file], FLAGS.gin_param)
+        self._workdir = workdir
+        strategy = create_strategy(FLAGS.strategy)  # First: it may have to choose devices.
+        self._training = Training(data(), strategy)
+        self._evaluator = Evaluator(self._training.source, strategy)
+        config.check_all_used()
+        self._writes = is_chief(strategy)
+        self._checkpoints = Checkpoints(workdir / "checkpoints", self._training.state())
+
+    def run(self):
+        """Scores what the flags name."""
+        self._evaluator.prepare()
+        if FLAGS.watch:
+            self._watch()
+            return
+        for step in self._steps():
+            self._checkpoints.restore(step)
+            if FLAGS.neighbors:
+                self._show_neighbors(step)
+            elif FLAGS.truncation:
+                self._show_truncations(step)
+            else:
+                self._score(step)
+
+    def _steps(self):
+        """The steps that --checkpoint names."""
+        there = self._checkpoints.steps()
+        if not there:
+            raise InputError(f"{self._workdir} has no checkpoint yet. Train it first.")
+        which = FLAGS.checkpoint
+        if which == "all":
+            return there
+        if which == "latest":
+            return there[-1:]
+        if which == "best":
+            best = self._checkpoints.best()
+            if best is None:
+                raise InputError(
+                    f"No checkpoint in {self._workdir} was scored during training, so none is the "
+                    "best. Train with train.evaluator and train.best_by, or choose a step: "
+                    f"{', '.join(map(str, there))}."
+                )
+            return [best]
+        if not which.isdecimal() or int(which) not in there:
+            raise InputError(
+                f"--checkpoint={which} is neither latest, best nor all, nor a step that was kept: "
+                f"{', '.join(map(str, there))}."
+            )
+        return [int(which)]
+
+    def _score(self, step):
+        """Scores the generator as it is, which is that of `step`."""
+        start = time.monotonic()
+        scores = self._evaluator(self._training.gan)
+        if self._writes:
+            records.append(self._workdir, {"step": step, "time": round(time.time(), 3), **scores})
+            self._draw(step, scores)
+        print(
+            f"step {step}: ",
+            "  ".join(
+                f"{name} {value:.5g}" for name, value in scores.items() if isinstance(value, float)
+            ),
+            f"  ({time.monotonic() - start:.0f} s, protocol {scores['protocol']['id']})",
+            sep="",
+            flush=True,
+        )
+        return scores
+
+    def _draw(self, step, scores):
+        """Adds to the curves in TensorBoard, where each protocol is a run of its own."""
+        name = f"evaluation_{scores['protocol']['id']}"
+        writer = tf.summary.create_file_writer(str(self._workdir / "tensorboard" / name))
+        with contextlib.closing(writer), writer.as_default(step):
+            for metric in self._evaluator.metrics:
+                tf.summary.scalar(f"evaluation/{metric}", scores[metric])
+
+    def _watch(self):
+        """Scores each checkpoint that has no record of this protocol yet."""
+        own = self._evaluator.protocol
+        while True:
+            # Asked first: the last checkpoint is there before.
+            finished = has_finished(self._workdir)
+            scored = {r["step"] for r in records.read(self._workdir) if r["protocol"] == own}
+            waiting = [step for step in self._checkpoints.steps() if step not in scored]
+            for step in waiting:
+                if self._restored(step):
+                    self._score(step)
+            if finished and not waiting:
+                return
+            if not waiting:
+                time.sleep(POLL_SECONDS)
+
+    def _restored(self, step):
+        """Restores a checkpoint of a run that may remove it at any moment; whether it could."""
+        try:
+            self._checkpoints.restore(step)
+        except (InputError, OSError, tf.errors.OpError):
+            if step in self._checkpoints.steps():
+                raise
+            print(f"step {step}: the run has removed this checkpoint", file=sys.stderr)
+            return False
+        return True
+
+    def _show_truncations(self, step):
+        scores = {}
+        for truncation in FLAGS.truncation:
+            self._evaluator.truncation = truncation
+            print(f"truncation {truncation:g}, ", end="")
+            scores[truncation] = self._score(step)
+        if len(scores) > 1 and self._writes:
+            path = self._workdir / "evaluations" / f"truncation_{step:08d}.png"
+            write_truncation_curve(path, scores)
+            print(f"The curve is in {path}.")
+
+    def _show_neighbors(self, step):
+        found = self._evaluator.neighbors(self._training.gan, FLAGS.neighbors)
+        if self._writes:
+            path = self._workdir / "evaluations" / f"neighbors_{step:08d}.png"
+            write_png(path, found.grid())
+            nearest = found.distances[:, 0]
+            print(
+                f"step {step}: real features are at least {nearest.min():.4g} to "
+                f"{nearest.max():.4g} away from generated ones. The pictures are in {path}: "
+                "generated ones on the left, their nearest neighbours beside them."
+            )
+
+
+if __name__ == "__main__":
+    command.run(main)

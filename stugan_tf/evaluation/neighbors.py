@@ -1,0 +1,62 @@
+"""Generated images beside the real ones most like them: does the generator remember?"""
+
+import dataclasses
+
+import numpy as np
+
+from stugan_tf.evaluation.progress import Progress
+from stugan_tf.images import image_grid
+
+
+@dataclasses.dataclass
+class Neighbors:
+    """The nearest real images of some generated ones, by Euclidean distance of features.
+
+    Attributes:
+        images: uint8 [n, H, W, C], generated.
+        neighbors: uint8 [n, k, H, W, C], real, the nearest first.
+        distances: float32 [n, k].
+    """
+
+    images: np.ndarray
+    neighbors: np.ndarray
+    distances: np.ndarray
+
+    def grid(self):
+        """uint8 [height, width, C]: a row an image, the generated one on the left."""
+        rows = np.concatenate([self.images[:, None], self.neighbors], axis=1)
+        return image_grid(rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1])
+
+
+def find_neighbors(images, source, extraction, num_neighbors):
+    """Searches all images of a source, of which it holds but the nearest.
+
+    Args:
+        images: uint8 [n, H, W, C].
+        source: a `stugan_tf.data` source.
+        extraction: an `Extraction`.
+        num_neighbors: k, real images to find for each.
+
+    Returns:
+        `Neighbors`.
+    """
+    num_neighbors = min(num_neighbors, source.num_images)
+    size = extraction.batch_size
+    features = np.concatenate(
+        [extraction(images[start : start + size])[0] for start in range(0, len(images), size)]
+    )
+    nearest = np.zeros([len(images), 0, *images.shape[1:]], np.uint8)
+    distances = np.zeros([len(images), 0], np.float32)
+    with source.reading(), Progress("real images", source.num_images) as progress:
+        for batch, _ in source.in_order(size).as_numpy_iterator():
+            others, _ = extraction(batch)
+            found = np.linalg.norm(features[:, None] - others[None], axis=-1)
+            distances = np.concatenate([distances, found], axis=1)
+            nearest_indices = np.argsort(distances, axis=1, kind="stable")[:, :num_neighbors]
+            every = np.broadcast_to(batch, [len(images), *batch.shape])
+            candidates = np.concatenate([nearest, every], axis=1)
+            rows = np.arange(len(images))[:, None]
+            nearest = candidates[rows, nearest_indices]
+            distances = distances[rows, nearest_indices]
+            progress.advance(len(batch))
+    return Neighbors(images, nearest, distances)

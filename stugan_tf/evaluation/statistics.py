@@ -1,0 +1,226 @@
+"""What scores need to know of a set of images: moments of its features, and some features.
+
+Those of real images are kept between runs, under a name made of what they were computed from: the
+fingerprint of the data, the extractor's weights, the preprocessing.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import pathlib
+import time
+import zipfile
+
+import numpy as np
+
+from stugan_tf.errors import InputError
+from stugan_tf.evaluation.moments import Moments
+from stugan_tf.evaluation.progress import Progress
+from stugan_tf.files import write_atomically
+
+SECONDS = 60  # between savings of what is not finished
+
+
+@dataclasses.dataclass
+class Statistics:
+    """Of the features of one set of images.
+
+    Attributes:
+        protocol: dictionary that says of which images.
+        mean: float64 [D].
+        covariance: float64 [D, D].
+        features: float32 [n, D] of some of the images, in random order; None if not known.
+        num_images: int; None if not known.
+    """
+
+    protocol: dict
+    mean: np.ndarray
+    covariance: np.ndarray
+    features: np.ndarray | None = None
+    num_images: int | None = None
+
+
+class Collector:
+    """Gathers the statistics of a known number of images as their features come in.
+
+    Memory is that of one covariance and the kept features, however many images there are.
+    """
+
+    def __init__(self, num_images, num_features, num_kept, seed=0):
+        """Starts with nothing seen.
+
+        Args:
+            num_images: how many will come.
+            num_features: D.
+            num_kept: how many features to keep, of images drawn at random.
+            seed: of that draw.
+        """
+        self._moments = Moments(num_features)
+        num_kept = min(num_kept, num_images)
+        self._kept = np.zeros([num_kept, num_features], np.float32)
+        # Where the features of an image go: -1 for nowhere.
+        self._places = np.full(num_images, -1)
+        chosen = np.random.default_rng(seed).permutation(num_images)[:num_kept]
+        self._places[chosen] = np.arange(num_kept)
+
+    @property
+    def count(self):
+        """Images seen so far."""
+        return self._moments.count
+
+    def update(self, features):
+        """Takes in the next features, float32 [B, D]."""
+        places = self._places[self.count : self.count + len(features)]
+        self._kept[places[places >= 0]] = features[places >= 0]
+        self._moments.update(features)
+
+    def statistics(self, protocol):
+        """The `Statistics` of all images, which must have been seen."""
+        if self.count != len(self._places):
+            raise InputError(f"Of {len(self._places)} images only {self.count} came.")
+        return Statistics(
+            protocol, self._moments.mean, self._moments.covariance, self._kept, self.count
+        )
+
+    def state(self):
+        """Arrays by name, from which `restore` goes on."""
+        return {"kept": self._kept, **self._moments.state()}
+
+    def restore(self, state):
+        """Goes back to a state."""
+        self._kept = state.pop("kept")
+        self._moments = Moments.from_state(state)
+
+
+def real_statistics(source, extraction, num_kept, cache_dir=None):
+    """Statistics of all images of a source, computed once and then read from the cache.
+
+    A computation that is killed goes on where it was last saved.
+
+    Args:
+        source: a `stugan_tf.data` source.
+        extraction: an `Extraction`.
+        num_kept: see `Collector`.
+        cache_dir: folder; by default `default_cache_dir()`.
+
+    Returns:
+        `Statistics`.
+    """
+    extractor = extraction.extractor
+    inspection = source.inspect()
+    content = {
+        "extractor": extractor.protocol,
+        "fingerprint": inspection.fingerprint,
+        "num_images": inspection.num_images,
+        "num_kept": min(num_kept, inspection.num_images),
+    }
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    path = pathlib.Path(cache_dir or default_cache_dir()) / f"{key}.npz"
+    protocol = {
+        "source": source.name,
+        "fingerprint": inspection.fingerprint,
+        "num_images": inspection.num_images,
+    }
+    # Workers extract together, so none may leave because it alone has the file.
+    if all(extraction.on_all_workers(path.exists())):
+        stored = _read(path)
+        return Statistics(
+            protocol, stored["mean"], stored["covariance"], stored["features"], source.num_images
+        )
+    statistics = _compute(source, extraction, num_kept, path).statistics(protocol)
+    _write(
+        path,
+        mean=statistics.mean,
+        covariance=statistics.covariance,
+        features=statistics.features,
+        description=json.dumps({"source": source.name, **content}),
+    )
+    # For people; nothing reads it.
+    text = json.dumps({"source": source.name, **content}, indent=2) + "\n"
+    write_atomically(path.with_suffix(".json"), text.encode())
+    _partial(path).unlink(missing_ok=True)
+    return statistics
+
+
+def ttur_statistics(path):
+    """Reads the mean and covariance that the authors of FID publish, or others of that form.
+
+    Args:
+        path: `.npz` file with `mu` [D] and `sigma` [D, D].
+
+    Returns:
+        `Statistics` without features, which only FID can be computed from.
+    """
+    path = pathlib.Path(path).expanduser()
+    try:
+        data = path.read_bytes()
+        stored = np.load(io.BytesIO(data))
+        mean, covariance = (np.asarray(stored[name], np.float64) for name in ("mu", "sigma"))
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path} cannot be read as statistics of real images: {error}. It must be an .npz file "
+            "with the arrays `mu` [D] and `sigma` [D, D], as published with the TTUR paper."
+        ) from error
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise InputError(
+            f"{path} has `mu` of shape {mean.shape} and `sigma` of shape {covariance.shape}; they "
+            "must be [D] and [D, D]."
+        )
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    return Statistics({"file": path.name, "sha256": digest}, mean, covariance)
+
+
+def default_cache_dir():
+    """Where statistics are kept: below XDG_CACHE_HOME, or ~/.cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(root) / "stugan_tf" / "statistics"
+
+
+def _compute(source, extraction, num_kept, path):
+    """A `Collector` that has seen all images; saves now and then beside `path`."""
+    collector = Collector(source.num_images, extraction.extractor.num_features, num_kept)
+    partial = _partial(path)
+    state = _read(partial) if partial.exists() else None
+    positions = extraction.on_all_workers(state["count"] if state else 0)
+    if state and len(set(positions)) == 1:
+        collector.restore(state)
+    saved = time.monotonic()
+    batches = source.in_order(extraction.batch_size, start=collector.count)
+    with source.reading(), Progress("real images", source.num_images, collector.count) as progress:
+        for images, _ in batches.as_numpy_iterator():
+            features, _ = extraction(images)
+            collector.update(features)
+            progress.advance(len(images))
+            if time.monotonic() - saved > SECONDS:
+                _write(partial, **collector.state())
+                saved = time.monotonic()
+    return collector
+
+
+def _partial(path):
+    return path.with_name(f"{path.stem}.partial.npz")
+
+
+def _write(path, **arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    try:
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:
+        raise InputError(
+            f"Statistics of real images cannot be kept in {path.parent}: {error.strerror}. Set "
+            "Evaluator.cache_dir to a folder that can be written to."
+        ) from error
+
+
+def _read(path):
+    try:
+        with np.load(path) as stored:
+            return dict(stored)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"The statistics of real images in {path} are damaged: {error}. Delete the file; it "
+            "will be computed anew."
+        ) from error

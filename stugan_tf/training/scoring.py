@@ -1,0 +1,92 @@
+"""Scores during a training, and what follows from them: the best checkpoint, an early end."""
+
+import math
+
+from stugan_tf.checks import check_positive
+from stugan_tf.errors import InputError
+from stugan_tf.files import read_json_lines
+
+
+class Scoring:
+    """Scores a run by an evaluator and remembers how the scores have moved.
+
+    An evaluator is anything that has `metrics` (the names of its scores, each with `min` or `max`:
+    which of its values is the best), `prepare()`, `protocol` (a dictionary, known then) and can be
+    called: `gan -> {name: number, ..., "protocol": protocol}`.
+    """
+
+    def __init__(self, evaluator, every, best_by=None, patience=None):
+        """Checks the settings against the evaluator.
+
+        Args:
+            evaluator: see the class.
+            every: steps between evaluations.
+            best_by: the metric that marks the best checkpoint; None marks none.
+            patience: ends the run after so many evaluations in a row without a new best; None
+                never does.
+        """
+        if best_by is not None and best_by not in evaluator.metrics:
+            raise InputError(
+                f"train.best_by = {best_by!r} is none of the scores that train.evaluator gives: "
+                f"{', '.join(evaluator.metrics)}. Choose one of these, or add it to "
+                "Evaluator.metrics."
+            )
+        if patience is not None:
+            check_positive("train.patience", patience)
+            if best_by is None:
+                raise InputError("train.patience waits for a better score: set train.best_by.")
+        self.evaluator = evaluator
+        self._every = every
+        self._best_by = best_by
+        self._patience = patience
+        self._history = []  # (cost, step)
+
+    def __str__(self):
+        text = f"every {self._every} steps, {self.evaluator}"
+        if self._best_by is not None:
+            text += f"; the checkpoint with the best {self._best_by} is kept"
+        if self._patience is not None:
+            text += f"; the run ends after {self._patience} evaluations without a better one"
+        return text
+
+    def recall(self, path, step):
+        """Remembers the scores of this protocol in `path`, evaluations.jsonl, up to a step."""
+        self.evaluator.prepare()
+        self._history = [
+            (self.cost(record), record["step"])
+            for record in read_json_lines(path)
+            if record["step"] <= step and record.get("protocol") == self.evaluator.protocol
+        ]
+
+    def score(self, gan, step):
+        """Scores a `GAN` at a step.
+
+        Returns:
+            What the evaluator does, `{name: number, ..., "protocol": dictionary}`.
+        """
+        scores = self.evaluator(gan)
+        self._history.append((self.cost(scores), step))
+        return scores
+
+    def cost(self, scores):
+        """The number by which the best checkpoint is chosen, lower is better; None if by none."""
+        if self._best_by is None:
+            return None
+        value = scores.get(self._best_by)
+        if value is None:  # It was not finite.
+            return math.inf
+        return -value if self.evaluator.metrics[self._best_by] is max else value
+
+    @property
+    def stop_reason(self):
+        """Why the run should end now, or None."""
+        if self._patience is None or not self._history:
+            return None
+        costs = [math.inf if math.isnan(cost) else cost for cost, _ in self._history]
+        best = costs.index(min(costs))
+        if len(costs) - 1 - best < self._patience:
+            return None
+        return (
+            f"{self._best_by} has not been better than at step {self._history[best][1]} in the "
+            f"last {len(costs) - 1 - best} evaluations, which is all of train.patience"
+        )

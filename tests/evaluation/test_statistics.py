@@ -1,0 +1,180 @@
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from stand_ins import Projection
+
+from stugan_tf.data import digits
+from stugan_tf.errors import InputError
+from stugan_tf.evaluation import statistics
+from stugan_tf.evaluation.extraction import Extraction
+from stugan_tf.evaluation.statistics import Collector, real_statistics, ttur_statistics
+
+NUM_DIGITS = 1797
+
+
+class Counting(Projection):
+    """Counts the batches it sees and breaks off after some of them."""
+
+    def __init__(self, breaks_after=None):
+        super().__init__()
+        self.calls, self.breaks_after = 0, breaks_after
+
+    def __call__(self, images):
+        tf.py_function(self.count, [], [])
+        return super().__call__(images)
+
+    def count(self):
+        if self.calls == self.breaks_after:
+            raise KeyboardInterrupt
+        self.calls += 1
+
+
+def extraction(extractor=None, strategy=None, batch_size=100):
+    strategy = strategy or tf.distribute.OneDeviceStrategy("CPU:0")
+    return Extraction(extractor or Projection(), strategy, batch_size)
+
+
+def all_features():
+    return Projection()(next(iter(digits().in_order(NUM_DIGITS)))[0])[0].numpy()
+
+
+def assert_equal(one, other):
+    np.testing.assert_array_equal(one.mean, other.mean)
+    np.testing.assert_array_equal(one.covariance, other.covariance)
+    np.testing.assert_array_equal(one.features, other.features)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=2, max_size=8),
+    num_kept=st.integers(0, 70),
+    break_at=st.integers(0, 8),
+)
+def test_a_collector_has_the_moments_of_all_and_keeps_some_features(sizes, num_kept, break_at):
+    features = np.random.default_rng(0).normal(size=(sum(sizes), 3)).astype(np.float32)
+    collector = Collector(len(features), 3, num_kept)
+    for number, batch in enumerate(np.split(features, np.cumsum(sizes)[:-1])):
+        if number == break_at:
+            state = {name: value.copy() for name, value in collector.state().items()}
+            collector = Collector(len(features), 3, num_kept)
+            collector.restore(state)
+        collector.update(batch)
+    found = collector.statistics({})
+    np.testing.assert_allclose(found.mean, features.mean(axis=0), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(found.covariance, np.cov(features, rowvar=False), rtol=1e-5)
+    kept = {tuple(row) for row in found.features}
+    assert len(kept) == min(num_kept, len(features))
+    assert kept <= {tuple(row) for row in features}
+
+
+def test_kept_features_are_in_random_order():
+    collector = Collector(1000, 1, 500)
+    collector.update(np.arange(1000, dtype=np.float32)[:, None])
+    kept = collector.statistics({}).features[:, 0]
+    assert abs(np.corrcoef(kept, np.arange(500))[0, 1]) < 0.15
+    assert abs(kept.mean() - 499.5) < 40
+
+
+def test_a_collector_wants_all_images():
+    with pytest.raises(InputError, match="Of 5 images only 2 came"):
+        collector = Collector(5, 2, 0)
+        collector.update(np.ones([2, 2]))
+        collector.statistics({})
+
+
+def test_real_statistics_are_those_of_every_image(tmp_path):
+    found = real_statistics(digits(), extraction(), 300, tmp_path)
+    features = all_features()
+    np.testing.assert_allclose(found.mean, features.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found.covariance, np.cov(features, rowvar=False), rtol=1e-5)
+    assert found.num_images == NUM_DIGITS
+    assert found.features.shape == (300, Projection.num_features)
+    assert found.protocol["source"] == "digits"
+
+
+def test_replicas_find_what_one_device_does(tmp_path, mirrored):
+    with mirrored.scope():
+        several = extraction(strategy=mirrored, batch_size=30)
+    assert_equal(
+        real_statistics(digits(), several, 300, tmp_path / "several"),
+        real_statistics(digits(), extraction(batch_size=60), 300, tmp_path / "one"),
+    )
+
+
+def test_the_second_time_they_are_read_and_people_can_see_of_what(tmp_path):
+    first = Counting()
+    computed = real_statistics(digits(), extraction(first), 300, tmp_path)
+    assert first.calls == 18
+    second = Counting()
+    assert_equal(real_statistics(digits(), extraction(second), 300, tmp_path), computed)
+    assert second.calls == 0
+    (description,) = tmp_path.glob("*.json")
+    stored = json.loads(description.read_text())
+    assert stored["source"] == "digits"
+    assert stored["extractor"]["name"] == "projection"
+    assert stored["num_images"] == NUM_DIGITS
+    with np.load(description.with_suffix(".npz")) as arrays:
+        assert json.loads(str(arrays["description"])) == stored
+
+
+def test_other_weights_data_or_numbers_are_other_statistics(tmp_path):
+    real_statistics(digits(), extraction(), 300, tmp_path)
+    other = Counting()
+    other.sha256 = "1" * 64
+    real_statistics(digits(), extraction(other), 300, tmp_path)
+    assert other.calls == 18
+    real_statistics(digits(), extraction(), 200, tmp_path)
+    assert len(list(tmp_path.glob("*.npz"))) == 3
+
+
+def test_broken_off_they_go_on_and_become_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics, "SECONDS", -1)
+    whole = real_statistics(digits(), extraction(), 300, tmp_path / "whole")
+    with pytest.raises(BaseException):  # noqa: B017, PT011 - as TensorFlow passes it on
+        real_statistics(digits(), extraction(Counting(breaks_after=7)), 300, tmp_path / "parts")
+    rest = Counting()
+    assert_equal(real_statistics(digits(), extraction(rest), 300, tmp_path / "parts"), whole)
+    assert rest.calls == 18 - 7
+    assert not list((tmp_path / "parts").glob("*.partial.npz"))
+
+
+def test_damaged_statistics_are_named(tmp_path):
+    real_statistics(digits(), extraction(), 300, tmp_path)
+    (path,) = tmp_path.glob("*.npz")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match=rf"{path.name} are damaged.*Delete the file"):
+        real_statistics(digits(), extraction(), 300, tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot be kept in .*Set Evaluator.cache_dir"):
+        real_statistics(digits(), extraction(), 300, tmp_path / "file")
+
+
+def test_published_moments_are_read(tmp_path):
+    covariance = np.cov(all_features(), rowvar=False)
+    np.savez(tmp_path / "stats.npz", mu=all_features().mean(axis=0), sigma=covariance)
+    found = ttur_statistics(tmp_path / "stats.npz")
+    np.testing.assert_array_equal(found.covariance, covariance)
+    assert found.features is None
+    assert found.protocol["file"] == "stats.npz"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        (None, "No such file"),
+        ({"mu": np.zeros(3)}, "sigma"),
+        ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"\(3,\) and `sigma` of shape \(4, 4\)"),
+        ({"mu": np.zeros([3, 1]), "sigma": np.eye(3)}, r"must be \[D\]"),
+    ],
+)
+def test_files_without_moments_are_refused(tmp_path, arrays, told):
+    if arrays is not None:
+        np.savez(tmp_path / "stats.npz", **arrays)
+    with pytest.raises(InputError, match=told):
+        ttur_statistics(tmp_path / "stats.npz")
