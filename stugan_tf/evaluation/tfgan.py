@@ -5,6 +5,7 @@ here. Stand-ins take its place for the duration of the import.
 """
 
 import contextlib
+import logging
 import sys
 import types
 import warnings
@@ -27,6 +28,18 @@ def _estimator_stand_ins():
         del sys.modules[package.__name__]
 
 
+@contextlib.contextmanager
+def deprecations_unsaid():
+    """TensorFlow logs no warnings: TF-GAN's calls of deprecated functions are not the user's."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 with _estimator_stand_ins():
     try:
         import tensorflow_gan as tfgan
@@ -37,4 +50,4 @@ with _estimator_stand_ins():
             name=error.name,
         ) from error
 
-__all__ = ["tfgan"]
+__all__ = ["deprecations_unsaid", "tfgan"]

@@ -1,0 +1,373 @@
+"""Scores of generated images from features and logits alone; which network made them is not known.
+
+Everything is computed in float64. Scores compare only if extractor, number of images and settings
+agree.
+"""
+
+import types
+
+import numpy as np
+import tensorflow as tf
+
+from stugan_tf.checks import check_positive
+from stugan_tf.errors import InputError
+from stugan_tf.evaluation.moments import checked_features
+
+# Name of a score -> what picks the better of several values.
+METRICS = types.MappingProxyType(
+    {
+        "fid": min,
+        "kid": min,
+        "inception_score": max,
+        "precision": max,
+        "recall": max,
+        "density": max,
+        "coverage": max,
+    }
+)
+
+_BLOCK_ELEMENTS = 2**23  # distances held at a time: 64 MiB
+_LEAST_LOG_PROBABILITY = -700.0  # exp() of it is still a normal float64
+
+
+def check_enough(num_images, num_features, what):
+    """Raises InputError if a covariance of so many images says little about them.
+
+    That of n images has rank n - 1 at most. With fewer dimensions than features, the Frechet
+    distance is ruled by how many images there are.
+    """
+    if num_images <= num_features:
+        raise InputError(
+            f"{what}: {num_images} images are too few for a Frechet distance over {num_features} "
+            f"features, at least {num_features + 1} are needed: the score would say more about the "
+            "number of images than about the images. Evaluate more images, or choose metrics "
+            "without 'fid', e.g. 'kid', which has no such bias."
+        )
+
+
+def frechet_distance(mean, covariance, other_mean, other_covariance):
+    """|m - m'|^2 + Tr(C + C' - 2 (C C')^(1/2)) of two Gaussians (Heusel et al. 2017).
+
+    With C = L L^T and C' = L' L'^T, Tr (C C')^(1/2) is the sum of the singular values of L^T L':
+    the eigenvalues of C C' are those of (L^T L')^T (L^T L'). No root of a matrix is formed, and
+    singular covariances need no jitter: their factors have fewer columns.
+
+    Args:
+        mean: float [D].
+        covariance: float [D, D], symmetric without negative eigenvalues.
+        other_mean: float [D].
+        other_covariance: float [D, D].
+
+    Returns:
+        float, at least 0.
+    """
+    mean, covariance = _checked_moments("The first", mean, covariance)
+    other_mean, other_covariance = _checked_moments("The second", other_mean, other_covariance)
+    if mean.shape != other_mean.shape:
+        raise InputError(
+            f"Both moments must be of the same features, got {len(mean)} and {len(other_mean)} "
+            "features. Use one extractor for both."
+        )
+    product = _factor(covariance).T @ _factor(other_covariance)
+    squared_shift = np.sum((mean - other_mean) ** 2)
+    traces = np.trace(covariance) + np.trace(other_covariance)
+    # Rounding makes a zero slightly negative.
+    return max(0.0, float(squared_shift + traces - 2 * np.linalg.norm(product, "nuc")))
+
+
+def kernel_distance(features, other_features, block_size=1000):
+    """Squared maximum mean discrepancy under (x.y / D + 1)^3 (Binkowski et al. 2018).
+
+    Unbiased: 0 in the mean for two samples of one distribution, and negative now and then. Both
+    sets are cut into the same number of blocks, as few as keep a block within `block_size`, and
+    the distances of the pairs of blocks averaged. So the vectors must be in random order, not
+    sorted by class, say.
+
+    Args:
+        features: float [n, D].
+        other_features: float [m, D].
+        block_size: int, most vectors per block.
+
+    Returns:
+        `(kid, kid_std)`: the mean over blocks and its standard error, as floats. `kid_std` is None
+        if there is one block only, from which no deviation can be estimated.
+    """
+    from stugan_tf.evaluation.tfgan import deprecations_unsaid, tfgan
+
+    check_positive("block_size", block_size)
+    features, other_features = _checked_pair(features, other_features)
+    num_blocks = -(-max(len(features), len(other_features)) // block_size)
+    if min(len(features), len(other_features)) < 2 * num_blocks:
+        raise InputError(
+            f"{len(features)} and {len(other_features)} vectors cannot be cut into {num_blocks} "
+            f"blocks of at least 2 each. Increase `block_size`, {block_size} now, or even out the "
+            "numbers of images."
+        )
+    with deprecations_unsaid():
+        kid, std = tfgan.eval.kernel_classifier_distance_and_std_from_activations(
+            tf.constant(features), tf.constant(other_features), max_block_size=block_size
+        )
+    return float(kid), float(std) if num_blocks > 1 else None
+
+
+class InceptionScore:
+    """exp(E KL(p(y|x) || p(y))) over parts of the images (Salimans et al. 2016).
+
+    Part i of n images are those from i n // num_splits to (i + 1) n // num_splits, as in the
+    reference. Holds the logits of one part.
+    """
+
+    def __init__(self, num_images, num_splits=10):
+        check_positive("num_images", num_images)
+        check_positive("num_splits", num_splits)
+        if num_images < num_splits:
+            raise InputError(
+                f"An Inception score over {num_splits} parts needs at least as many images, got "
+                f"{num_images}. Evaluate more images or set fewer parts."
+            )
+        self._num_images = num_images
+        self._num_splits = num_splits
+        self._num_seen = 0
+        self._part = None  # float64 [size of the largest part, K], once K is known
+        self._filled = 0
+        self._scores = []
+
+    def update(self, logits):
+        """Takes in the logits of the next images, float [B, K] with any B >= 0."""
+        num_classes = None if self._part is None else self._part.shape[1]
+        logits = checked_features("logits", logits, 0, num_classes)
+        if self._num_seen + len(logits) > self._num_images:
+            raise InputError(
+                f"An Inception score of {self._num_images} images got "
+                f"{self._num_seen + len(logits)}. Give `num_images` as many as there are."
+            )
+        if self._part is None:
+            self._part = np.empty([-(-self._num_images // self._num_splits), logits.shape[1]])
+        self._num_seen += len(logits)
+        while len(logits):
+            taken, logits = np.split(logits, [self._part_size() - self._filled])
+            self._part[self._filled : self._filled + len(taken)] = taken
+            self._filled += len(taken)
+            if self._filled == self._part_size():
+                self._scores.append(_inception_score(self._part[: self._filled]))
+                self._filled = 0
+
+    def result(self):
+        """`(mean, std)` over parts; std with divisor `num_splits`, as in the reference."""
+        if self._num_seen != self._num_images:
+            raise InputError(
+                f"An Inception score of {self._num_images} images is due, got {self._num_seen}. "
+                "Update it with the logits of all."
+            )
+        return float(np.mean(self._scores)), float(np.std(self._scores))
+
+    def _part_size(self):
+        start, end = (
+            i * self._num_images // self._num_splits
+            for i in (len(self._scores), len(self._scores) + 1)
+        )
+        return end - start
+
+
+def precision_recall(real_features, generated_features, num_neighbors=3):
+    """Improved precision and recall (Kynkaanniemi et al. 2019).
+
+    Args:
+        real_features: float [n, D].
+        generated_features: float [m, D].
+        num_neighbors: int; which neighbour within its own set limits the ball around a vector.
+
+    Returns:
+        `(precision, recall)`: the fraction of generated vectors in the ball of any real one, and
+        the fraction of real vectors in the ball of any generated one.
+    """
+    scores = neighborhood_scores(real_features, generated_features, num_neighbors, None)
+    return scores["precision"], scores["recall"]
+
+
+def density_coverage(real_features, generated_features, num_neighbors=5):
+    """Density and coverage (Naeem et al. 2020).
+
+    Args:
+        real_features: float [n, D].
+        generated_features: float [m, D].
+        num_neighbors: int; which real neighbour limits the ball around a real vector.
+
+    Returns:
+        `(density, coverage)`: the number of real balls a generated vector is in, in the mean and
+        per neighbour, which may exceed 1; the fraction of real balls with a generated vector.
+    """
+    scores = neighborhood_scores(real_features, generated_features, None, num_neighbors)
+    return scores["density"], scores["coverage"]
+
+
+def neighborhood_scores(
+    real_features, generated_features, precision_neighbors=3, density_neighbors=5
+):
+    """`precision_recall` and `density_coverage` from the same distances.
+
+    A ball has all that is as far away as the neighbour or nearer, where "as far" allows for the
+    rounding of distances: a copy is always in the ball of its original. The authors' code of
+    density and coverage leaves out what is exactly as far.
+
+    Args:
+        real_features: float [n, D].
+        generated_features: float [m, D].
+        precision_neighbors: int, or None to leave out precision and recall.
+        density_neighbors: int, or None to leave out density and coverage.
+
+    Returns:
+        dict with some of "precision", "recall", "density", "coverage".
+    """
+    real, generated = _checked_pair(real_features, generated_features)
+    chosen = [k for k in (precision_neighbors, density_neighbors) if k is not None]
+    for num_neighbors in chosen:
+        _check_neighbors(num_neighbors, "real", len(real))
+    if precision_neighbors is not None:
+        _check_neighbors(precision_neighbors, "generated", len(generated))
+    # Distances come from squares, which a common mean would only make large.
+    center = real.mean(axis=0)
+    real, generated = real - center, generated - center
+    real_distances = _neighbor_distances(real, max(chosen))
+    scores = []
+    if precision_neighbors is not None:
+        generated_distances = _neighbor_distances(generated, precision_neighbors)
+        scores.append(
+            _PrecisionRecall(
+                real_distances[:, precision_neighbors], generated_distances[:, precision_neighbors]
+            )
+        )
+    if density_neighbors is not None:
+        scores.append(_DensityCoverage(real_distances[:, density_neighbors], density_neighbors))
+    for rows, distances in _squared_distances(generated, real, rounding_sign=-1):
+        for score in scores:
+            score.update(rows, distances)
+    return {name: value for score in scores for name, value in score.result().items()}
+
+
+class _PrecisionRecall:
+    def __init__(self, real_radii, generated_radii):
+        """From squared radii, float64 [n] and [m]."""
+        self._real_radii = real_radii
+        self._generated_radii = generated_radii
+        self._realistic = np.zeros(generated_radii.shape, bool)
+        self._recalled = np.zeros(real_radii.shape, bool)
+
+    def update(self, rows, distances):
+        self._realistic[rows] = (distances <= self._real_radii).any(axis=1)
+        self._recalled |= (distances <= self._generated_radii[rows, None]).any(axis=0)
+
+    def result(self):
+        return {
+            "precision": float(self._realistic.mean()),
+            "recall": float(self._recalled.mean()),
+        }
+
+
+class _DensityCoverage:
+    def __init__(self, real_radii, num_neighbors):
+        """From squared radii, float64 [n]."""
+        self._real_radii = real_radii
+        self._num_neighbors = num_neighbors
+        self._num_inside = 0
+        self._num_generated = 0
+        self._covered = np.zeros(real_radii.shape, bool)
+
+    def update(self, rows, distances):
+        inside = distances <= self._real_radii
+        self._num_inside += int(np.count_nonzero(inside))
+        self._num_generated += len(distances)
+        self._covered |= inside.any(axis=0)
+
+    def result(self):
+        return {
+            "density": self._num_inside / (self._num_neighbors * self._num_generated),
+            "coverage": float(self._covered.mean()),
+        }
+
+
+def _neighbor_distances(features, num_neighbors):
+    """Squared distances to a vector itself and its nearest others, float64 [n, neighbours + 1]."""
+    nearest = np.empty([len(features), num_neighbors + 1])
+    for rows, distances in _squared_distances(features, features, rounding_sign=1):
+        distances.partition(num_neighbors, axis=1)
+        nearest[rows] = np.sort(distances[:, : num_neighbors + 1], axis=1)
+    return nearest
+
+
+def _squared_distances(features, others, rounding_sign):
+    """Squared distances block by block: yields `(rows, distances)` with distances [rows, m].
+
+    They are the true ones plus (rounding_sign 1) or minus (-1) at most twice what the largest
+    rounding error can be: one larger than a radius made with 1 is so in truth.
+    """
+    margin = 1 + rounding_sign * (features.shape[1] + 4) * np.finfo(np.float64).eps
+    squares, other_squares = (
+        margin * np.einsum("nd,nd->n", vectors, vectors) for vectors in (features, others)
+    )
+    block = max(1, _BLOCK_ELEMENTS // len(others))
+    for start in range(0, len(features), block):
+        rows = slice(start, start + block)
+        distances = (-2 * features[rows]) @ others.T
+        distances += squares[rows, None]
+        distances += other_squares
+        yield rows, distances
+
+
+def _factor(covariance):
+    """L [D, rank] with L L^T = covariance, by Cholesky with pivoting: stable if rank-deficient."""
+    from scipy.linalg.lapack import dpstrf
+
+    triangle, pivots, rank, _ = dpstrf(covariance, lower=1)
+    factor = np.empty([len(covariance), rank])
+    factor[pivots - 1] = np.tril(triangle)[:, :rank]
+    trace = np.trace(covariance)
+    if abs(trace - np.sum(factor**2)) > 1e-3 * abs(trace):
+        raise InputError(
+            "A covariance must have no negative eigenvalue beyond rounding, got one that has. "
+            "Compute it as `Moments` does, in float64."
+        )
+    return factor
+
+
+def _checked_moments(which, mean, covariance):
+    mean, covariance = (np.asarray(array, np.float64) for array in (mean, covariance))
+    if mean.ndim != 1 or not mean.size or covariance.shape != 2 * mean.shape:
+        raise InputError(
+            f"{which} mean and covariance must be [D] and [D, D], got {list(mean.shape)} and "
+            f"{list(covariance.shape)}."
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise InputError(
+            f"{which} mean and covariance must be finite. Check the images and the extractor, and "
+            "delete stored statistics that are damaged."
+        )
+    if abs(covariance - covariance.T).max() > 1e-6 * abs(covariance).max():
+        raise InputError(
+            f"{which} covariance must be symmetric. Check that it is a covariance: `np.cov` wants "
+            "`rowvar=False` for features [n, D]."
+        )
+    return mean, covariance
+
+
+def _checked_pair(features, other_features):
+    features = checked_features("The first features", features, 2)
+    other_features = checked_features("The second features", other_features, 2, features.shape[1])
+    return features.astype(np.float64, copy=False), other_features.astype(np.float64, copy=False)
+
+
+def _check_neighbors(num_neighbors, kind, num_vectors):
+    check_positive("num_neighbors", num_neighbors)
+    if num_neighbors >= num_vectors:
+        raise InputError(
+            f"num_neighbors must be below the number of {kind} vectors, got {num_neighbors} for "
+            f"{num_vectors}. Evaluate more images or use fewer neighbours."
+        )
+
+
+def _inception_score(logits):
+    from stugan_tf.evaluation.tfgan import tfgan
+
+    # A class to which all images give a probability of exactly 0 would make the score nan.
+    logits = np.maximum(logits - logits.max(axis=1, keepdims=True), _LEAST_LOG_PROBABILITY)
+    return float(tfgan.eval.classifier_score_from_logits(tf.constant(logits)))
