@@ -8,6 +8,12 @@ import pathlib
 import numpy as np
 
 
+def cache_folder():
+    """Where what can be made or fetched again is kept: `stugan_tf` in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(cache) / "stugan_tf"
+
+
 def write_atomically(path, data):
     """Writes the bytes `data` to `path`, where a reader sees all of them or the former content."""
     path = pathlib.Path(path)

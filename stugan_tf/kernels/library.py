@@ -18,6 +18,8 @@ import tempfile
 import tensorflow as tf
 from absl import logging
 
+from stugan_tf.files import cache_folder
+
 _SOURCES = pathlib.Path(__file__).parent
 _OPERATIONS = "operations.cc"
 _INNER_LOOPS = "tiles.cc"
@@ -57,12 +59,6 @@ def _load():
         return _load_library(build())
     except KernelsUnavailableError as error:
         return error
-
-
-def cache_folder():
-    """Where built kernels and measured choices are kept: `stugan_tf` in the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return pathlib.Path(cache) / "stugan_tf"
 
 
 def build():

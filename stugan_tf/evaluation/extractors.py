@@ -1,0 +1,422 @@
+"""The networks whose features and logits FID, KID and the Inception Score are computed from.
+
+A configuration chooses one by `Evaluator.extractor = @name`. All raise `InputError` here, before
+any image is generated, if they cannot be had.
+"""
+
+import contextlib
+import pathlib
+import zipfile
+
+import gin
+import keras
+import tensorflow as tf
+
+from stugan_tf.errors import InputError
+from stugan_tf.evaluation import inception
+from stugan_tf.evaluation.digits_classifier import model as digits
+from stugan_tf.evaluation.preprocessing import Preprocessing
+from stugan_tf.evaluation.weights import (
+    check_sha256,
+    sha256_of_bytes,
+    sha256_of_keras,
+    sha256_of_saved_model,
+)
+
+TFGAN_INCEPTION = "https://tfhub.dev/tensorflow/tfgan/eval/inception/1"
+# Of images that networks for any size are tried with; the usual ones need 75 at most.
+_TRIAL_SIZE = (96, 96)
+
+
+class Extractor:
+    """A network with its preprocessing: uint8 images to features and logits.
+
+    Create it in `strategy.scope()`; call it anywhere, inside `strategy.run` too.
+
+    Attributes:
+        name: str.
+        sha256: Hex digest of the weights.
+        preprocessing: dict, JSON-able: `size`, `resize`, `range`.
+        channels: int, 1 or 3, of the images the network takes; grey ones are repeated to three.
+        num_features: int.
+        num_logits: int, or None if there are no logits and so no Inception Score.
+    """
+
+    def __init__(
+        self, network, preprocess, *, name, sha256, outputs, channels=3, preprocessing=None
+    ):
+        """Runs the network on two black images.
+
+        Args:
+            network: Function of float32 [B, H, W, channels] to `(features, logits or None)`.
+            preprocess: `Preprocessing` of the images it is given.
+            name: See above.
+            sha256: See above.
+            outputs: Names of what the network returns, for the protocol.
+            channels: See above.
+            preprocessing: What the protocol says if the network does a part of it itself.
+        """
+        if channels not in (1, 3):
+            raise InputError(
+                f"{name} takes images of {channels} channels; only 1 (grey) and 3 (RGB), as the "
+                "last dimension, are supported."
+            )
+        self._network = network
+        self._preprocess = preprocess
+        self._outputs = outputs
+        self.name = name
+        self.sha256 = sha256
+        self.channels = channels
+        self.preprocessing = preprocessing or preprocess.describe()
+        self.num_features, self.num_logits = self._try()
+
+    @property
+    def protocol(self):
+        """What scores have to share to be comparable; JSON-able."""
+        return {
+            "name": self.name,
+            "sha256": self.sha256[:16],
+            "preprocessing": self.preprocessing,
+            "outputs": self._outputs,
+        }
+
+    @tf.autograph.experimental.do_not_convert  # it would wrap our errors in its own
+    def __call__(self, images):
+        """Uint8 [B, H, W, 1 or 3] to float32 features [B, D] and logits [B, K] or None."""
+        images = tf.convert_to_tensor(images)
+        self._check_images(images)
+        if images.shape[-1] < self.channels:
+            images = tf.image.grayscale_to_rgb(images)
+        features, logits = self._network(self._preprocess(images))
+        return self._flat("features", features), self._flat("logits", logits)
+
+    def _check_images(self, images):
+        if images.dtype != tf.uint8 or images.shape.rank != 4 or images.shape[-1] not in (1, 3):
+            raise InputError(
+                f"{self.name} takes images as uint8 [B, H, W, 1 or 3], got {images.dtype.name} "
+                f"{images.shape}. Images in [-1, 1] must be converted to 0 .. 255 first."
+            )
+        if images.shape[-1] > self.channels:
+            raise InputError(
+                f"{self.name} takes grey images, got RGB. Choose an extractor for RGB images, "
+                "e.g. `Evaluator.extractor = @tfhub_inception`."
+            )
+
+    def _flat(self, kind, outputs):
+        if outputs is None:
+            return None
+        shape = outputs.shape
+        if shape.rank == 4 and shape[1:3].is_compatible_with([1, 1]):
+            outputs = tf.squeeze(outputs, [1, 2])
+        elif shape.rank != 2:
+            raise InputError(
+                f"The {kind} of {self.name} have the shape {shape}, expected [B, D]. Choose an "
+                "output after global pooling, with one vector for an image."
+            )
+        return tf.cast(outputs, tf.float32)
+
+    def _try(self):
+        height, width = self._preprocess.size or _TRIAL_SIZE
+        black = tf.zeros([2, height, width, self.channels], tf.uint8)
+        try:
+            outputs = self(black)
+        except InputError:
+            raise
+        except (tf.errors.OpError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{self.name} fails on 2 black images of {height} x {width} x {self.channels}: "
+                f"{_first_lines(error)}. If it takes images of one size only, set `size`; its "
+                "batch dimension must be None."
+            ) from error
+        for kind, output in zip(("features", "logits"), outputs, strict=True):
+            if output is not None and output.shape[0] != 2:
+                raise InputError(
+                    f"The {kind} of {self.name} have the shape {output.shape} for 2 images: its "
+                    "batch dimension is fixed. Export it with a batch dimension of None."
+                )
+            if output is not None and not bool(tf.reduce_all(tf.math.is_finite(output))):
+                raise InputError(
+                    f"The {kind} of {self.name} are not finite for black images: its weights are "
+                    "damaged, or `input_range` is not what it was trained with."
+                )
+        features, logits = outputs
+        return features.shape[1], None if logits is None else logits.shape[1]
+
+
+@gin.configurable
+def tfhub_inception(handle=TFGAN_INCEPTION, cache_dir=None, sha256=None):
+    """Inception as TF-GAN uses it, downloaded from TF-Hub once.
+
+    TF-GAN leaves resizing to its callers; its examples do it by `tf.image.resize`, not
+    antialiased, to 299 x 299 in [-1, 1].
+
+    Args:
+        handle: URL of a TF-Hub module, or its folder, that returns `pool_3` and `logits`.
+        cache_dir: Folder for downloads, by default `stugan_tf/tfhub` in the user's cache.
+        sha256: The start of the expected digest of its weights, or None.
+    """
+    folder = inception.fetch_module(handle, cache_dir)
+    loaded, digest = _load_saved_model("tfhub_inception", folder, sha256)
+    if not callable(loaded):
+        raise InputError(
+            f"tfhub_inception.handle: {handle} cannot be called. It must be a TF2 SavedModel like "
+            f"{TFGAN_INCEPTION}; for other SavedModels use @saved_model."
+        )
+    return Extractor(
+        _selected(loaded, "pool_3", "logits", "tfhub_inception"),
+        Preprocessing(299, "bilinear", (-1.0, 1.0)),
+        name="tfhub_inception",
+        sha256=digest,
+        outputs=["pool_3", "logits"],
+    )
+
+
+@gin.configurable
+def frozen_inception(path=gin.REQUIRED, sha256=None):
+    """The Inception graph of 2015-12-05, which published scores are computed with.
+
+    It resizes to 299 x 299 by TensorFlow 1's bilinear interpolation. Logits are without the bias.
+
+    Args:
+        path: `classify_image_graph_def.pb`, the folder that holds it, or
+            `inception-2015-12-05.tgz`.
+        sha256: The start of the expected digest of the .pb, or None.
+    """
+    data = inception.read_graph(path)
+    digest = sha256_of_bytes(data)
+    check_sha256("frozen_inception.sha256", digest, sha256, path)
+    graph = inception.parse_graph(data, path)
+    try:
+        network = inception.network_of_graph(graph)
+    except (tf.errors.OpError, ValueError, TypeError) as error:
+        raise InputError(
+            f"frozen_inception.path: {path} cannot be imported: {_first_lines(error)}. Get the "
+            f"graph anew from {inception.GRAPH_URL}."
+        ) from error
+    inside = Preprocessing(inception.resized_to(graph), "bilinear_legacy", (0.0, 255.0))
+    return Extractor(
+        network,
+        Preprocessing(None, "none", (0.0, 255.0)),
+        name="inception_2015",
+        sha256=digest,
+        outputs=["pool_3", "logits without bias"],
+        preprocessing=inside.describe(),
+    )
+
+
+@gin.configurable
+def saved_model(
+    path=gin.REQUIRED,
+    features="pool",
+    logits="logits",
+    size=None,
+    resize="none",
+    input_range=(-1.0, 1.0),
+    signature="serving_default",
+    sha256=None,
+):
+    """Any network saved as a SavedModel, one by Keras' `model.export` for example.
+
+    Args:
+        path: Its folder.
+        features: Name of the output with the features.
+        logits: Name of the output with the logits, or None.
+        size: Height and width that it gets; by default what its signature says.
+        resize: How images are resized to that, see `preprocessing.RESIZE`.
+        input_range: What 0 and 255 become.
+        signature: Name of the signature: one input, float [B, H, W, C].
+        sha256: The start of the expected digest of its weights, or None.
+    """
+    loaded, digest = _load_saved_model("saved_model", path, sha256)
+    if signature not in loaded.signatures:
+        raise InputError(
+            f"saved_model.signature: {path} has no signature {signature!r}. "
+            + _there_are(loaded.signatures)
+        )
+    spec = _only_input(loaded.signatures[signature], path)
+
+    def network(images):
+        # By way of `loaded`, for nothing else holds its variables.
+        return loaded.signatures[signature](**{spec.name: tf.cast(images, spec.dtype)})
+
+    return Extractor(
+        _selected(network, features, logits, "saved_model"),
+        Preprocessing(size or _size_of(spec.shape), resize, input_range),
+        name=f"saved_model {pathlib.Path(path).expanduser().resolve().name}",
+        sha256=digest,
+        outputs=[features, logits],
+        channels=3 if spec.shape.rank is None or spec.shape[-1] is None else spec.shape[-1],
+    )
+
+
+@gin.configurable
+def keras_model(
+    path=gin.REQUIRED,
+    features=gin.REQUIRED,
+    logits=None,
+    size=None,
+    resize="bilinear_antialias",
+    input_range=(0.0, 255.0),
+    sha256=None,
+):
+    """Any functional or sequential model saved as a `.keras` file.
+
+    Args:
+        path: The file.
+        features: Name of the layer whose output are the features.
+        logits: Name of the layer whose output are the logits, or None.
+        size: Height and width that it gets; by default what its input says.
+        resize: How images are resized to that, see `preprocessing.RESIZE`.
+        input_range: What 0 and 255 become.
+        sha256: The start of the expected digest of its weights, or None.
+    """
+    model = _load_keras_model(path)
+    digest = sha256_of_keras(model)
+    check_sha256("keras_model.sha256", digest, sha256, path)
+    names = {"features": features} | ({"logits": logits} if logits is not None else {})
+    outputs = {kind: _output_of(model, kind, name, path) for kind, name in names.items()}
+    chosen = keras.Model(model.inputs, outputs)
+
+    def network(images):
+        computed = chosen(images, training=False)
+        return computed["features"], computed.get("logits")
+
+    shape = tf.TensorShape(model.inputs[0].shape)
+    return Extractor(
+        network,
+        Preprocessing(size or _size_of(shape), resize, input_range),
+        name=f"keras_model {pathlib.Path(path).name}",
+        sha256=digest,
+        outputs=[features, logits],
+        channels=3 if shape.rank != 4 or shape[-1] is None else shape[-1],
+    )
+
+
+@gin.configurable
+def digits_classifier():
+    """A small classifier of scikit-learn's digits that comes with the package, see its CARD.md.
+
+    Its scores compare runs on `@digits`; they say nothing about other images.
+    """
+    model = digits.load()
+    return Extractor(
+        lambda images: digits.compute(model, images),
+        digits.PREPROCESSING,
+        name="digits_classifier",
+        sha256=sha256_of_keras(model),
+        outputs=["features", "logits"],
+        channels=1,
+    )
+
+
+def _load_saved_model(configurable, path, sha256):
+    """`(loaded, digest)` of a folder."""
+    folder = pathlib.Path(path).expanduser()
+    what = f"{configurable}.path: {path}"
+    if not folder.exists():
+        raise InputError(f"{what} does not exist. Give the folder that holds saved_model.pb.")
+    if not folder.is_dir() or not tf.saved_model.contains_saved_model(str(folder)):
+        raise InputError(
+            f"{what} is no SavedModel: give the folder that holds saved_model.pb. For a .keras "
+            "file use @keras_model, for the Inception graph of 2015 @frozen_inception."
+        )
+    with _unloadable(what):
+        digest = sha256_of_saved_model(folder)
+    check_sha256(f"{configurable}.sha256", digest, sha256, path)
+    with _unloadable(what):
+        return tf.saved_model.load(str(folder)), digest
+
+
+def _load_keras_model(path):
+    file = pathlib.Path(path).expanduser()
+    if not file.is_file():
+        raise InputError(
+            f"keras_model.path: there is no file {path}. Give a file that `model.save('x.keras')` "
+            "wrote; for a SavedModel's folder use @saved_model."
+        )
+    if not zipfile.is_zipfile(file):
+        raise InputError(
+            f"keras_model.path: {path} is no .keras file, which Keras 3 writes by "
+            "`model.save('x.keras')`."
+        )
+    with _unloadable(f"keras_model.path: {path}"):
+        model = keras.models.load_model(file, compile=False)
+    if len(getattr(model, "inputs", None) or ()) != 1:
+        raise InputError(
+            f"keras_model.path: {path} must be a functional or sequential model with one input, "
+            f"got a {type(model).__name__}. Others can be exported and used by @saved_model."
+        )
+    return model
+
+
+@contextlib.contextmanager
+def _unloadable(what):
+    """Whatever a damaged file makes its reader say, as an `InputError`."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(
+            f"{what} cannot be loaded: {_first_lines(error)}. Copy or export it anew; layers of "
+            "your own need an `import their_module` in the gin file."
+        ) from error
+
+
+def _only_input(function, path):
+    """The TensorSpec of a signature's one input, by name."""
+    _, inputs = function.structured_input_signature
+    specs = list(inputs.values())
+    if len(specs) != 1 or not specs[0].dtype.is_floating or specs[0].shape.rank not in (None, 4):
+        described = ", ".join(f"{spec.name}: {spec.dtype.name} {spec.shape}" for spec in specs)
+        raise InputError(
+            f"saved_model.signature: the signature of {path} must take one batch of images, float "
+            f"[B, H, W, C], but takes {described or 'nothing'}."
+        )
+    ((name, spec),) = inputs.items()
+    return tf.TensorSpec(spec.shape, spec.dtype, name)
+
+
+def _selected(network, features, logits, configurable):
+    """A function from images to the outputs of these names."""
+
+    def select(images):
+        outputs = network(images)
+        if not isinstance(outputs, dict):
+            raise InputError(
+                f"{configurable}: the network returns no outputs by name. Export it with a "
+                "dictionary of outputs."
+            )
+        for name in filter(None, (features, logits)):
+            if name not in outputs:
+                raise InputError(
+                    f"{configurable}: there is no output {name!r}. {_there_are(outputs)} No "
+                    "logits, no Inception Score: `logits = None` if there are none."
+                )
+        return outputs[features], outputs[logits] if logits is not None else None
+
+    return select
+
+
+def _output_of(model, kind, name, path):
+    layers = {layer.name: layer for layer in model.layers}
+    if name not in layers:
+        raise InputError(f"keras_model.{kind}: {path} has no layer {name!r}. {_there_are(layers)}")
+    output = layers[name].output
+    if not keras.backend.is_keras_tensor(output):
+        raise InputError(f"keras_model.{kind}: the layer {name!r} of {path} has several outputs.")
+    return output
+
+
+def _size_of(shape):
+    """(height, width) of [B, H, W, C] where it is fixed, else None."""
+    if shape.rank != 4 or None in (shape[1], shape[2]):
+        return None
+    return (shape[1], shape[2])
+
+
+def _there_are(names):
+    return f"There are: {', '.join(map(repr, sorted(names))) or 'none'}."
+
+
+def _first_lines(error):
+    text = " ".join(str(error).split())
+    return (text[:300] + " ..." if len(text) > 300 else text).rstrip(".")

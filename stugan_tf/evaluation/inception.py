@@ -1,0 +1,245 @@
+"""Inception as GAN papers use it: the frozen graph of 2015, and TF-GAN's module on TF-Hub."""
+
+import contextlib
+import os
+import pathlib
+import socket
+import tarfile
+import warnings
+
+import tensorflow as tf
+from absl import logging
+
+from stugan_tf.errors import InputError
+from stugan_tf.evaluation.weights import sha256_of_folder
+from stugan_tf.files import cache_folder, write_atomically
+
+GRAPH_FILE = "classify_image_graph_def.pb"
+GRAPH_URL = "http://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz"
+
+_INPUT, _RESIZE, _POOL = "ExpandDims", "ResizeBilinear", "pool_3"
+_LOGITS = "softmax/logits/MatMul"
+_TIMEOUT_SECONDS = 60
+
+
+def read_graph(path):
+    """The bytes of the frozen graph at `path`: the .pb, its folder, or the archive it comes in."""
+    path = pathlib.Path(path).expanduser()
+    file = path / GRAPH_FILE if path.is_dir() else path
+    where = f"Get it from {GRAPH_URL} where there is a network."
+    if not file.is_file():
+        raise InputError(f"frozen_inception.path: there is no file {file}. {where}")
+    if not file.name.endswith((".tgz", ".tar", ".tar.gz")):
+        return file.read_bytes()
+    try:
+        with tarfile.open(file) as archive:
+            for member in archive:
+                if pathlib.PurePath(member.name).name == GRAPH_FILE and member.isfile():
+                    return archive.extractfile(member).read()
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise InputError(
+            f"frozen_inception.path: {file} cannot be unpacked: {error}. {where}"
+        ) from error
+    raise InputError(f"frozen_inception.path: {file} holds no {GRAPH_FILE}. {where}")
+
+
+def parse_graph(data, path):
+    """The GraphDef of these bytes; `InputError` unless it has the nodes that scores need."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        graph = tf.compat.v1.GraphDef.FromString(data)
+    except DecodeError as error:
+        raise InputError(
+            f"frozen_inception.path: {path} is no frozen graph: it cannot be parsed. It must be "
+            f"{GRAPH_FILE} from {GRAPH_URL}; for a SavedModel use @saved_model, for a .keras file "
+            "@keras_model."
+        ) from error
+    names = {node.name for node in graph.node}
+    missing = [name for name in (_INPUT, _RESIZE, _POOL, _LOGITS) if name not in names]
+    if missing:
+        last = ", ".join(node.name for node in graph.node[-10:]) or "none"
+        raise InputError(
+            f"frozen_inception.path: {path} has no node {', '.join(missing)}, so it is not the "
+            f"Inception of 2015; its last nodes are: {last}. Get {GRAPH_FILE} from {GRAPH_URL}."
+        )
+    return graph
+
+
+def resized_to(graph):
+    """(height, width) that the graph itself resizes images to."""
+    nodes = {node.name: node for node in graph.node}
+    size = nodes[nodes[_RESIZE].input[1]].attr["value"].tensor
+    return tuple(map(int, tf.make_ndarray(size)))
+
+
+def network_of_graph(graph):
+    """What the graph computes between its image and pool_3, for batches of any size.
+
+    Logits are pool_3 times the kernel of the last layer without its bias, as OpenAI's code for the
+    Inception Score has it, and with it all published scores (fidelity.md 1.5).
+
+    Returns:
+        A function of float32 [B, H, W, 3] in [0, 255] to (features [B, D], logits [B, K]).
+    """
+    nodes = {node.name: node for node in graph.node}
+    kernel = nodes[_LOGITS].input[1]
+    batched = tf.graph_util.extract_sub_graph(_batched(graph), [_POOL, kernel.split(":")[0]])
+
+    def compute(images):
+        pooled, matrix = tf.graph_util.import_graph_def(
+            batched,
+            input_map={f"{_INPUT}:0": images},
+            return_elements=[f"{_POOL}:0", kernel if ":" in kernel else f"{kernel}:0"],
+        )
+        features = tf.squeeze(pooled, [1, 2])
+        return features, tf.matmul(features, matrix)
+
+    spec = tf.TensorSpec([None, None, None, 3], tf.float32)
+    return tf.function(compute, autograph=False).get_concrete_function(spec)
+
+
+def _batched(graph):
+    """The graph without what ties it to one image and to operations that TensorFlow removed."""
+    batched = tf.compat.v1.GraphDef()
+    batched.versions.producer = tf.version.GRAPH_DEF_VERSION
+    for original in graph.node:
+        node = batched.node.add()
+        node.CopyFrom(original)
+        node.attr.pop("_output_shapes", None)
+        # Checks for NaN are the only control inputs there, and keep operations from being fused.
+        data_inputs = [name for name in node.input if not name.startswith("^")]
+        node.input[:] = data_inputs
+        if node.name == _INPUT:
+            node.Clear()
+            node.name, node.op = _INPUT, "Placeholder"
+            node.attr["dtype"].type = tf.float32.as_datatype_enum
+        elif node.op == "BatchNormWithGlobalNormalization":
+            _renew_batch_norm(node, batched.node.add())
+        elif node.op == "Reshape":
+            _free_batch(node, graph, batched)
+    return batched
+
+
+def _renew_batch_norm(node, ones):
+    """Makes `node` an operation of today; TensorFlow refuses the old one inside functions."""
+    images, mean, variance, beta, gamma = node.input
+    scaled = node.attr["scale_after_normalization"].b
+    epsilon = node.attr["variance_epsilon"].f
+    ones.name, ones.op = f"{node.name}/ones", "OnesLike"
+    ones.input.append(gamma)
+    ones.attr["T"].type = tf.float32.as_datatype_enum
+    node.op = "FusedBatchNormV3"
+    node.input[:] = [images, gamma if scaled else ones.name, beta, mean, variance]
+    node.attr.clear()
+    node.attr["T"].type = node.attr["U"].type = tf.float32.as_datatype_enum
+    node.attr["epsilon"].f = epsilon
+    node.attr["is_training"].b = False
+
+
+def _free_batch(node, graph, batched):
+    """Turns a Reshape to [1, ...] into one to [-1, ...]."""
+    shapes = [other for other in graph.node if other.name == node.input[1] and other.op == "Const"]
+    shape = tf.make_ndarray(shapes[0].attr["value"].tensor) if shapes else []
+    if len(shape) and shape[0] == 1 and -1 not in shape:
+        free = batched.node.add()
+        free.CopyFrom(shapes[0])
+        free.name = f"{node.name}/any_batch"
+        free.attr.pop("_output_shapes", None)
+        free.attr["value"].tensor.CopyFrom(
+            tf.make_tensor_proto([-1, *shape[1:]], dtype=shape.dtype)
+        )
+        node.input[1] = free.name
+
+
+def fetch_module(handle, cache_dir=None):
+    """The folder of a TF-Hub module, downloaded unless it is in the cache.
+
+    The digest of what was downloaded is kept beside it and checked from then on.
+
+    Raises:
+        InputError: if it cannot be had, or changed since its download.
+    """
+    cache_dir = pathlib.Path(cache_dir or cache_folder() / "tfhub").expanduser()
+    hub = _import_hub()
+    try:
+        with _cached_in(cache_dir), _timeout(), _quiet():
+            folder = pathlib.Path(hub.resolve(handle))
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        raise InputError(_unreachable(handle, cache_dir, error)) from error
+    if cache_dir in folder.parents:
+        _check_unchanged(folder, handle)
+    return folder
+
+
+def _check_unchanged(folder, handle):
+    record = folder.with_name(f"{folder.name}.sha256")
+    digest = sha256_of_folder(folder)
+    if not record.exists():
+        write_atomically(record, f"{digest}\n".encode())
+    elif record.read_text().strip() != digest:
+        raise InputError(
+            f"{folder}, downloaded from {handle}, changed since: it is damaged. Delete it and "
+            f"{record.name} beside it; the next start downloads it again."
+        )
+
+
+def _unreachable(handle, cache_dir, error):
+    reason = " ".join(str(error).split()).rstrip(".")
+    return (
+        f"The Inception network {handle} is not in {cache_dir} and cannot be downloaded: {reason}. "
+        "Choose one of three ways:\n"
+        "  1. Run `python -m stugan_tf.evaluate --fetch` once where there is a network, and copy "
+        f"{cache_dir} here.\n"
+        f"  2. Get {GRAPH_URL} and set `Evaluator.extractor = @frozen_inception` and "
+        f"`frozen_inception.path = 'FOLDER/{GRAPH_FILE}'`.\n"
+        "  3. Use any classifier of your own: `Evaluator.extractor = @saved_model` or "
+        "`@keras_model` with its `path` (for digits: `@digits_classifier`)."
+    )
+
+
+def _import_hub():
+    try:
+        with _quiet():
+            import tensorflow_hub
+    except ImportError as error:
+        raise InputError(
+            f"tfhub_inception needs TensorFlow Hub, which cannot be imported: {error}. Install it "
+            "with `pip install 'stugan_tf[evaluation]'`."
+        ) from error
+    return tensorflow_hub
+
+
+@contextlib.contextmanager
+def _cached_in(cache_dir):
+    former = os.environ.get("TFHUB_CACHE_DIR")
+    os.environ["TFHUB_CACHE_DIR"] = str(cache_dir)
+    try:
+        yield
+    finally:
+        del os.environ["TFHUB_CACHE_DIR"]
+        if former is not None:
+            os.environ["TFHUB_CACHE_DIR"] = former
+
+
+@contextlib.contextmanager
+def _timeout():
+    """TF-Hub itself would wait for ever behind a firewall that answers nothing."""
+    former = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(former)
+
+
+@contextlib.contextmanager
+def _quiet():
+    former = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pkg_resources is on its way out.
+            yield
+    finally:
+        logging.set_verbosity(former)
