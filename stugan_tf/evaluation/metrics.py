@@ -105,7 +105,8 @@ def kernel_distance(features, other_features, block_size=1000):
         )
     with deprecations_unsaid():
         kid, std = tfgan.eval.kernel_classifier_distance_and_std_from_activations(
-            tf.constant(features), tf.constant(other_features), max_block_size=block_size
+            *(tf.constant(vectors, tf.float64) for vectors in (features, other_features)),
+            max_block_size=block_size,
         )
     return float(kid), float(std) if num_blocks > 1 else None
 
@@ -226,7 +227,7 @@ def neighborhood_scores(
     if precision_neighbors is not None:
         _check_neighbors(precision_neighbors, "generated", len(generated))
     # Distances come from squares, which a common mean would only make large.
-    center = real.mean(axis=0)
+    center = real.mean(axis=0, dtype=np.float64)
     real, generated = real - center, generated - center
     real_distances = _neighbor_distances(real, max(chosen))
     scores = []
@@ -353,7 +354,7 @@ def _checked_moments(which, mean, covariance):
 def _checked_pair(features, other_features):
     features = checked_features("The first features", features, 2)
     other_features = checked_features("The second features", other_features, 2, features.shape[1])
-    return features.astype(np.float64, copy=False), other_features.astype(np.float64, copy=False)
+    return features, other_features
 
 
 def _check_neighbors(num_neighbors, kind, num_vectors):
