@@ -18,7 +18,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.evaluation import records
 from stugan_tf.evaluation.curves import write_truncation_curve
 from stugan_tf.evaluation.evaluator import Evaluator
-from stugan_tf.evaluation.inception import tfhub_inception
+from stugan_tf.evaluation.extractors import tfhub_inception
 from stugan_tf.images import write_png
 from stugan_tf.models import sngan  # noqa: F401 - registers its models with gin
 from stugan_tf.training.checkpoints import Checkpoints
@@ -90,7 +90,7 @@ class Evaluation:
             elif FLAGS.truncation:
                 self._show_truncations(step)
             else:
-                self._score(step)
+                self._draw(step, self._score(step))
 
     def _steps(self):
         """The steps that --checkpoint names."""
@@ -124,7 +124,6 @@ class Evaluation:
         scores = self._evaluator(self._training.gan)
         if self._writes:
             records.append(self._workdir, {"step": step, "time": round(time.time(), 3), **scores})
-            self._draw(step, scores)
         print(
             f"step {step}: ",
             "  ".join(
@@ -138,6 +137,8 @@ class Evaluation:
 
     def _draw(self, step, scores):
         """Adds to the curves in TensorBoard, where each protocol is a run of its own."""
+        if not self._writes:
+            return
         name = f"evaluation_{scores['protocol']['id']}"
         writer = tf.summary.create_file_writer(str(self._workdir / "tensorboard" / name))
         with contextlib.closing(writer), writer.as_default(step):
@@ -154,7 +155,7 @@ class Evaluation:
             waiting = [step for step in self._checkpoints.steps() if step not in scored]
             for step in waiting:
                 if self._restored(step):
-                    self._score(step)
+                    self._draw(step, self._score(step))
             if finished and not waiting:
                 return
             if not waiting:
@@ -189,9 +190,9 @@ class Evaluation:
             write_png(path, found.grid())
             nearest = found.distances[:, 0]
             print(
-                f"step {step}: real features are at least {nearest.min():.4g} to "
-                f"{nearest.max():.4g} away from generated ones. The pictures are in {path}: "
-                "generated ones on the left, their nearest neighbours beside them."
+                f"step {step}: {path} shows generated images on the left, beside each the real "
+                f"ones with the nearest features; the nearest are {nearest.min():.4g} to "
+                f"{nearest.max():.4g} away."
             )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from stugan_tf.checks import check_above_zero, check_function, check_natural, check_positive
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.extraction import Extraction
-from stugan_tf.evaluation.inception import tfhub_inception
+from stugan_tf.evaluation.extractors import Extractor, tfhub_inception
 from stugan_tf.evaluation.metrics import (
     METRICS,
     InceptionScore,
@@ -81,6 +81,11 @@ class Evaluator:
             cache_dir: folder for statistics of real images; see `statistics.default_cache_dir`.
         """
         check_function("Evaluator.extractor", extractor)
+        if isinstance(extractor, Extractor):  # It can be called, too.
+            raise InputError(
+                "Evaluator.extractor must be a function, got an extractor. Write the reference "
+                "without parentheses: `Evaluator.extractor = @digits_classifier`."
+            )
         check_positive("Evaluator.num_images", num_images)
         check_positive("Evaluator.num_kept", num_kept)
         check_positive("Evaluator.num_splits", num_splits)
@@ -134,6 +139,8 @@ class Evaluator:
                     "('fid', 'inception_score'), or leave Evaluator.statistics out to compute them "
                     "from the real images."
                 )
+        if "inception_score" in self.metrics:
+            InceptionScore(self._num_images, self._num_splits)
         if "fid" in self.metrics:
             numbers = {"Evaluator.num_images": self._num_images}
             if real is None:

@@ -24,8 +24,10 @@ class Neighbors:
 
     def grid(self):
         """uint8 [height, width, C]: a row an image, the generated one on the left."""
-        rows = np.concatenate([self.images[:, None], self.neighbors], axis=1)
-        return image_grid(rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1])
+        real = self.neighbors.reshape(-1, *self.images.shape[1:])
+        left, right = image_grid(self.images, 1), image_grid(real, self.neighbors.shape[1])
+        gap = np.full([len(left), left.shape[1] // 4, left.shape[2]], 255, np.uint8)
+        return np.concatenate([left, gap, right], axis=1)
 
 
 def find_neighbors(images, source, extraction, num_neighbors):

@@ -28,7 +28,7 @@ def append(workdir, record):
 
 
 def compare(workdirs):
-    """A table of the newest and the best scores of runs, for each protocol that all follow.
+    """Tables of the newest and the best scores of runs, one for each protocol that all follow.
 
     Args:
         workdirs: folders of runs.
@@ -46,16 +46,16 @@ def compare(workdirs):
                 f"{workdir} has no scores. Make some by `python -m stugan_tf.evaluate "
                 f"--workdir={workdir}`."
             )
-    newest = {workdir: records[-1]["protocol"] for workdir, records in runs.items()}
-    ids = [{record["protocol"]["id"] for record in records} for records in runs.values()]
-    common = [
-        protocol
-        for protocol in {p["id"]: p for p in newest.values()}.values()
-        if all(protocol["id"] in known for known in ids)
-    ]
-    if not common:
-        check_comparable(newest)
-    return "\n\n".join(f"{_table(runs, protocol)}\n\n{describe(protocol)}" for protocol in common)
+    # Those of the first run in the order of their newest records, which all others know.
+    protocols = {record["protocol"]["id"]: record["protocol"] for record in runs[str(workdirs[0])]}
+    for records in runs.values():
+        known = {record["protocol"]["id"] for record in records}
+        protocols = {key: protocol for key, protocol in protocols.items() if key in known}
+    if not protocols:
+        check_comparable({workdir: records[-1]["protocol"] for workdir, records in runs.items()})
+    return "\n\n".join(
+        f"{_table(runs, protocol)}\n\n{describe(protocol)}" for protocol in protocols.values()
+    )
 
 
 def _table(runs, protocol):

@@ -38,20 +38,19 @@ def generator(scale=1.0, momentum=0.9):
     return keras.Model(latents, outputs)
 
 
-def small_gan(scale=1.0, momentum=0.9, seed=1):
+class SmallGAN:
     """What evaluation knows of a `training.gan.GAN`; make it inside a strategy's scope."""
-    keras.utils.set_random_seed(seed)
-    models = {"live": generator(scale, momentum), "averaged": generator(scale, momentum)}
-    for model in models.values():
-        norm = model.get_layer("norm")
-        norm.moving_mean.assign(np.linspace(-0.5, 0.5, LATENT_DIM))
-        norm.moving_variance.assign(np.linspace(0.5, 2.0, LATENT_DIM))
-    return types.SimpleNamespace(
-        generator=models["live"],
-        averaged=types.SimpleNamespace(model=models["averaged"]),
-        latent_dim=LATENT_DIM,
-        num_classes=1,
-        generate=lambda latents, labels, training, averaged: models[
-            "averaged" if averaged else "live"
-        ](latents, training=training),
-    )
+
+    latent_dim, num_classes = LATENT_DIM, 1
+
+    def __init__(self, scale=1.0, momentum=0.9):
+        keras.utils.set_random_seed(1)
+        self.generator = generator(scale, momentum)
+        self.averaged = types.SimpleNamespace(model=generator(scale, momentum))
+        for model in (self.generator, self.averaged.model):
+            norm = model.get_layer("norm")
+            norm.moving_mean.assign(np.linspace(-0.5, 0.5, LATENT_DIM))
+            norm.moving_variance.assign(np.linspace(0.5, 2.0, LATENT_DIM))
+
+    def generate(self, latents, labels, training, averaged):
+        return (self.averaged.model if averaged else self.generator)(latents, training=training)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from stand_ins import small_gan
+from stand_ins import SmallGAN
 
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.sampling import BATCH_NORMS, NUM_STANDING, Sampler
@@ -41,7 +41,7 @@ def assert_same_pixels(one, other):
 
 
 def test_inference_normalises_by_moving_statistics():
-    gan = small_gan()
+    gan = SmallGAN()
     norm = gan.averaged.model.get_layer("norm")
     expected = through_batch_norm(
         gan.averaged.model,
@@ -53,7 +53,7 @@ def test_inference_normalises_by_moving_statistics():
 
 
 def test_batch_normalises_each_block_by_its_own_statistics():
-    gan = small_gan()
+    gan = SmallGAN()
     blocks = [latents_of_block(block) for block in range(5)]
     expected = [
         through_batch_norm(gan.averaged.model, block, block.mean(0), block.var(0))
@@ -64,7 +64,7 @@ def test_batch_normalises_each_block_by_its_own_statistics():
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9, 0.99])
 def test_standing_statistics_are_the_mean_over_blocks(momentum):
-    gan = small_gan(momentum=momentum)
+    gan = SmallGAN(momentum=momentum)
     blocks = [latents_of_block(block, salt=1) for block in range(NUM_STANDING)]
     expected = through_batch_norm(
         gan.averaged.model,
@@ -77,7 +77,7 @@ def test_standing_statistics_are_the_mean_over_blocks(momentum):
 
 @pytest.mark.parametrize("batch_norm", BATCH_NORMS)
 def test_sampling_changes_no_variable_even_if_it_is_broken_off(batch_norm):
-    gan = small_gan()
+    gan = SmallGAN()
     before = gan.averaged.model.get_weights()
     images(gan, batch_norm=batch_norm)
     half = Sampler(gan, one_device(), 4, batch_norm=batch_norm).batches(20, SEED)
@@ -90,19 +90,19 @@ def test_sampling_changes_no_variable_even_if_it_is_broken_off(batch_norm):
 @pytest.mark.parametrize("batch_norm", BATCH_NORMS)
 def test_replicas_draw_what_one_device_does(batch_norm, mirrored):
     with mirrored.scope():
-        gan = small_gan()
+        gan = SmallGAN()
     several = images(gan, 19, mirrored, batch_norm=batch_norm)
-    np.testing.assert_array_equal(several, images(small_gan(), 19, batch_norm=batch_norm))
+    np.testing.assert_array_equal(several, images(SmallGAN(), 19, batch_norm=batch_norm))
 
 
 def test_more_images_begin_with_the_same():
-    gan = small_gan()
+    gan = SmallGAN()
     np.testing.assert_array_equal(images(gan, 7), images(gan, 20)[:7])
     assert len(images(gan, 7)) == 7
 
 
 def test_the_live_generator_is_another_and_truncation_narrows_latents():
-    gan = small_gan()
+    gan = SmallGAN()
     for variable in gan.generator.trainable_variables:
         variable.assign(variable + 0.1)
     assert np.any(images(gan, averaged=False) != images(gan))
@@ -112,4 +112,4 @@ def test_the_live_generator_is_another_and_truncation_narrows_latents():
 @pytest.mark.parametrize(("scale", "found"), [(1.5, r"1\.\d"), (float("nan"), "inf")])
 def test_images_out_of_range_are_refused(scale, found):
     with pytest.raises(InputError, match=rf"in \[.*, {found}.* scores need them in \[-1, 1\]"):
-        images(small_gan(scale))
+        images(SmallGAN(scale))

@@ -79,9 +79,9 @@ def test_kept_features_are_in_random_order():
 
 
 def test_a_collector_wants_all_images():
+    collector = Collector(5, 2, 0)
+    collector.update(np.ones([2, 2]))
     with pytest.raises(InputError, match="Of 5 images only 2 came"):
-        collector = Collector(5, 2, 0)
-        collector.update(np.ones([2, 2]))
         collector.statistics({})
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -112,20 +113,102 @@ def test_an_initialization_seed_fixes_weights_but_not_masks():
     assert any(np.any(one != other) for one, other in zip(*masks, strict=True))
 
 
-def test_the_checkpoint_with_the_best_score_is_kept(tmp_path):
-    scores = iter([3.0, 1.0, 2.0, 4.0])
-    training = tiny_training(
-        evaluator=lambda gan: {"fid": next(scores)},
-        evaluate_every=1,
-        best_by="fid",
-        checkpoint_every=1,
-        keep_checkpoints=1,
-    )
+class StopAtTwoError(Exception):
+    """What an evaluator raises to end a run before its end."""
+
+
+class Scripted:
+    """An evaluator that gives the same numbers whatever it is given; `Scripted.of` makes it."""
+
+    protocol: ClassVar = {"id": "scripted"}
+    metrics: ClassVar = {"fid": min, "inception_score": max}
+
+    def __init__(self, values):
+        self._values = iter(values)
+
+    @classmethod
+    def of(cls, values):
+        return lambda source, strategy: cls(values)
+
+    def prepare(self):
+        pass
+
+    def __call__(self, gan):
+        value = next(self._values)
+        if isinstance(value, type):
+            raise value
+        return {"fid": value, "inception_score": value, "protocol": self.protocol}
+
+
+def scored(values, **settings):
+    settings = {"best_by": "fid", "evaluate_every": 1, "checkpoint_every": 1, **settings}
+    total = settings.pop("total_steps", 4)
+    algorithm = tiny_algorithm(total_steps=total)
+    return tiny_training(None, algorithm, evaluator=Scripted.of(values), **settings)
+
+
+def kept(workdir):
+    return [int(path.name[-8:]) for path in sorted((workdir / "checkpoints").iterdir())]
+
+
+@pytest.mark.parametrize(("metric", "best"), [("fid", 2), ("inception_score", 3)])
+def test_the_checkpoint_with_the_best_score_is_kept(tmp_path, metric, best):
+    training = scored([3.0, 1.0, 6.0, 4.0], best_by=metric, keep_checkpoints=1)
     training.run(tmp_path, "")
-    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert kept == ["step_00000002", "step_00000004"]
+    assert kept(tmp_path) == [best, 4]
     lines = (tmp_path / "evaluations.jsonl").read_text().splitlines()
-    assert [json.loads(line)["fid"] for line in lines] == [3.0, 1.0, 2.0, 4.0]
+    assert [json.loads(line)["fid"] for line in lines] == [3.0, 1.0, 6.0, 4.0]
+
+
+def test_a_run_ends_after_evaluations_without_a_better_one(tmp_path):
+    values = [5.0, 6.0, 4.0, float("nan"), 4.0, 7.0, 1.0, 1.0]
+    training = scored(values, patience=3, total_steps=8)
+    training.run(tmp_path, "")
+    assert kept(tmp_path)[-1] == 6  # The best is 3, then 4, 5 and 6 are not better.
+    assert json.loads((tmp_path / "run.json").read_text())["finished"]["step"] == 6
+    # Started again, it remembers that it is over.
+    scored([], patience=3, total_steps=8).run(tmp_path, "")
+    assert kept(tmp_path)[-1] == 6
+
+
+def test_patience_survives_a_kill(tmp_path):
+    killed = scored([5.0, 4.0, 6.0, StopAtTwoError], patience=2, total_steps=8)
+    with pytest.raises(StopAtTwoError):
+        killed.run(tmp_path, "")
+    assert kept(tmp_path)[-1] == 3
+    scored([7.0, 1.0], patience=2, total_steps=8).run(tmp_path, "")
+    assert kept(tmp_path)[-1] == 4
+
+
+def test_scores_of_another_protocol_do_not_count(tmp_path):
+    records = [{"step": 0, "fid": 0.1, "protocol": {"id": "of evaluate"}}]
+    workdir = tmp_path / "run"
+    scored([5.0, 4.0, 3.0, 2.0], patience=1).run(workdir, "")
+    path = workdir / "evaluations.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in records) + path.read_text())
+    training = scored([], patience=1)
+    training.scoring.recall(path, 4)
+    assert training.scoring.stop_reason is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"best_by": "kid"}, "'kid' is none of the scores .* fid, inception_score"),
+        ({"best_by": None, "patience": 2}, "set train.best_by"),
+        ({"patience": 0}, "train.patience must be a positive integer"),
+        ({"evaluate_every": None}, "train.evaluate_every must be a positive integer"),
+    ],
+)
+def test_settings_of_scores_are_checked_before_anything_is_written(tmp_path, settings, told):
+    with pytest.raises(InputError, match=told):
+        scored([1.0], **settings).run(tmp_path / "run", "")
+    assert not (tmp_path / "run").exists()
+
+
+def test_scores_need_an_evaluator():
+    with pytest.raises(InputError, match=r"set train.evaluator, e.g. to @Evaluator"):
+        tiny_training(patience=3)
 
 
 def test_a_value_that_is_not_finite_stops_the_run_and_is_named(tmp_path):
@@ -164,12 +247,7 @@ def test_a_run_goes_on_under_another_number_of_replicas(tmp_path, mirrored):
     once = tiny_training(gan, tiny_algorithm())
     once.run(tmp_path / "once", "")
 
-    class StopAtTwoError(Exception):
-        pass
-
-    def stop(gan):
-        raise StopAtTwoError
-
+    stop = Scripted.of([StopAtTwoError])
     first = tiny_training(
         gan, tiny_algorithm(), evaluator=stop, evaluate_every=2, checkpoint_every=1
     )

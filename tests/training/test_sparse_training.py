@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from test_loop import kernels, tiny_algorithm, tiny_gan, tiny_training
+from test_loop import Scripted, StopAtTwoError, kernels, tiny_algorithm, tiny_gan, tiny_training
 
 from stugan_tf.kernels import tuning
 from stugan_tf.kernels.convolution import Choice
@@ -258,14 +258,6 @@ def assert_replicas_agree(run):
         np.testing.assert_array_equal(value, second[name], err_msg=name)
 
 
-class StopAtTwoError(Exception):
-    """What an evaluator raises to end a run before its end."""
-
-
-def stop(gan):
-    raise StopAtTwoError
-
-
 def train_in_two_parts(workdir, first, second, algorithm):
     """Two steps under one execution, the others under another."""
     gan = tiny_gan(
@@ -273,7 +265,7 @@ def train_in_two_parts(workdir, first, second, algorithm):
         generator_optimizer=functools.partial(MaskedAdam, **ADAM),
         discriminator_optimizer=functools.partial(MaskedAdam, **ADAM),
     )
-    parts = {"evaluator": stop, "evaluate_every": 2, "checkpoint_every": 1}
+    parts = {"evaluator": Scripted.of([StopAtTwoError]), "evaluate_every": 2, "checkpoint_every": 1}
     begun = tiny_training(gan, algorithm, execution=first, **parts)
     with pytest.raises(StopAtTwoError):
         begun.run(workdir / "parts", "")

@@ -1,0 +1,223 @@
+import math
+import resource
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from stand_ins import Projection, SmallGAN
+
+from stugan_tf.data import digits
+from stugan_tf.errors import InputError
+from stugan_tf.evaluation import metrics as formulas
+from stugan_tf.evaluation.evaluator import Evaluator
+from stugan_tf.evaluation.extractors import digits_classifier
+from stugan_tf.evaluation.metrics import METRICS
+from stugan_tf.evaluation.sampling import Sampler
+from stugan_tf.randomness import Purpose, fold
+
+NUM_IMAGES = 250
+
+
+def one_device():
+    return tf.distribute.OneDeviceStrategy("CPU:0")
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Makes evaluators of a projection of digits."""
+
+    def make(strategy=None, **settings):
+        settings = {
+            "extractor": Projection,
+            "num_images": NUM_IMAGES,
+            "num_kept": 100,
+            "num_splits": 4,
+            "batch_size": 50,
+            "cache_dir": tmp_path,
+            **settings,
+        }
+        return Evaluator(digits(), strategy or one_device(), **settings)
+
+    return make
+
+
+def numbers(scores):
+    return {name: value for name, value in scores.items() if isinstance(value, float)}
+
+
+def test_scores_are_the_formulas_applied_to_features_and_logits(make):
+    gan = SmallGAN()
+    scores = make(num_kept=2000)(gan)
+    seed = fold((0, 0), Purpose.EVALUATION, 0)
+    images = np.concatenate(list(Sampler(gan, one_device(), 50).batches(NUM_IMAGES, seed)))
+    features, logits = (part.numpy() for part in Projection()(images))
+    real, _ = Projection()(next(iter(digits().in_order(1797)))[0])
+    real = real.numpy()
+    fid = formulas.frechet_distance(
+        real.mean(0), np.cov(real, rowvar=False), features.mean(0), np.cov(features, rowvar=False)
+    )
+    assert scores["fid"] == pytest.approx(fid, rel=1e-4)
+    inception_score = formulas.InceptionScore(NUM_IMAGES, 4)
+    inception_score.update(logits)
+    mean, deviation = inception_score.result()
+    assert scores["inception_score"] == pytest.approx(mean)
+    assert scores["inception_score_std"] == pytest.approx(deviation)
+    neighborhoods = formulas.neighborhood_scores(real, features)
+    for name, value in neighborhoods.items():
+        assert scores[name] == pytest.approx(value)
+    # Kept features are in another order, so other blocks: the same to within its error.
+    assert scores["kid"] == pytest.approx(
+        formulas.kernel_distance(real, features)[0], abs=4 * scores["kid_std"]
+    )
+
+
+def test_the_same_generator_scores_the_same_twice_and_stays_as_it_is(make):
+    gan, evaluator = SmallGAN(), make(batch_norm="batch")
+    before = gan.averaged.model.get_weights()
+    first = evaluator(gan)
+    assert evaluator(gan) == first == make(batch_norm="batch")(gan)
+    for former, now in zip(before, gan.averaged.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(former, now)
+
+
+@pytest.mark.parametrize("batch_norm", ["inference", "batch"])
+def test_replicas_score_as_one_device_does(make, mirrored, batch_norm):
+    with mirrored.scope():
+        gan = SmallGAN()
+    several = make(mirrored, batch_norm=batch_norm)(gan)
+    once = make(batch_norm=batch_norm)(SmallGAN())
+    assert numbers(several) == pytest.approx(numbers(once), rel=1e-4, abs=1e-6)
+    assert several["protocol"] == once["protocol"]
+
+
+def test_repeats_have_a_mean_and_a_deviation(make):
+    gan = SmallGAN()
+    repeated = make(metrics=["fid"], repeats=3)(gan)
+    singles = []
+    for repeat in range(3):
+        evaluator = make(metrics=["fid"])
+        evaluator.prepare()
+        singles.append(evaluator._score(gan, repeat)["fid"])
+    assert len(set(singles)) == 3
+    assert repeated["fid"] == pytest.approx(np.mean(singles))
+    assert repeated["fid_repeat_std"] == pytest.approx(np.std(singles, ddof=1))
+
+
+def test_the_protocol_tells_every_setting_apart(make):
+    changes = [
+        {},
+        {"num_images": 300},
+        {"weights": "live"},
+        {"batch_norm": "batch"},
+        {"batch_norm": "batch", "batch_size": 25},
+        {"truncation": 0.5},
+        {"seed": 1},
+        {"repeats": 2},
+        {"num_splits": 2},
+        {"num_kept": 99},
+        {"real": digits(flip=False, image_size=16)},
+    ]
+    ids = [make(**change).protocol["id"] for change in changes[:-1]]
+    assert len(set(ids)) == len(ids)
+    assert make(batch_size=25).protocol == make().protocol  # It changes no image.
+
+
+@pytest.mark.parametrize("metrics", [["fid"], ["inception_score"], ["kid", "recall"], METRICS])
+def test_only_the_metrics_asked_for_are_computed(make, metrics):
+    scores = numbers(make(metrics=metrics)(SmallGAN()))
+    assert {name for name in scores if not name.endswith("_std")} == set(metrics)
+    assert all(map(math.isfinite, scores.values()))
+
+
+def test_published_moments_take_the_place_of_real_images(make, tmp_path):
+    real, _ = Projection()(next(iter(digits().in_order(1797)))[0])
+    covariance = np.cov(real.numpy(), rowvar=False)
+    np.savez(tmp_path / "stats.npz", mu=real.numpy().mean(0), sigma=covariance)
+    published = make(metrics=["fid"], statistics=str(tmp_path / "stats.npz"))(SmallGAN())
+    own = make(metrics=["fid"])(SmallGAN())
+    assert published["fid"] == pytest.approx(own["fid"], rel=1e-4)
+    assert published["protocol"]["real"]["file"] == "stats.npz"
+
+
+class NoLogits(Projection):
+    def __init__(self):
+        super().__init__()
+        self.num_logits = None
+
+
+class TooManyFeatures(Projection):
+    num_features = 400
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"num_images": 5, "metrics": ["fid"]}, "Evaluator.num_images: 5 images are too few"),
+        (
+            {"extractor": TooManyFeatures, "metrics": ["fid"]},
+            "Evaluator.num_images: 250 images are too few.* over 400",
+        ),
+        ({"extractor": NoLogits}, "projection gives no logits"),
+        ({"extractor": digits_classifier()}, "without parentheses"),
+        ({"metrics": ["fids"]}, "Evaluator.metrics: 'fids' is none of fid, "),
+        ({"metrics": []}, "Evaluator.metrics is empty"),
+        ({"weights": "ema"}, "Evaluator.weights: 'ema' is none of averaged, live"),
+        ({"batch_norm": "train"}, "none of inference, batch, standing"),
+        ({"truncation": 0.0}, "Evaluator.truncation must be a number above 0"),
+        ({"statistics": "/nowhere.npz"}, "nowhere.npz cannot be read"),
+        ({"num_splits": 300}, "at least as many images"),
+        ({"repeats": 0}, "Evaluator.repeats must be a positive integer"),
+    ],
+)
+def test_bad_settings_are_refused_before_sampling(make, settings, told):
+    with pytest.raises(InputError, match=told):
+        make(**settings)
+
+
+def test_published_moments_of_another_extractor_are_refused(make, tmp_path):
+    np.savez(tmp_path / "stats.npz", mu=np.zeros(3), sigma=np.eye(3))
+    path = str(tmp_path / "stats.npz")
+    with pytest.raises(InputError, match="has 3 features, but projection gives 5"):
+        make(metrics=["fid"], statistics=path)
+    np.savez(tmp_path / "stats.npz", mu=np.zeros(5), sigma=np.eye(5))
+    with pytest.raises(InputError, match=r"from which coverage, density, kid.* cannot be"):
+        make(statistics=path)
+
+
+def test_a_hundred_evaluations_need_no_more_memory_than_a_few(make):
+    gan, evaluator = SmallGAN(), make()
+    for _ in range(10):
+        evaluator(gan)
+    before = resident_mib()
+    for _ in range(90):
+        evaluator(gan)
+    assert resident_mib() - before < 20
+
+
+def resident_mib():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+
+
+def test_the_neighbours_of_real_images_are_themselves(make):
+    source = digits()
+    images = np.concatenate([i for i, _ in source.in_order(100).take(1).as_numpy_iterator()])[:9]
+
+    class Rememberer(SmallGAN):
+        def generate(self, latents, labels, training, averaged):
+            pixels = tf.constant(images[:3], tf.float32) / 127.5 - 1
+            return pixels + 0.001  # Or truncation would darken them.
+
+    found = make(batch_size=3).neighbors(Rememberer(), 3, num_neighbors=4)
+    np.testing.assert_array_equal(found.neighbors[:, 0], images[:3])
+    assert np.all(np.diff(found.distances, axis=1) >= 0)
+    features, _ = Projection()(images[:3])
+    every, _ = Projection()(next(iter(source.in_order(1797)))[0])
+    distances = np.linalg.norm(features[:, None] - every[None], axis=-1)
+    np.testing.assert_allclose(found.distances, np.sort(distances)[:, :4], atol=1e-5)
+    assert found.grid().shape[2] == 1
+
+
+def test_an_evaluator_describes_itself(make):
+    text = str(make(metrics=["fid"]))
+    assert text == "fid by projection: 250 images of the averaged generator against digits"

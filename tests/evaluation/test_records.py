@@ -1,0 +1,63 @@
+import json
+
+import pytest
+
+from stugan_tf.errors import InputError
+from stugan_tf.evaluation import records
+
+FULL = {"images": 50000, "id": "aaaa"}
+MONITOR = {"images": 1000, "id": "bbbb"}
+
+
+def write(workdir, *rows):
+    workdir.mkdir()
+    for step, fid, protocol in rows:
+        records.append(workdir, {"step": step, "time": 0.0, "fid": fid, "protocol": protocol})
+    return workdir
+
+
+def test_the_newest_of_one_step_and_protocol_counts(tmp_path):
+    run = write(
+        tmp_path / "run", (20, 3.0, FULL), (10, 5.0, FULL), (20, 2.0, FULL), (20, 9, MONITOR)
+    )
+    found = [(r["step"], r["fid"], r["protocol"]["id"]) for r in records.read(run)]
+    assert found == [(10, 5.0, "aaaa"), (20, 2.0, "aaaa"), (20, 9, "bbbb")]
+
+
+def test_a_line_that_was_torn_is_skipped(tmp_path):
+    run = write(tmp_path / "run", (20, 3.0, FULL))
+    with open(run / "evaluations.jsonl", "a") as file:
+        file.write('{"step": 30, "fi')
+    assert [r["step"] for r in records.read(run)] == [20]
+
+
+def test_a_table_has_the_newest_and_the_best_of_the_common_protocol(tmp_path):
+    one = write(tmp_path / "one", (10, 4.0, FULL), (20, 5.0, FULL), (30, 1.0, MONITOR))
+    other = write(tmp_path / "other", (10, 7.0, FULL), (20, None, FULL))
+    lines = [line.split() for line in records.compare([one, other]).splitlines()]
+    assert lines[0] == ["run", "which", "step", "fid"]
+    assert lines[1:5] == [
+        [str(one), "newest", "20", "5"],
+        [str(one), "best", "10", "4"],
+        [str(other), "newest", "20", "-"],
+        [str(other), "best", "10", "7"],
+    ]
+    assert ["images:", "50000"] in lines
+
+
+def test_runs_without_a_common_protocol_are_not_compared(tmp_path):
+    one = write(tmp_path / "one", (10, 4.0, FULL))
+    other = write(tmp_path / "other", (10, 7.0, MONITOR))
+    with pytest.raises(InputError, match=r"images: 50000 and 1000(.|\n)*Evaluate both"):
+        records.compare([one, other])
+
+
+def test_a_run_without_scores_is_told_how_to_get_them(tmp_path):
+    with pytest.raises(InputError, match=r"has no scores. Make some by `python -m"):
+        records.compare([tmp_path])
+
+
+def test_records_are_lines_of_json(tmp_path):
+    run = write(tmp_path / "run", (20, 3.0, FULL))
+    (line,) = (run / "evaluations.jsonl").read_text().splitlines()
+    assert json.loads(line)["protocol"] == FULL
