@@ -44,8 +44,9 @@ def test_every_folder_with_code_is_a_package_and_gin_is_none():
     assert not list((ROOT / "gin").rglob("*.py"))
 
 
-def test_every_source_of_the_kernels_is_in_the_wheel():
-    kernels = ROOT / "stugan_tf" / "kernels"
-    patterns = SETUP["options.package_data"]["stugan_tf.kernels"].split()
-    packed = {path for pattern in patterns for path in kernels.glob(pattern)}
-    assert packed == {path for path in kernels.iterdir() if path.suffix not in (".py", "")}
+@pytest.mark.parametrize("package", ["stugan_tf.kernels", "stugan_tf.evaluation.digits_classifier"])
+def test_every_file_that_is_not_python_is_in_the_wheel(package):
+    folder = ROOT / package.replace(".", "/")
+    patterns = SETUP["options.package_data"][package].split()
+    packed = {path for pattern in patterns for path in folder.glob(pattern)}
+    assert packed == {path for path in folder.iterdir() if path.suffix not in (".py", "")}

@@ -118,14 +118,17 @@ class Extractor:
     def _try(self):
         height, width = self._preprocess.size or _TRIAL_SIZE
         black = tf.zeros([2, height, width, self.channels], tf.uint8)
+        strategy = tf.distribute.get_strategy()
+        # As it will be run: mirrored variables of a SavedModel can be read by replicas alone.
+        run = tf.function(lambda images: strategy.run(self, args=(images,)), autograph=False)
         try:
-            outputs = self(black)
+            outputs = [strategy.experimental_local_results(output)[0] for output in run(black)]
         except InputError:
             raise
         except (tf.errors.OpError, ValueError, TypeError) as error:
             raise InputError(
                 f"{self.name} fails on 2 black images of {height} x {width} x {self.channels}: "
-                f"{_first_lines(error)}. If it takes images of one size only, set `size`; its "
+                f"{_shortened(error)}. If it takes images of one size only, set `size`; its "
                 "batch dimension must be None."
             ) from error
         for kind, output in zip(("features", "logits"), outputs, strict=True):
@@ -188,9 +191,9 @@ def frozen_inception(path=gin.REQUIRED, sha256=None):
     graph = inception.parse_graph(data, path)
     try:
         network = inception.network_of_graph(graph)
-    except (tf.errors.OpError, ValueError, TypeError) as error:
+    except (tf.errors.OpError, KeyError, ValueError, TypeError) as error:
         raise InputError(
-            f"frozen_inception.path: {path} cannot be imported: {_first_lines(error)}. Get the "
+            f"frozen_inception.path: {path} cannot be imported: {_shortened(error)}. Get the "
             f"graph anew from {inception.GRAPH_URL}."
         ) from error
     inside = Preprocessing(inception.resized_to(graph), "bilinear_legacy", (0.0, 255.0))
@@ -356,7 +359,7 @@ def _unloadable(what):
         yield
     except Exception as error:
         raise InputError(
-            f"{what} cannot be loaded: {_first_lines(error)}. Copy or export it anew; layers of "
+            f"{what} cannot be loaded: {_shortened(error)}. Copy or export it anew; layers of "
             "your own need an `import their_module` in the gin file."
         ) from error
 
@@ -365,14 +368,19 @@ def _only_input(function, path):
     """The TensorSpec of a signature's one input, by name."""
     _, inputs = function.structured_input_signature
     specs = list(inputs.values())
-    if len(specs) != 1 or not specs[0].dtype.is_floating or specs[0].shape.rank not in (None, 4):
+    if len(specs) != 1 or not _is_batch_of_images(specs[0]):
         described = ", ".join(f"{spec.name}: {spec.dtype.name} {spec.shape}" for spec in specs)
         raise InputError(
-            f"saved_model.signature: the signature of {path} must take one batch of images, float "
-            f"[B, H, W, C], but takes {described or 'nothing'}."
+            f"saved_model.signature: the signature of {path} must take one batch of images of any "
+            f"number, float [None, H, W, C], but takes {described or 'nothing'}."
         )
     ((name, spec),) = inputs.items()
     return tf.TensorSpec(spec.shape, spec.dtype, name)
+
+
+def _is_batch_of_images(spec):
+    shape = spec.shape
+    return spec.dtype.is_floating and (shape.rank is None or (shape.rank == 4 and not shape[0]))
 
 
 def _selected(network, features, logits, configurable):
@@ -385,11 +393,11 @@ def _selected(network, features, logits, configurable):
                 f"{configurable}: the network returns no outputs by name. Export it with a "
                 "dictionary of outputs."
             )
-        for name in filter(None, (features, logits)):
-            if name not in outputs:
+        for kind, name in (("features", features), ("logits", logits)):
+            if name not in outputs and (kind, name) != ("logits", None):
                 raise InputError(
-                    f"{configurable}: there is no output {name!r}. {_there_are(outputs)} No "
-                    "logits, no Inception Score: `logits = None` if there are none."
+                    f"{configurable}: there is no output {name!r} to take {kind} from. "
+                    f"{_there_are(outputs)} Logits may be None: then there is no Inception Score."
                 )
         return outputs[features], outputs[logits] if logits is not None else None
 
@@ -417,6 +425,6 @@ def _there_are(names):
     return f"There are: {', '.join(map(repr, sorted(names))) or 'none'}."
 
 
-def _first_lines(error):
+def _shortened(error):
     text = " ".join(str(error).split())
     return (text[:300] + " ..." if len(text) > 300 else text).rstrip(".")

@@ -1,11 +1,13 @@
 """Inception as GAN papers use it: the frozen graph of 2015, and TF-GAN's module on TF-Hub."""
 
 import contextlib
+import http.client
 import os
 import pathlib
 import socket
 import tarfile
 import warnings
+import zlib
 
 import tensorflow as tf
 from absl import logging
@@ -20,6 +22,15 @@ GRAPH_URL = "http://download.tensorflow.org/models/image/imagenet/inception-2015
 _INPUT, _RESIZE, _POOL = "ExpandDims", "ResizeBilinear", "pool_3"
 _LOGITS = "softmax/logits/MatMul"
 _TIMEOUT_SECONDS = 60
+_FAILED_DOWNLOAD = (
+    OSError,
+    EOFError,
+    ValueError,
+    http.client.HTTPException,
+    tarfile.TarError,
+    zlib.error,
+    tf.errors.OpError,
+)
 
 
 def read_graph(path):
@@ -36,7 +47,7 @@ def read_graph(path):
             for member in archive:
                 if pathlib.PurePath(member.name).name == GRAPH_FILE and member.isfile():
                     return archive.extractfile(member).read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise InputError(
             f"frozen_inception.path: {file} cannot be unpacked: {error}. {where}"
         ) from error
@@ -84,7 +95,7 @@ def network_of_graph(graph):
     """
     nodes = {node.name: node for node in graph.node}
     kernel = nodes[_LOGITS].input[1]
-    batched = tf.graph_util.extract_sub_graph(_batched(graph), [_POOL, kernel.split(":")[0]])
+    batched = _batched([nodes[name] for name in _leading_to((_POOL, kernel), nodes)], nodes)
 
     def compute(images):
         pooled, matrix = tf.graph_util.import_graph_def(
@@ -99,33 +110,48 @@ def network_of_graph(graph):
     return tf.function(compute, autograph=False).get_concrete_function(spec)
 
 
-def _batched(graph):
-    """The graph without what ties it to one image and to operations that TensorFlow removed."""
+def _leading_to(names, nodes):
+    """The names of all nodes that are needed to compute `names` from images."""
+    needed, pending = {}, list(names)
+    while pending:
+        name = pending.pop().split(":")[0]
+        if name not in needed:
+            needed[name] = None
+            pending += _data_inputs(nodes[name]) if name != _INPUT else ()
+    return needed
+
+
+def _data_inputs(node):
+    """Without control inputs: checks for NaN, which only keep operations from being fused."""
+    return [name for name in node.input if not name.startswith("^")]
+
+
+def _batched(needed, nodes):
+    """A GraphDef of nodes, less what ties them to one image and to operations since removed."""
     batched = tf.compat.v1.GraphDef()
     batched.versions.producer = tf.version.GRAPH_DEF_VERSION
-    for original in graph.node:
+    for original in needed:
         node = batched.node.add()
-        node.CopyFrom(original)
-        node.attr.pop("_output_shapes", None)
-        # Checks for NaN are the only control inputs there, and keep operations from being fused.
-        data_inputs = [name for name in node.input if not name.startswith("^")]
-        node.input[:] = data_inputs
-        if node.name == _INPUT:
-            node.Clear()
+        if original.name == _INPUT:
             node.name, node.op = _INPUT, "Placeholder"
             node.attr["dtype"].type = tf.float32.as_datatype_enum
-        elif node.op == "BatchNormWithGlobalNormalization":
-            _renew_batch_norm(node, batched.node.add())
+            continue
+        node.CopyFrom(original)
+        node.attr.pop("_output_shapes", None)
+        node.input[:] = _data_inputs(original)
+        if node.op == "BatchNormWithGlobalNormalization":
+            _renew_batch_norm(node, batched)
         elif node.op == "Reshape":
-            _free_batch(node, graph, batched)
+            _free_batch(node, nodes[node.input[1]], batched)
     return batched
 
 
-def _renew_batch_norm(node, ones):
+def _renew_batch_norm(node, batched):
     """Makes `node` an operation of today; TensorFlow refuses the old one inside functions."""
     images, mean, variance, beta, gamma = node.input
     scaled = node.attr["scale_after_normalization"].b
     epsilon = node.attr["variance_epsilon"].f
+    ones = batched.node.add()
     ones.name, ones.op = f"{node.name}/ones", "OnesLike"
     ones.input.append(gamma)
     ones.attr["T"].type = tf.float32.as_datatype_enum
@@ -137,18 +163,16 @@ def _renew_batch_norm(node, ones):
     node.attr["is_training"].b = False
 
 
-def _free_batch(node, graph, batched):
-    """Turns a Reshape to [1, ...] into one to [-1, ...]."""
-    shapes = [other for other in graph.node if other.name == node.input[1] and other.op == "Const"]
-    shape = tf.make_ndarray(shapes[0].attr["value"].tensor) if shapes else []
+def _free_batch(node, constant, batched):
+    """Turns a Reshape to the constant [1, ...] into one to [-1, ...]."""
+    shape = tf.make_ndarray(constant.attr["value"].tensor) if constant.op == "Const" else []
     if len(shape) and shape[0] == 1 and -1 not in shape:
         free = batched.node.add()
-        free.CopyFrom(shapes[0])
+        free.CopyFrom(constant)
         free.name = f"{node.name}/any_batch"
         free.attr.pop("_output_shapes", None)
-        free.attr["value"].tensor.CopyFrom(
-            tf.make_tensor_proto([-1, *shape[1:]], dtype=shape.dtype)
-        )
+        proto = tf.make_tensor_proto([-1, *shape[1:]], dtype=shape.dtype)
+        free.attr["value"].tensor.CopyFrom(proto)
         node.input[1] = free.name
 
 
@@ -165,7 +189,7 @@ def fetch_module(handle, cache_dir=None):
     try:
         with _cached_in(cache_dir), _timeout(), _quiet():
             folder = pathlib.Path(hub.resolve(handle))
-    except (OSError, ValueError, tf.errors.OpError) as error:
+    except _FAILED_DOWNLOAD as error:
         raise InputError(_unreachable(handle, cache_dir, error)) from error
     if cache_dir in folder.parents:
         _check_unchanged(folder, handle)

@@ -3,17 +3,12 @@
 import dataclasses
 import numbers
 
+import numpy as np
 import tensorflow as tf
 
 from stugan_tf.errors import InputError
 
-
-def _bicubic_antialias(images, size):
-    resized = tf.image.resize(images, size, "bicubic", antialias=True)
-    return tf.clip_by_value(resized, 0.0, 255.0)  # Cubic weights overshoot at edges.
-
-
-# float32 [B, H, W, C] in [0, 255] and (height, width) to float32 [B, height, width, C], unrounded.
+# float32 [B, H, W, C] and (height, width) to float32 [B, height, width, C].
 RESIZE = {
     # Images have the size of the network, or it takes any.
     "none": lambda images, size: images,
@@ -24,13 +19,16 @@ RESIZE = {
     "bilinear_antialias": lambda images, size: tf.image.resize(
         images, size, "bilinear", antialias=True
     ),
-    "bicubic_antialias": _bicubic_antialias,
+    # Cubic weights overshoot at edges; `Preprocessing` clips.
+    "bicubic_antialias": lambda images, size: tf.image.resize(
+        images, size, "bicubic", antialias=True
+    ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """Resizes, then maps [0, 255] linearly onto `input_range`.
+    """Maps [0, 255] linearly onto `input_range`, then resizes without rounding.
 
     Attributes:
         size: (height, width) that the network gets, an int for a square, or None for any.
@@ -69,10 +67,12 @@ class Preprocessing:
         """uint8 [B, H, W, C] to float32 [B, height, width, C] in `input_range`."""
         if self.resize == "none" and self.size is not None:
             self._check_size(images.shape[1:3])
-        images = RESIZE[self.resize](tf.cast(images, tf.float32), self.size)
         low, high = self.input_range
-        # The numerator is exact for the usual ranges, so only the division rounds.
-        return (images * (high - low) + 255.0 * low) / 255.0
+        # A table, because a compiled graph would multiply by the rounded 1 / 255.
+        levels = (255.0 * low + np.arange(256.0) * (high - low)) / 255.0
+        images = tf.gather(tf.constant(levels, tf.float32), tf.cast(images, tf.int32))
+        resized = RESIZE[self.resize](images, self.size)
+        return tf.clip_by_value(resized, low, high)
 
     def describe(self):
         """As a protocol states it: JSON-able."""

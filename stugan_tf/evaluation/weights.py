@@ -47,7 +47,7 @@ def sha256_of_saved_model(folder):
 
 def sha256_of_keras(model):
     """Hex digest of the weights of a Keras model, seeds of random layers excluded."""
-    return sha256_of_arrays((weight.path, weight.numpy()) for weight in model.weights)
+    return sha256_of_arrays((weight.path, weight.value.numpy()) for weight in model.weights)
 
 
 def sha256_of_folder(folder):

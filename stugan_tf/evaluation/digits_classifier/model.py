@@ -6,6 +6,7 @@ says more than every version of Keras can read.
 
 import io
 import pathlib
+import zipfile
 
 import keras
 import numpy as np
@@ -61,7 +62,7 @@ def compute(model, images):
 def save(model, path):
     """Writes the weights by path to an .npz file, the same bytes for the same weights."""
     file = io.BytesIO()
-    np.savez(file, **{weight.path: weight.numpy() for weight in model.weights})
+    np.savez(file, **{weight.path: weight.value.numpy() for weight in model.weights})
     write_atomically(path, file.getvalue())
 
 
@@ -72,7 +73,7 @@ def load(path=WEIGHTS):
         with np.load(path, allow_pickle=False) as arrays:
             for weight in model.weights:
                 weight.assign(arrays[weight.path])
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path} does not hold the weights of the digits classifier: {error}. Install the "
             "package again."
@@ -80,18 +81,18 @@ def load(path=WEIGHTS):
     return model
 
 
-def split():
+def split(image_size=PREPROCESSING.size[0]):
     """scikit-learn's digits as the classifier was trained: 4 of 5 to train, the rest held out.
 
     Returns:
-        `(images, labels), (held_out_images, held_out_labels)`: uint8 [n, 16, 16, 1], int32 [n].
+        `(images, labels), (held_out_images, held_out_labels)`: uint8 [n, size, size, 1], int32 [n].
     """
     import tensorflow as tf
     from sklearn.model_selection import train_test_split
 
     from stugan_tf.data.digits import digits
 
-    source = digits(PREPROCESSING.size[0])
+    source = digits(image_size)
     examples = source.records().map(source.load).batch(source.num_images).get_single_element()
     images, labels = (tf.convert_to_tensor(part).numpy() for part in examples)
     parts = train_test_split(
