@@ -78,7 +78,7 @@ class Evaluator:
             truncation: of latents, see `randomness.draw_latents`; None is none.
             repeats: how often to generate anew; scores are means, `*_repeat_std` their deviation.
             seed: of latents and labels.
-            cache_dir: folder for statistics of real images; see `statistics.default_cache_dir`.
+            cache_dir: folder for statistics of real images; by default in the user's cache.
         """
         check_function("Evaluator.extractor", extractor)
         if isinstance(extractor, Extractor):  # It can be called, too.
@@ -119,6 +119,7 @@ class Evaluator:
         self._check()
 
     def _check(self):
+        self._extraction(np.zeros([1, *self._source.image_shape], np.uint8))
         extractor, real = self._extraction.extractor, self._statistics
         if "inception_score" in self.metrics and extractor.num_logits is None:
             raise InputError(

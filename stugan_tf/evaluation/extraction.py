@@ -78,7 +78,7 @@ def run(strategy, function):
         everybodys = context.all_gather(tf.cast(value, tf.int32) if small else value, axis=0)
         return tf.cast(everybodys, value.dtype)
 
-    @tf.function
+    @tf.function(autograph=False)  # It would wrap our errors in its own.
     def on_replicas(*arguments):
         return strategy.run(lambda *own: tuple(map(share, function(*own))), arguments)
 

@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import pathlib
 import time
 import zipfile
@@ -18,7 +17,7 @@ import numpy as np
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.moments import Moments
 from stugan_tf.evaluation.progress import Progress
-from stugan_tf.files import write_atomically
+from stugan_tf.files import cache_folder, write_atomically
 
 SECONDS = 60  # between savings of what is not finished
 
@@ -103,7 +102,7 @@ def real_statistics(source, extraction, num_kept, cache_dir=None):
         source: a `stugan_tf.data` source.
         extraction: an `Extraction`.
         num_kept: see `Collector`.
-        cache_dir: folder; by default `default_cache_dir()`.
+        cache_dir: folder; by default `statistics` in `files.cache_folder()`.
 
     Returns:
         `Statistics`.
@@ -117,7 +116,7 @@ def real_statistics(source, extraction, num_kept, cache_dir=None):
         "num_kept": min(num_kept, inspection.num_images),
     }
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    path = pathlib.Path(cache_dir or default_cache_dir()) / f"{key}.npz"
+    path = pathlib.Path(cache_dir or cache_folder() / "statistics") / f"{key}.npz"
     protocol = {
         "source": source.name,
         "fingerprint": inspection.fingerprint,
@@ -170,12 +169,6 @@ def ttur_statistics(path):
         )
     digest = hashlib.sha256(data).hexdigest()[:16]
     return Statistics({"file": path.name, "sha256": digest}, mean, covariance)
-
-
-def default_cache_dir():
-    """Where statistics are kept: below XDG_CACHE_HOME, or ~/.cache."""
-    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(root) / "stugan_tf" / "statistics"
 
 
 def _compute(source, extraction, num_kept, path):
