@@ -4,8 +4,8 @@
 
 Features are made up: not negative, correlated, float32 as an extractor returns them. Seconds are
 the median over repetitions on this machine, without the import of TF-GAN. MiB are the most memory
-a part takes beyond its features. `scipy.linalg.sqrtm` and TF-GAN run once; theirs and ours are
-timed on the same features.
+a part takes beyond what the process holds already; the second size reuses what the first one gave
+back. `scipy.linalg.sqrtm` and TF-GAN run once, on the same features as ours.
 """
 
 import functools
