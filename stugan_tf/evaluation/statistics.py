@@ -20,6 +20,7 @@ from stugan_tf.evaluation.progress import Progress
 from stugan_tf.files import cache_folder, write_atomically
 
 SECONDS = 60  # between savings of what is not finished
+STORED = 10_000  # features in the cache at least, so that evaluators that want fewer share them
 
 
 @dataclasses.dataclass
@@ -65,6 +66,11 @@ class Collector:
         self._places[chosen] = np.arange(num_kept)
 
     @property
+    def num_kept(self):
+        """How many features are kept in the end."""
+        return len(self._kept)
+
+    @property
     def count(self):
         """Images seen so far."""
         return self._moments.count
@@ -89,7 +95,7 @@ class Collector:
 
     def restore(self, state):
         """Goes back to a state."""
-        self._kept = state.pop("kept")
+        self._kept = state["kept"]
         self._moments = Moments.from_state(state)
 
 
@@ -107,40 +113,34 @@ def real_statistics(source, extraction, num_kept, cache_dir=None):
     Returns:
         `Statistics`.
     """
-    extractor = extraction.extractor
     inspection = source.inspect()
-    content = {
-        "extractor": extractor.protocol,
-        "fingerprint": inspection.fingerprint,
-        "num_images": inspection.num_images,
-        "num_kept": min(num_kept, inspection.num_images),
-    }
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    path = pathlib.Path(cache_dir or cache_folder() / "statistics") / f"{key}.npz"
     protocol = {
         "source": source.name,
         "fingerprint": inspection.fingerprint,
         "num_images": inspection.num_images,
     }
+    content = {"extractor": extraction.extractor.protocol, **protocol}
+    del content["source"]  # A name is not content.
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    path = pathlib.Path(cache_dir or cache_folder() / "statistics") / f"{key}.npz"
+    num_kept = min(num_kept, inspection.num_images)
+    stored = _read(path) if path.exists() else None
+    is_there = stored is not None and len(stored["features"]) >= num_kept
     # Workers extract together, so none may leave because it alone has the file.
-    if all(extraction.on_all_workers(path.exists())):
-        stored = _read(path)
-        return Statistics(
-            protocol, stored["mean"], stored["covariance"], stored["features"], source.num_images
-        )
-    statistics = _compute(source, extraction, num_kept, path).statistics(protocol)
-    _write(
-        path,
-        mean=statistics.mean,
-        covariance=statistics.covariance,
-        features=statistics.features,
-        description=json.dumps({"source": source.name, **content}),
+    if not all(extraction.on_all_workers(is_there)):
+        collector = _compute(source, extraction, max(num_kept, STORED), path)
+        found = collector.statistics(protocol)
+        stored = {"mean": found.mean, "covariance": found.covariance, "features": found.features}
+        description = {"source": source.name, **content, "num_kept": len(found.features)}
+        _write(path, **stored, description=json.dumps(description))
+        # For people; nothing reads it.
+        write_atomically(path.with_suffix(".json"), json.dumps(description, indent=2).encode())
+        _partial(path).unlink(missing_ok=True)
+    # Which features are kept is a draw of which a smaller one is the beginning.
+    features = stored["features"][:num_kept]
+    return Statistics(
+        protocol, stored["mean"], stored["covariance"], features, inspection.num_images
     )
-    # For people; nothing reads it.
-    text = json.dumps({"source": source.name, **content}, indent=2) + "\n"
-    write_atomically(path.with_suffix(".json"), text.encode())
-    _partial(path).unlink(missing_ok=True)
-    return statistics
 
 
 def ttur_statistics(path):
@@ -176,6 +176,8 @@ def _compute(source, extraction, num_kept, path):
     collector = Collector(source.num_images, extraction.extractor.num_features, num_kept)
     partial = _partial(path)
     state = _read(partial) if partial.exists() else None
+    if state and len(state["kept"]) != collector.num_kept:
+        state = None
     positions = extraction.on_all_workers(state["count"] if state else 0)
     if state and len(set(positions)) == 1:
         collector.restore(state)

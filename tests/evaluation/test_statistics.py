@@ -120,14 +120,30 @@ def test_the_second_time_they_are_read_and_people_can_see_of_what(tmp_path):
         assert json.loads(str(arrays["description"])) == stored
 
 
-def test_other_weights_data_or_numbers_are_other_statistics(tmp_path):
+def test_other_weights_or_data_are_other_statistics(tmp_path):
     real_statistics(digits(), extraction(), 300, tmp_path)
     other = Counting()
     other.sha256 = "1" * 64
     real_statistics(digits(), extraction(other), 300, tmp_path)
     assert other.calls == 18
-    real_statistics(digits(), extraction(), 200, tmp_path)
+    cut = digits()
+    cut.num_images = 1000
+    assert real_statistics(cut, extraction(), 300, tmp_path).num_images == 1000
     assert len(list(tmp_path.glob("*.npz"))) == 3
+
+
+def test_evaluators_that_keep_fewer_features_share_what_is_stored(tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics, "STORED", 250)
+    no_features = real_statistics(digits(), extraction(), 0, tmp_path)
+    assert len(no_features.features) == 0
+    fewer = Counting()
+    some = real_statistics(digits(), extraction(fewer), 200, tmp_path)
+    assert fewer.calls == 0
+    more = Counting()
+    many = real_statistics(digits(), extraction(more), 300, tmp_path)
+    assert more.calls == 18
+    np.testing.assert_array_equal(many.features[:200], some.features)
+    assert len(list(tmp_path.glob("*.npz"))) == 1
 
 
 def test_broken_off_they_go_on_and_become_the_same(tmp_path, monkeypatch):
