@@ -2,8 +2,8 @@
 
     python -m benchmarks.extraction [--extractor=DIR] [--json=PATH]
 
-The digits classifier on 16 x 16 x 1, and with --extractor a SavedModel on 32 x 32 x 3, in batches of
-100 made of random bytes. The rate is the median over repetitions, after one call that compiles.
+The digits classifier on 16 x 16 x 1, and with --extractor a SavedModel on 32 x 32 x 3, in batches
+of 100 made of random bytes. The rate is the median over repetitions, after one call that compiles.
 """
 
 import json
