@@ -128,17 +128,17 @@ def real_statistics(source, extraction, num_kept, cache_dir=None):
         return Statistics(
             protocol, stored["mean"], stored["covariance"], stored["features"], source.num_images
         )
+    # For people; nothing reads it. Written first, for it may take an hour until there is more.
+    text = json.dumps({"source": source.name, **content}, indent=2) + "\n"
+    _write(path.with_suffix(".json"), text.encode())
     statistics = _compute(source, extraction, num_kept, path).statistics(protocol)
-    _write(
+    _write_arrays(
         path,
         mean=statistics.mean,
         covariance=statistics.covariance,
         features=statistics.features,
         description=json.dumps({"source": source.name, **content}),
     )
-    # For people; nothing reads it.
-    text = json.dumps({"source": source.name, **content}, indent=2) + "\n"
-    write_atomically(path.with_suffix(".json"), text.encode())
     _partial(path).unlink(missing_ok=True)
     return statistics
 
@@ -187,7 +187,7 @@ def _compute(source, extraction, num_kept, path):
             collector.update(features)
             progress.advance(len(images))
             if time.monotonic() - saved > SECONDS:
-                _write(partial, **collector.state())
+                _write_arrays(partial, **collector.state())
                 saved = time.monotonic()
     return collector
 
@@ -196,11 +196,15 @@ def _partial(path):
     return path.with_name(f"{path.stem}.partial.npz")
 
 
-def _write(path, **arrays):
+def _write_arrays(path, **arrays):
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
+    _write(path, buffer.getvalue())
+
+
+def _write(path, data):
     try:
-        write_atomically(path, buffer.getvalue())
+        write_atomically(path, data)
     except OSError as error:
         raise InputError(
             f"Statistics of real images cannot be kept in {path.parent}: {error.strerror}. Set "
