@@ -170,10 +170,12 @@ def _statements(text, where):
 
 
 class _Delegate(gin.config.ParserDelegate):
-    """Rejects unknown references with a suggestion; gin adds the location."""
+    """Rejects unknown references, and calls that only the program can make; gin says where."""
 
     def configurable_reference(self, scoped_selector, evaluate):
-        _match(scoped_selector.rsplit("/", 1)[-1])
+        configurable = _match(scoped_selector.rsplit("/", 1)[-1])
+        if evaluate:
+            _check_callable_by_gin(configurable)
         return super().configurable_reference(scoped_selector, evaluate)
 
 
@@ -195,6 +197,19 @@ def _match(selector):
             + " One of your own needs an `import its_module` above."
         )
     return configurable
+
+
+def _check_callable_by_gin(configurable):
+    given = [
+        name
+        for name, parameter in _parameters(configurable).items()
+        if name in (configurable.denylist or ()) and parameter.default is parameter.empty
+    ]
+    if given:
+        raise InputError(
+            f"'{configurable.name}' is called by the program, which gives it {', '.join(given)}. "
+            f"Write the reference without parentheses: `@{configurable.name}`."
+        )
 
 
 def _bind(statement, where):

@@ -6,6 +6,7 @@ to the workdir's evaluations.jsonl; their curves are in its TensorBoard folder.
 
 from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
 import contextlib
+import os
 import pathlib
 import sys
 import time
@@ -13,10 +14,11 @@ import time
 import tensorflow as tf
 from absl import flags
 
+from stugan_tf.checks import check_above_zero
 from stugan_tf.data import data
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import records
-from stugan_tf.evaluation.curves import write_truncation_curve
+from stugan_tf.evaluation.curves import check_curve, write_truncation_curve
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.extractors import tfhub_inception
 from stugan_tf.images import write_png
@@ -35,7 +37,10 @@ flags.DEFINE_multi_float(
     "truncation", [], "Draw latents cut off here; several values make a curve (a picture)."
 )
 flags.DEFINE_integer(
-    "neighbors", 0, "Show so many generated images beside the real ones most like them."
+    "neighbors",
+    0,
+    "Show so many generated images beside the real ones most like them.",
+    lower_bound=0,
 )
 flags.DEFINE_bool("fetch", False, "Download Inception from TF-Hub into its cache, and stop.")
 flags.DEFINE_multi_string(
@@ -79,18 +84,51 @@ class Evaluation:
 
     def run(self):
         """Scores what the flags name."""
-        self._evaluator.prepare()
+        self._check_flags()
         if FLAGS.watch:
+            self._evaluator.prepare()
             self._watch()
             return
-        for step in self._steps():
-            self._checkpoints.restore(step)
-            if FLAGS.neighbors:
-                self._show_neighbors(step)
-            elif FLAGS.truncation:
-                self._show_truncations(step)
-            else:
-                self._draw(step, self._score(step))
+        self._steps()  # What it refuses, it shall refuse at once.
+        self._evaluator.prepare()
+        # A run may have removed some meanwhile; the latest is another then.
+        restored = list(map(self._show, self._steps()))
+        if not any(restored):
+            raise InputError(
+                f"The run in {self._workdir} removed what was to be scored. Try again, or let it "
+                "keep more by train.keep_checkpoints."
+            )
+
+    def _check_flags(self):
+        modes = ("watch", "neighbors", "truncation")
+        chosen = [f"--{name}" for name in modes if FLAGS[name].value]
+        if len(chosen) > 1:
+            raise InputError(f"{' and '.join(chosen)} cannot be had at once. Choose one.")
+        if FLAGS.watch and FLAGS["checkpoint"].present:
+            raise InputError("--watch scores all checkpoints: leave out --checkpoint.")
+        if FLAGS.watch and FLAGS.strategy == "multi_worker":
+            raise InputError("--watch is for one process: choose another --strategy.")
+        for truncation in FLAGS.truncation:
+            check_above_zero("--truncation", truncation)
+        if len(set(FLAGS.truncation)) > 1:
+            check_curve(self._evaluator.metrics)
+        if self._writes and not os.access(self._workdir, os.W_OK):
+            raise InputError(
+                f"{self._workdir} cannot be written to, so scores cannot be kept. Change its "
+                "permissions, or evaluate a copy."
+            )
+
+    def _show(self, step):
+        """Scores one checkpoint or draws what else is asked for; whether it was still there."""
+        if not self._restored(step):
+            return False
+        if FLAGS.neighbors:
+            self._show_neighbors(step)
+        elif FLAGS.truncation:
+            self._show_truncations(step)
+        else:
+            self._draw(step, self._score(step))
+        return True
 
     def _steps(self):
         """The steps that --checkpoint names."""
@@ -147,11 +185,11 @@ class Evaluation:
 
     def _watch(self):
         """Scores each checkpoint that has no record of this protocol yet."""
-        own = self._evaluator.protocol
+        own = self._evaluator.protocol["id"]
         while True:
             # Asked first: the last checkpoint is there before.
             finished = has_finished(self._workdir)
-            scored = {r["step"] for r in records.read(self._workdir) if r["protocol"] == own}
+            scored = {r["step"] for r in records.read(self._workdir) if r["protocol"]["id"] == own}
             waiting = [step for step in self._checkpoints.steps() if step not in scored]
             for step in waiting:
                 if self._restored(step):

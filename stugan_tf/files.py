@@ -1,5 +1,6 @@
 """Files that survive a kill: written whole or not at all, or line by line."""
 
+import contextlib
 import json
 import math
 import os
@@ -39,12 +40,12 @@ class JsonLines:
 
     def __init__(self, path, start_step):
         kept = [values for values in read_json_lines(path) if values["step"] <= start_step]
-        write_atomically(path, "".join(map(_line, kept)).encode())
+        write_atomically(path, "".join(map(json_line, kept)).encode())
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def append(self, values):
         """Adds a line of numbers, strings or scalar tensors; what is not finite becomes null."""
-        self._file.write(_line(values))
+        self._file.write(json_line(values))
         self._file.flush()
 
     def close(self):
@@ -57,14 +58,13 @@ def read_json_lines(path):
     path = pathlib.Path(path)
     objects = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
-        try:
+        with contextlib.suppress(ValueError):
             objects.append(json.loads(line))
-        except ValueError:
-            continue
-    return objects
+    return [found for found in objects if isinstance(found, dict)]
 
 
-def _line(values):
+def json_line(values):
+    """A dictionary as a line of JSON; values as for `JsonLines.append`."""
     return json.dumps({name: _plain(value) for name, value in values.items()}) + "\n"
 
 

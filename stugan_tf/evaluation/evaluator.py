@@ -1,17 +1,26 @@
 """Scores of a generator: draws images, extracts features, compares them with real ones."""
 
 import functools
+from collections.abc import Iterable
 
 import gin
 import numpy as np
 
-from stugan_tf.checks import check_above_zero, check_function, check_natural, check_positive
+from stugan_tf.checks import (
+    check_above_zero,
+    check_function,
+    check_instance,
+    check_natural,
+    check_positive,
+)
+from stugan_tf.data import Source
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.extraction import Extraction
 from stugan_tf.evaluation.extractors import Extractor, tfhub_inception
 from stugan_tf.evaluation.metrics import (
     METRICS,
     InceptionScore,
+    check_blocks,
     check_enough,
     frechet_distance,
     kernel_distance,
@@ -27,6 +36,11 @@ from stugan_tf.randomness import Purpose, fold
 # What a mean, a covariance and logits do not suffice for.
 NEED_FEATURES = frozenset(METRICS) - {"fid", "inception_score"}
 PRECISION_NEIGHBORS, DENSITY_NEIGHBORS = 3, 5  # as in the papers
+_LEAST_KEPT = {  # A vector has one neighbour less than there are vectors.
+    "kid": 2,
+    **dict.fromkeys(("precision", "recall"), PRECISION_NEIGHBORS + 1),
+    **dict.fromkeys(("density", "coverage"), DENSITY_NEIGHBORS + 1),
+}
 
 
 @gin.configurable(denylist=["source", "strategy"])
@@ -96,12 +110,12 @@ class Evaluator:
             check_above_zero("Evaluator.truncation", truncation)
         _check_choice("Evaluator.weights", weights, ("averaged", "live"))
         _check_choice("Evaluator.batch_norm", batch_norm, BATCH_NORMS)
-        if not metrics:
-            raise InputError(f"Evaluator.metrics is empty. Choose from {', '.join(METRICS)}.")
-        for metric in metrics:
-            _check_choice("Evaluator.metrics", metric, METRICS)
+        _check_metrics(metrics)
+        if real is not None:
+            check_instance("Evaluator.real", real, Source)
         self.metrics = {name: best for name, best in METRICS.items() if name in metrics}
-        self._source = real or source
+        self._source = source if real is None else real
+        self._shape = source.image_shape
         self._strategy = strategy
         self._num_images = num_images
         self._num_kept = num_kept if NEED_FEATURES & self.metrics.keys() else 0
@@ -115,11 +129,18 @@ class Evaluator:
         self._cache_dir = cache_dir
         self._statistics = ttur_statistics(statistics) if statistics else None
         with strategy.scope():
-            self._extraction = Extraction(extractor(), strategy, batch_size)
+            made = extractor()
+        if not all(hasattr(made, name) for name in ("protocol", "num_features", "num_logits")):
+            raise InputError(
+                "Evaluator.extractor must be a function that makes an extractor, such as "
+                f"@tfhub_inception or @digits_classifier, but got a {type(made).__name__}."
+            )
+        self._extraction = Extraction(made, strategy, batch_size)
         self._check()
 
     def _check(self):
-        self._extraction(np.zeros([1, *self._source.image_shape], np.uint8))
+        for shape in {self._shape, self._source.image_shape}:
+            self._extraction(np.zeros([1, *shape], np.uint8))
         extractor, real = self._extraction.extractor, self._statistics
         if "inception_score" in self.metrics and extractor.num_logits is None:
             raise InputError(
@@ -148,12 +169,34 @@ class Evaluator:
                 numbers["the number of real images"] = self._source.num_images
             for what, number in numbers.items():
                 check_enough(number, extractor.num_features, what)
+        if NEED_FEATURES & self.metrics.keys():
+            self._check_kept()
+
+    def _check_kept(self):
+        """Distances of single features need some of them."""
+        wanted = NEED_FEATURES & self.metrics.keys()
+        numbers = {
+            "Evaluator.num_images": self._num_images,
+            "Evaluator.num_kept": self._num_kept,
+            "the number of real images": self._source.num_images,
+        }
+        least = max(_LEAST_KEPT[name] for name in wanted)
+        for what, number in numbers.items():
+            if number < least:
+                raise InputError(
+                    f"{what}: {number} images are too few for {', '.join(sorted(wanted))}, which "
+                    f"need the features of at least {least}. Use more, or choose other metrics."
+                )
+        if "kid" in wanted:
+            kept = min(self._num_kept, self._source.num_images)
+            check_blocks(kept, min(self._num_kept, self._num_images))
 
     def __str__(self):
-        real = self._source.name if self._statistics is None else self._statistics.protocol["file"]
+        known = self._statistics.protocol if self._statistics else {}
         return (
             f"{', '.join(self.metrics)} by {self._extraction.extractor.name}: {self._num_images:,} "
-            f"images of the {self._weights} generator against {real}"
+            f"images of the {self._weights} generator against "
+            f"{known.get('file', self._source.name)}"
         )
 
     def prepare(self):
@@ -248,6 +291,11 @@ class Evaluator:
         Returns:
             `Neighbors`.
         """
+        if self._source.image_shape != self._shape:
+            raise InputError(
+                f"Generated images {self._shape} cannot be shown beside the real ones of "
+                f"Evaluator.real, {self._source.image_shape}. Leave Evaluator.real out."
+            )
         images = np.concatenate(list(self._samples(gan, num_images)))
         return find_neighbors(images, self._source, self._extraction, num_neighbors)
 
@@ -287,6 +335,18 @@ def _sampler(gan, *settings):
     return Sampler(gan, *settings)
 
 
+def _check_metrics(metrics):
+    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+        raise InputError(
+            f"Evaluator.metrics must be a list of names, got {metrics!r}. Write "
+            "Evaluator.metrics = ['fid'] for a single one."
+        )
+    if not metrics:
+        raise InputError(f"Evaluator.metrics is empty. Choose from {', '.join(METRICS)}.")
+    for metric in metrics:
+        _check_choice("Evaluator.metrics", metric, METRICS)
+
+
 def _check_choice(name, value, choices):
-    if value not in choices:
+    if value not in tuple(choices):
         raise InputError(f"{name}: {value!r} is none of {', '.join(choices)}.")

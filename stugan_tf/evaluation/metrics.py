@@ -26,6 +26,8 @@ METRICS = types.MappingProxyType(
     }
 )
 
+KERNEL_BLOCK = 1000  # vectors
+
 _BLOCK_ELEMENTS = 2**23  # distances held at a time: 64 MiB
 _LEAST_LOG_PROBABILITY = -700.0  # exp() of it is still a normal float64
 
@@ -75,7 +77,19 @@ def frechet_distance(mean, covariance, other_mean, other_covariance):
     return max(0.0, float(squared_shift + traces - 2 * np.linalg.norm(product, "nuc")))
 
 
-def kernel_distance(features, other_features, block_size=1000):
+def check_blocks(num_vectors, num_others, block_size=KERNEL_BLOCK):
+    """Raises InputError unless `kernel_distance` can cut so many vectors; returns into how many."""
+    num_blocks = -(-max(num_vectors, num_others) // block_size)
+    if min(num_vectors, num_others) < 2 * num_blocks:
+        raise InputError(
+            f"{num_vectors} and {num_others} vectors cannot be cut into {num_blocks} blocks of at "
+            f"least 2 each for KID. Even out the numbers of images, or increase `block_size` of "
+            f"`kernel_distance`, {block_size} now."
+        )
+    return num_blocks
+
+
+def kernel_distance(features, other_features, block_size=KERNEL_BLOCK):
     """Squared maximum mean discrepancy under (x.y / D + 1)^3 (Binkowski et al. 2018).
 
     Unbiased: 0 in the mean for two samples of one distribution, and negative now and then. Both
@@ -96,13 +110,7 @@ def kernel_distance(features, other_features, block_size=1000):
 
     check_positive("block_size", block_size)
     features, other_features = _checked_pair(features, other_features)
-    num_blocks = -(-max(len(features), len(other_features)) // block_size)
-    if min(len(features), len(other_features)) < 2 * num_blocks:
-        raise InputError(
-            f"{len(features)} and {len(other_features)} vectors cannot be cut into {num_blocks} "
-            f"blocks of at least 2 each. Increase `block_size`, {block_size} now, or even out the "
-            "numbers of images."
-        )
+    num_blocks = check_blocks(len(features), len(other_features), block_size)
     with deprecations_unsaid():
         kid, std = tfgan.eval.kernel_classifier_distance_and_std_from_activations(
             *(tf.constant(vectors, tf.float64) for vectors in (features, other_features)),

@@ -1,30 +1,42 @@
 """`evaluations.jsonl` of runs: reading it, adding to it, and tables that mix no protocols."""
 
-import json
+import numbers
+import os
 import pathlib
 
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.metrics import METRICS
-from stugan_tf.evaluation.protocol import check_comparable, describe
-from stugan_tf.files import read_json_lines
+from stugan_tf.evaluation.protocol import check_comparable, describe, protocol_id
+from stugan_tf.files import json_line, read_json_lines
 
 
 def read(workdir):
     """The records of a run by step, those of one step in the order of writing.
 
-    Of several with the same step and protocol, the newest counts.
+    Of several with the same step and protocol, the newest counts. Lines that are no records are
+    skipped. A protocol without an `id`, of somebody else's evaluator, gets one.
     """
     found = {}
     for record in read_json_lines(pathlib.Path(workdir) / "evaluations.jsonl"):
-        found[record["step"], record["protocol"]["id"]] = record
+        protocol = record.get("protocol")
+        if isinstance(record.get("step"), int) and isinstance(protocol, dict):
+            protocol.setdefault("id", protocol_id(protocol))
+            found[record["step"], protocol["id"]] = record
     return sorted(found.values(), key=lambda record: record["step"])
 
 
 def append(workdir, record):
     """Adds a record in one write, so that it may happen while a training does the same."""
-    line = json.dumps(record) + "\n"
-    with open(pathlib.Path(workdir) / "evaluations.jsonl", "a", encoding="utf-8") as file:
+    line = json_line(record).encode()
+    with open(pathlib.Path(workdir) / "evaluations.jsonl", "ab+", buffering=0) as file:
+        if file.tell() and _last_byte(file) != b"\n":  # A kill tore the line before.
+            line = b"\n" + line
         file.write(line)
+
+
+def _last_byte(file):
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
 
 
 def compare(workdirs):
@@ -41,6 +53,8 @@ def compare(workdirs):
     """
     runs = {str(workdir): read(workdir) for workdir in workdirs}
     for workdir, records in runs.items():
+        if not pathlib.Path(workdir).is_dir():
+            raise InputError(f"--compare: there is no folder {workdir}.")
         if not records:
             raise InputError(
                 f"{workdir} has no scores. Make some by `python -m stugan_tf.evaluate "
@@ -61,13 +75,13 @@ def compare(workdirs):
 def _table(runs, protocol):
     rows = []
     for workdir, records in runs.items():
-        records = [r for r in records if r["protocol"] == protocol]
+        records = [r for r in records if r["protocol"]["id"] == protocol["id"]]
         best = min(records, key=_cost)
         rows += [(workdir, "newest", records[-1]), (workdir, "best", best)]
-    names = [name for name in rows[0][2] if name not in ("step", "time", "protocol")]
+    names = list(dict.fromkeys(name for *_, record in rows for name in _scores(record)))
     lines = [("run", "which", "step", *names)]
     for workdir, which, record in rows:
-        values = [record.get(name) for name in names]
+        values = [_scores(record).get(name) for name in names]
         texts = ["-" if value is None else f"{value:.5g}" for value in values]
         lines.append((workdir, which, str(record["step"]), *texts))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -79,9 +93,18 @@ def _table(runs, protocol):
 
 def _cost(record):
     """FID, or what else comes first; lower is better."""
-    names = [name for name in record if name not in ("step", "time", "protocol")]
-    name = "fid" if "fid" in record else names[0]
-    value = record[name]
+    scores = _scores(record)
+    name = "fid" if "fid" in scores else next(iter(scores), None)
+    value = scores.get(name)
     if value is None:
         return float("inf")
     return -value if METRICS.get(name) is max else value
+
+
+def _scores(record):
+    """What of a record is a number or was none, by name."""
+    return {
+        name: value
+        for name, value in record.items()
+        if name not in ("step", "time") and (value is None or isinstance(value, numbers.Real))
+    }

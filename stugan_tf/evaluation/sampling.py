@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.extraction import run
-from stugan_tf.layers.masked import all_layers, moving_variables
+from stugan_tf.layers.masked import all_layers, masked_layers
 from stugan_tf.randomness import draw_latents, fold
 
 BATCH_NORMS = ("inference", "batch", "standing")
@@ -85,13 +85,12 @@ class Sampler:
         latents, labels = draw_latents(
             self._batch_size, self._gan.latent_dim, self._gan.num_classes, seed, self._truncation
         )
-        variables = moving_variables(self._model)
+        variables = self._moving if training else []
         former = [tf.identity(variable) for variable in variables]
         images = self._gan.generate(latents, labels, training=training, averaged=self._averaged)
         statistics = [tf.identity(variable) for variable, _ in self._statistics]
-        if training:
-            for variable, value in zip(variables, former, strict=True):
-                variable.assign(value)
+        for variable, value in zip(variables, former, strict=True):
+            variable.assign(value)
         return tf.cast(images, tf.float32), statistics
 
     @contextlib.contextmanager
@@ -112,6 +111,13 @@ class Sampler:
         finally:
             for (variable, _), value in zip(self._statistics, former, strict=True):
                 variable.assign(value)
+
+    @functools.cached_property
+    def _moving(self):
+        """What a pass in training mode assigns, seeds of layers that draw numbers included."""
+        masks = {id(layer.kernel_mask) for layer in masked_layers(self._model)}
+        variables = self._model.non_trainable_variables
+        return [variable.value for variable in variables if id(variable) not in masks]
 
     @functools.cached_property
     def _statistics(self):

@@ -128,13 +128,13 @@ def real_statistics(source, extraction, num_kept, cache_dir=None):
     is_there = stored is not None and len(stored["features"]) >= num_kept
     # Workers extract together, so none may leave because it alone has the file.
     if not all(extraction.on_all_workers(is_there)):
-        collector = _compute(source, extraction, max(num_kept, STORED), path)
-        found = collector.statistics(protocol)
+        num_stored = min(max(num_kept, STORED), inspection.num_images)
+        description = json.dumps({"source": source.name, **content, "num_kept": num_stored})
+        # For people; nothing reads it. Written first, for it may take an hour until there is more.
+        _write(path.with_suffix(".json"), description.encode())
+        found = _compute(source, extraction, num_stored, path).statistics(protocol)
         stored = {"mean": found.mean, "covariance": found.covariance, "features": found.features}
-        description = {"source": source.name, **content, "num_kept": len(found.features)}
-        _write(path, **stored, description=json.dumps(description))
-        # For people; nothing reads it.
-        write_atomically(path.with_suffix(".json"), json.dumps(description, indent=2).encode())
+        _write_arrays(path, **stored, description=description)
         _partial(path).unlink(missing_ok=True)
     # Which features are kept is a draw of which a smaller one is the beginning.
     features = stored["features"][:num_kept]
@@ -189,7 +189,7 @@ def _compute(source, extraction, num_kept, path):
             collector.update(features)
             progress.advance(len(images))
             if time.monotonic() - saved > SECONDS:
-                _write(partial, **collector.state())
+                _write_arrays(partial, **collector.state())
                 saved = time.monotonic()
     return collector
 
@@ -198,11 +198,15 @@ def _partial(path):
     return path.with_name(f"{path.stem}.partial.npz")
 
 
-def _write(path, **arrays):
+def _write_arrays(path, **arrays):
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
+    _write(path, buffer.getvalue())
+
+
+def _write(path, data):
     try:
-        write_atomically(path, buffer.getvalue())
+        write_atomically(path, data)
     except OSError as error:
         raise InputError(
             f"Statistics of real images cannot be kept in {path.parent}: {error.strerror}. Set "

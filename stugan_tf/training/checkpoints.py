@@ -1,9 +1,11 @@
 """Checkpoints that survive kills and bad disks: written aside, verified, renamed.
 
 Each is a folder `step_NNNNNNNN` with TensorFlow's files and `checkpoint.json`: step, time, score
-and the SHA-256 of every file. A folder of that name is complete, because it got its name last.
+and the SHA-256 of every file. A folder of that name is complete, because it gets its name last and
+loses it first: other processes may read it meanwhile.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -62,8 +64,9 @@ class Checkpoints:
             step: generator steps done; an older checkpoint of the same step is replaced.
             score: what `best` compares, lower is better; None, or not finite, is no candidate.
         """
-        for leftover in self._directory.glob(".writing_*"):  # of a process that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
+        for pattern in (".writing_*", ".removing_*"):  # of a process that was killed
+            for leftover in self._directory.glob(pattern):
+                shutil.rmtree(leftover, ignore_errors=True)
         temporary = self._directory / f".writing_{step:08d}"
         temporary.mkdir(parents=True)
         try:
@@ -75,9 +78,8 @@ class Checkpoints:
                 "sha256": {path.name: _sha256(path) for path in sorted(temporary.iterdir())},
             }
             write_atomically(temporary / "checkpoint.json", json.dumps(manifest, indent=1).encode())
-            final = self._path(step)
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.rename(final)
+            self._remove(step)
+            temporary.rename(self._path(step))
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -149,7 +151,13 @@ class Checkpoints:
         keep = {*steps[-self._keep :], self.best()}
         for step in self.steps():
             if step not in keep:
-                shutil.rmtree(self._path(step), ignore_errors=True)
+                self._remove(step)
+
+    def _remove(self, step):
+        removed = self._directory / f".removing_{step:08d}"
+        with contextlib.suppress(FileNotFoundError):
+            self._path(step).rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
     def _read_manifest(self, step):
         try:

@@ -38,6 +38,7 @@ def record_start(workdir, step, data, **facts):
                 f"The data have changed since {workdir} was started: their fingerprint was "
                 f"{before} and is {now}. Restore them, or start anew with another --workdir."
             )
+        manifest.pop("finished", None)  # What follows may be a step that was lost.
         manifest["resumes"].append({"step": step, **_process()})
     else:
         manifest = {**_process(), "data": data, **facts, "resumes": []}

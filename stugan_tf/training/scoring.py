@@ -1,5 +1,6 @@
 """Scores during a training, and what follows from them: the best checkpoint, an early end."""
 
+import json
 import math
 
 from stugan_tf.checks import check_positive
@@ -52,10 +53,11 @@ class Scoring:
     def recall(self, path, step):
         """Remembers the scores of this protocol in `path`, evaluations.jsonl, up to a step."""
         self.evaluator.prepare()
+        own = json.loads(json.dumps(self.evaluator.protocol))  # As it is read: no tuples.
         self._history = [
             (self.cost(record), record["step"])
             for record in read_json_lines(path)
-            if record["step"] <= step and record.get("protocol") == self.evaluator.protocol
+            if record["step"] <= step and record.get("protocol") == own
         ]
 
     def score(self, gan, step):

@@ -238,7 +238,7 @@ def test_float32_features_are_scored_in_float64():
 def test_kernel_distance_refuses_blocks_of_fewer_than_two():
     with pytest.raises(InputError, match="10 and 3 vectors cannot be cut into 2 blocks") as e:
         kernel_distance(np.ones([10, 2]), np.ones([3, 2]), block_size=5)
-    assert "Increase `block_size`, 5 now" in str(e.value)
+    assert "increase `block_size` of `kernel_distance`, 5 now" in str(e.value)
 
 
 # Inception Score
