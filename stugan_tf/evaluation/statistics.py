@@ -129,7 +129,9 @@ def real_statistics(source, extraction, num_kept, cache_dir=None):
     # Workers extract together, so none may leave because it alone has the file.
     if not all(extraction.on_all_workers(is_there)):
         num_stored = min(max(num_kept, STORED), inspection.num_images)
-        description = json.dumps({"source": source.name, **content, "num_kept": num_stored})
+        description = json.dumps(
+            {"source": source.name, **content, "num_kept": num_stored}, indent=2
+        )
         # For people; nothing reads it. Written first, for it may take an hour until there is more.
         _write(path.with_suffix(".json"), description.encode())
         found = _compute(source, extraction, num_stored, path).statistics(protocol)
