@@ -2,6 +2,8 @@
 
 import gc
 import os
+import runpy
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -9,7 +11,10 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import hypothesis
 import pytest
 import tensorflow as tf
+from absl.testing import flagsaver
 
+import stugan_tf.command  # noqa: F401 - its flags must be there before any are saved
+from stugan_tf import config
 from stugan_tf.kernels import library
 
 tf.config.set_logical_device_configuration(
@@ -36,6 +41,20 @@ def operations():
         if "could not be" in str(error):
             raise
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def use(capfd, monkeypatch):
+    """Runs a command like `python -m`, less the start of Python; returns code, stdout, stderr."""
+
+    def run(command, flags):
+        monkeypatch.setattr(sys, "argv", [command, *flags])
+        with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
+            runpy.run_module(f"stugan_tf.{command}", run_name="__main__")
+        return end.value.code, *capfd.readouterr()
+
+    yield run
+    config.parse_gin()
 
 
 @pytest.hookimpl(tryfirst=True)

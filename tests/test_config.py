@@ -17,6 +17,11 @@ def loss(margin=1.0):
     return margin
 
 
+@gin.configurable(module="config_test", denylist=["images"])
+def score(images, scale=1.0):
+    return scale * images
+
+
 @gin.configurable(module="config_test", denylist=["seed"])
 def toy_train(
     total_steps=gin.REQUIRED, schedule=decay, loss=None, learning_rate=0.1, layers=(4,), seed=0
@@ -115,6 +120,12 @@ def test_errors_name_the_line_and_what_was_meant(tmp_path, line, message):
     assert message in str(error.value)
     assert f"{file}:3: " in str(error.value) or f"{file}:4: " in str(error.value)
     assert "In file" not in str(error.value)
+
+
+def test_what_only_the_program_can_call_is_refused_with_parentheses():
+    with pytest.raises(InputError, match=r"called by the program, .* images.* `@score`"):
+        parse("toy_train.loss = @score()")
+    parse("toy_train.loss = @score", "toy_train.schedule = @scope/loss()")
 
 
 def test_errors_in_a_binding_quote_it():

@@ -15,21 +15,25 @@ import runpy
 import shutil
 import subprocess
 import sys
+import types
+import urllib.error
 from collections.abc import Callable
 
 import gin
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl.testing import flagsaver
 from PIL import Image
 
 import stugan_tf.command
 import stugan_tf.data
+import stugan_tf.evaluation.evaluator
 import stugan_tf.models.sngan
 import stugan_tf.training.loop  # noqa: F401 - registers with gin, which a parsed file forbids
-from stugan_tf import config
+from stugan_tf.evaluation import inception, records
 from stugan_tf.training import workdir as workdir_module
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -95,6 +99,9 @@ class Place:
         if not mounted:
             pytest.skip("only root can mount a file system")
         self._open.append(lambda: subprocess.run(["umount", str(self.workdir)], check=True))
+
+    def remount_read_only(self):
+        subprocess.run(["mount", "-o", "remount,ro", str(self.workdir)], check=True)
 
     def hold(self, path):
         """Locks a file, as another process would."""
@@ -230,6 +237,102 @@ def _edited_config(place):
     assert changed != text
     path.write_text(changed)
     return flags
+
+
+def scored(*bindings):
+    """Bindings of a training with scores, which a case then gets wrong."""
+    return (
+        "train.evaluator = @Evaluator",
+        "train.evaluate_every = 1",
+        "Evaluator.extractor = @digits_classifier",
+        *bindings,
+    )
+
+
+def _no_inception(place):
+    def resolve(handle):
+        raise urllib.error.URLError("Name or service not known")
+
+    hub = types.SimpleNamespace(resolve=resolve)
+    place.monkeypatch.setattr(inception, "_import_hub", lambda: hub)
+    place.monkeypatch.setenv("XDG_CACHE_HOME", str(place.path / "cache"))
+    return place.flags(*scored("Evaluator.extractor = @tfhub_inception"))
+
+
+def _own_network(*bindings):
+    """A `.keras` file as the extractor."""
+
+    def prepare(place):
+        pool = keras.layers.GlobalAveragePooling2D(name="pool")
+        logits = keras.layers.Dense(4, kernel_initializer="ones", name="logits")
+        model = keras.Sequential([keras.Input([8, 8, 1]), pool, logits], name="net")
+        model.save(place.path / "net.keras")
+        path = f"keras_model.path = '{place.path / 'net.keras'}'"
+        return place.flags(*scored("Evaluator.extractor = @keras_model", path, *bindings))
+
+    return prepare
+
+
+def _own_saved_model(place):
+    @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 1], tf.float32, name="images")])
+    def compute(images):
+        return {"embedding": tf.reduce_mean(images, [1, 2])}
+
+    module = tf.Module()
+    module.compute = compute
+    path = place.path / "net"
+    tf.saved_model.save(module, str(path), signatures=compute)
+    extractor = ("Evaluator.extractor = @saved_model", f"saved_model.path = '{path}'")
+    return place.flags(*scored(*extractor))
+
+
+def _colours(place):
+    bindings = place.images("1.png", "2.png")
+    return place.flags(*bindings, "image_folder.channels = 3", *scored())
+
+
+def _other_statistics(place):
+    np.savez(place.path / "stats.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    path = f"Evaluator.statistics = '{place.path / 'stats.npz'}'"
+    return place.flags(*scored(path, "Evaluator.metrics = ['fid']"))
+
+
+def _cache_below_a_file(place):
+    (place.path / "notes.txt").write_text("")
+    return place.flags(*scored(f"Evaluator.cache_dir = '{place.path / 'notes.txt' / 'cache'}'"))
+
+
+def _evaluating(*flags):
+    """Of a finished run without scores."""
+
+    def prepare(place):
+        place.train()
+        extractor = "--gin_param=Evaluator.extractor = @digits_classifier"
+        return [f"--workdir={place.workdir}", extractor, *flags]
+
+    return prepare
+
+
+def _evaluate_read_only(place):
+    place.mount("size=8m")
+    flags = _evaluating()(place)
+    place.remount_read_only()
+    return flags
+
+
+def _comparing(*num_images):
+    def prepare(place):
+        flags = []
+        for run, number in zip("ab", num_images, strict=True):
+            folder = place.path / run
+            folder.mkdir()
+            flags.append(f"--compare={folder}")
+            if number is not None:
+                protocol = {"generated": {"num_images": number}}
+                records.append(folder, {"step": 1, "fid": 1.0, "protocol": protocol})
+        return flags
+
+    return prepare
 
 
 def _report_on_edited_config(place):
@@ -547,6 +650,214 @@ WRONG_USES = {
             gin=("digits.image_size = 28",),
         ),
     ],
+    "Scores": [
+        WrongUse(
+            "Inception without a network",
+            ("cannot be downloaded", "three ways", "--fetch", "@frozen_inception", "@saved_model"),
+            prepare=_no_inception,
+            shown="train.evaluator = @Evaluator",
+        ),
+        WrongUse(
+            "evaluator with parentheses",
+            ("called by the program", "source, strategy", "`@Evaluator`"),
+            gin=("train.evaluator = @Evaluator()",),
+        ),
+        WrongUse(
+            "extractor with parentheses",
+            ("Evaluator.extractor", "without parentheses"),
+            gin=scored("Evaluator.extractor = @digits_classifier()"),
+        ),
+        WrongUse(
+            "something else as extractor",
+            ("Evaluator.extractor", "got a Digits", "@digits_classifier"),
+            gin=scored("Evaluator.extractor = @digits"),
+        ),
+        WrongUse(
+            "misspelt setting",
+            ("'Evaluator' has no parameter 'num_image'", "Did you mean 'num_images'"),
+            gin=scored("Evaluator.num_image = 1000"),
+        ),
+        WrongUse(
+            "evaluator without saying when",
+            ("train.evaluate_every", "positive integer", "got None"),
+            gin=("train.evaluator = @Evaluator",),
+        ),
+        WrongUse(
+            "patience without scores",
+            ("train.patience", "set train.evaluator"),
+            gin=("train.patience = 3",),
+        ),
+        WrongUse(
+            "patience without saying for what",
+            ("train.patience waits for a better score", "set train.best_by"),
+            gin=scored("train.patience = 3"),
+        ),
+        WrongUse(
+            "best by a score that is not computed",
+            ("train.best_by = 'kid'", "none of the scores", "fid", "Evaluator.metrics"),
+            gin=scored("Evaluator.metrics = ['fid']", "train.best_by = 'kid'"),
+        ),
+        WrongUse(
+            "unknown score",
+            ("Evaluator.metrics", "'FID'", "none of fid, kid"),
+            gin=scored("Evaluator.metrics = ['FID']"),
+        ),
+        WrongUse(
+            "score outside a list",
+            ("Evaluator.metrics", "list", "got 'fid'", "['fid']"),
+            gin=scored("Evaluator.metrics = 'fid'"),
+        ),
+        WrongUse(
+            "fewer images than features",
+            ("Evaluator.num_images: 50 images are too few", "64 features", "65", "'kid'"),
+            gin=scored("Evaluator.num_images = 50"),
+        ),
+        WrongUse(
+            "too few features kept",
+            ("Evaluator.num_kept: 3", "too few for", "at least 6"),
+            gin=scored("Evaluator.num_kept = 3"),
+        ),
+        WrongUse(
+            "too unequal numbers of images for KID",
+            ("1797 and 3 vectors cannot be cut into 2 blocks", "KID", "Even out"),
+            gin=scored("Evaluator.num_images = 3", "Evaluator.metrics = ['kid']"),
+        ),
+        WrongUse(
+            "real images without parentheses",
+            ("Evaluator.real", "got the function digits", "with parentheses"),
+            gin=scored("Evaluator.real = @digits"),
+        ),
+        WrongUse(
+            "colour images for a network that sees grey",
+            ("digits_classifier takes grey images, got RGB", "@tfhub_inception"),
+            prepare=_colours,
+            shown="data.source = @image_folder()\nEvaluator.extractor = @digits_classifier",
+        ),
+        WrongUse(
+            "network that is not there",
+            ("saved_model.path", "/models/net does not exist", "saved_model.pb"),
+            gin=scored("Evaluator.extractor = @saved_model", "saved_model.path = '/models/net'"),
+        ),
+        WrongUse(
+            "other weights than expected",
+            ("net.keras", "expected deadbeef", "cannot be compared", "keras_model.sha256 = "),
+            prepare=_own_network(
+                "keras_model.features = 'pool'", "keras_model.sha256 = 'deadbeef'"
+            ),
+            shown="keras_model.sha256 = 'deadbeef'",
+        ),
+        WrongUse(
+            "layer that is not there",
+            ("keras_model.features", "no layer 'pol'", "'pool'"),
+            prepare=_own_network("keras_model.features = 'pol'"),
+            shown="keras_model.features = 'pol'",
+        ),
+        WrongUse(
+            "output that is not there",
+            ("saved_model", "no output 'pool'", "'embedding'"),
+            prepare=_own_saved_model,
+            shown="Evaluator.extractor = @saved_model",
+        ),
+        WrongUse(
+            "statistics of another network",
+            ("Evaluator.statistics has 2048 features", "digits_classifier gives 64"),
+            prepare=_other_statistics,
+            shown="Evaluator.statistics = 'stats.npz'",
+        ),
+        WrongUse(
+            "cache that cannot be written to",
+            ("Statistics of real images cannot be kept in", "Set Evaluator.cache_dir"),
+            prepare=_cache_below_a_file,
+            shown="Evaluator.cache_dir = 'notes.txt/cache'",
+        ),
+        WrongUse(
+            "nothing to evaluate",
+            ("--workdir is missing", "the run to score"),
+            prepare=lambda place: [],
+            command="evaluate",
+            shown=" ",
+        ),
+        WrongUse(
+            "evaluating a folder that is no run",
+            ("not the folder of a run", "config.gin"),
+            prepare=lambda place: [f"--workdir={place.workdir}"],
+            command="evaluate",
+            shown="--workdir=runs/mine",
+        ),
+        WrongUse(
+            "checkpoint that is not there",
+            ("--checkpoint=7", "latest, best nor all", "0, 1"),
+            prepare=_evaluating("--checkpoint=7"),
+            command="evaluate",
+            shown="--workdir=runs/mine --checkpoint=7",
+        ),
+        WrongUse(
+            "best checkpoint of a run without scores",
+            ("none is the best", "train.best_by", "0, 1"),
+            prepare=_evaluating("--checkpoint=best"),
+            command="evaluate",
+            shown="--workdir=runs/mine --checkpoint=best",
+        ),
+        WrongUse(
+            "watching one checkpoint",
+            ("--watch scores all checkpoints", "leave out --checkpoint"),
+            prepare=_evaluating("--watch", "--checkpoint=latest"),
+            command="evaluate",
+            shown="--workdir=runs/mine --watch --checkpoint=latest",
+        ),
+        WrongUse(
+            "two things at once",
+            ("--neighbors and --truncation cannot be had at once",),
+            prepare=_evaluating("--neighbors=4", "--truncation=0.5"),
+            command="evaluate",
+            shown="--workdir=runs/mine --neighbors=4 --truncation=0.5",
+        ),
+        WrongUse(
+            "truncation to nothing",
+            ("--truncation must be a number above 0, got 0.0",),
+            prepare=_evaluating("--truncation=0"),
+            command="evaluate",
+            shown="--workdir=runs/mine --truncation=0",
+        ),
+        WrongUse(
+            "curve of one score",
+            ("FID against Inception Score", "Evaluator.metrics"),
+            prepare=_evaluating(
+                "--truncation=0.5", "--truncation=1", "--gin_param=Evaluator.metrics = ['fid']"
+            ),
+            command="evaluate",
+            shown="--workdir=runs/mine --truncation=0.5 --truncation=1 "
+            "--gin_param=\"Evaluator.metrics = ['fid']\"",
+        ),
+        WrongUse(
+            "evaluating where nothing can be written",
+            ("cannot be written to", "permissions"),
+            prepare=_evaluate_read_only,
+            command="evaluate",
+            shown="--workdir=runs/mine",
+        ),
+        WrongUse(
+            "comparing scores of different protocols",
+            ("cannot be compared", "generated.num_images: 1000 and 50000", "the same settings"),
+            prepare=_comparing(1000, 50000),
+            command="evaluate",
+            shown="--compare=a --compare=b",
+        ),
+        WrongUse(
+            "comparing a run without scores",
+            ("has no scores", "python -m stugan_tf.evaluate --workdir="),
+            prepare=_comparing(1000, None),
+            command="evaluate",
+            shown="--compare=a --compare=b",
+        ),
+        WrongUse(
+            "comparing a folder that is not there",
+            ("--compare", "no folder /runs/mien"),
+            prepare=lambda place: ["--compare=/runs/mien"],
+            command="evaluate",
+            shown="--compare=/runs/mien",
+        ),
+    ],
     "The workdir": [
         WrongUse(
             "workdir of another configuration",
@@ -634,20 +945,6 @@ ALL = [case for cases in WRONG_USES.values() for case in cases]
 _messages = {}
 
 
-@pytest.fixture
-def use(capfd, monkeypatch):
-    """Runs a command like `python -m`, less the start of Python; returns code, stdout, stderr."""
-
-    def run(command, flags):
-        monkeypatch.setattr(sys, "argv", [command, *flags])
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
-            runpy.run_module(f"stugan_tf.{command}", run_name="__main__")
-        return end.value.code, *capfd.readouterr()
-
-    yield run
-    config.parse_gin()
-
-
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """The workdir of a finished run."""
@@ -707,8 +1004,8 @@ def test_a_disk_that_fills_up_later_costs_no_checkpoint(place, use):
 
 
 def row(case):
-    shown = case.shown or "\n".join(case.gin)
-    shown = f"{'report ' * (case.command == 'report')}{shown}".strip()
+    shown = case.shown or "\n".join(line for line in case.gin if line not in scored()[2:])
+    shown = shown if case.command == "train" else f"{case.command} {shown}".strip()
     message, path = _messages[case.does]
     for folder, name in {
         f"{path}/run": "runs/mine",

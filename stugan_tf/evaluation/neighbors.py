@@ -47,7 +47,7 @@ def find_neighbors(images, source, extraction, num_neighbors):
     features = np.concatenate(
         [extraction(images[start : start + size])[0] for start in range(0, len(images), size)]
     )
-    nearest = np.zeros([len(images), 0, *images.shape[1:]], np.uint8)
+    nearest = [[] for _ in images]
     distances = np.zeros([len(images), 0], np.float32)
     with source.reading(), Progress("real images", source.num_images) as progress:
         for batch, _ in source.in_order(size).as_numpy_iterator():
@@ -55,10 +55,10 @@ def find_neighbors(images, source, extraction, num_neighbors):
             found = np.linalg.norm(features[:, None] - others[None], axis=-1)
             distances = np.concatenate([distances, found], axis=1)
             nearest_indices = np.argsort(distances, axis=1, kind="stable")[:, :num_neighbors]
-            every = np.broadcast_to(batch, [len(images), *batch.shape])
-            candidates = np.concatenate([nearest, every], axis=1)
-            rows = np.arange(len(images))[:, None]
-            nearest = candidates[rows, nearest_indices]
-            distances = distances[rows, nearest_indices]
+            distances = np.take_along_axis(distances, nearest_indices, axis=1)
+            for row, indices in enumerate(nearest_indices):
+                candidates = [*nearest[row], *batch]
+                # Copies, for a view would hold its whole batch in memory.
+                nearest[row] = [candidates[index].copy() for index in indices]
             progress.advance(len(batch))
-    return Neighbors(images, nearest, distances)
+    return Neighbors(images, np.array(nearest), distances)

@@ -11,8 +11,9 @@ from stugan_tf.errors import InputError
 
 
 def protocol_id(protocol):
-    """Eight hexadecimal digits that stand for a protocol."""
-    text = json.dumps(protocol, sort_keys=True)
+    """Eight hexadecimal digits that stand for a protocol; its own `id`, if any, is left out."""
+    settings = {name: value for name, value in protocol.items() if name != "id"}
+    text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -43,7 +44,7 @@ def _differences(one, other):
     return [
         f"{name}: {one.get(name, 'not set')} and {other.get(name, 'not set')}"
         for name in {**one, **other}
-        if one.get(name, "not set") != other.get(name, "not set")
+        if name != "id" and one.get(name, "not set") != other.get(name, "not set")
     ]
 
 

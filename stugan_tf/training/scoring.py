@@ -51,14 +51,18 @@ class Scoring:
         return text
 
     def recall(self, path, step):
-        """Remembers the scores of this protocol in `path`, evaluations.jsonl, up to a step."""
+        """Remembers the scores of this protocol in `path`, evaluations.jsonl, up to a step.
+
+        Those that the evaluate command made, again or at other steps, do not count.
+        """
         self.evaluator.prepare()
         own = json.loads(json.dumps(self.evaluator.protocol))  # As it is read: no tuples.
-        self._history = [
-            (self.cost(record), record["step"])
+        costs = {
+            record["step"]: self.cost(record)
             for record in read_json_lines(path)
             if record["step"] <= step and record.get("protocol") == own
-        ]
+        }
+        self._history = [(costs[at], at) for at in sorted(costs) if at % self._every == 0]
 
     def score(self, gan, step):
         """Scores a `GAN` at a step.

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from stugan_tf.errors import InputError
+
 SIZE = 8
 LATENT_DIM = 6
 
@@ -24,6 +26,8 @@ class Projection:
         return {"name": self.name, "sha256": self.sha256[:16], "preprocessing": {}}
 
     def __call__(self, images):
+        if images.shape[-1] != 1:
+            raise InputError("Projection takes grey images")
         pixels = tf.cast(tf.reshape(images, [-1, SIZE * SIZE]), tf.float32) / 127.5 - 1
         outputs = tf.matmul(pixels, self._kernel)
         return outputs[:, : self.num_features], outputs[:, self.num_features :]

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from stand_ins import Projection, SmallGAN
 
-from stugan_tf.data import digits
+from stugan_tf.data import Source, digits
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import metrics as formulas
 from stugan_tf.evaluation.evaluator import Evaluator
@@ -139,6 +139,12 @@ def test_published_moments_take_the_place_of_real_images(make, tmp_path):
     assert published["protocol"]["real"]["file"] == "stats.npz"
 
 
+class Coloured(Source):
+    """Real images of another kind than those generated."""
+
+    name, image_shape, num_classes, num_images = "coloured", (8, 8, 3), 1, 100
+
+
 class NoLogits(Projection):
     def __init__(self):
         super().__init__()
@@ -161,6 +167,13 @@ class TooManyFeatures(Projection):
         ({"extractor": digits_classifier()}, "without parentheses"),
         ({"metrics": ["fids"]}, "Evaluator.metrics: 'fids' is none of fid, "),
         ({"metrics": []}, "Evaluator.metrics is empty"),
+        ({"metrics": "fid"}, r"must be a list of names, got 'fid'. Write .* \['fid'\]"),
+        ({"metrics": [["fid"]]}, r"Evaluator.metrics: \['fid'\] is none of"),
+        ({"real": digits}, "Evaluator.real must be of type Source, got the function digits"),
+        ({"real": Coloured()}, "Projection takes grey images"),
+        ({"extractor": digits}, "makes an extractor, .* but got a Digits"),
+        ({"num_kept": 5}, "Evaluator.num_kept: 5 images are too few for coverage, .* at least 6"),
+        ({"num_images": 3, "metrics": ["kid"], "num_kept": 2000}, "1797 and 3 vectors cannot"),
         ({"weights": "ema"}, "Evaluator.weights: 'ema' is none of averaged, live"),
         ({"batch_norm": "train"}, "none of inference, batch, standing"),
         ({"truncation": 0.0}, "Evaluator.truncation must be a number above 0"),
@@ -221,3 +234,12 @@ def test_the_neighbours_of_real_images_are_themselves(make):
 def test_an_evaluator_describes_itself(make):
     text = str(make(metrics=["fid"]))
     assert text == "fid by projection: 250 images of the averaged generator against digits"
+    evaluator = make(metrics=["fid"])
+    evaluator.prepare()
+    assert str(evaluator) == text
+
+
+def test_neighbours_of_another_shape_cannot_be_shown(make):
+    evaluator = make(extractor=digits_classifier, real=digits(image_size=16))
+    with pytest.raises(InputError, match=r"\(8, 8, 1\) cannot be shown .* \(16, 16, 1\)"):
+        evaluator.neighbors(SmallGAN(), 3)

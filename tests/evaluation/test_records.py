@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from stugan_tf.errors import InputError
@@ -61,3 +62,25 @@ def test_records_are_lines_of_json(tmp_path):
     run = write(tmp_path / "run", (20, 3.0, FULL))
     (line,) = (run / "evaluations.jsonl").read_text().splitlines()
     assert json.loads(line)["protocol"] == FULL
+
+
+def test_a_record_behind_a_torn_line_is_not_lost(tmp_path):
+    run = write(tmp_path / "run", (20, 3.0, FULL))
+    with open(run / "evaluations.jsonl", "a") as file:
+        file.write('{"step": 30, "fi')
+    records.append(run, {"step": 40, "fid": np.float32("nan"), "protocol": FULL})
+    assert [(r["step"], r["fid"]) for r in records.read(run)] == [(20, 3.0), (40, None)]
+
+
+def test_what_is_no_record_is_skipped_and_other_evaluators_records_are_compared(tmp_path):
+    run = write(tmp_path / "run", (20, 3.0, {"mine": 1}), (30, 2.0, {"mine": 2}))
+    records.append(run, {"step": 30, "note": "good", "protocol": {"mine": 2}})
+    with open(run / "evaluations.jsonl", "a") as file:
+        file.write('[1]\n{"fid": 1.0}\n{"step": 50, "fid": 1.0, "protocol": "mine"}\n')
+    assert [(r["step"], r.get("fid")) for r in records.read(run)] == [(20, 3.0), (30, None)]
+    assert "mine: 1" in records.compare([run])
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(InputError, match="there is no folder"):
+        records.compare([tmp_path / "mien"])

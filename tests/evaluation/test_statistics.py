@@ -167,8 +167,10 @@ def test_damaged_statistics_are_named(tmp_path):
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").touch()
+    counting = Counting()
     with pytest.raises(InputError, match=r"cannot be kept in .*Set Evaluator.cache_dir"):
-        real_statistics(digits(), extraction(), 300, tmp_path / "file")
+        real_statistics(digits(), extraction(counting), 300, tmp_path / "file")
+    assert counting.calls == 0
 
 
 def test_published_moments_are_read(tmp_path):

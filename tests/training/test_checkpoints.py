@@ -234,3 +234,22 @@ def test_what_a_killed_process_left_is_neither_read_nor_kept(tmp_path):
     assert checkpoints.restore_newest() == 1
     checkpoints.save(3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000001", "step_00000003"]
+
+
+def test_who_reads_meanwhile_sees_no_half_of_a_checkpoint(tmp_path, monkeypatch):
+    state = variables()
+    checkpoints = Checkpoints(tmp_path, state, keep=1)
+    checkpoints.save(1)
+    removed = []
+
+    def rmtree(path, **_):
+        removed.append(path.name)
+        assert not path.name.startswith("step_")
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    checkpoints.save(2)
+    assert ".removing_00000001" in removed
+    assert checkpoints.steps() == [2]
+    monkeypatch.undo()
+    checkpoints.save(3)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000003"]

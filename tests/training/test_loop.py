@@ -19,6 +19,7 @@ from stugan_tf.training.checkpoints import Checkpoints
 from stugan_tf.training.gan import GAN
 from stugan_tf.training.loop import Training
 from stugan_tf.training.masked_adam import MaskedAdam
+from stugan_tf.training.scoring import Scoring
 
 
 def tiny_gan(**settings):
@@ -189,6 +190,20 @@ def test_scores_of_another_protocol_do_not_count(tmp_path):
     training = scored([], patience=1)
     training.scoring.recall(path, 4)
     assert training.scoring.stop_reason is None
+
+
+def test_scores_made_again_or_between_do_not_use_up_patience(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    steps_and_values = [(2, 5.0), (4, 4.0), (4, 4.0), (3, 9.0), (5, 9.0), (2, 5.0)]
+    records = [{"step": s, "fid": v, "protocol": Scripted.protocol} for s, v in steps_and_values]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    scoring = Scoring(Scripted([6.0, 6.0]), every=2, best_by="fid", patience=2)
+    scoring.recall(path, 5)
+    assert scoring.stop_reason is None
+    scoring.score(None, 6)
+    assert scoring.stop_reason is None
+    scoring.score(None, 8)
+    assert "not been better than at step 4 in the last 2 evaluations" in scoring.stop_reason
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -22,11 +23,25 @@ def free_addresses():
     return addresses
 
 
+EVERY_SCORE = (
+    "train.evaluator = @Evaluator",
+    "train.evaluate_every = 80",
+    "train.best_by = 'fid'",
+    "Evaluator.extractor = @digits_classifier",
+    "Evaluator.num_images = 90",
+    "Evaluator.batch_size = 20",
+    "Evaluator.batch_norm = 'standing'",
+    "Evaluator.num_splits = 2",
+)
+
+
 def start_workers(workdir):
     addresses = free_addresses()
     command = [sys.executable, "-m", "stugan_tf.train", f"--gin_file={TINY}"]
     command += [f"--workdir={workdir}", "--strategy=multi_worker"]
-    command += ["--gin_param=Algorithm.total_steps = 200"]
+    cache = f"Evaluator.cache_dir = '{workdir.parent / 'cache'}'"
+    settings = ("Algorithm.total_steps = 200", cache, *EVERY_SCORE)
+    command += [f"--gin_param={setting}" for setting in settings]
     workers = []
     for index in range(2):
         task = {"type": "worker", "index": index}
@@ -49,6 +64,15 @@ def steps(workdir):
     return [json.loads(line)["step"] for line in path.open()] if path.exists() else []
 
 
+def assert_same_scores(errors, records):
+    """Both workers say the same of an evaluation, and it is what was recorded."""
+    said = [re.findall(r"^step (\d+): fid (\S+) .*", text, re.MULTILINE) for text in errors]
+    assert said[0] == said[1]
+    recorded = {str(record["step"]): f"{record['fid']:.4g}" for record in records}
+    assert said[0]
+    assert dict(said[0]).items() <= recorded.items()
+
+
 @pytest.mark.slow
 def test_a_signal_to_one_worker_saves_and_stops_all_and_they_resume(tmp_path):
     workdir = tmp_path / "run"
@@ -62,4 +86,7 @@ def test_a_signal_to_one_worker_saves_and_stops_all_and_they_resume(tmp_path):
     assert codes == [0, 0], errors
     assert "resumed" in errors[0]
     assert steps(workdir) == list(range(5, 201, 5))
+    records = [json.loads(line) for line in (workdir / "evaluations.jsonl").open()]
+    assert [record["step"] for record in records] == [80, 160, 200]
+    assert_same_scores(errors, records)
     assert not any(path.name.startswith("worker") for path in workdir.iterdir())

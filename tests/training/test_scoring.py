@@ -1,0 +1,115 @@
+"""Scores during a training: they cost it nothing but time, and a kill costs them nothing."""
+
+import functools
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stugan_tf.data import digits
+from stugan_tf.evaluation.evaluator import Evaluator
+from stugan_tf.evaluation.extractors import digits_classifier
+from stugan_tf.evaluation.sampling import BATCH_NORMS
+from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
+from stugan_tf.sparsity.exploration import Exploration
+from stugan_tf.training.algorithm import Algorithm
+from stugan_tf.training.gan import GAN
+from stugan_tf.training.loop import Training
+
+
+class Everyway:
+    """Scores by all ways to draw images, one after the other; may be killed at a call."""
+
+    metrics = {"fid": min}  # noqa: RUF012
+
+    def __init__(self, source, strategy, cache_dir, killed_at=None):
+        self._evaluators = {
+            f"{weights}_{batch_norm}": Evaluator(
+                source,
+                strategy,
+                digits_classifier,
+                metrics=["fid"],
+                num_images=70,
+                batch_size=35,
+                weights=weights,
+                batch_norm=batch_norm,
+                cache_dir=cache_dir,
+            )
+            for weights in ("averaged", "live")
+            for batch_norm in BATCH_NORMS
+        }
+        self._calls, self._killed_at = 0, killed_at
+
+    def prepare(self):
+        for evaluator in self._evaluators.values():
+            evaluator.prepare()
+
+    @property
+    def protocol(self):
+        return {name: evaluator.protocol["id"] for name, evaluator in self._evaluators.items()}
+
+    def __call__(self, gan):
+        self._calls += 1
+        if self._calls == self._killed_at:
+            raise KeyboardInterrupt
+        values = {name: evaluator(gan)["fid"] for name, evaluator in self._evaluators.items()}
+        return {"fid": values["averaged_inference"], **values, "protocol": self.protocol}
+
+
+def noisy_generator(image_shape):
+    """SNGAN's, whose batch norms move, with numbers drawn on the way."""
+    model = sngan_generator(image_shape, width=4, latent_dim=4)
+    images = keras.layers.Dropout(0.1, seed=3)(model.outputs[0])
+    return keras.Model(model.inputs, keras.layers.Activation("hard_tanh")(images))
+
+
+def train(workdir, execution, evaluator=None):
+    gan = functools.partial(
+        GAN,
+        generator=noisy_generator,
+        discriminator=functools.partial(sngan_discriminator, width=4),
+        generator_sparsity=0.5,
+        discriminator_sparsity=0.3,
+    )
+    algorithm = functools.partial(
+        Algorithm,
+        total_steps=6,
+        batch_size=4,
+        generator_batch_size=4,
+        generator_exploration=Exploration(update_interval=2),
+    )
+    training = Training(
+        digits(),
+        tf.distribute.OneDeviceStrategy("CPU:0"),
+        gan,
+        algorithm,
+        execution=execution,
+        checkpoint_every=3,
+        evaluator=evaluator,
+        evaluate_every=evaluator and 2,
+    )
+    training.run(workdir, "")
+    return {name: variable.numpy() for name, variable in training.state().items()}
+
+
+@pytest.mark.parametrize("execution", ["dense", pytest.param("sparse", marks=pytest.mark.slow)])
+def test_scores_change_nothing_and_survive_a_kill(execution, tmp_path, request):
+    if execution == "sparse":
+        request.getfixturevalue("operations")
+    everyway = functools.partial(Everyway, cache_dir=tmp_path / "cache")
+    without = train(tmp_path / "without", execution)
+    scored = train(tmp_path / "scored", execution, everyway)
+    for name, value in without.items():
+        np.testing.assert_array_equal(value, scored[name], err_msg=name)
+
+    # By then step 4 is scored, which the checkpoint of step 3 knows nothing of.
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", execution, functools.partial(everyway, killed_at=3))
+    resumed = train(tmp_path / "killed", execution, everyway)
+    for name, value in without.items():
+        np.testing.assert_array_equal(value, resumed[name], err_msg=name)
+    records = (tmp_path / "scored" / "evaluations.jsonl").read_text()
+    assert (tmp_path / "killed" / "evaluations.jsonl").read_text() == records
+    assert [json.loads(line)["step"] for line in records.splitlines()] == [2, 4, 6]
