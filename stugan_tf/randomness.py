@@ -21,6 +21,9 @@ class Purpose(enum.IntEnum):
     GENERATOR_EXPLORATION = 3
     SAMPLES = 4
     EVALUATION = 5
+    REAL_AUGMENTATION = 6
+    FAKE_AUGMENTATION = 7
+    GENERATOR_AUGMENTATION = 8
 
 
 def fold(seed, *data):

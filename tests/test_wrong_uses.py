@@ -603,6 +603,21 @@ WRONG_USES = {
             ("train.execution", "dense, sparse, auto", "'spares'"),
             gin=("train.execution = 'spares'",),
         ),
+        WrongUse(
+            "precision that there is not",
+            ("train.precision", "float32, bfloat16, float16", "'half'"),
+            gin=("train.precision = 'half'",),
+        ),
+        WrongUse(
+            "batch that micro-batches cannot share",
+            ("batch_size = 8", "accumulation_steps = 3", "multiple of 3"),
+            gin=("Algorithm.accumulation_steps = 3",),
+        ),
+        WrongUse(
+            "augmentation without parentheses",
+            ("Algorithm.augmentation", "Augmentation", "@diff_augment()"),
+            gin=("Algorithm.augmentation = @diff_augment",),
+        ),
     ],
     "Data": [
         WrongUse(

@@ -148,10 +148,11 @@ def can_run():
     """Whether sparse kernels can run in the function being traced; says once why they cannot."""
     reason = obstacle()
     if reason is not None:
-        _warn_once(reason)
+        warn_unused(reason)
     return reason is None
 
 
 @functools.cache
-def _warn_once(reason):
+def warn_unused(reason):
+    """Says, once for each reason, why sparse kernels are not used."""
     logging.warning("The sparse kernels are not used: %s. Layers compute as dense ones.", reason)

@@ -25,6 +25,12 @@ class SpectralNormalization:
         self.u = self._unit_vector("u", num_columns)
         self.v = self._unit_vector("v", num_rows)
 
+    def add_weight(self, *args, **kwargs):
+        """Adds a weight; one that is normalised stays in its own precision when layers do not."""
+        if kwargs.get("name") in ("kernel", "embeddings"):
+            kwargs["autocast"] = False
+        return super().add_weight(*args, **kwargs)
+
     def _unit_vector(self, name, size):
         def initializer(shape, dtype):
             return self._normalized(keras.random.normal(shape, dtype=dtype))
@@ -46,8 +52,11 @@ class SpectralNormalization:
         keras.layers.Layer.load_own_variables(self, store)
 
     def normalized_kernel(self, training):
-        """W / sigma(W), a tensor of the kernel's shape."""
-        return self.kernel / self.sigma(training)
+        """W / sigma(W), a tensor of the kernel's shape in the precision of the layer's work.
+
+        sigma and the quotient are computed in the precision of the variable.
+        """
+        return tf.cast(self.kernel / self.sigma(training), self.compute_dtype)
 
     def sigma(self, training):
         """The largest singular value of the kernel as estimated now, a float scalar."""

@@ -90,8 +90,16 @@ class Explorer:
             does not change.
     """
 
-    def __init__(self, model, exploration):
-        """Observes `model`; with `exploration` None only its masks are watched."""
+    def __init__(self, model, exploration, may_miss=False):
+        """Observes `model`; with `exploration` None only its masks are watched.
+
+        Args:
+            model: a network with masks.
+            exploration: an `Exploration` or None.
+            may_miss: there may be no gradient just when growth is to see it, as an update that
+                overflowed has none. So those of every step are kept.
+        """
+        self._may_miss = may_miss
         self.layers = masked_layers(model)
         self.exploration = exploration
         indices = {id(variable): i for i, variable in enumerate(model.trainable_variables)}
@@ -107,7 +115,8 @@ class Explorer:
 
     def state(self):
         """The variables that outlive a step."""
-        return self.ever_active + (self.growth_gradients if self.has_momentum else [])
+        remembered = self.has_momentum or self._may_miss
+        return self.ever_active + (self.growth_gradients if remembered else [])
 
     @property
     def has_momentum(self):
@@ -132,7 +141,8 @@ class Explorer:
 
         Args:
             gradients: of all trainable variables of the model, reduced over replicas.
-            grows: bool scalar, whether `explore` comes next; without momentum it alone needs them.
+            grows: bool scalar, whether `explore` comes next; else only momentum needs them, or
+                what may be missed then.
         """
         if self.exploration is None:
             return
@@ -150,7 +160,7 @@ class Explorer:
             for kept, gradient in pairs:
                 kept.assign(gradient)
 
-        tf.cond(tf.convert_to_tensor(grows), keep, lambda: None)
+        tf.cond(tf.convert_to_tensor(grows | self._may_miss), keep, lambda: None)
 
     def explore(self, drop_fraction, seed):
         """One topology update: assigns masks, and zeroes the kernels outside them.

@@ -7,7 +7,9 @@ import gin
 from stugan_tf.checks import check_fraction, check_instance, check_natural, check_positive
 from stugan_tf.errors import InputError
 from stugan_tf.sparsity.exploration import Exploration
+from stugan_tf.training.augmentation import Augmentation
 from stugan_tf.training.losses import Loss, hinge
+from stugan_tf.training.orthogonality import OrthogonalRegularization
 
 
 @gin.configurable
@@ -19,10 +21,17 @@ class Algorithm:
         total_steps: generator steps of the whole training.
         batch_size: real images, and as many generated, of one discriminator update; global.
         generator_batch_size: generated images of one generator update; global.
+        accumulation_steps: into how many micro-batches both batches are cut. Their gradients are
+            averaged, so that memory holds the activations of one of them only. Batch norm sees one
+            micro-batch at a time, and power iterations of spectral norm happen in each.
         discriminator_steps: n_D, discriminator updates per step.
         generator_position: after how many of them the generator is updated; SNGAN's reference
             code does it after the first, BigGAN's after the last (None).
         loss: of both networks, one of `training.losses`.
+        augmentation: alters what the discriminator sees in all updates, such as
+            `training.augmentation.diff_augment()`; None shows it images as they are.
+        generator_regularization: an `OrthogonalRegularization` of the generator; None is none.
+        discriminator_regularization: that of the discriminator.
         generator_exploration: how the generator's topology changes; None keeps it.
         discriminator_exploration: how the discriminator's topology changes; None keeps it.
         average_decay: beta of the averaged generator (Eq. 5).
@@ -32,9 +41,13 @@ class Algorithm:
     total_steps: int = gin.REQUIRED
     batch_size: int = 64
     generator_batch_size: int = 64
+    accumulation_steps: int = 1
     discriminator_steps: int = 1
     generator_position: int | None = None
     loss: Loss = dataclasses.field(default_factory=hinge)
+    augmentation: Augmentation | None = None
+    generator_regularization: OrthogonalRegularization | None = None
+    discriminator_regularization: OrthogonalRegularization | None = None
     generator_exploration: Exploration | None = None
     discriminator_exploration: Exploration | None = None
     average_decay: float = 0.999
@@ -42,9 +55,23 @@ class Algorithm:
 
     def __post_init__(self):
         """Checks the values."""
-        for name in ("total_steps", "batch_size", "generator_batch_size", "discriminator_steps"):
+        for name in (
+            "total_steps",
+            "batch_size",
+            "generator_batch_size",
+            "accumulation_steps",
+            "discriminator_steps",
+        ):
             check_positive(f"Algorithm.{name}", getattr(self, name))
+        self.check_replicas(1)
         check_instance("Algorithm.loss", self.loss, Loss)
+        if self.augmentation is not None:
+            check_instance("Algorithm.augmentation", self.augmentation, Augmentation)
+        for name, regularization in self.regularizations.items():
+            if regularization is not None:
+                check_instance(
+                    f"Algorithm.{name}_regularization", regularization, OrthogonalRegularization
+                )
         for name, exploration in self.explorations.items():
             if exploration is not None:
                 check_instance(f"Algorithm.{name}_exploration", exploration, Exploration)
@@ -60,14 +87,26 @@ class Algorithm:
         check_natural("Algorithm.average_start", self.average_start)
 
     def check_replicas(self, num_replicas):
-        """Raises InputError unless both batches divide among the replicas."""
+        """Raises InputError unless both batches divide among micro-batches and replicas."""
         for name in ("batch_size", "generator_batch_size"):
-            size = getattr(self, name)
-            if size % num_replicas:
+            size, parts = getattr(self, name), self.accumulation_steps
+            if size % (parts * num_replicas):
+                whom = f"the {num_replicas} replicas"
+                if parts > 1:
+                    whom = f"Algorithm.accumulation_steps = {parts}"
+                    whom += f" times {num_replicas} replicas" if num_replicas > 1 else ""
                 raise InputError(
-                    f"Algorithm.{name} = {size} is the global batch and must be divisible by the "
-                    f"{num_replicas} replicas. Choose a multiple of {num_replicas}."
+                    f"Algorithm.{name} = {size} is the global batch and must be divisible by "
+                    f"{whom}. Choose a multiple of {parts * num_replicas}."
                 )
+
+    @property
+    def regularizations(self):
+        """The regularisation, or None, of each network by name."""
+        return {
+            "generator": self.generator_regularization,
+            "discriminator": self.discriminator_regularization,
+        }
 
     @property
     def explorations(self):

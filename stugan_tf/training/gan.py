@@ -2,12 +2,13 @@
 
 import gin
 import keras
+import tensorflow as tf
 
 from stugan_tf.checks import check_fraction, check_function, check_natural
 from stugan_tf.errors import InputError
-from stugan_tf.layers.execution import can_run
+from stugan_tf.layers.execution import can_run, warn_unused
 from stugan_tf.layers.fusion import fuse
-from stugan_tf.layers.masked import set_execution
+from stugan_tf.layers.masked import masked_layers, set_execution
 from stugan_tf.sparsity.averaged_model import AveragedModel
 from stugan_tf.sparsity.averaging import sema
 from stugan_tf.sparsity.sparsify import sparsify
@@ -141,9 +142,14 @@ class GAN:
     def set_execution(self, execution):
         """Sets how masked layers compute, see `layers.masked.set_execution`.
 
-        What is not dense is also fused, see `layers.fusion`.
+        What is not dense is also fused, see `layers.fusion`. In mixed precision all is dense: the
+        sparse kernels know float32 only.
         """
         models = (self.generator, self.discriminator, self.averaged.model)
+        dtypes = {layer.layer.compute_dtype for model in models for layer in masked_layers(model)}
+        if execution != "dense" and not dtypes <= {"float32"}:
+            warn_unused(f"they are for float32, and layers compute in {', '.join(sorted(dtypes))}")
+            execution = "dense"
         for model in models:
             set_execution(model, execution)
         self._fused = {} if execution == "dense" else {id(model): fuse(model) for model in models}
@@ -152,14 +158,15 @@ class GAN:
         return self._fused[id(model)] if self._fused and can_run() else model
 
     def generate(self, latents, labels, training, averaged=False):
-        """Images [B, H, W, C] for latents [B, latent_dim] and labels int32 [B]."""
+        """Images float32 [B, H, W, C] for latents [B, latent_dim] and labels int32 [B]."""
         model = self._fastest(self.averaged.model if averaged else self.generator)
-        return model([latents, labels] if self.conditional else latents, training=training)
+        inputs = [latents, labels] if self.conditional else latents
+        return tf.cast(model(inputs, training=training), tf.float32)
 
     def discriminate(self, images, labels):
-        """Logits [B, 1] in training mode, which is where spectral norm iterates."""
+        """Logits float32 [B, 1] in training mode, which is where spectral norm iterates."""
         inputs = [images, labels] if self.conditional else images
-        return self._fastest(self.discriminator)(inputs, training=True)
+        return tf.cast(self._fastest(self.discriminator)(inputs, training=True), tf.float32)
 
     def state(self):
         """All variables of the training by unique name."""

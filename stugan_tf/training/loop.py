@@ -22,6 +22,7 @@ from stugan_tf.training.gan import GAN
 from stugan_tf.training.interruption import Interrupted, Interruption
 from stugan_tf.training.manifest import record_end, record_start
 from stugan_tf.training.monitoring import Monitor
+from stugan_tf.training.precision import computing_in
 from stugan_tf.training.scoring import Scoring
 from stugan_tf.training.steps import Steps
 from stugan_tf.training.strategies import is_chief, should_jit
@@ -41,6 +42,7 @@ class Training:
         seed=0,
         jit_compile="auto",
         execution="dense",
+        precision="float32",
         steps_per_execution=1,
         log_every=100,
         sample_every=1000,
@@ -65,6 +67,8 @@ class Training:
             jit_compile: True, False or 'auto', which compiles on accelerators.
             execution: 'dense', 'sparse' or 'auto': how masked layers compute on a CPU, see
                 `layers.masked.set_execution`. The numbers are the same up to rounding.
+            precision: 'float32', 'bfloat16' or 'float16': what layers compute in, see
+                `training.precision`; a choice of accelerators.
             steps_per_execution: steps per call from the host. Signals are heeded, and values that
                 are not finite found, between calls.
             log_every: steps between log points.
@@ -117,10 +121,16 @@ class Training:
         self._scored = {"every": evaluate_every, "best_by": best_by, "patience": patience}
         with strategy.scope():
             self.algorithm = algorithm()
-            self.gan = gan(source.image_shape, source.num_classes, seed=seed)
+            with computing_in(precision):
+                self.gan = gan(source.image_shape, source.num_classes, seed=seed)
             self.gan.set_execution(execution)
             self._steps = Steps(
-                self.gan, self.algorithm, strategy, seed, should_jit(jit_compile, strategy)
+                self.gan,
+                self.algorithm,
+                strategy,
+                seed,
+                should_jit(jit_compile, strategy),
+                scales_loss=precision == "float16",
             )
         self._check_schedules()
 
@@ -146,6 +156,16 @@ class Training:
         if self._evaluator is None:
             return None
         return Scoring(self._evaluator(self.source, self._strategy), **self._scored)
+
+    @property
+    def num_replicas(self):
+        """How many devices share a batch."""
+        return self._strategy.num_replicas_in_sync
+
+    @property
+    def keeps_gradients(self):
+        """Whether updates add up gradients in variables."""
+        return self._steps.keeps_gradients
 
     def state(self):
         """All variables that a checkpoint holds, by unique name."""
@@ -274,12 +294,18 @@ class Training:
             num_replicas = context.num_replicas_in_sync
             own = num_replicas // context.num_input_pipelines
             first = own * context.input_pipeline_id
+            num_parts = self.algorithm.accumulation_steps
             return self.source.batches(
                 self.algorithm.batch_size,
                 seed=self.seed,
                 start=step * self.algorithm.discriminator_steps,
-                num_replicas=num_replicas,
-                replicas=range(first, first + own),
+                # Each micro-batch is spread over all replicas: its images do not depend on them.
+                num_replicas=num_parts * num_replicas,
+                replicas=[
+                    part * num_replicas + replica
+                    for part in range(num_parts)
+                    for replica in range(first, first + own)
+                ],
             )
 
         return self._strategy.distribute_datasets_from_function(batches)
@@ -371,7 +397,7 @@ class Training:
         return {
             "seed": self.seed,
             "data": dataclasses.asdict(self.inspection),
-            "replicas": self._strategy.num_replicas_in_sync,
+            "replicas": self.num_replicas,
             "weights": {
                 name: {**counts._asdict(), "sparsity": counts.sparsity}
                 for name, counts in self.counts().items()

@@ -1,5 +1,11 @@
 """What a run is going to do, in words and tables."""
 
+import math
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
 from stugan_tf.sparsity.flops import layer_costs, total_flops
 from stugan_tf.sparsity.sparsify import count_weights
 
@@ -14,6 +20,8 @@ def describe(training):
         f"updates (batch {algorithm.batch_size}) and, after number {position}, 1 generator update "
         f"(batch {algorithm.generator_batch_size})"
     )
+    if algorithm.accumulation_steps > 1:
+        lines[-1] += f"; batches come as {algorithm.accumulation_steps} micro-batches each"
     for name, exploration in algorithm.explorations.items():
         if exploration is None:
             lines.append(f"{name}: the topology does not change")
@@ -25,7 +33,118 @@ def describe(training):
             f"drop fraction {algorithm.drop_fraction(name, first):.4g} at step {first}, "
             f"{algorithm.drop_fraction(name, algorithm.total_steps):.4g} at the end"
         )
+    lines += ["", flops_of_training(training.gan, algorithm), ""]
+    parts = memory_estimate(
+        training.gan, algorithm, training.num_replicas, training.keeps_gradients
+    )
+    lines.append(
+        f"estimate of the memory of one device: {sum(parts.values()) / 2**20:,.0f} MiB; what "
+        "libraries work with comes on top"
+    )
+    width = max(map(len, parts))
+    lines += [f"  {name.ljust(width)}  {size / 2**20:12,.1f} MiB" for name, size in parts.items()]
     return "\n".join(lines)
+
+
+class Flops(NamedTuple):
+    """Theoretical FLOPs of one generator step."""
+
+    full: float  # All that Algorithm 1 does.
+    paper: float  # Of what the paper's Table 2 seems to count.
+
+
+def flops_of_step(generator, discriminator, algorithm):
+    """The `Flops` of a step, a backward pass counting as two forward passes.
+
+    A discriminator update generates images, without a backward pass, and sees as many real ones; a
+    generator update goes through both networks. The paper-like count, which is what reproduces the
+    ratios of its Table 2, is of a forward and a backward pass of each network on one batch per
+    update, and leaves out all else.
+
+    Args:
+        generator: FLOPs of a forward pass on one image.
+        discriminator: FLOPs of a forward pass on one image.
+        algorithm: an `Algorithm`.
+    """
+    num_updates, batch = algorithm.discriminator_steps, algorithm.batch_size
+    return Flops(
+        full=num_updates * batch * (generator + 2 * 3 * discriminator)
+        + algorithm.generator_batch_size * 3 * (generator + discriminator),
+        paper=batch * 3 * (generator + num_updates * discriminator),
+    )
+
+
+def flops_of_training(gan, algorithm):
+    """A sentence on theoretical FLOPs."""
+    forward = [total_flops(layer_costs(network)) for network in (gan.generator, gan.discriminator)]
+    sparse, dense = (
+        flops_of_step(*of_networks, algorithm) for of_networks in zip(*forward, strict=True)
+    )
+    return (
+        f"theoretical FLOPs of a step at the densities of its start: {sparse.full:.4g}, "
+        f"{sparse.full / dense.full:.4f} of dense ({sparse.paper / dense.paper:.4f} as the paper "
+        f"counts); of all steps: {algorithm.total_steps * sparse.full:.4g}"
+    )
+
+
+def memory_estimate(gan, algorithm, num_replicas=1, keeps_gradients=False):
+    """About how many bytes a device holds at most, by what they are for.
+
+    Activations are the outputs of all layers, which is more than what a backward pass needs and
+    leaves out what operations work with.
+
+    Args:
+        gan: a `GAN`.
+        algorithm: an `Algorithm`.
+        num_replicas: how many devices share a batch.
+        keeps_gradients: whether updates add up gradients in variables.
+    """
+    networks = gan.networks
+    trainable = {name: _size(network.trainable_variables) for name, network in networks.items()}
+    masks = {name: 4 * count_weights(network).maskable for name, network in networks.items()}
+    explored = [name for name, found in algorithm.explorations.items() if found is not None]
+    share = algorithm.accumulation_steps * num_replicas
+    generator, discriminator = (
+        activation_size(network) for network in (gan.generator, gan.discriminator)
+    )
+    return {
+        "parameters": sum(trainable.values()),
+        "masks and statistics": _size(
+            v for network in networks.values() for v in network.non_trainable_variables
+        ),
+        "moments of the optimizers": _size(
+            v for optimizer in gan.optimizers.values() for v in optimizer.variables
+        ),
+        "averaged generator": _size(gan.averaged.model.variables) + masks["generator"] // 4,
+        "exploration": sum(masks.values()) + sum(masks[name] for name in explored),
+        "gradients": max(trainable.values()) + keeps_gradients * sum(trainable.values()),
+        "activations of one micro-batch": max(
+            # Real images and generated ones; those through which the generator learns.
+            algorithm.batch_size // share * 2 * discriminator,
+            algorithm.generator_batch_size // share * (generator + discriminator),
+        ),
+    }
+
+
+def activation_size(model):
+    """Bytes of the outputs of all layers of a functional or sequential model for one sample."""
+    graph = getattr(model, "_functional", None) or model
+    size = 0
+    for depth in graph._nodes_by_depth.values():
+        for node in depth:
+            if isinstance(node.operation, keras.Model):
+                size += activation_size(node.operation)
+            elif not isinstance(node.operation, keras.layers.InputLayer):
+                size += sum(_bytes(tensor.shape[1:], tensor.dtype) for tensor in node.outputs)
+    return size
+
+
+def _size(variables):
+    return sum(_bytes(variable.shape, variable.dtype) for variable in variables)
+
+
+def _bytes(shape, dtype):
+    return math.prod(shape) * tf.as_dtype(dtype).size
 
 
 def network_table(name, model):

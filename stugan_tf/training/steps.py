@@ -9,6 +9,7 @@ from stugan_tf.layers.execution import gradients_of_zeros
 from stugan_tf.layers.masked import moving_variables
 from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.sparsity.exploration import Explorer
+from stugan_tf.training.precision import LossScale
 
 METRICS = {
     "discriminator": ("d_loss", "d_real", "d_fake", "d_gradient_norm"),
@@ -21,9 +22,14 @@ class Steps:
 
     Replicas hold equal state throughout: gradients and metrics are averaged over replicas before
     use, and every replica then makes the same local updates.
+
+    Attributes:
+        explorers: an `Explorer` of each network by name.
+        attempt: variable that counts rollbacks.
+        keeps_gradients: whether updates add up gradients in variables.
     """
 
-    def __init__(self, gan, algorithm, strategy, seed, jit_compile):
+    def __init__(self, gan, algorithm, strategy, seed, jit_compile, scales_loss=False):
         """Creates the state of the updates; call inside `strategy.scope()`.
 
         Args:
@@ -32,6 +38,7 @@ class Steps:
             strategy: the `tf.distribute.Strategy`.
             seed: an integer, of latents, labels and random growth.
             jit_compile: compile each update with XLA.
+            scales_loss: scale losses, see `LossScale`; for networks that compute in float16.
         """
         algorithm.check_replicas(strategy.num_replicas_in_sync)
         self._gan = gan
@@ -39,11 +46,17 @@ class Steps:
         self._strategy = strategy
         self._seed = (seed, 0)
         self.explorers = {
-            name: Explorer(network, algorithm.explorations[name])
+            name: Explorer(network, algorithm.explorations[name], may_miss=scales_loss)
             for name, network in gan.networks.items()
         }
+        for name, regularization in algorithm.regularizations.items():
+            if regularization is not None:
+                regularization.check(gan.networks[name])
         # After a rollback the same numbers would lead to the same end.
         self.attempt = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._scales = {name: LossScale() for name in METRICS if scales_loss}
+        # Gradients in variables: whether to use them can be asked before that is compiled.
+        self.keeps_gradients = algorithm.accumulation_steps > 1 or scales_loss
         self._sums = {
             name: tf.Variable(tf.zeros([len(names) + 1]), trainable=False)
             for name, names in METRICS.items()
@@ -52,18 +65,41 @@ class Steps:
         self._first_bad = {
             name: tf.Variable([-1, -1], dtype=tf.int64, trainable=False) for name in METRICS
         }
-        compiled = functools.partial(_compile, strategy, jit_compile)
-        self._update = {
-            "discriminator": compiled(self._update_discriminator),
-            "generator": compiled(self._update_generator),
-            "average": compiled(self._update_average),
+        # What micro-batches leave for the update: gradients and metrics.
+        self._accumulated = {
+            name: [
+                tf.Variable(tf.zeros(shape), trainable=False)
+                for shape in [
+                    *(variable.shape for variable in gan.networks[name].trainable_variables),
+                    [len(METRICS[name]) - 1],
+                ]
+            ]
+            for name in METRICS
+            if self.keeps_gradients
         }
+        compiled = functools.partial(_compile, strategy, jit_compile)
+        differentiate = {
+            "discriminator": self._discriminator_gradients,
+            "generator": self._generator_gradients,
+        }
+
+        def of_each_network(function):
+            return {
+                name: compiled(functools.partial(function, name, differentiate[name]))
+                for name in METRICS
+            }
+
+        self._update = of_each_network(self._update_at_once)
+        self._accumulate = of_each_network(self._accumulate_part)
+        self._gather = of_each_network(self._gather_parts)
+        self._conclude = of_each_network(self._update_by_parts)
+        self._update_averages = compiled(self._update_average)
         self._explore = {
             name: self._on_replicas(compiled(functools.partial(self._update_topology, name)))
             for name, exploration in algorithm.explorations.items()
             if exploration is not None
         }
-        self._average = self._on_replicas(self._update["average"])
+        self._average = self._on_replicas(self._update_averages)
         self._run = tf.function(self._run_updates)
 
     def _on_replicas(self, update):
@@ -101,44 +137,95 @@ class Steps:
         """
         run, per_step = self._strategy.run, self._algorithm.discriminator_steps
         for update in tf.range(begin, end):
-            images, labels = next(iterator)
             grows = explores & (update == end - 1)
-            run(self._update["discriminator"], (images, labels, update, grows))
+            self._take("discriminator", iterator, update, grows)
             if update % per_step == self._algorithm.generator_position - 1:
                 step = update // per_step + 1
-                run(self._update["generator"], (step, grows))
+                self._take("generator", None, step, grows)
                 if not grows:
-                    run(self._update["average"], (step,))
+                    run(self._update_averages, (step,))
 
-    def _update_discriminator(self, images, labels, update, grows):
-        """Line 4: one update of the discriminator.
+    def _take(self, name, iterator, step, grows):
+        """One update of a network, of one whole batch or of micro-batches one by one."""
+        run = self._strategy.run
+        if not self.keeps_gradients:
+            batch = () if iterator is None else next(iterator)
+            run(self._update[name], (*batch, step, grows))
+        else:
+            for part in tf.range(self._algorithm.accumulation_steps):
+                batch = () if iterator is None else next(iterator)
+                run(self._accumulate[name], (*batch, step, grows, part))
+            fits = run(self._gather[name])
+            if self._strategy.experimental_local_results(fits)[0]:
+                run(self._conclude[name], (step, grows))
+
+    def _update_at_once(self, name, differentiate, *arguments):
+        *_, step, grows = arguments
+        gradients, values = self._gathered(*differentiate(*arguments, part=0))
+        self._descend(name, gradients, values, step, grows)
+
+    def _accumulate_part(self, name, differentiate, *arguments):
+        *arguments, part = arguments
+        gradients, values = differentiate(*arguments, part=part)
+        for total, value in zip(self._accumulated[name], [*gradients, values], strict=True):
+            total.assign(tf.where(part == 0, value, total + value))
+
+    def _gather_parts(self, name, _):
+        """Averages what was accumulated; returns whether the update is to be made."""
+        accumulated, num_parts = self._accumulated[name], self._algorithm.accumulation_steps
+        *gradients, values = [total / num_parts for total in accumulated]
+        gradients, values = self._gathered(gradients, values)
+        for total, mean in zip(accumulated, [*gradients, values], strict=True):
+            total.assign(mean)
+        if not self._scales:
+            return tf.constant(True)
+        return self._scales[name].update(values[0], gradients)
+
+    def _update_by_parts(self, name, _, step, grows):
+        *gradients, values = [mean.value() for mean in self._accumulated[name]]
+        self._descend(name, gradients, values, step, grows)
+
+    def _discriminator_gradients(self, images, labels, update, grows, part):
+        """Line 4: how the discriminator is to change, by one micro-batch.
 
         Args:
             images: float32 [b, H, W, C], real images of this replica.
             labels: int32 [b].
             update: int64, discriminator updates done so far.
             grows: bool, whether a topology update comes next.
+            part: int, number of the micro-batch.
+
+        Returns:
+            The gradients of all trainable variables, and the values of `METRICS`.
         """
         gan = self._gan
         latents, fake_labels = self._draw(
-            self._algorithm.batch_size, Purpose.DISCRIMINATOR_UPDATE, update
+            self._algorithm.batch_size, Purpose.DISCRIMINATOR_UPDATE, update, part
         )
         fake_images = gan.generate(latents, fake_labels, training=True)
+        fake_images = self._altered(fake_images, Purpose.FAKE_AUGMENTATION, update, part)
+        images = self._altered(images, Purpose.REAL_AUGMENTATION, update, part)
         with self._gradients_of_zeros("discriminator", grows), tf.GradientTape() as tape:
             real = gan.discriminate(images, labels)
             fake = gan.discriminate(tf.stop_gradient(fake_images), fake_labels)
             loss = self._algorithm.loss.discriminator(real, fake)
-        values = [loss, tf.reduce_mean(real), tf.reduce_mean(fake)]
-        self._descend("discriminator", tape, values, update, grows)
+            scaled = self._scaled("discriminator", loss)
+        values = tf.stack([loss, tf.reduce_mean(real), tf.reduce_mean(fake)])
+        return self._gradients("discriminator", tape, scaled), values
 
-    def _update_generator(self, step, grows):
-        """Line 5: one update of the generator; `step`, int64, counts from 1."""
+    def _generator_gradients(self, step, grows, part):
+        """Line 5: how the generator is to change; `step`, int64, counts from 1."""
         gan, algorithm = self._gan, self._algorithm
-        latents, labels = self._draw(algorithm.generator_batch_size, Purpose.GENERATOR_UPDATE, step)
+        latents, labels = self._draw(
+            algorithm.generator_batch_size, Purpose.GENERATOR_UPDATE, step, part
+        )
         with self._gradients_of_zeros("generator", grows), tf.GradientTape() as tape:
-            fake = gan.discriminate(gan.generate(latents, labels, training=True), labels)
+            images = gan.generate(latents, labels, training=True)
+            images = self._altered(images, Purpose.GENERATOR_AUGMENTATION, step, part)
+            fake = gan.discriminate(images, labels)
             loss = algorithm.loss.generator(fake)
-        self._descend("generator", tape, [loss], step, grows)
+            scaled = self._scaled("generator", loss)
+        return self._gradients("generator", tape, scaled), tf.stack([loss])
 
     def _gradients_of_zeros(self, name, grows):
         """Asks for the gradient of inactive weights where the optimizer or growth will see it."""
@@ -159,36 +246,73 @@ class Steps:
         start, decay = self._algorithm.average_start, self._algorithm.average_decay
         self._gan.averaged.update(tf.where(step < start, 0.0, decay))
 
-    def _descend(self, name, tape, values, step, grows):
-        network, explorer = self._gan.networks[name], self.explorers[name]
-        variables = network.trainable_variables
+    def _scaled(self, name, loss):
+        return loss * self._scales[name].factor if self._scales else loss
+
+    def _gradients(self, name, tape, scaled_loss):
         gradients = tape.gradient(
-            values[0],
-            [variable.value for variable in variables],
+            scaled_loss,
+            [variable.value for variable in self._gan.networks[name].trainable_variables],
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
         # Those of embeddings come as IndexedSlices.
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
-        *gradients, values = self._mean_over_replicas([*gradients, tf.stack(values)])
+        if self._scales:
+            gradients = [gradient / self._scales[name].factor for gradient in gradients]
+        return gradients
+
+    def _gathered(self, gradients, values):
+        """Means over replicas; their moving statistics become equal, too."""
+        *gradients, values = self._mean_over_replicas([*gradients, values])
+        self._share_statistics()
+        return gradients, values
+
+    def _descend(self, name, gradients, values, step, grows):
+        """Updates a network by gradients, and keeps `values` of METRICS: those of all replicas."""
+        network, explorer = self._gan.networks[name], self.explorers[name]
+        regularization = self._algorithm.regularizations[name]
+        if regularization is not None:
+            gradients = [
+                gradient if added is None else gradient + added
+                for gradient, added in zip(
+                    gradients, regularization.gradients(network), strict=True
+                )
+            ]
         norms = tf.stack(explorer.norms(gradients))
         self._sums[name].assign_add(tf.concat([values, [tf.norm(norms), 1.0]], axis=0))
         self._note_first_bad(self._first_bad[name], tf.concat([values[:1], norms], axis=0), step)
-        self._gan.optimizers[name].apply(gradients, variables)
+        self._gan.optimizers[name].apply(gradients, network.trainable_variables)
         explorer.observe(gradients, grows)
-        self._share_statistics()
 
-    def _draw(self, global_batch_size, purpose, step):
-        """This replica's part of the latents and labels of a global batch."""
+    def _draw(self, global_batch_size, purpose, step, part):
+        """This replica's part of the latents and labels of a micro-batch of a global batch."""
         latents, labels = draw_latents(
             global_batch_size,
             self._gan.latent_dim,
             self._gan.num_classes,
             fold(self._seed, self.attempt, purpose, step),
         )
-        size = global_batch_size // self._strategy.num_replicas_in_sync
-        start = size * tf.distribute.get_replica_context().replica_id_in_sync_group
-        latents = tf.slice(latents, [start, 0], [size, self._gan.latent_dim])
-        return latents, tf.slice(labels, [start], [size])
+        return self._own(latents, part), self._own(labels, part)
+
+    def _altered(self, images, purpose, step, part):
+        """What the discriminator is shown of this replica's `images` of a micro-batch."""
+        algorithm = self._algorithm
+        if algorithm.augmentation is None:
+            return images
+        drawn = algorithm.augmentation.draw(
+            images.shape[0] * algorithm.accumulation_steps * self._strategy.num_replicas_in_sync,
+            images.shape[1:],
+            fold(self._seed, self.attempt, purpose, step),
+        )
+        return algorithm.augmentation.apply(images, [self._own(d, part) for d in drawn])
+
+    def _own(self, values, part):
+        """What of a global batch [B, ...] belongs to this replica in micro-batch `part`."""
+        num_replicas = self._strategy.num_replicas_in_sync
+        size = values.shape[0] // (self._algorithm.accumulation_steps * num_replicas)
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        start = size * (num_replicas * part + replica)
+        return tf.slice(values, [start, *[0] * (values.shape.rank - 1)], [size, *values.shape[1:]])
 
     def _mean_over_replicas(self, tensors):
         if self._strategy.num_replicas_in_sync == 1:
@@ -242,13 +366,15 @@ class Steps:
         return min(found)[1:] if found else None
 
     def pop_metrics(self):
-        """Means of the metrics since the last call, floats by name."""
+        """Means of the metrics since the last call, and the scales of losses; floats by name."""
         metrics = {}
         for name, variable in self._sums.items():
             *sums, count = self._local(variable)
             for metric, total in zip(METRICS[name], sums, strict=True):
                 metrics[metric] = float(total / max(count, 1))
             variable.assign(tf.zeros_like(variable))
+        for name, scale in self._scales.items():
+            metrics[f"{name[0]}_loss_scale"] = float(self._local(scale.factor))
         return metrics
 
     def _local(self, variable):
@@ -262,6 +388,9 @@ class Steps:
             state[f"first_bad/{name}"] = self._first_bad[name]
             for index, variable in enumerate(self.explorers[name].state()):
                 state[f"exploration/{name}/{index:03d}"] = variable
+        for name, scale in self._scales.items():
+            for part, variable in scale.state().items():
+                state[f"loss_scale/{name}/{part}"] = variable
         return state
 
 

@@ -59,7 +59,7 @@ def warnings(monkeypatch):
     """What is warned of from here on."""
     lines = []
     monkeypatch.setattr(execution.logging, "warning", lambda text, *args: lines.append(text % args))
-    execution._warn_once.cache_clear()
+    execution.warn_unused.cache_clear()
     return lines
 
 

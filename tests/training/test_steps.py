@@ -24,6 +24,7 @@ from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
 from stugan_tf.training.losses import Loss, hinge
 from stugan_tf.training.masked_adam import MaskedAdam
+from stugan_tf.training.precision import computing_in
 from stugan_tf.training.steps import Steps
 
 SHAPE = (8, 8, 1)
@@ -76,29 +77,46 @@ def build_gan(cross_replica_batch_norm=True, **settings):
 class Run:
     """A GAN, its steps and its data on a strategy."""
 
-    def __init__(self, settings=None, strategy=None, jit_compile=False, **gan_settings):
+    def __init__(
+        self,
+        settings=None,
+        strategy=None,
+        jit_compile=False,
+        precision="float32",
+        **gan_settings,
+    ):
         self.strategy = strategy or tf.distribute.OneDeviceStrategy("CPU:0")
+        settings = settings or algorithm()
         with self.strategy.scope():
-            self.gan = build_gan(**gan_settings)
-            self.steps = Steps(self.gan, settings or algorithm(), self.strategy, SEED, jit_compile)
+            with computing_in(precision):
+                self.gan = build_gan(**gan_settings)
+            self.steps = Steps(
+                self.gan,
+                settings,
+                self.strategy,
+                SEED,
+                jit_compile,
+                scales_loss=precision == "float16",
+            )
+        self._num_parts = settings.accumulation_steps * self.strategy.num_replicas_in_sync
         self._initial = self.state()
         self.restart()
 
     def variables(self):
         return {**self.gan.state(), **self.steps.state()}
 
-    def restart(self, images=IMAGES):
-        """Back to step 0, to spare the time of tracing and compiling once more."""
+    def restart(self, images=IMAGES, state=None, step=0):
+        """Back to step 0 or a `state`, to spare the time of tracing and compiling once more."""
         for name, variable in self.variables().items():
-            variable.assign(self._initial[name])
-        images = images.reshape(-1, BATCH_SIZE // self.strategy.num_replicas_in_sync, *SHAPE)
+            variable.assign((state or self._initial)[name])
+        images = images.reshape(-1, BATCH_SIZE // self._num_parts, *SHAPE)
         labels = np.zeros(images.shape[:2], np.int32)
         self._iterator = iter(
             self.strategy.distribute_datasets_from_function(
                 lambda _: tf.data.Dataset.from_tensor_slices((images, labels))
             )
         )
-        self.step = 0
+        self.step = step
         return self
 
     def advance(self, num_steps=1):

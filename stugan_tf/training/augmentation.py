@@ -1,0 +1,132 @@
+"""DiffAugment (Zhao et al. 2020): what the discriminator sees is altered, real or generated.
+
+All alterations are differentiable, so that the generator learns through them. Random numbers are
+drawn apart from their use, for a whole batch at once: one replica, one micro-batch takes its part.
+"""
+
+import dataclasses
+
+import gin
+import tensorflow as tf
+
+from stugan_tf.errors import InputError
+from stugan_tf.randomness import ALGORITHM, draw_uniform, fold
+
+TRANSLATION = 1 / 8  # Of the side of an image, at most; the paper's.
+CUTOUT = 1 / 2  # Of the side of an image; the paper's.
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """A sequence of alterations, each a pair `(draw, apply)` by a name.
+
+    `draw(num, image_shape, seed)` returns a tensor [num, ...]; `apply(images, drawn)` alters
+    images [num, H, W, C] by it.
+    """
+
+    policy: tuple[str, ...]
+
+    def draw(self, num, image_shape, seed):
+        """Random numbers for `num` images of `image_shape`, a tensor [num, ...] per alteration."""
+        return [
+            _ALTERATIONS[name][0](num, image_shape, fold(seed, index))
+            for index, name in enumerate(self.policy)
+        ]
+
+    def apply(self, images, drawn):
+        """Alters `images`, float32 [num, H, W, C] in [-1, 1], by what `draw` returned."""
+        for name, numbers in zip(self.policy, drawn, strict=True):
+            images = _ALTERATIONS[name][1](images, numbers)
+        return images
+
+
+@gin.configurable
+def diff_augment(policy=("color", "translation", "cutout")):
+    """The alterations of the paper, in this order.
+
+    Args:
+        policy: names among `color` (brightness, saturation and contrast), `translation` (by up to
+            1/8 of the image, with zeros from outside) and `cutout` (a square of half the side
+            becomes zero).
+    """
+    names = list(_ALTERATIONS)
+    if isinstance(policy, str) or not policy or not set(policy) <= set(names):
+        raise InputError(
+            f"diff_augment.policy must be a list of some of {names}, got {policy!r}. To change "
+            "nothing, set Algorithm.augmentation = None."
+        )
+    return Augmentation(tuple(policy))
+
+
+def _draw_color(num, image_shape, seed):
+    del image_shape
+    return draw_uniform([num, 3], seed)
+
+
+def _alter_color(images, numbers):
+    """Adds a brightness in [-0.5, 0.5), scales saturation by [0, 2), contrast by [0.5, 1.5)."""
+    brightness, saturation, contrast = tf.unstack(numbers[:, :, None, None, None], axis=1)
+    images += brightness - 0.5
+    gray = tf.reduce_mean(images, axis=3, keepdims=True)
+    images = (images - gray) * (2 * saturation) + gray
+    mean = tf.reduce_mean(images, axis=[1, 2, 3], keepdims=True)
+    return (images - mean) * (contrast + 0.5) + mean
+
+
+def _draw_translation(num, image_shape, seed):
+    largest = _rounded(TRANSLATION * image_shape[0]), _rounded(TRANSLATION * image_shape[1])
+    return _draw_pairs(num, seed, [-size for size in largest], [size + 1 for size in largest])
+
+
+def _translate(images, shifts):
+    """Moves each image down and to the right by `shifts`, int32 [num, 2]."""
+    for axis in (1, 2):
+        size = images.shape[axis]
+        source = tf.range(size) - shifts[:, axis - 1 : axis]  # [num, size]
+        moved = tf.gather(images, tf.clip_by_value(source, 0, size - 1), axis=axis, batch_dims=1)
+        inside = tf.cast((source >= 0) & (source < size), images.dtype)
+        images = moved * _along(inside, axis)
+    return images
+
+
+def _draw_cutout(num, image_shape, seed):
+    # The centre may be any place, and for an even square the end of the image, too.
+    stops = [size + 1 - _rounded(CUTOUT * size) % 2 for size in image_shape[:2]]
+    return _draw_pairs(num, seed, [0, 0], stops)
+
+
+def _cut_out(images, centers):
+    """Zeroes the square around `centers`, int32 [num, 2]; what is outside is not cut."""
+    covered = 1.0
+    for axis in (1, 2):
+        size = images.shape[axis]
+        side = _rounded(CUTOUT * size)
+        position = tf.range(size) - centers[:, axis - 1 : axis] + side // 2
+        within = tf.cast((position >= 0) & (position < side), images.dtype)
+        covered *= _along(within, axis)
+    return images * (1 - covered)
+
+
+_ALTERATIONS = {
+    "color": (_draw_color, _alter_color),
+    "translation": (_draw_translation, _translate),
+    "cutout": (_draw_cutout, _cut_out),
+}
+
+
+def _draw_pairs(num, seed, starts, stops):
+    """Uniform int32 [num, 2]; column i from `starts[i]` up to but without `stops[i]`."""
+    columns = [
+        tf.random.stateless_uniform([num], fold(seed, index), start, stop, tf.int32, alg=ALGORITHM)
+        for index, (start, stop) in enumerate(zip(starts, stops, strict=True))
+    ]
+    return tf.stack(columns, axis=1)
+
+
+def _along(values, axis):
+    """[num, size] as [num, size, 1, 1] or [num, 1, size, 1]."""
+    return values[:, :, None, None] if axis == 1 else values[:, None, :, None]
+
+
+def _rounded(value):
+    return int(value + 0.5)

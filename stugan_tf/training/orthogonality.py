@@ -1,0 +1,86 @@
+"""Modified orthogonal regularisation (Brock et al. 2019, eq. 3): filters keep off one another.
+
+R(W) = strength / 2 * |(W W') o (1 - I)|^2 with a row of W per output channel, or per entry of an
+embedding: the norms of the rows are free, which eq. 1 of the paper would hold at 1. The factor 1/2
+is that of the reference code, which adds to the gradient
+
+    strength * 2 * ((W W') o (1 - I)) W
+
+once per update, after gradients have been accumulated, and so do we: the loss that is shown is
+without it. The optimizer, its clipping and growth see the sum, as in the paper's code of masks,
+which reads the gradients after this has been added to them.
+"""
+
+import dataclasses
+
+import gin
+import keras
+import tensorflow as tf
+
+from stugan_tf.checks import check_above_zero
+from stugan_tf.errors import InputError
+from stugan_tf.layers.masked import all_layers
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class OrthogonalRegularization:
+    """The regularisation of one network.
+
+    Attributes:
+        strength: beta of eq. 3; the paper's is 1e-4.
+        exclude: names of layers whose weights are left out; the reference code leaves out the
+            embedding of classes that the generator's layers share.
+    """
+
+    strength: float = 1e-4
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        """Checks the values."""
+        check_above_zero("OrthogonalRegularization.strength", self.strength)
+        if isinstance(self.exclude, str):
+            raise InputError(
+                "OrthogonalRegularization.exclude must be a list of names of layers, got "
+                f"{self.exclude!r}. Write ['{self.exclude}']."
+            )
+
+    def check(self, model):
+        """Raises InputError if `exclude` names layers that `model` does not have."""
+        names = [layer.name for layer in all_layers(model)]
+        unknown = sorted(set(self.exclude) - set(names))
+        if unknown:
+            raise InputError(
+                f"OrthogonalRegularization.exclude names {unknown}, but {model.name!r} has no such "
+                f"layer. It has: {', '.join(names)}."
+            )
+
+    def gradients(self, model):
+        """What to add to the gradients of all trainable variables of `model`; None is nothing."""
+        excluded, embeddings = set(), set()
+        for layer in all_layers(model):
+            if layer.name in self.exclude:
+                excluded |= {id(variable) for variable in layer.variables}
+            if isinstance(layer, keras.layers.Embedding):
+                embeddings.add(id(layer.embeddings))
+        return [
+            self.strength * orthogonal_gradient(variable.value, id(variable) in embeddings)
+            if len(variable.shape) >= 2 and id(variable) not in excluded
+            else None
+            for variable in model.trainable_variables
+        ]
+
+
+def orthogonal_gradient(weight, is_embedding=False):
+    """2 ((W W') o (1 - I)) W in the shape of `weight`.
+
+    Args:
+        weight: float [..., channels], or [entries, features] of an embedding.
+        is_embedding: whether the rows of W are the first axis of `weight`, not the last.
+    """
+    columns = tf.reshape(weight, [-1, weight.shape[-1]])  # W'
+    if is_embedding:
+        columns = tf.transpose(columns)
+    gram = tf.matmul(columns, columns, transpose_a=True)
+    gradient = 2 * tf.matmul(columns, gram - tf.linalg.diag(tf.linalg.diag_part(gram)))
+    return tf.reshape(tf.transpose(gradient) if is_embedding else gradient, weight.shape)

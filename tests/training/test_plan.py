@@ -1,0 +1,118 @@
+import functools
+
+import keras
+import pytest
+from keras import layers
+from test_loop import tiny_training
+
+from stugan_tf.sparsity.exploration import Exploration
+from stugan_tf.training.algorithm import Algorithm
+from stugan_tf.training.gan import GAN
+from stugan_tf.training.plan import activation_size, describe, flops_of_step, memory_estimate
+from stugan_tf.training.precision import computing_in
+
+
+@pytest.mark.parametrize(
+    ("settings", "forward", "full", "paper"),
+    [
+        # fidelity.md, section 6. SNGAN: 1.81e17 in 50,048 steps, 5.84e16 as the paper counts.
+        (
+            {"generator_batch_size": 128, "discriminator_steps": 5},
+            (3.362e9, 5.441e8),
+            1.81e17 / 50_048,
+            5.84e16 / 50_048,
+        ),
+        # BigGAN: 5.12e17 in 125,000 steps, 2.25e17 as the paper counts.
+        (
+            {"batch_size": 50, "generator_batch_size": 50, "discriminator_steps": 4},
+            (3.362e9, 2.162e9),
+            5.12e17 / 125_000,
+            2.25e17 / 125_000,
+        ),
+    ],
+)
+def test_flops_are_those_of_the_papers_models(settings, forward, full, paper):
+    flops = flops_of_step(*forward, Algorithm(total_steps=1, **settings))
+    assert flops.full == pytest.approx(full, rel=5e-3)
+    assert flops.paper == pytest.approx(paper, rel=5e-3)
+
+
+def generator(image_shape):
+    latents = keras.Input([2])
+    outputs = layers.Reshape([4, 4, 1])(layers.Dense(16)(latents))
+    outputs = layers.Conv2D(image_shape[-1], 3, padding="same")(outputs)
+    return keras.Model(latents, layers.Activation("tanh", dtype="float32")(outputs))
+
+
+def discriminator(image_shape):
+    images = keras.Input(image_shape)
+    outputs = layers.BatchNormalization()(layers.Conv2D(2, 1)(images))
+    return keras.Model(images, layers.Dense(1)(layers.Flatten()(outputs)))
+
+
+@pytest.fixture(scope="module")
+def gan():
+    return GAN(
+        (4, 4, 1),
+        2,
+        generator=generator,
+        discriminator=discriminator,
+        generator_sparsity=0.0,
+        discriminator_sparsity=0.0,
+    )
+
+
+def test_memory_by_hand(gan):
+    """Generator: 32 + 16 and 9 + 1 weights; discriminator: 2 + 2, 2 * 2 of batch norm, 32 + 1."""
+    settings = {"total_steps": 9, "batch_size": 12, "generator_batch_size": 24}
+    exploration = Exploration(update_interval=2)
+    parts = memory_estimate(gan, Algorithm(**settings, generator_exploration=exploration))
+    iteration_and_rate = 8 + 4
+    # Dense, reshaped, convolved, tanh: 16 numbers each; 32, 32, 32 and 1.
+    activations = {"generator": 4 * 64, "discriminator": 4 * 97}
+    assert parts == {
+        "parameters": 4 * (58 + 41),
+        "masks and statistics": 4 * (9 + 2 + 2 * 2),
+        "moments of the optimizers": 4 * (58 + 41) + 2 * iteration_and_rate,
+        "averaged generator": 4 * (58 + 9) + 9,
+        "exploration": 4 * (9 + 2) + 4 * 9,
+        "gradients": 4 * 58,
+        "activations of one micro-batch": 24 * sum(activations.values()),
+    }
+    parts = memory_estimate(gan, Algorithm(**settings, accumulation_steps=2), 3, True)
+    assert parts["gradients"] == 4 * 58 + 4 * (58 + 41)
+    assert parts["activations of one micro-batch"] == 4 * sum(activations.values())
+    assert parts["exploration"] == 4 * (9 + 2)
+    mostly_real = Algorithm(total_steps=9, batch_size=96, generator_batch_size=24)
+    parts = memory_estimate(gan, mostly_real)
+    assert parts["activations of one micro-batch"] == 96 * 2 * activations["discriminator"]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_activations_take_half_the_memory_in_half_precision(precision):
+    with computing_in(precision):
+        model = generator((4, 4, 1))
+    assert activation_size(model) == 2 * 48 + 4 * 16  # Images are float32.
+    nested = keras.Sequential([keras.Input([2]), generator((4, 4, 1))])
+    assert activation_size(nested) == 4 * 64
+
+
+def test_the_plan_says_what_is_theory_and_what_an_estimate():
+    training = tiny_training(
+        functools.partial(
+            GAN,
+            generator=lambda _: small(8),
+            discriminator=discriminator,
+            generator_sparsity=0.5,
+            discriminator_sparsity=0.0,
+        )
+    )
+    text = describe(training)
+    assert "theoretical FLOPs of a step at the densities of its start: " in text
+    assert "estimate of the memory of one device: " in text
+
+
+def small(size):
+    latents = keras.Input([2])
+    outputs = layers.Reshape([size, size, 1])(layers.Dense(size * size)(latents))
+    return keras.Model(latents, layers.Conv2D(1, 3, padding="same")(outputs))
