@@ -168,10 +168,11 @@ def biggan_discriminator(
     def block(inputs, filters, name):
         outputs = make.convolution(layers.ReLU()(inputs), filters, 3, f"{name}_conv1")
         outputs = make.convolution(layers.ReLU()(outputs), filters, 3, f"{name}_conv2")
-        if inputs.shape[1] == smallest:
-            return layers.Add()([outputs, inputs])
-        shortcut = make.convolution(inputs, filters, 1, f"{name}_conv_sc")
-        return layers.AveragePooling2D(2)(layers.Add()([outputs, shortcut]))
+        halves, shortcut = inputs.shape[1] > smallest, inputs
+        if halves or inputs.shape[-1] != filters:
+            shortcut = make.convolution(inputs, filters, 1, f"{name}_conv_sc")
+        outputs = layers.Add()([outputs, shortcut])
+        return layers.AveragePooling2D(2)(outputs) if halves else outputs
 
     images = keras.Input(image_shape, name="images")
     labels = keras.Input([], dtype="int32", name="labels")
