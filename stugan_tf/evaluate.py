@@ -14,6 +14,7 @@ import time
 import tensorflow as tf
 from absl import flags
 
+from stugan_tf import models  # noqa: F401 - registers them with gin
 from stugan_tf.checks import check_above_zero
 from stugan_tf.data import data
 from stugan_tf.errors import InputError
@@ -22,7 +23,6 @@ from stugan_tf.evaluation.curves import check_curve, write_truncation_curve
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.extractors import tfhub_inception
 from stugan_tf.images import write_png
-from stugan_tf.models import sngan  # noqa: F401 - registers its models with gin
 from stugan_tf.training.checkpoints import Checkpoints
 from stugan_tf.training.loop import Training
 from stugan_tf.training.manifest import has_finished

@@ -9,10 +9,10 @@ import pathlib
 
 from absl import flags
 
+from stugan_tf import models  # noqa: F401 - registers them with gin
 from stugan_tf.data import data
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
-from stugan_tf.models import sngan  # noqa: F401 - registers its models with gin
 from stugan_tf.training import plan
 from stugan_tf.training.checkpoints import Checkpoints
 from stugan_tf.training.loop import Training

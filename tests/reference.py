@@ -15,8 +15,19 @@ def spectral_norm(kernel, u, v, training):
     return kernel / (u @ matrix @ v), u, v
 
 
-def _normalize(vector):
-    return vector / max(np.linalg.norm(vector), 1e-12)
+def biggan_spectral_norm(kernel, u, epsilon=1e-8):
+    """BigGAN's: returns (W / sigma, u); v is computed anew, in inference mode u is then dropped.
+
+    A table [classes, features] has a row per output already: hand over its transpose.
+    """
+    matrix = np.moveaxis(kernel, -1, 0).reshape(kernel.shape[-1], -1).astype(np.float64)
+    v = _normalize(u @ matrix, epsilon)
+    u = _normalize(v @ matrix.T, epsilon)
+    return kernel / (v @ matrix.T @ u), u
+
+
+def _normalize(vector, epsilon=1e-12):
+    return vector / max(np.linalg.norm(vector), epsilon)
 
 
 def convolve(images, kernel, bias):

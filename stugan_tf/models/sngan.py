@@ -14,7 +14,9 @@ from keras import layers
 
 from stugan_tf.checks import check_positive
 from stugan_tf.errors import InputError
+from stugan_tf.layers.initializers import torch_bias, torch_kernel
 from stugan_tf.layers.masked import Masked
+from stugan_tf.layers.pooling import SumPooling2D
 from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense
 
 
@@ -60,8 +62,8 @@ def sngan_generator(
     latents = keras.Input([latent_dim], name="latents")
     first = layers.Dense(
         size * size * width,
-        kernel_initializer=_torch_kernel(),
-        bias_initializer=_torch_bias(latent_dim),
+        kernel_initializer=torch_kernel(),
+        bias_initializer=torch_bias(latent_dim),
         name="l1",
     )
     outputs = (Masked(first) if mask_dense else first)(latents)
@@ -117,18 +119,9 @@ def sngan_discriminator(image_shape, width=128, mask_dense=False):
     outputs = layers.ReLU()(outputs)
     # A sum, not a mean: logits scale with the number of positions, as in the reference.
     outputs = SumPooling2D()(outputs)
-    last = SpectralDense(1, use_bias=False, kernel_initializer=_torch_kernel(), name="l5")
+    last = SpectralDense(1, use_bias=False, kernel_initializer=torch_kernel(), name="l5")
     logits = (Masked(last) if mask_dense else last)(outputs)
     return keras.Model(images, logits, name="discriminator")
-
-
-@keras.saving.register_keras_serializable("stugan_tf")
-class SumPooling2D(layers.Layer):
-    """Sums over height and width: [B, H, W, C] to [B, C]."""
-
-    def call(self, inputs):
-        """Sums the positions."""
-        return keras.ops.sum(inputs, axis=(1, 2))
 
 
 def _bottom(image_shape):
@@ -153,16 +146,7 @@ def _convolution(kind, inputs, filters, kernel_size, name):
         filters,
         kernel_size,
         padding="same",
-        bias_initializer=_torch_bias(fan_in),
+        bias_initializer=torch_bias(fan_in),
         name=name,
     )
     return Masked(convolution)(inputs)
-
-
-def _torch_kernel():
-    """PyTorch's default of linear layers: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-    return keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
-
-
-def _torch_bias(fan_in):
-    return keras.initializers.RandomUniform(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))

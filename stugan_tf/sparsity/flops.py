@@ -1,7 +1,8 @@
 """Theoretical cost of a forward pass: what the densities of the layers would allow.
 
-One multiply-accumulate counts as 2 FLOPs. Convolutions and dense layers are counted; batch norm,
-activations, biases, pooling and power iterations are not (they are not in the paper's Table 2).
+One multiply-accumulate counts as 2 FLOPs. Convolutions, dense layers and the two products of
+attention are counted; batch norm, activations, biases, pooling and power iterations are not (they
+are not in the paper's Table 2).
 No kernel of ours skips a zero, so these are not measurements of speed.
 """
 
@@ -18,7 +19,7 @@ class LayerCost(NamedTuple):
     """One layer of a forward pass on one sample."""
 
     name: str
-    kernel_shape: tuple[int, ...]
+    kernel_shape: tuple[int, ...]  # Empty if the layer has no weights, as attention.
     masked: bool
     active: int  # Weights that are not masked out.
     macs: int  # Multiply-accumulates of the dense layer.
@@ -26,12 +27,12 @@ class LayerCost(NamedTuple):
     @property
     def size(self):
         """Weights of the kernel."""
-        return math.prod(self.kernel_shape)
+        return math.prod(self.kernel_shape) if self.kernel_shape else 0
 
     @property
     def density(self):
         """The fraction of weights that are not masked out."""
-        return self.active / self.size
+        return self.active / self.size if self.size else 1.0
 
     @property
     def flops(self):
@@ -40,7 +41,7 @@ class LayerCost(NamedTuple):
 
 
 def layer_costs(model):
-    """The cost of each convolution and dense layer call of a functional or sequential model.
+    """The cost of each convolution, dense layer and attention in a functional or sequential model.
 
     Args:
         model: a built model whose spatial sizes are all known.
@@ -74,6 +75,8 @@ def total_flops(costs):
 
 def _cost(node):
     layer = node.operation
+    if isinstance(layer, keras.layers.Attention):
+        return [_attention_cost(node)]
     kernel = getattr(layer, "kernel", None)
     if kernel is None:
         return []
@@ -82,11 +85,7 @@ def _cost(node):
     # Every weight meets every position of the output, or of the input if transposed.
     shape = (node.input_tensors if transposed else node.outputs)[0].shape
     positions = shape[1:-1]
-    if None in positions:
-        raise InputError(
-            f"The sizes of layer {layer.name!r} are not known: {shape}. Build the model with a "
-            "fixed image size."
-        )
+    _check_known(layer, positions, shape)
     size = math.prod(kernel.shape)
     return [
         LayerCost(
@@ -97,3 +96,22 @@ def _cost(node):
             macs=size * math.prod(positions),
         )
     ]
+
+
+def _attention_cost(node):
+    """Each query meets each key, then each value."""
+    query, value, *_ = node.input_tensors
+    *queries, dim = query.shape[1:]
+    *values, value_dim = value.shape[1:]
+    for tensor, positions in ((query, queries), (value, values)):
+        _check_known(node.operation, positions, tensor.shape)
+    macs = math.prod(queries) * math.prod(values) * (dim + value_dim)
+    return LayerCost(node.operation.name, (), masked=False, active=0, macs=macs)
+
+
+def _check_known(layer, positions, shape):
+    if None in positions:
+        raise InputError(
+            f"The sizes of layer {layer.name!r} are not known: {shape}. Build the model with a "
+            "fixed image size."
+        )

@@ -1,5 +1,7 @@
 """The state of a training: two networks, their masks, optimizers and the average."""
 
+import inspect
+
 import gin
 import keras
 import tensorflow as tf
@@ -53,14 +55,15 @@ class GAN:
             image_shape: (H, W, C) of the data.
             num_classes: of the data.
             seed: draws masks and, unless `initialization_seed` is given, initial weights.
-            generator: `image_shape -> keras.Model`.
-            discriminator: `image_shape -> keras.Model`.
+            generator: `image_shape -> keras.Model`; if `conditional` it is called with
+                `num_classes=...`, too.
+            discriminator: likewise.
             generator_sparsity: s_G, fraction of zeros in [0, 1).
             discriminator_sparsity: s_D, fraction of zeros in [0, 1).
             generator_optimizer: called without arguments, returns an optimizer.
             discriminator_optimizer: called without arguments, returns an optimizer.
             average: rule of the averaged generator, one of `sparsity.averaging`.
-            conditional: whether the networks take labels.
+            conditional: whether the networks take labels, and their factories `num_classes`.
             initialization_seed: fixes the initial weights apart from `seed`; the reference runs
                 start all seeds from one initialisation.
         """
@@ -80,13 +83,16 @@ class GAN:
         check_function("GAN.average", average)
         self.conditional = conditional
         self.num_classes = num_classes
+        known = {"num_classes": num_classes} if conditional else {}
+        for name, network in {"generator": generator, "discriminator": discriminator}.items():
+            self._check_factory(name, network, image_shape, known)
         initialization_seed = seed if initialization_seed is None else initialization_seed
         check_natural("GAN.initialization_seed", initialization_seed)
 
         def build(network, sparsity, number):
             # Each network has numbers of its own: kernels of one shape must not start alike.
             keras.utils.set_random_seed(2 * initialization_seed + number)
-            return sparsify(network(image_shape), sparsity, seed=2 * seed + number)
+            return sparsify(network(image_shape, **known), sparsity, seed=2 * seed + number)
 
         self.discriminator = build(discriminator, discriminator_sparsity, 0)
         self.generator = build(generator, generator_sparsity, 1)
@@ -106,6 +112,17 @@ class GAN:
                 "move weights off the zeros of their masks. Subclass MaskedAdam to change it."
             )
         return optimizer.build_for(model)
+
+    def _check_factory(self, name, network, image_shape, known):
+        try:
+            inspect.signature(network).bind(image_shape, **known)
+        except TypeError as error:
+            given = " and ".join(["image_shape", *known])
+            raise InputError(
+                f"GAN.conditional is {self.conditional}, so GAN.{name} is called with {given} "
+                f"({error}). A conditional network takes num_classes and makes a model of two "
+                "inputs, the second of labels; any other takes image_shape alone."
+            ) from None
 
     def _check_shapes(self, image_shape):
         num_inputs = 1 + self.conditional

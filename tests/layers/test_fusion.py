@@ -12,6 +12,7 @@ from keras import layers
 from stugan_tf.layers.fusion import FusedConvolution, fuse
 from stugan_tf.layers.masked import Masked, masked_layers, set_execution
 from stugan_tf.layers.spectral import SpectralConv2D
+from stugan_tf.models.biggan import biggan_discriminator, biggan_generator
 from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
 
 pytestmark = pytest.mark.usefixtures("operations")
@@ -80,6 +81,31 @@ def test_the_discriminator_is_the_same_and_all_around_its_convolutions_is_fused(
         model(images, training=True)
     fused = check(model, images)
     assert not any(isinstance(layer, layers.Add) for layer in fused.layers)
+    assert num_fused(fused) == len(masked_layers(model))
+
+
+BIGGANS = {
+    "cifar": ({"image_shape": (32, 32, 3)}, {"latent_dim": 6}),
+    "imagenet": (
+        {"image_shape": (64, 64, 3), "attention_sizes": (16,)},
+        {"latent_dim": 15, "shared_dim": 4, "hierarchical": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BIGGANS)
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+def test_biggan_is_the_same_though_conditional_normalization_is_not_fused(kind, network):
+    both, of_generator = BIGGANS[kind]
+    if network == "generator":
+        model = biggan_generator(num_classes=5, width=2, **both, **of_generator)
+    else:
+        model = biggan_discriminator(num_classes=5, width=4, **both)
+    model = randomize(model)
+    inputs = [draw(2, *model.inputs[0].shape[1:]), np.array([4, 0], np.int32)]
+    for _ in range(5):  # Until the estimates of singular values are of a usual size.
+        model(inputs, training=True)
+    fused = check(model, inputs)
     assert num_fused(fused) == len(masked_layers(model))
 
 

@@ -5,7 +5,7 @@ import reference
 import tensorflow as tf
 
 from stugan_tf.layers.masked import Masked
-from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense
+from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense, SpectralEmbedding
 
 LAYERS = {
     "convolution": (lambda: SpectralConv2D(5, (3, 3), padding="same"), (4, 6, 6, 2)),
@@ -19,7 +19,9 @@ LAYERS = {
 def plain_twin(layer):
     """The Keras layer that computes with the kernel as it is."""
     kind = keras.layers.Conv2D if isinstance(layer, SpectralConv2D) else keras.layers.Dense
-    return kind.from_config(layer.get_config())
+    config = layer.get_config()
+    del config["epsilon"], config["iterate_in_inference"]
+    return kind.from_config(config)
 
 
 def build(name):
@@ -122,6 +124,101 @@ def test_the_gradient_is_that_of_finite_differences():
         step[index] = 1e-5
         difference = (loss_of(kernel + step) - loss_of(kernel - step)) / 2e-5
         assert gradient[index] == pytest.approx(difference, rel=1e-3, abs=1e-4)
+
+
+BIGGAN = {"epsilon": 1e-6, "iterate_in_inference": True}
+BIGGAN_LAYERS = {
+    "convolution": (lambda: SpectralConv2D(5, 3, padding="same", **BIGGAN), (4, 6, 6, 2)),
+    "dense": (lambda: SpectralDense(3, use_bias=False, **BIGGAN), (4, 7)),
+    "embedding": (lambda: SpectralEmbedding(6, 4, **BIGGAN), (3,)),
+}
+
+
+def build_biggan(name):
+    make, shape = BIGGAN_LAYERS[name]
+    layer = make()
+    random = np.random.default_rng(0)
+    inputs = random.integers(0, 6, shape) if name == "embedding" else random.normal(size=shape)
+    inputs = inputs.astype(np.int32 if name == "embedding" else np.float32)
+    layer(inputs)
+    return layer, inputs
+
+
+@pytest.mark.parametrize("name", BIGGAN_LAYERS)
+def test_biggans_calls_follow_its_reference(name):
+    """One iteration per call from u alone; only training mode stores it."""
+    layer, inputs = build_biggan(name)
+    u = layer.u.numpy()
+    for training in (False, True, False, True, True, False):
+        if name == "embedding":
+            table, new_u = reference.biggan_spectral_norm(layer.embeddings.numpy().T, u, 1e-6)
+            expected = table.T[inputs]
+        else:
+            kernel, new_u = reference.biggan_spectral_norm(layer.kernel.numpy(), u, 1e-6)
+            twin = plain_twin(layer)
+            twin.build(inputs.shape)
+            twin.set_weights([kernel, layer.bias] if layer.use_bias else [kernel])
+            expected = twin(inputs)
+        np.testing.assert_allclose(layer(inputs, training=training), expected, atol=1e-5)
+        u = new_u if training else u
+        np.testing.assert_allclose(layer.u, u, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BIGGAN_LAYERS)
+@pytest.mark.parametrize("training", [True, False])
+def test_biggans_gradient_flows_through_sigma_but_not_through_its_vectors(name, training):
+    layer, inputs = build_biggan(name)
+    weight = layer.trainable_variables[0]
+    matrix = weight.numpy().T if name == "embedding" else weight.numpy()
+    matrix = matrix.reshape(-1, matrix.shape[-1]).astype(np.float64)
+    v = matrix @ layer.u.numpy()
+    v = v / np.linalg.norm(v)
+    sigma = np.linalg.norm(matrix.T @ v)
+    u = matrix.T @ v / sigma
+    with tf.GradientTape() as tape:
+        value = layer.sigma(training)
+    assert float(value) == pytest.approx(sigma, rel=1e-4)
+    outer = np.outer(v, u)
+    expected = outer.T if name == "embedding" else outer.reshape(weight.shape)
+    np.testing.assert_allclose(tape.gradient(value, weight.value), expected, atol=1e-5)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.sin(3 * layer(inputs, training=training)))
+    assert np.all(np.isfinite(tf.convert_to_tensor(tape.gradient(loss, weight.value))))
+
+
+@pytest.mark.parametrize(("name", "size"), [("convolution", 5), ("dense", 3), ("embedding", 6)])
+def test_biggans_layers_hold_one_vector_with_a_number_per_output_drawn_from_n_0_1(name, size):
+    layer, _ = build_biggan(name)
+    (u,) = layer.non_trainable_variables[:1]
+    assert u is layer.u
+    assert u.shape == (size,)
+    assert layer.v is None
+    large = SpectralDense(4000, **BIGGAN)
+    large.build((None, 1))
+    assert np.std(large.u) == pytest.approx(1, rel=0.05)
+
+
+def test_where_vectors_vanish_epsilon_bounds_them():
+    layer = SpectralDense(2, use_bias=False, epsilon=0.5, iterate_in_inference=True)
+    layer.build((None, 2))
+    layer.kernel.assign([[0.1, 0], [0, 0]])
+    layer.u.assign([1, 1])
+    # v = (0.1, 0) / 0.5, W'v = (0.02, 0), u = (0.04, 0), sigma = u W'v.
+    assert float(layer.sigma(training=False)) == pytest.approx(0.02 * 0.04, rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, BIGGAN])
+def test_a_saved_embedding_goes_on_where_it_was(settings, tmp_path):
+    labels = keras.Input([], dtype="int32")
+    model = keras.Model(labels, SpectralEmbedding(5, 3, **settings)(labels))
+    inputs = np.arange(5, dtype=np.int32)
+    model(inputs, training=True)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for training in (False, True, False):
+        np.testing.assert_array_equal(
+            loaded(inputs, training=training), model(inputs, training=training)
+        )
 
 
 def test_a_scaled_kernel_computes_the_same():

@@ -40,6 +40,15 @@ def test_costs_by_hand(layer, input_shape, size, macs):
     assert cost.name == layer.name
 
 
+def test_attention_costs_two_products():
+    query, value, key = keras.Input((6, 2)), keras.Input((4, 5)), keras.Input((4, 2))
+    attention = layers.Attention()
+    (cost,) = layer_costs(keras.Model([query, value, key], attention([query, value, key])))
+    assert cost.macs == 6 * 2 * 4 + 6 * 4 * 5
+    assert (cost.size, cost.active, cost.density, cost.masked) == (0, 0, 1, False)
+    assert cost.flops == 2 * cost.macs
+
+
 def test_a_transposed_convolution_costs_what_its_transpose_does():
     """Undoing a stride of 2 from 4x4 to 8x8 pairs the same weights as going from 8x8 to 4x4."""
     forward = cost_of(layers.Conv2D(5, 3, strides=2, padding="same"), (8, 8, 2))

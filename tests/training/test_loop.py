@@ -53,9 +53,9 @@ def kernels(training):
     return [layer.kernel.numpy() for layer in masked_layers(training.gan.generator)]
 
 
-def conditional_generator(image_shape):
+def conditional_generator(image_shape, num_classes):
     latents, labels = keras.Input([4]), keras.Input([], dtype="int32")
-    outputs = keras.layers.Concatenate()([latents, keras.layers.Embedding(10, 4)(labels)])
+    outputs = keras.layers.Concatenate()([latents, keras.layers.Embedding(num_classes, 4)(labels)])
     outputs = keras.layers.Dense(64)(outputs)
     outputs = keras.layers.Reshape([8, 8, 1])(outputs)
     outputs = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(outputs)
@@ -63,11 +63,11 @@ def conditional_generator(image_shape):
     return keras.Model([latents, labels], outputs, name="mine")
 
 
-def conditional_discriminator(image_shape):
+def conditional_discriminator(image_shape, num_classes):
     images, labels = keras.Input(image_shape), keras.Input([], dtype="int32")
     outputs = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(images)
     outputs = keras.layers.GlobalAveragePooling2D()(outputs)
-    projection = keras.layers.Dot(1)([outputs, keras.layers.Embedding(10, 8)(labels)])
+    projection = keras.layers.Dot(1)([outputs, keras.layers.Embedding(num_classes, 8)(labels)])
     logits = keras.layers.Add()([keras.layers.Dense(1)(outputs), projection])
     return keras.Model([images, labels], logits)
 
