@@ -76,8 +76,8 @@ def test_every_method_sets_the_algorithm_after_every_base_file(base, method):
 def test_biggan_for_imagenet_is_built_as_its_file_says(base):
     parse(base, bindings=tiny(8, 128))
     gan = build().gan
-    assert gan.generator_optimizer.learning_rate == pytest.approx(1e-4)
-    assert gan.discriminator_optimizer.learning_rate == pytest.approx(4e-4)
+    assert float(gan.generator_optimizer.learning_rate) == pytest.approx(1e-4)
+    assert float(gan.discriminator_optimizer.learning_rate) == pytest.approx(4e-4)
     assert gan.latent_dim == 120
     assert gan.generator.get_layer("block0_bn1_gain").kernel.shape == (148, 128)
     assert gan.generator.get_layer("block3_attention_gamma").gamma.shape == ()

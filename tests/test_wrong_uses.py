@@ -31,7 +31,7 @@ from PIL import Image
 import stugan_tf.command
 import stugan_tf.data
 import stugan_tf.evaluation.evaluator
-import stugan_tf.models.sngan
+import stugan_tf.models
 import stugan_tf.training.loop  # noqa: F401 - registers with gin, which a parsed file forbids
 from stugan_tf.evaluation import inception, records
 from stugan_tf.training import workdir as workdir_module
@@ -656,13 +656,27 @@ WRONG_USES = {
         ),
         WrongUse(
             "conditional training of a model without labels",
-            ("GAN.conditional is True", "must take 2 input(s)", "takes 1"),
+            ("GAN.conditional is True", "is called with image_shape and num_classes"),
             gin=("GAN.conditional = True",),
+        ),
+        WrongUse(
+            "unconditional training of a model with labels",
+            ("GAN.conditional is False", "image_shape alone", "num_classes"),
+            gin=("GAN.generator = @biggan_generator",),
         ),
         WrongUse(
             "image size that SNGAN cannot make",
             ("multiple of 8", "got 28x28", "image_size"),
             gin=("digits.image_size = 28",),
+        ),
+        WrongUse(
+            "image size that BigGAN cannot make",
+            ("32, 64, 128, 256", "got 8x8", "image_size"),
+            gin=(
+                "GAN.conditional = True",
+                "GAN.generator = @biggan_generator",
+                "GAN.discriminator = @biggan_discriminator",
+            ),
         ),
     ],
     "Scores": [
