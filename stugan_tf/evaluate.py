@@ -26,6 +26,7 @@ from stugan_tf.images import write_png
 from stugan_tf.training.checkpoints import Checkpoints
 from stugan_tf.training.loop import Training
 from stugan_tf.training.manifest import has_finished
+from stugan_tf.training.restoring import configuration_file, named_steps
 from stugan_tf.training.strategies import NAMES, create_strategy, is_chief
 
 FLAGS = flags.FLAGS
@@ -70,10 +71,7 @@ class Evaluation:
 
     def __init__(self, workdir):
         """Builds both by the configuration of the run and the flags."""
-        file = workdir / "config.gin"
-        if not file.is_file():
-            raise InputError(f"{workdir} is not the folder of a run: it has no config.gin.")
-        config.parse_gin([file, *FLAGS.gin_file], FLAGS.gin_param)
+        config.parse_gin([configuration_file(workdir), *FLAGS.gin_file], FLAGS.gin_param)
         self._workdir = workdir
         strategy = create_strategy(FLAGS.strategy)  # First: it may have to choose devices.
         self._training = Training(data(), strategy)
@@ -132,29 +130,7 @@ class Evaluation:
 
     def _steps(self):
         """The steps that --checkpoint names."""
-        there = self._checkpoints.steps()
-        if not there:
-            raise InputError(f"{self._workdir} has no checkpoint yet. Train it first.")
-        which = FLAGS.checkpoint
-        if which == "all":
-            return there
-        if which == "latest":
-            return there[-1:]
-        if which == "best":
-            best = self._checkpoints.best()
-            if best is None:
-                raise InputError(
-                    f"No checkpoint in {self._workdir} was scored during training, so none is the "
-                    "best. Train with train.evaluator and train.best_by, or choose a step: "
-                    f"{', '.join(map(str, there))}."
-                )
-            return [best]
-        if not which.isdecimal() or int(which) not in there:
-            raise InputError(
-                f"--checkpoint={which} is neither latest, best nor all, nor a step that was kept: "
-                f"{', '.join(map(str, there))}."
-            )
-        return [int(which)]
+        return named_steps(self._workdir, self._checkpoints, FLAGS.checkpoint, several=True)
 
     def _score(self, step):
         """Scores the generator as it is, which is that of `step`."""

@@ -16,6 +16,7 @@ from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
 from stugan_tf.training import plan
 from stugan_tf.training.checkpoints import Checkpoints
 from stugan_tf.training.loop import Training
+from stugan_tf.training.restoring import configuration_file
 from stugan_tf.training.strategies import create_strategy
 
 FLAGS = flags.FLAGS
@@ -30,9 +31,7 @@ def main(_):
     files = FLAGS.gin_file
     if FLAGS.workdir:
         workdir = pathlib.Path(FLAGS.workdir)
-        files = [workdir / "config.gin"]
-        if not files[0].is_file():
-            raise InputError(f"{workdir} is not the folder of a run: it has no config.gin.")
+        files = [configuration_file(workdir)]
     config.parse_gin(files, FLAGS.gin_param)
     training = Training(data(), create_strategy("one_device"))
     if FLAGS.workdir:

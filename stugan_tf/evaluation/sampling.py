@@ -1,8 +1,9 @@
-"""Images of a generator for scoring, as uint8, the same ones on any number of replicas."""
+"""Images of a generator to score or to look at, as uint8, the same on any number of replicas."""
 
 import contextlib
 import functools
 
+import numpy as np
 import tensorflow as tf
 
 from stugan_tf.errors import InputError
@@ -57,34 +58,96 @@ class Sampler:
         Yields:
             uint8 [B, H, W, C], `num_images` in all; `batch_size` a replica, but for the last.
         """
-        num_replicas = self._strategy.num_replicas_in_sync
-        seed, standing_seed = fold(seed, 0), fold(seed, 1)
-        with self._standing(standing_seed):
-            for first in range(0, num_images, self._batch_size * num_replicas):
-                block = tf.constant(first // self._batch_size, tf.int64)
-                images, extremes = self._draw(seed, block)
+        own_seed = fold(seed, 0)
+
+        def draw(first):
+            return self._draw(own_seed, tf.constant(first // self._batch_size, tf.int64))
+
+        return self._batches(num_images, seed, draw)
+
+    def inputs(self, num_images, seed):
+        """What `batches` makes its images of.
+
+        Args:
+            num_images: how many.
+            seed: int [2].
+
+        Returns:
+            Latents float32 [num_images, latent_dim] and labels int32 [num_images], arrays.
+        """
+        num_blocks = -(-num_images // self._batch_size)
+        blocks = [self._inputs(fold(seed, 0, block)) for block in range(num_blocks)]
+        return tuple(np.concatenate(values)[:num_images] for values in zip(*blocks, strict=True))
+
+    def images_of(self, latents, labels, seed):
+        """Makes images of given latents and labels.
+
+        They come in blocks of `batch_size`, too, in the order given; the last one is filled up with
+        the first ones. Only batch statistics let an image depend on the others of its block.
+
+        Args:
+            latents: float32 [n, latent_dim], an array.
+            labels: an array [n, ...] of what the GAN generates by: labels or weights of classes.
+            seed: int [2], for standing statistics alone.
+
+        Yields:
+            As `batches`.
+        """
+
+        def compute(first):
+            return self._compute(*(self._parts(values, first) for values in (latents, labels)))
+
+        return self._batches(len(latents), seed, compute)
+
+    def _batches(self, num_images, seed, compute):
+        """Yields what `compute` makes from image number `first` on, the last less what is over."""
+        at_once = self._batch_size * self._strategy.num_replicas_in_sync
+        with self._standing(fold(seed, 1)):
+            for first in range(0, num_images, at_once):
+                images, extremes = compute(first)
                 _check_range(extremes)
                 yield images[: num_images - first]
+
+    def _parts(self, values, first):
+        """A block of an array for each replica, from position `first` on."""
+
+        def part(context):
+            start = first + context.replica_id_in_sync_group * self._batch_size
+            positions = np.arange(start, start + self._batch_size) % len(values)
+            return tf.constant(values[positions])
+
+        return self._strategy.experimental_distribute_values_from_function(part)
 
     @functools.cached_property
     def _draw(self):
         def draw(seed, first_block):
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             block = first_block + tf.cast(replica, tf.int64)
-            images, _ = self._pass(fold(seed, block), training=self._batch_norm == "batch")
-            # A value that is not a number would be neither low nor high.
-            values = tf.where(tf.math.is_nan(images), float("inf"), images)
-            extremes = tf.stack([tf.reduce_min(values), tf.reduce_max(values)])
-            pixels = tf.cast(tf.clip_by_value(127.5 * images + 127.5, 0, 255), tf.uint8)
-            return pixels, extremes[None]
+            return self._pixels(*self._inputs(fold(seed, block)))
 
         return run(self._strategy, draw)
 
-    def _pass(self, seed, training):
-        """Images of one block, and its batch norms' variables as the pass left them."""
-        latents, labels = draw_latents(
+    @functools.cached_property
+    def _compute(self):
+        return run(self._strategy, self._pixels)
+
+    def _inputs(self, seed):
+        """Latents and labels of one block."""
+        return draw_latents(
             self._batch_size, self._gan.latent_dim, self._gan.num_classes, seed, self._truncation
         )
+
+    def _pixels(self, latents, labels):
+        """Images of one block, uint8, and the lowest and the highest value they were made of."""
+        images, _ = self._pass(latents, labels, training=self._batch_norm == "batch")
+        # A value that is not a number would be neither low nor high.
+        values = tf.where(tf.math.is_nan(images), float("inf"), images)
+        extremes = tf.stack([tf.reduce_min(values), tf.reduce_max(values)])
+        pixels = tf.cast(tf.clip_by_value(127.5 * images + 127.5, 0, 255), tf.uint8)
+        return pixels, extremes[None]
+
+    def _pass(self, latents, labels, training):
+        """Images of one block, and its batch norms' variables as the pass left them."""
         variables = self._moving if training else []
         former = [tf.identity(variable) for variable in variables]
         images = self._gan.generate(latents, labels, training=training, averaged=self._averaged)
@@ -134,7 +197,7 @@ class Sampler:
         """`seed -> statistics` that a pass over a block in training mode leaves behind."""
 
         def train(seed):
-            _, statistics = self._pass(seed, training=True)
+            _, statistics = self._pass(*self._inputs(seed), training=True)
             return [statistic[None] for statistic in statistics]
 
         run_all = run(self._strategy, train)
@@ -147,6 +210,6 @@ def _check_range(extremes):
     if lowest < -1 - TOLERANCE or highest > 1 + TOLERANCE:
         raise InputError(
             f"The generator makes images in [{lowest:.4g}, {highest:.4g}] (a value that is not a "
-            "number counts as inf), but scores need them in [-1, 1]. Let it end in a tanh, or "
-            "scale what it makes."
+            "number counts as inf), but pictures and scores need them in [-1, 1]. Let it end in a "
+            "tanh, or scale what it makes."
         )

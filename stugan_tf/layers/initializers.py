@@ -35,7 +35,7 @@ def torch_bias(fan_in):
 
 @keras.saving.register_keras_serializable("stugan_tf")
 class Orthogonal(keras.initializers.Orthogonal):
-    """What Keras' initializer draws, without a QR decomposition, many times slower for wide layers.
+    """What Keras' initializer draws, without a QR decomposition, which is slow for wide layers.
 
     The orthogonal Q of a Gaussian matrix A = QR is A R^-1, where R'R = A'A, so R is a Cholesky
     factor. That squares the condition number, which is below 3 for a matrix four times as high as

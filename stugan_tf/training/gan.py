@@ -11,6 +11,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.layers.execution import can_run, warn_unused
 from stugan_tf.layers.fusion import fuse
 from stugan_tf.layers.masked import masked_layers, set_execution
+from stugan_tf.layers.mixing import mixing_classes
 from stugan_tf.sparsity.averaged_model import AveragedModel
 from stugan_tf.sparsity.averaging import sema
 from stugan_tf.sparsity.sparsify import sparsify
@@ -100,6 +101,7 @@ class GAN:
             self.generator, build(generator, generator_sparsity, 1), average
         )
         self._fused = {}
+        self._mixing = {}
         self._check_shapes(image_shape)
         self.generator_optimizer = self._build(generator_optimizer(), self.generator)
         self.discriminator_optimizer = self._build(discriminator_optimizer(), self.discriminator)
@@ -171,12 +173,30 @@ class GAN:
             set_execution(model, execution)
         self._fused = {} if execution == "dense" else {id(model): fuse(model) for model in models}
 
+    def allow_mixtures(self):
+        """Lets `generate` take weights of classes.
+
+        Raises:
+            InputError: if the generator cannot, see `layers.mixing.mixing_classes`.
+        """
+        models = (self.generator, self.averaged.model)
+        self._mixing = {id(model): mixing_classes(model) for model in models}
+
     def _fastest(self, model):
         return self._fused[id(model)] if self._fused and can_run() else model
 
     def generate(self, latents, labels, training, averaged=False):
-        """Images float32 [B, H, W, C] for latents [B, latent_dim] and labels int32 [B]."""
-        model = self._fastest(self.averaged.model if averaged else self.generator)
+        """Images float32 [B, H, W, C] for latents [B, latent_dim] and labels int32 [B].
+
+        After `allow_mixtures` also for weights of classes, float32 [B, num_classes].
+        """
+        model = self.averaged.model if averaged else self.generator
+        if self.conditional and labels.dtype.is_floating:
+            model = self._mixing[id(model)]
+            # As its labels are: [B], or [B, 1] for one who builds models so.
+            labels = tf.reshape(labels, [-1, *model.inputs[1].shape[1:]])
+        else:
+            model = self._fastest(model)
         inputs = [latents, labels] if self.conditional else latents
         return tf.cast(model(inputs, training=training), tf.float32)
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from stugan_tf.checks import check_above_zero, check_function, check_natural, check_positive
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.files import JsonLines
+from stugan_tf.latents import class_rows
 from stugan_tf.layers.execution import check_execution
 from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.sparsity.exploration_rate import churn, exploration_rate
@@ -27,6 +28,8 @@ from stugan_tf.training.scoring import Scoring
 from stugan_tf.training.steps import Steps
 from stugan_tf.training.strategies import is_chief, should_jit
 from stugan_tf.training.workdir import check_space, claimed
+
+MOST_ROWS = 16  # of classes in a sample grid; of more it shows some, drawn at random
 
 
 @gin.configurable("train", denylist=["source", "strategy", "gan", "algorithm"])
@@ -73,7 +76,8 @@ class Training:
                 are not finite found, between calls.
             log_every: steps between log points.
             sample_every: steps between sample grids.
-            num_samples: images in a sample grid.
+            num_samples: images in a sample grid. A conditional GAN of at most 16 classes has a row
+                for each, of so many that all rows are full.
             checkpoint_every: steps between checkpoints.
             checkpoint_minutes: a checkpoint is written after so many minutes without one, too.
             keep_checkpoints: how many of the newest to keep.
@@ -260,7 +264,7 @@ class Training:
                     monitor.scores(step, scores)
                     cost = self.scoring.cost(scores)
                 if self._is_due("sample", step):
-                    monitor.images(step, self.samples())
+                    monitor.images(step, self.samples(), self.sample_columns)
                 if self._is_due("log", step):
                     rates = self._exploration_rates()
                     monitor.scalars(step, {**self._steps.pop_metrics(), **sparsities, **rates})
@@ -341,14 +345,24 @@ class Training:
             monitor.event(step, f"ends early: {reason}")
         return self._on_any_worker(bool(reason))
 
+    @property
+    def sample_columns(self):
+        """Images in a row of a sample grid that has a row for each class, else None."""
+        num_classes = self.gan.num_classes
+        has_rows = self.gan.conditional and num_classes <= min(MOST_ROWS, self._num_samples)
+        return self._num_samples // num_classes if has_rows else None
+
     def samples(self):
-        """Images [n, H, W, C] of the averaged generator for latents that never change."""
-        latents, labels = draw_latents(
-            self._num_samples,
-            self.gan.latent_dim,
-            self.gan.num_classes,
-            fold((self.seed, 0), Purpose.SAMPLES),
-        )
+        """Images [n, H, W, C] of the averaged generator for latents that never change.
+
+        If there are few classes, a row of each, all of the same latents.
+        """
+        rows = self.gan.num_classes
+        num_drawn = self.sample_columns or self._num_samples
+        seed = fold((self.seed, 0), Purpose.SAMPLES)
+        latents, labels = draw_latents(num_drawn, self.gan.latent_dim, rows, seed)
+        if self.sample_columns:
+            latents, labels = map(tf.constant, class_rows(latents.numpy(), range(rows)))
         return self.gan.generate(latents, labels, training=False, averaged=True).numpy()
 
     def counts(self):

@@ -56,9 +56,12 @@ class Monitor:
         self.summaries(step, {f"evaluation/{name}": value for name, value in found.items()})
         self.event(step, "  ".join(f"{name} {value:.4g}" for name, value in found.items()))
 
-    def images(self, step, images):
-        """Writes a grid of `images`, float [n, H, W, C] in [-1, 1]; returns its path."""
-        grid = image_grid(images)
+    def images(self, step, images, columns=None):
+        """Writes a grid of `images`, float [n, H, W, C] in [-1, 1]; returns its path.
+
+        There are `columns` in a row, by default as many as make the grid square.
+        """
+        grid = image_grid(images, columns)
         path = self._workdir / "samples" / f"step_{step:08d}.png"
         write_png(path, grid)
         with self._summaries.as_default(step):

@@ -113,3 +113,32 @@ def test_the_live_generator_is_another_and_truncation_narrows_latents():
 def test_images_out_of_range_are_refused(scale, found):
     with pytest.raises(InputError, match=rf"in \[.*, {found}.* scores need them in \[-1, 1\]"):
         images(SmallGAN(scale))
+
+
+@pytest.mark.parametrize("batch_norm", BATCH_NORMS)
+@pytest.mark.parametrize("settings", [{}, {"truncation": 0.5}])
+def test_images_of_what_batches_are_made_of_are_the_same(batch_norm, settings):
+    sampler = Sampler(SmallGAN(), one_device(), 4, batch_norm=batch_norm, **settings)
+    given = np.concatenate(list(sampler.images_of(*sampler.inputs(20, SEED), SEED)))
+    assert_same_pixels(given, np.concatenate(list(sampler.batches(20, SEED))))
+
+
+@pytest.mark.parametrize("batch_norm", BATCH_NORMS)
+def test_replicas_make_the_same_images_of_what_is_given(batch_norm, mirrored):
+    with mirrored.scope():
+        several = Sampler(SmallGAN(), mirrored, 4, batch_norm=batch_norm)
+    one = Sampler(SmallGAN(), one_device(), 4, batch_norm=batch_norm)
+    latents, labels = one.inputs(12, SEED)  # A block is left over for one of two replicas.
+    made = [np.concatenate(list(s.images_of(latents, labels, SEED))) for s in (one, several)]
+    np.testing.assert_array_equal(*made)
+
+
+def test_a_block_that_is_not_full_is_filled_up_with_the_first():
+    gan = SmallGAN()
+    latents, labels = Sampler(gan, one_device(), 4).inputs(6, SEED)
+    sampler = Sampler(gan, one_device(), 4, batch_norm="batch")
+    some = np.concatenate(list(sampler.images_of(latents, labels, SEED)))
+    order = [0, 1, 2, 3, 4, 5, 0, 1]
+    more = np.concatenate(list(sampler.images_of(latents[order], labels[order], SEED)))
+    assert len(some) == 6
+    np.testing.assert_array_equal(some, more[:6])

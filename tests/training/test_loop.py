@@ -8,11 +8,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from stugan_tf.data import digits
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
+from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.checkpoints import Checkpoints
@@ -86,7 +88,33 @@ def test_a_conditional_model_of_plain_keras_layers_trains_sparse(tmp_path):
         kernel = layer.kernel.numpy()
         assert not np.any(kernel[layer.kernel_mask.numpy() == 0])
         assert np.any(kernel != former)
-    assert training.samples().shape == (64, 8, 8, 1)
+    grid = np.asarray(Image.open(tmp_path / "samples" / "step_00000004.png"))
+    assert grid.shape == (2 + 10 * 66, 2 + 6 * 66)  # 64 images make six of each digit.
+
+
+def conditional_training(**settings):
+    gan = tiny_gan(
+        generator=conditional_generator, discriminator=conditional_discriminator, conditional=True
+    )
+    return tiny_training(gan, **settings)
+
+
+def test_samples_of_a_conditional_gan_are_rows_of_classes():
+    training = conditional_training(num_samples=25)
+    latents, _ = draw_latents(2, 4, 10, fold((0, 0), Purpose.SAMPLES))
+    rows = training.samples().reshape(10, 2, 8, 8, 1)
+    for label, row in enumerate(rows):
+        expected = training.gan.generate(latents, tf.constant([label] * 2), False, averaged=True)
+        np.testing.assert_allclose(row, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [tiny_training, conditional_training])
+def test_other_samples_are_of_latents_and_labels_as_drawn(make):
+    training = make(num_samples=9)  # Too few for a row of each class.
+    latents, labels = draw_latents(9, 4, 10, fold((0, 0), Purpose.SAMPLES))
+    expected = training.gan.generate(latents, labels, training=False, averaged=True)
+    np.testing.assert_array_equal(training.samples(), expected)
+    assert training.sample_columns is None
 
 
 def test_the_seed_decides_everything(tmp_path):

@@ -1,0 +1,65 @@
+"""What pictures show: latents and labels in rows, of classes and of what lies in between."""
+
+import numpy as np
+
+
+def class_rows(latents, classes):
+    """A row of each class, all rows of the same latents, so that columns compare classes.
+
+    Args:
+        latents: float32 [num_columns, latent_dim].
+        classes: integers, one a row.
+
+    Returns:
+        Latents float32 [n, latent_dim] and labels int32 [n], row by row.
+    """
+    labels = np.repeat(np.asarray(classes, np.int32), len(latents))
+    return np.tile(latents, [len(classes), 1]), labels
+
+
+def between_latents(starts, ends, num_columns):
+    """Rows from one latent vector to another, along a great circle.
+
+    Straight lines would pass where latents of a normal distribution never are: nearer to zero
+    (White 2016, "Sampling Generative Networks").
+
+    Args:
+        starts: float32 [num_rows, latent_dim].
+        ends: likewise.
+        num_columns: at least 2; the first one has the starts, the last one the ends.
+
+    Returns:
+        float32 [num_rows * num_columns, latent_dim], row by row.
+    """
+    starts, ends = (latents.astype(np.float64)[:, None] for latents in (starts, ends))
+    lengths = np.linalg.norm(starts, axis=-1) * np.linalg.norm(ends, axis=-1)
+    cosines = np.sum(starts * ends, axis=-1) / lengths
+    angles = np.arccos(np.clip(cosines, -1, 1))[..., None]  # [num_rows, 1, 1]
+    fractions = np.linspace(0, 1, num_columns)[:, None]
+    sines = np.sin(angles)
+    # Along one line there is no circle, as where latents are single numbers.
+    on_a_line = np.abs(sines) < 1e-6
+    sines = np.where(on_a_line, 1, sines)
+    first = np.where(on_a_line, 1 - fractions, np.sin((1 - fractions) * angles) / sines)
+    last = np.where(on_a_line, fractions, np.sin(fractions * angles) / sines)
+    rows = first * starts + last * ends
+    return rows.reshape(-1, rows.shape[-1]).astype(np.float32)
+
+
+def between_classes(starts, ends, num_classes, num_columns):
+    """Rows of mixtures from one class to another, by equal steps.
+
+    Args:
+        starts: integers, one a row.
+        ends: likewise.
+        num_classes: how many there are.
+        num_columns: at least 2; the first one has the starts, the last one the ends.
+
+    Returns:
+        Weights float32 [num_rows * num_columns, num_classes], row by row; their sum is 1.
+    """
+    one_hot = np.eye(num_classes)
+    fractions = np.linspace(0, 1, num_columns)[:, None]
+    starts, ends = (one_hot[np.asarray(classes)][:, None] for classes in (starts, ends))
+    rows = (1 - fractions) * starts + fractions * ends
+    return rows.reshape(-1, num_classes).astype(np.float32)

@@ -1,0 +1,86 @@
+"""A conditional network that takes mixtures of classes where it took labels.
+
+Between two labels there is nothing, but between what embeddings make of them there is: this is how
+BigGAN walks from class to class (Brock et al. 2019, figure 8).
+"""
+
+import keras
+
+from stugan_tf.errors import InputError
+
+
+class MixedEmbedding(keras.layers.Layer):
+    """The weighted sum of what an embedding makes of all classes; of one class, just its row.
+
+    The embedding is called as it is, so that one of a normalised table works as well.
+
+    Args:
+        embedding: a built `keras.layers.Embedding`, with which it is shared.
+        **kwargs: of `keras.layers.Layer`.
+    """
+
+    def __init__(self, embedding, **kwargs):
+        super().__init__(**kwargs)
+        self.embedding = embedding
+        self.built = True
+
+    def call(self, weights):
+        """Weights [..., num_classes] to vectors [..., units]."""
+        rows = self.embedding(keras.ops.arange(self.embedding.input_dim))
+        return keras.ops.matmul(keras.ops.cast(weights, rows.dtype), rows)
+
+    def compute_output_shape(self, input_shape):
+        """The vectors'."""
+        return (*input_shape[:-1], self.embedding.output_dim)
+
+
+def mixing_classes(model):
+    """A model of the same layers and weights whose second input is weights of classes.
+
+    Args:
+        model: a functional Keras model of [latents, labels], whose labels enter `Embedding` layers
+            and nothing else.
+
+    Returns:
+        A functional Keras model of [latents, weights]; for labels of shape [B, ...] the weights
+        are float32 [B, ..., num_classes]. Ones and zeros make of it what the model makes of labels.
+
+    Raises:
+        InputError: for any other model: it says what its labels enter.
+    """
+    if not hasattr(model, "_nodes_by_depth"):  # What makes a model functional.
+        raise InputError(
+            f"{model.name!r}, a {type(model).__name__}, cannot be given mixtures of classes: only "
+            "the calls of functional models can be rewritten."
+        )
+    latents, labels = model.inputs
+    consumers = {
+        node.operation
+        for depth in model._nodes_by_depth.values()
+        for node in depth
+        if any(tensor is labels for tensor in node.input_tensors)
+    }
+    others = [layer for layer in consumers if not isinstance(layer, keras.layers.Embedding)]
+    if others or not consumers:
+        entered = ", ".join(f"{type(layer).__name__} {layer.name!r}" for layer in others)
+        raise InputError(
+            f"{model.name!r} cannot be given mixtures of classes: its labels enter "
+            f"{entered or 'nothing'}, and only what `Embedding` layers make of them can be mixed."
+        )
+    num_classes = {layer.input_dim for layer in consumers}
+    if len(num_classes) > 1:
+        raise InputError(
+            f"{model.name!r} cannot be given mixtures of classes: its embeddings are of "
+            f"{', '.join(map(str, sorted(num_classes)))} classes."
+        )
+    weights = keras.Input([*labels.shape[1:], *num_classes], name="class_weights")
+
+    def call(layer, *args, **kwargs):
+        return (MixedEmbedding(layer) if layer in consumers else layer)(*args, **kwargs)
+
+    return keras.models.clone_model(
+        model,
+        input_tensors=[keras.Input(batch_shape=latents.shape, dtype=latents.dtype), weights],
+        clone_function=lambda layer: layer,
+        call_function=call,
+    )

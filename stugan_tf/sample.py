@@ -1,0 +1,253 @@
+"""Draws images of a generator: `python -m stugan_tf.sample --workdir=DIR --output=grid.png`.
+
+    --num=100                                 a grid of 100 images
+    --class_id=3                              ... of class 3
+    --classes                                 a row of each class, --class_id=3 --class_id=5 of two
+    --interpolate=latents                     each row from one image to another
+    --interpolate=classes                     each row from one class to another
+
+The same flags draw the same picture, byte for byte. Neither --num nor --class_id changes what an
+image is made of: latents are numbered, and an image of one number is the same in all pictures.
+"""
+
+from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
+import os
+import pathlib
+
+import numpy as np
+from absl import flags
+
+from stugan_tf import models  # noqa: F401 - registers them with gin
+from stugan_tf.checks import check_above_zero, check_natural, check_positive
+from stugan_tf.data import data
+from stugan_tf.errors import InputError
+from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
+from stugan_tf.evaluation.sampling import BATCH_NORMS, Sampler
+from stugan_tf.images import image_grid, write_png
+from stugan_tf.latents import between_classes, between_latents, class_rows
+from stugan_tf.randomness import Purpose, fold
+from stugan_tf.training.checkpoints import Checkpoints
+from stugan_tf.training.loop import Training
+from stugan_tf.training.restoring import configuration_file, named_steps
+from stugan_tf.training.strategies import create_strategy
+
+FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(command)  # For --help.
+flags.DEFINE_string("workdir", None, "Folder of the run.")
+flags.DEFINE_string("output", None, "Path of the picture, a .png file.")
+flags.DEFINE_string("checkpoint", "latest", "latest, best or a step.")
+flags.DEFINE_integer("num", 64, "Number of images.")
+flags.DEFINE_integer(
+    "columns", None, "Images in a row; by default the grid is square, rows of a kind have 8."
+)
+flags.DEFINE_integer("seed", 0, "Of latents and, where they are drawn, labels.")
+flags.DEFINE_multi_integer("class_id", [], "Draw this class; of several, a row each.")
+flags.DEFINE_bool("classes", False, "Draw a row of each class.")
+flags.DEFINE_float("truncation", None, "Draw latents cut off here, e.g. 0.7.")
+flags.DEFINE_enum(
+    "interpolate",
+    None,
+    ["latents", "classes"],
+    "Fill rows with what lies between two latents, or between two classes (the two --class_id; by "
+    "default each row goes to the next class).",
+)
+flags.DEFINE_enum(
+    "batch_norm",
+    "inference",
+    BATCH_NORMS,
+    "Normalise by moving statistics, by those of 64 images at a time (which then depend on each "
+    "other), or by the mean of those of 16 batches.",
+)
+flags.DEFINE_enum("weights", "averaged", ["averaged", "live"], "Which generator to draw from.")
+
+BLOCK = 64  # images computed at once
+COLUMNS = 8  # of rows of a kind
+
+
+def main(_):
+    """Draws what the flags say."""
+    _check_flags()
+    workdir = pathlib.Path(FLAGS.workdir)
+    config.parse_gin([configuration_file(workdir), *FLAGS.gin_file], FLAGS.gin_param)
+    strategy = create_strategy("one_device")
+    training = Training(data(), strategy)
+    config.check_all_used()
+    gan = training.gan
+    # What is faster is measured anew each time, and rounds in its own way.
+    gan.set_execution("dense")
+    _check_classes(gan, training.source)
+    if FLAGS.interpolate == "classes":
+        gan.allow_mixtures()
+    checkpoints = Checkpoints(workdir / "checkpoints", training.state())
+    (step,) = named_steps(workdir, checkpoints, FLAGS.checkpoint)
+    checkpoints.restore(step)
+    averaged = FLAGS.weights == "averaged"
+    sampler = Sampler(gan, strategy, BLOCK, averaged, FLAGS.batch_norm, FLAGS.truncation)
+    num_images, inputs = _inputs(sampler, gan.num_classes)
+    images = np.concatenate(list(sampler.images_of(*inputs, _seed())))[:num_images]
+    write_png(FLAGS.output, image_grid(images, _columns()))
+    print(
+        f"step {step}: {FLAGS.output} shows {num_images} images of the {FLAGS.weights} generator"
+        f"{_described(training.source, num_images)}."
+    )
+
+
+def _check_flags():
+    """Raises InputError for what is wrong whatever was trained."""
+    if not FLAGS.workdir:
+        raise InputError("--workdir is missing: the folder of the run whose images to draw.")
+    check_positive("--num", FLAGS.num)
+    if FLAGS.columns is not None:
+        check_positive("--columns", FLAGS.columns)
+    check_natural("--seed", FLAGS.seed)
+    if FLAGS.truncation is not None:
+        check_above_zero("--truncation", FLAGS.truncation)
+    if FLAGS.classes and FLAGS.class_id:
+        raise InputError("--classes draws all classes, --class_id some. Choose one.")
+    if FLAGS.classes and FLAGS.interpolate:
+        raise InputError(
+            f"--classes and --interpolate={FLAGS.interpolate} both say what rows are. Choose one."
+        )
+    if FLAGS.interpolate:
+        _check_interpolation()
+    elif _has_class_rows() and FLAGS["num"].present:
+        raise InputError(
+            "A row of each class needs no --num: say by --columns how many images of each to draw."
+        )
+    _check_output(FLAGS.output)
+
+
+def _check_interpolation():
+    if _columns() < 2:
+        raise InputError("--interpolate needs --columns of at least 2: a start and an end.")
+    if FLAGS.num % _columns():
+        raise InputError(
+            f"--num={FLAGS.num} must be a multiple of --columns ({_columns()}): "
+            "--interpolate fills whole rows."
+        )
+    chosen = FLAGS.class_id
+    if FLAGS.interpolate == "classes" and chosen and (len(chosen) != 2 or chosen[0] == chosen[1]):
+        raise InputError(
+            "--interpolate=classes goes from one class to another: give two --class_id, or none "
+            "to go from each class to the next."
+        )
+
+
+def _check_output(output):
+    """Raises InputError unless a picture can be written there."""
+    if not output:
+        raise InputError("--output is missing: the path of the picture, e.g. --output=grid.png.")
+    path = pathlib.Path(output).absolute()
+    if path.suffix.lower() != ".png":
+        raise InputError(f"--output={output} must end in .png, the format that is written.")
+    if path.is_dir():
+        raise InputError(f"--output={output} is a folder. Name a file in it.")
+    folder = next(folder for folder in path.parents if os.path.lexists(folder))
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(
+            f"--output={output} cannot be written: {folder} is "
+            f"{'a folder without permission' if folder.is_dir() else 'no folder'}. Choose another."
+        )
+
+
+def _check_classes(gan, source):
+    """Raises InputError if classes are asked for that the GAN does not have."""
+    chosen = [name for name in ("classes", "class_id") if FLAGS[name].value]
+    if FLAGS.interpolate == "classes":
+        chosen.append("interpolate=classes")
+    if chosen and not gan.conditional:
+        raise InputError(
+            f"--{chosen[0]} needs a conditional GAN, and this one was trained without labels "
+            "(GAN.conditional = False). Leave it out."
+        )
+    wrong = [number for number in FLAGS.class_id if not 0 <= number < gan.num_classes]
+    if wrong:
+        names = (f"{number} {name}" for number, name in enumerate(_class_names(source)))
+        raise InputError(f"--class_id={wrong[0]} is none of the classes: {', '.join(names)}.")
+
+
+def _class_names(source):
+    return source.class_names or [f"class {number}" for number in range(source.num_classes)]
+
+
+def _has_class_rows():
+    return not FLAGS.interpolate and (FLAGS.classes or len(FLAGS.class_id) > 1)
+
+
+def _columns():
+    """Images in a row; None to make the grid square."""
+    has_rows = FLAGS.interpolate or _has_class_rows()
+    return FLAGS.columns or (COLUMNS if has_rows else None)
+
+
+def _seed():
+    return fold((FLAGS.seed, 0), Purpose.SAMPLES)
+
+
+def _inputs(sampler, num_classes):
+    """How many images to show, and the latents and labels of these and of those computed besides.
+
+    They fill whole blocks, so that even batch statistics do not depend on --num.
+    """
+    if _has_class_rows():
+        latents, _ = sampler.inputs(_columns(), _seed())
+        inputs = class_rows(latents, FLAGS.class_id or range(num_classes))
+        return len(inputs[1]), inputs
+    whole = -(-FLAGS.num // BLOCK) * BLOCK
+    if not FLAGS.interpolate:
+        latents, labels = sampler.inputs(whole, _seed())
+        inputs = latents, _chosen(labels)
+    else:
+        num_rows = -(-whole // _columns())
+        of_rows = _between_classes if FLAGS.interpolate == "classes" else _between_latents
+        inputs = of_rows(sampler, num_rows, num_classes)
+    return FLAGS.num, tuple(values[:whole] for values in inputs)
+
+
+def _chosen(labels):
+    """The classes asked for, in turn; else the labels as they were drawn."""
+    return np.resize(np.int32(FLAGS.class_id), len(labels)) if FLAGS.class_id else labels
+
+
+def _between_latents(sampler, num_rows, _):
+    """Row r goes from latents 2r to latents 2r + 1, with the class of the former."""
+    latents, labels = sampler.inputs(2 * num_rows, _seed())
+    labels = np.repeat(_chosen(labels[::2]), _columns())
+    return between_latents(latents[::2], latents[1::2], _columns()), labels
+
+
+def _between_classes(sampler, num_rows, num_classes):
+    """Row r has latents r."""
+    latents, _ = sampler.inputs(num_rows, _seed())
+    starts, ends = _class_pairs(num_rows, num_classes)
+    weights = between_classes(starts, ends, num_classes, _columns())
+    return np.repeat(latents, _columns(), axis=0), weights
+
+
+def _class_pairs(num_rows, num_classes):
+    """The classes that each row goes from and to."""
+    if FLAGS.class_id:
+        return tuple([number] * num_rows for number in FLAGS.class_id)
+    starts = np.arange(num_rows) % num_classes
+    return starts, (starts + 1) % num_classes
+
+
+def _described(source, num_images):
+    """What rows are, if they are of a kind."""
+    names = _class_names(source)
+    if _has_class_rows():
+        shown = FLAGS.class_id or range(len(names))
+        return f"; rows from the top: {', '.join(str(names[number]) for number in shown)}"
+    if FLAGS.interpolate == "classes":
+        starts, ends = _class_pairs(min(num_images // _columns(), len(names)), len(names))
+        pairs = dict.fromkeys(zip(starts, ends, strict=True))
+        return f"; rows from {', '.join(f'{names[one]} to {names[two]}' for one, two in pairs)}"
+    if FLAGS.interpolate == "latents":
+        return "; rows go from one to another"
+    if FLAGS.class_id:
+        return f" of {names[FLAGS.class_id[0]]}"
+    return ""
+
+
+if __name__ == "__main__":
+    command.run(main)
