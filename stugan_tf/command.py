@@ -26,8 +26,8 @@ def _standard_error_closed():
         os.close(saved)
 
 
-if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+# A process that this one starts finds it set.
+if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3":
     # What TensorFlow writes while it is imported obeys no setting.
     with _standard_error_closed():
         import tensorflow  # noqa: F401

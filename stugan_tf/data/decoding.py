@@ -8,12 +8,14 @@ import io
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image, UnidentifiedImageError
 
 from stugan_tf.errors import InputError
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 JPEG_END = b"\xff\xd9"
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+PILLOW_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 def check_channels(channels):
@@ -69,17 +71,33 @@ def decode(encoded, where, channels):
 
 def decode_with_pillow(encoded, where):
     """As `decode` for bytes, to uint8 [H, W, 3]; raises `InputError` if that cannot be done."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-        return np.array(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        return _pixels_by_pillow(encoded)
+    except PILLOW_ERRORS as error:
         raise InputError(
-            f"{where.decode()} cannot be decoded: {reason}. Allowed are {', '.join(FORMATS)}: "
-            "repair the image or remove it."
+            f"{where.decode()} cannot be decoded: {_reason(error)}. Allowed are "
+            f"{', '.join(FORMATS)}: repair the image or remove it."
         ) from error
+
+
+def damage(encoded):
+    """Why the bytes of an image cannot be decoded, None if they can."""
+    try:
+        _pixels_by_pillow(encoded)
+    except PILLOW_ERRORS as error:
+        return _reason(error)
+    return None
+
+
+def _pixels_by_pillow(encoded):
+    image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    if image.mode.startswith("I;16"):  # Pillow would clip; `decode_png` keeps the high byte.
+        return np.repeat((np.array(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+    return np.array(image.convert("RGB"))
+
+
+def _reason(error):
+    return "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def square(image, image_size):

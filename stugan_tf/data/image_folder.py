@@ -41,7 +41,7 @@ class ImageFolder(Source):
         check_image_size(image_size)
         check_channels(channels)
         self.name = f"image_folder {path}"
-        self.class_names, self._paths, self._labels = _list_images(path)
+        self.class_names, self._paths, self._labels = list_images(path)
         self.num_classes = len(self.class_names or [path])
         self.num_images = len(self._paths)
         self.flip = flip
@@ -85,10 +85,19 @@ class ImageFolder(Source):
             decode_with_pillow(tf.io.gfile.GFile(path, "rb").read(), path.encode())
 
 
-def _list_images(path):
+def list_images(path):
     """`(class_names or None, paths, labels)`, the paths sorted within each class."""
     if not tf.io.gfile.isdir(path):
         raise InputError(f"`path` {path!r} is not a folder. Give one that holds images.")
+    try:
+        return _list(path)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} holds a name that is no UTF-8: {error.object!r}. Rename it."
+        ) from error
+
+
+def _list(path):
     entries = sorted(name.rstrip("/") for name in tf.io.gfile.listdir(path))
     folders = [
         name

@@ -1,0 +1,443 @@
+"""A folder of images as TFRecord shards that `tfrecords` reads: small squares, in random order.
+
+What is in a shard is a function of the folder and the configuration alone, never of how many
+processes write or of what was done before. So a shard is either finished, which the manifest beside
+it says, or written anew; a job that was killed is started again and goes on.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import pathlib
+import re
+import signal
+import threading
+from concurrent.futures.process import BrokenProcessPool
+
+import tensorflow as tf
+from PIL import Image
+
+from stugan_tf.checks import check_natural, check_positive
+from stugan_tf.data.decoding import check_channels, check_image_size, damage, decode, square
+from stugan_tf.data.image_folder import list_images
+from stugan_tf.errors import FailedRun, InputError
+from stugan_tf.files import write_atomically
+
+IMAGES_PER_SHARD = 1024  # unless told: an eighth of what `tfrecords` shuffles at once
+NUM_NAMED = 20  # images that an error lists
+ORIENTATION = 0x0112  # the EXIF tag
+MANIFEST = ".shards.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """What becomes of an image.
+
+    Attributes:
+        image_size: int, height and width.
+        channels: 1 or 3.
+        image_format: "jpeg" or "png".
+        quality: int in [1, 100], of JPEG; chroma is never subsampled.
+        exif_orientation: Whether images are turned as their EXIF data say. `image_folder` does
+            not, nor do the reference's loaders.
+    """
+
+    image_size: int = 128
+    channels: int = 3
+    image_format: str = "jpeg"
+    quality: int = 95
+    exif_orientation: bool = False
+
+    def __post_init__(self):
+        check_image_size(self.image_size)
+        check_channels(self.channels)
+        if self.image_format not in ("jpeg", "png"):
+            raise InputError(f"The format must be jpeg or png, got {self.image_format!r}.")
+        if not 1 <= self.quality <= 100:
+            raise InputError(f"The quality must be in 1 .. 100, got {self.quality!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One shard to write.
+
+    Attributes:
+        path: Of the shard.
+        images, labels: The paths of its images and their classes, in order.
+        encoding: An `Encoding`.
+        skip_corrupt: Whether it is written without the images that cannot be decoded.
+    """
+
+    path: pathlib.Path
+    images: list[str]
+    labels: list[int]
+    encoding: Encoding
+    skip_corrupt: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """What came of a `Task`; `corrupt` says why, by path."""
+
+    name: str
+    num_images: int
+    num_bytes: int
+    corrupt: dict[str, str]
+
+
+class Sharding:
+    """The plan for a folder; `run` carries out what is left of it.
+
+    Attributes:
+        num_images: int, in the folder.
+        num_shards: int.
+        num_classes: int.
+        pattern: str, what `tfrecords` is given.
+        manifest_path: Path of a JSON file: the configuration, the classes in the order of their
+            labels, and the finished shards with the images they leave out.
+    """
+
+    def __init__(self, folder, output, encoding, *, num_shards=None, split="train", seed=0):
+        """Lists the folder; nothing is written.
+
+        Args:
+            folder: str as `image_folder` takes it.
+            output: Local folder for shards and manifest.
+            encoding: An `Encoding`.
+            num_shards: int; None for about 1024 images in each.
+            split: str that the names of the shards begin with.
+            seed: int; which image is in which shard, and where, is a function of it.
+        """
+        check_natural("The seed", seed)
+        if not re.fullmatch(r"\w+", split, re.ASCII):
+            raise InputError(
+                f"The split must be of letters, digits and underscores, got {split!r}: the names "
+                "of the shards begin with it."
+            )
+        self._output = pathlib.Path(output).resolve()
+        folder = os.path.realpath(folder) if os.path.isdir(folder) else folder.rstrip("/")
+        if pathlib.Path(folder) in (self._output, *self._output.parents):
+            raise InputError(
+                f"The output {output} is in the folder of the images, where it would pass for a "
+                "class. Choose another."
+            )
+        self._folder, self._encoding, self._split = folder, encoding, split
+        self._classes, self._images, self._labels = list_images(folder)
+        self.num_images = len(self._images)
+        self.num_classes = len(self._classes or [folder])
+        self.num_shards = num_shards or -(-self.num_images // IMAGES_PER_SHARD)
+        check_positive("The number of shards", self.num_shards)
+        if self.num_shards > self.num_images:
+            raise InputError(
+                f"{self.num_images} images do not fill {self.num_shards} shards: choose fewer."
+            )
+        self._seed = seed
+        self.pattern = str(self._output / f"{split}-*-of-{self.num_shards:05}.tfrecord")
+        self.manifest_path = self._output / f"{split}{MANIFEST}"
+
+    def run(self, *, workers=1, skip_corrupt=False, on_shard=lambda shard: None):
+        """Writes the shards that are not finished.
+
+        Args:
+            workers: int, processes; 1 is this one.
+            skip_corrupt: Whether images that cannot be decoded are left out. Otherwise they make
+                this fail, after all others were checked and all shards without them written.
+            on_shard: Called with each `Shard`, those that were finished before included.
+
+        Returns:
+            dict of path relative to the folder -> reason: the images left out.
+        """
+        with self._locked():
+            manifest = self._manifest()
+            finished = {
+                name: found
+                for name, found in manifest["shards"].items()
+                if self._is_whole(name, found) and (skip_corrupt or not found["skipped"])
+            }
+            manifest["shards"] = finished
+            self._write(manifest)
+            for name, found in finished.items():
+                on_shard(Shard(name, found["num_images"], found["num_bytes"], found["skipped"]))
+            corrupt = {}
+            for shard in _written(self._tasks(set(finished), skip_corrupt), workers):
+                relative = {self._relative(path): why for path, why in shard.corrupt.items()}
+                corrupt.update(relative)
+                if skip_corrupt or not shard.corrupt:
+                    finished[shard.name] = {
+                        "num_images": shard.num_images,
+                        "num_bytes": shard.num_bytes,
+                        "skipped": relative,
+                    }
+                    self._write(manifest)
+                on_shard(shard)
+        if corrupt and not skip_corrupt:
+            raise InputError(self._complaint(corrupt))
+        if not any(found["num_images"] for found in finished.values()):
+            raise InputError(f"No image of {self._folder} can be decoded.")
+        return {path: why for found in finished.values() for path, why in found["skipped"].items()}
+
+    def _tasks(self, finished, skip_corrupt):
+        order = sorted(range(self.num_images), key=self._place)
+        tasks = []
+        for index in range(self.num_shards):
+            start, end = (self.num_images * i // self.num_shards for i in (index, index + 1))
+            name = f"{self._split}-{index:05}-of-{self.num_shards:05}.tfrecord"
+            if name not in finished:
+                chosen = order[start:end]
+                tasks.append(
+                    Task(
+                        self._output / name,
+                        [self._images[image] for image in chosen],
+                        [int(self._labels[image]) for image in chosen],
+                        self._encoding,
+                        skip_corrupt,
+                    )
+                )
+        return tasks
+
+    def _place(self, image):
+        """A random key; by a hash, because generators may change with NumPy's version."""
+        text = f"{self._seed}/{self._relative(self._images[image])}"
+        return hashlib.sha256(text.encode()).digest()[:16]
+
+    def _relative(self, path):
+        return path[len(self._folder) :].lstrip("/")
+
+    def _configuration(self):
+        listing = hashlib.sha256()
+        for path in self._images:
+            listing.update(self._relative(path).encode() + b"\0")
+        return {
+            "source": self._folder,
+            "split": self._split,
+            **dataclasses.asdict(self._encoding),
+            "seed": self._seed,
+            "num_shards": self.num_shards,
+            "num_source_images": self.num_images,
+            "names_sha256": listing.hexdigest(),
+            "classes": list(self._classes) if self._classes else None,
+        }
+
+    def _manifest(self):
+        """That of the output folder if it is of this configuration, else a new one."""
+        configuration = self._configuration()
+        for path in self._output.glob(f"*{MANIFEST}"):
+            if path != self.manifest_path and _read(path)["classes"] != configuration["classes"]:
+                raise InputError(
+                    f"{path} has other classes than {self._folder}: the same label would mean "
+                    "another class. Choose another output, or give both folders the same classes."
+                )
+        if self.manifest_path.exists():
+            manifest = _read(self.manifest_path)
+            self._compare(manifest, configuration)
+            return manifest
+        foreign = sorted(self._output.glob(f"{self._split}-*.tfrecord"))
+        if foreign:
+            raise InputError(
+                f"{foreign[0]} is there without a {self.manifest_path.name} that says what it "
+                "holds. Choose another output or another split."
+            )
+        return {**configuration, "shards": {}}
+
+    def _compare(self, manifest, configuration):
+        different = [
+            f"{name} was {manifest.get(name)!r}, is {value!r}"
+            for name, value in configuration.items()
+            if manifest.get(name) != value
+        ]
+        if different:
+            shown = "; ".join(text if len(text) < 200 else f"{text[:200]}..." for text in different)
+            raise InputError(
+                f"{self._output} was begun with another configuration: {shown}. Choose another "
+                f"output, or remove {self.manifest_path.name} and the shards."
+            )
+
+    def _is_whole(self, name, found):
+        path = self._output / name
+        return path.is_file() and path.stat().st_size == found["num_bytes"]
+
+    def _write(self, manifest):
+        ordered = {**manifest, "shards": dict(sorted(manifest["shards"].items()))}
+        text = json.dumps(ordered, indent=1, ensure_ascii=False)
+        write_atomically(self.manifest_path, text.encode())
+
+    def _complaint(self, corrupt):
+        named = sorted(corrupt.items())[:NUM_NAMED]
+        lines = [f"  {os.path.join(self._folder, path)}: {why}" for path, why in named]
+        if len(corrupt) > NUM_NAMED:
+            lines.append(f"  ... {len(corrupt) - NUM_NAMED} more")
+        return "\n".join(
+            [
+                f"{len(corrupt)} of {self.num_images} images cannot be decoded:",
+                *lines,
+                "Repair them, or leave them out by --skip_corrupt; either way the shards that are "
+                "finished are kept.",
+            ]
+        )
+
+    @contextlib.contextmanager
+    def _locked(self):
+        try:
+            self._output.mkdir(parents=True, exist_ok=True)
+            lock = open(self._output / f".{self._split}.lock", "w")  # noqa: SIM115
+        except OSError as error:
+            raise InputError(
+                f"The output {self._output} cannot be written to: {error.strerror}. Choose a "
+                "folder that can be, or that does not exist yet."
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"Another process is writing {self._split} shards to {self._output}. Wait for "
+                    "it, stop it, or choose another output."
+                ) from None
+            for name in (f"{self._split}-*.tfrecord", self.manifest_path.name):
+                for left_over in self._output.glob(f".{name}.*"):  # by a kill
+                    left_over.unlink()
+            yield
+
+
+def write_shard(task):
+    """Writes one shard, whole or not at all; returns a `Shard`."""
+    temporary = task.path.with_name(f".{task.path.name}.{os.getpid()}")
+    corrupt = {}
+    try:
+        with tf.io.TFRecordWriter(str(temporary)) as writer:
+            for image, label in zip(task.images, task.labels, strict=True):
+                try:
+                    writer.write(example(encode(image, task.encoding), label))
+                except _CorruptError as error:
+                    corrupt[image] = str(error)
+        size = temporary.stat().st_size
+        if task.skip_corrupt or not corrupt:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, task.path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Shard(task.path.name, len(task.images) - len(corrupt), size, corrupt)
+
+
+def example(encoded, label):
+    """The bytes of a `tf.train.Example` with what `tfrecords` looks for by default."""
+    feature = {
+        "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded])),
+        "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+    }
+    features = tf.train.Features(feature=feature)
+    return tf.train.Example(features=features).SerializeToString(deterministic=True)
+
+
+def encode(path, encoding):
+    """The bytes of the image at `path` after `encoding`, an `Encoding`."""
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            original = file.read()
+    except tf.errors.OpError as error:
+        raise InputError(f"{path} cannot be read: {error.message}.") from error
+    turn = _orientation(original) if encoding.exif_orientation else 1
+    try:
+        with tf.device("CPU"):
+            return _encoder(encoding)(original, path, turn).numpy()
+    except tf.errors.OpError as error:
+        raise _CorruptError(damage(original) or error.message.splitlines()[0]) from error
+
+
+class _CorruptError(Exception):
+    """An image cannot be decoded; the message says why."""
+
+
+def _orientation(encoded):
+    """1 .. 8 by EXIF; 1, upright, where nothing is said."""
+    try:
+        orientation = Image.open(io.BytesIO(encoded)).getexif().get(ORIENTATION)
+        return int(orientation) if orientation in range(1, 9) else 1
+    except Exception:  # whatever bad EXIF data can raise: they are no part of the pixels
+        return 1
+
+
+@functools.cache
+def _encoder(encoding):
+    text = tf.TensorSpec([], tf.string)
+
+    @tf.autograph.experimental.do_not_convert
+    def transform(original, path, orientation):
+        image = turned(decode(original, path, encoding.channels), orientation)
+        image = square(image, encoding.image_size)
+        if encoding.image_format == "png":
+            return tf.io.encode_png(image)
+        return tf.io.encode_jpeg(image, quality=encoding.quality, chroma_downsampling=False)
+
+    return tf.function(transform, input_signature=[text, text, tf.TensorSpec([], tf.int32)])
+
+
+def turned(image, orientation):
+    """An image [H, W, C] as it is to be seen, by its EXIF orientation, 1 .. 8."""
+
+    def when(orientations, change, image):
+        chosen = tf.reduce_any(orientation == tf.constant(orientations))
+        return tf.cond(chosen, lambda: change(image), lambda: image)
+
+    image = when([5, 6, 7, 8], lambda image: tf.transpose(image, [1, 0, 2]), image)
+    image = when([2, 3, 6, 7], lambda image: image[:, ::-1], image)
+    return when([3, 4, 7, 8], lambda image: image[::-1], image)
+
+
+def _read(path):
+    try:
+        manifest = json.loads(path.read_bytes())
+        manifest["classes"], manifest["shards"].items()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} is no manifest of shards, or damaged: {error!r}. Remove it and the shards it "
+            "was for, or choose another output."
+        ) from error
+    return manifest
+
+
+def _written(tasks, workers):
+    """Yields a `Shard` for each task as it is done."""
+    if min(workers, len(tasks)) <= 1:
+        yield from map(write_shard, tasks)
+        return
+    pool = concurrent.futures.ProcessPoolExecutor(
+        min(workers, len(tasks)), multiprocessing.get_context("spawn"), _start_worker
+    )
+    try:
+        futures = [pool.submit(write_shard, task) for task in tasks]
+        for future in concurrent.futures.as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise FailedRun(
+            "A worker was killed, perhaps for lack of memory: try fewer --workers. The same "
+            "command goes on with the shards that are not finished."
+        ) from error
+    finally:
+        for process in list((pool._processes or {}).values()):
+            if any(not future.done() for future in futures):
+                process.terminate()
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker():
+    """Lets a process use one core and no GPU, and end with the one that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The one that started it tells it to stop.
+    parent = multiprocessing.parent_process()
+
+    def follow():
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    tf.config.set_visible_devices([], "GPU")
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)

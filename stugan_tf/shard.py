@@ -1,0 +1,97 @@
+"""Writes a folder of images as TFRecord shards of small squares.
+
+`python -m stugan_tf.shard --input=FOLDER --output=DIR --image_size=128`. Sub-folders are classes,
+as for `image_folder`. Stopped at any time, the same command goes on with the shards not yet
+finished.
+"""
+
+from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
+import os
+
+import tensorflow as tf
+from absl import flags
+
+from stugan_tf.data.sharding import Encoding, Sharding
+from stugan_tf.errors import InputError
+from stugan_tf.evaluation.progress import Progress
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("input", None, "Folder of images; its sub-folders are the classes.")
+flags.DEFINE_string("output", None, "Folder for the shards.")
+flags.DEFINE_integer("image_size", 128, "Height and width that images are cropped and resized to.")
+flags.DEFINE_integer("channels", 3, "3 (RGB) or 1 (grey).")
+flags.DEFINE_string("format", "jpeg", "jpeg, or png to keep every pixel as it is.")
+flags.DEFINE_integer("quality", None, "Of JPEG, 1 to 100; 95 by default.")
+flags.DEFINE_bool("exif_orientation", False, "Turn images as their EXIF data say.")
+flags.DEFINE_integer("num_shards", None, "By default as many as hold about 1024 images each.")
+flags.DEFINE_string("split", "train", "What the names of the shards begin with.")
+flags.DEFINE_integer("seed", 0, "Of the order of the images.")
+flags.DEFINE_integer("workers", None, "Processes; as many as there are cores by default.")
+flags.DEFINE_bool("skip_corrupt", False, "Leave out what cannot be decoded; the manifest lists it.")
+
+
+def main(_):
+    """Does what the flags say and prints how to train on the shards."""
+    sharding = _sharding()
+    workers = len(os.sched_getaffinity(0)) if FLAGS.workers is None else FLAGS.workers
+    if workers < 1:
+        raise InputError(f"--workers must be at least 1, got {workers}.")
+    tf.config.set_visible_devices([], "GPU")
+    with Progress("sharding", sharding.num_images) as progress:
+        skipped = sharding.run(
+            workers=workers,
+            skip_corrupt=FLAGS.skip_corrupt,
+            on_shard=lambda shard: progress.advance(shard.num_images + len(shard.corrupt)),
+        )
+    print(_summary(sharding, skipped))
+
+
+def _sharding():
+    for name in ("input", "output"):
+        if not FLAGS[name].value:
+            raise InputError(
+                "Give both --input, a folder of images, and --output, a folder for the shards; "
+                f"--{name} is missing."
+            )
+    if FLAGS.gin_file or FLAGS.gin_param:
+        raise InputError("Sharding reads no gin: leave out --gin_file and --gin_param.")
+    if FLAGS.format == "png" and FLAGS.quality is not None:
+        raise InputError("--quality is for JPEG: leave it out, or choose --format=jpeg.")
+    if FLAGS.num_shards is not None and FLAGS.num_shards < 1:
+        raise InputError(f"--num_shards must be at least 1, got {FLAGS.num_shards}.")
+    encoding = Encoding(
+        image_size=FLAGS.image_size,
+        channels=FLAGS.channels,
+        image_format=FLAGS.format,
+        quality=95 if FLAGS.quality is None else FLAGS.quality,
+        exif_orientation=FLAGS.exif_orientation,
+    )
+    return Sharding(
+        FLAGS.input,
+        FLAGS.output,
+        encoding,
+        num_shards=FLAGS.num_shards,
+        split=FLAGS.split,
+        seed=FLAGS.seed,
+    )
+
+
+def _summary(sharding, skipped):
+    lines = [f"{sharding.num_images - len(skipped)} images in {sharding.num_shards} shards."]
+    if skipped:
+        lines.append(f"{len(skipped)} were skipped: see {sharding.manifest_path}.")
+    lines += [
+        "To train on them:",
+        "",
+        "data.source = @tfrecords()",
+        f"tfrecords.pattern = {sharding.pattern!r}",
+    ]
+    if sharding.num_classes > 1:
+        lines.append(f"tfrecords.num_classes = {sharding.num_classes}")
+    if FLAGS.channels == 1:
+        lines.append("tfrecords.channels = 1")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    command.run(main)
