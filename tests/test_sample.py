@@ -17,7 +17,7 @@ from PIL import Image
 
 import stugan_tf.command
 import stugan_tf.evaluation.evaluator
-import stugan_tf.models.sngan  # noqa: F401 - registers with gin, which a parsed file forbids
+import stugan_tf.models  # noqa: F401 - registers with gin, which a parsed file forbids
 from stugan_tf import config
 from stugan_tf.data import digits
 from stugan_tf.evaluation.sampling import Sampler

@@ -11,14 +11,11 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
-from absl.testing import flagsaver
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numbered_images import encode, numbered, write_folder
 from PIL import Image, ImageOps
 
-from stugan_tf import command, shard
 from stugan_tf.data import image_folder, sharding, tfrecords
 from stugan_tf.data.decoding import decode, square
 from stugan_tf.data.sharding import Encoding, Sharding, turned
@@ -344,16 +341,8 @@ def test_two_at_once_are_refused(tmp_path):
 
 
 @pytest.fixture
-def start(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["shard", *arguments])
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
-            command.run(shard.main)
-        return end.value.code, *capsys.readouterr()
-
-    yield run
-    flags.FLAGS.unparse_flags()
-    flags.FLAGS(["shard"])
+def start(use):
+    return lambda *arguments: use("shard", list(arguments))
 
 
 @pytest.mark.parametrize(
