@@ -27,6 +27,9 @@ class Algorithm:
         discriminator_steps: n_D, discriminator updates per step.
         generator_position: after how many of them the generator is updated; SNGAN's reference
             code does it after the first, BigGAN's after the last (None).
+        joint_discrimination: in its updates the discriminator sees generated and real images in one
+            call, so that power iterations of spectral norm happen once, as in BigGAN's reference
+            code; else in one call each, as in SNGAN's.
         loss: of both networks, one of `training.losses`.
         augmentation: alters what the discriminator sees in all updates, such as
             `training.augmentation.diff_augment()`; None shows it images as they are.
@@ -44,6 +47,7 @@ class Algorithm:
     accumulation_steps: int = 1
     discriminator_steps: int = 1
     generator_position: int | None = None
+    joint_discrimination: bool = False
     loss: Loss = dataclasses.field(default_factory=hinge)
     augmentation: Augmentation | None = None
     generator_regularization: OrthogonalRegularization | None = None

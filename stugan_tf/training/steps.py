@@ -206,12 +206,21 @@ class Steps:
         fake_images = self._altered(fake_images, Purpose.FAKE_AUGMENTATION, update, part)
         images = self._altered(images, Purpose.REAL_AUGMENTATION, update, part)
         with self._gradients_of_zeros("discriminator", grows), tf.GradientTape() as tape:
-            real = gan.discriminate(images, labels)
-            fake = gan.discriminate(tf.stop_gradient(fake_images), fake_labels)
+            real, fake = self._logits(
+                (images, labels), (tf.stop_gradient(fake_images), fake_labels)
+            )
             loss = self._algorithm.loss.discriminator(real, fake)
             scaled = self._scaled("discriminator", loss)
         values = tf.stack([loss, tf.reduce_mean(real), tf.reduce_mean(fake)])
         return self._gradients("discriminator", tape, scaled), values
+
+    def _logits(self, real, fake):
+        """The discriminator's logits [b, 1] of real and of generated (images, labels)."""
+        discriminate = self._gan.discriminate
+        if not self._algorithm.joint_discrimination:
+            return discriminate(*real), discriminate(*fake)
+        images, labels = (tf.concat(pair, axis=0) for pair in zip(real, fake, strict=True))
+        return tf.split(discriminate(images, labels), 2)
 
     def _generator_gradients(self, step, grows, part):
         """Line 5: how the generator is to change; `step`, int64, counts from 1."""

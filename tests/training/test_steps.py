@@ -230,8 +230,12 @@ class SlowTraining:
         latents = self._draw(Purpose.DISCRIMINATOR_UPDATE, update)
         fake_images = self.gan.generator(latents, training=True)
         with tf.GradientTape() as tape:
-            real = self.gan.discriminator(images, training=True)
-            fake = self.gan.discriminator(fake_images, training=True)
+            if self._settings.joint_discrimination:
+                logits = self.gan.discriminator(tf.concat([fake_images, images], 0), training=True)
+                fake, real = logits[:BATCH_SIZE], logits[BATCH_SIZE:]
+            else:
+                real = self.gan.discriminator(images, training=True)
+                fake = self.gan.discriminator(fake_images, training=True)
             loss = tf.reduce_mean(tf.maximum(0.0, 1 - real))
             loss += tf.reduce_mean(tf.maximum(0.0, 1 + fake))
         self._descend(self.gan.discriminator, tape, loss)
@@ -461,8 +465,13 @@ def test_xla_on_several_cpu_replicas_is_refused(mirrored):
 
 
 def test_the_generator_follows_as_many_discriminator_updates_as_its_position_says():
-    """And its average starts when it should."""
-    settings = algorithm(generator_position=2, average_start=3, generator_exploration=None)
+    """And its average starts when it should; and one call sees real and generated images."""
+    settings = algorithm(
+        generator_position=2,
+        average_start=3,
+        generator_exploration=None,
+        joint_discrimination=True,
+    )
     check_against_slow_training(Run(settings), settings)
 
 
