@@ -15,10 +15,10 @@ quickstart: $(INSTALLED)  ## Train a small sparse GAN; needs Python and make, no
 	@echo "Sample grids: runs/quickstart/samples/"
 
 test: $(INSTALLED)  ## The tests that take seconds
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses=2 --dist=loadfile
 
 test-slow: $(INSTALLED)  ## The tests that take minutes
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest --numprocesses=2 --dist=loadfile -m slow
 
 # With -O3 it would take minutes to build. The three checks left out, for null, turn constants of
 # TensorFlow's headers into what GCC says is none; AddressSanitizer sees where null is read. Leaks

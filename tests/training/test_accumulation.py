@@ -81,6 +81,7 @@ def test_two_replicas_take_the_steps_of_one(mirrored, history):
         assert_close(run.state(), history[step].state, tolerance=1e-3)
 
 
+@pytest.mark.slow
 def test_xla_takes_the_same_steps(history):
     run = Run(algorithm(accumulation_steps=2), jit_compile=True)
     for step in range(1, NUM_STEPS + 1):

@@ -131,6 +131,7 @@ def test_real_and_generated_images_are_altered_differently_and_in_both_updates()
         assert altered[name] != plain[name]
 
 
+@pytest.mark.slow
 def test_two_replicas_and_micro_batches_take_the_steps_of_one(mirrored):
     """Each takes its part of the numbers of the whole batch."""
     build = functools.partial(Run, generator=small_generator, discriminator=small_discriminator)

@@ -17,6 +17,8 @@ from stugan_tf.training.checkpoints import Checkpoints
 from stugan_tf.training.loop import Training
 from stugan_tf.training.masked_adam import MaskedAdam
 
+pytestmark = pytest.mark.slow
+
 NUM_STEPS = 3
 GAN = tiny_gan(
     generator=functools.partial(
@@ -110,19 +112,16 @@ def test_the_topology_changes_and_keeps_its_counts(plain):
     assert any(np.any(a != b) for a, b in zip(after, before, strict=True))
 
 
-@pytest.mark.slow
 def test_xla_takes_the_same_steps(plain, tmp_path):
     compiled = trained(tmp_path, jit_compile=True)
     close(state(compiled), state(plain[1]), tolerance=2e-3)
 
 
-@pytest.mark.slow
 def test_two_replicas_take_the_same_steps(plain, tmp_path, mirrored):
     distributed = trained(tmp_path, mirrored)
     close(state(distributed), state(plain[1]), tolerance=2e-3)
 
 
-@pytest.mark.slow
 def test_bfloat16_starts_closely_and_keeps_the_counts(plain, tmp_path):
     """Of one step: errors add up to some roundings of 2**-8."""
     half = trained(tmp_path, precision="bfloat16")

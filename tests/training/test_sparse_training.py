@@ -245,6 +245,7 @@ def test_replicas_agree_and_take_the_steps_of_one(mirrored):
         assert_replicas_agree(two)
 
 
+@pytest.mark.slow
 def test_replicas_agree_although_each_normalises_by_its_own_part(mirrored):
     run = Run("sparse", mirrored, Exploration(update_interval=2))
     for _ in range(4):
