@@ -148,7 +148,9 @@ def _once_there_are(gradients, tensors):
     numbers = tf.concat([tf.cast(tf.reshape(g, [-1])[:1], tf.float32) for g in gradients], axis=0)
     are_numbers = tf.reduce_all(numbers == numbers)
     return [
-        tf.where(are_numbers, tensor, tf.cast(math.nan if tensor.dtype.is_floating else 0, tensor.dtype))
+        tf.where(
+            are_numbers, tensor, tf.cast(math.nan if tensor.dtype.is_floating else 0, tensor.dtype)
+        )
         for tensor in tensors
     ]
 

@@ -26,7 +26,8 @@ def history():
 def check(run, history, tolerance=1e-4):
     for step in range(1, NUM_STEPS + 1):
         run.advance()
-        assert_replicas_agree(run)
+        if run.strategy.num_replicas_in_sync > 1:
+            assert_replicas_agree(run)
         assert_same_masks(run.snapshot(), history[step])
         assert_close(run.state(), history[step].state, tolerance)
 
@@ -60,11 +61,11 @@ def test_it_goes_with_accumulation_in_half_precision():
 
 
 @pytest.mark.usefixtures("operations")
-@pytest.mark.parametrize("execution", ["dense", "sparse"])
-def test_a_training_with_it_is_the_training_without(execution, tmp_path):
+def test_a_training_with_it_is_the_training_without(tmp_path):
+    """Here on the non-zeros, by fused layers."""
     found = []
     for rematerialize in (False, True):
-        training = tiny_training(execution=execution, rematerialize=rematerialize)
+        training = tiny_training(execution="sparse", rematerialize=rematerialize)
         assert training.gan.rematerializes == rematerialize
         training.run(tmp_path / str(rematerialize), "")
         found.append({name: variable.numpy() for name, variable in training.state().items()})
@@ -74,7 +75,7 @@ def test_a_training_with_it_is_the_training_without(execution, tmp_path):
 def test_the_plan_knows_of_it():
     plain, rematerializing = (tiny_training(rematerialize=r).gan for r in (False, True))
     assert not plain.rematerializes
-    settings = tiny_algorithm()
+    settings = tiny_algorithm()()
     parts, fewer = (memory_estimate(gan, settings) for gan in (plain, rematerializing))
     activations = "activations of one micro-batch"
     assert fewer.pop(activations) < parts.pop(activations)
