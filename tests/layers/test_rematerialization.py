@@ -144,16 +144,10 @@ def test_layers_called_twice_models_inside_and_several_outputs():
     outputs = activation(convolution(chain()(outputs)))
     outputs = keras.Sequential([layers.BatchNormalization(), layers.ReLU()])(outputs)
     features = layers.GlobalAveragePooling2D()(outputs)
-    doubled = keras.ops.cast(2 * numbers, "float32")
-    model = keras.Model(
-        {"images": images, "numbers": numbers},
-        {
-            "features": features * keras.ops.expand_dims(doubled, -1),
-            "first": first,
-            "twice": doubled,
-        },
-    )
-    inputs = {"images": draw(3, 4, 4, 2), "numbers": LABELS[:3]}
+    doubled = 2 * numbers
+    features *= keras.ops.expand_dims(keras.ops.cast(doubled, "float32"), -1)
+    model = keras.Model([images, numbers], {"features": features, "first": first, "2n": doubled})
+    inputs = [draw(3, 4, 4, 2), LABELS[:3]]
     assert len(check(model, inputs, tolerance=1e-6).segments) > 1
     assert Rematerialized(model)(inputs).keys() == model(inputs).keys()
 
@@ -228,7 +222,7 @@ def test_no_other_cuts_keep_less(sizes, kept):
     kept = kept[: len(sizes) - 1]
 
     def memory(cuts):
-        assert cuts[0] == 0 and cuts[-1] == len(sizes)
+        assert (cuts[0], cuts[-1]) == (0, len(sizes))
         parts = [sum(sizes[begin:end]) for begin, end in itertools.pairwise(cuts)]
         return sum(kept[cut - 1] for cut in cuts[1:-1]) + max(parts)
 
