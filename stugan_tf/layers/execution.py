@@ -62,11 +62,16 @@ def is_supported(layer):
     return isinstance(layer, keras.layers.Dense)
 
 
+def is_compiled_by_xla():
+    """Whether the function being traced is for XLA."""
+    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
 def obstacle():
     """Why nothing can run on its non-zeros in the function being traced, or None."""
     if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
         return "they are for CPUs, and this process has an accelerator"
-    if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+    if is_compiled_by_xla():
         return "XLA (jit_compile) cannot run them"
     try:
         library.load()

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import keras
 
 from stugan_tf.errors import InputError
+from stugan_tf.layers.graph import functional, nodes
 from stugan_tf.layers.masked import Masked
 
 
@@ -52,19 +53,18 @@ def layer_costs(model):
     Raises:
         InputError: if the model has no graph of layers, or sizes that are not known.
     """
-    graph = getattr(model, "_functional", None) or model
-    if not isinstance(graph, keras.src.models.Functional):
+    graph = functional(model)
+    if graph is None:
         raise InputError(
             f"Costs are counted along the graph of a functional or sequential model; "
             f"{model.name!r} is a {type(model).__name__}."
         )
     costs = []
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        for node in graph._nodes_by_depth[depth]:
-            if isinstance(node.operation, keras.Model):
-                costs += layer_costs(node.operation)
-            else:
-                costs += _cost(node)
+    for node in nodes(graph):
+        if isinstance(node.operation, keras.Model):
+            costs += layer_costs(node.operation)
+        else:
+            costs += _cost(node)
     return costs
 
 

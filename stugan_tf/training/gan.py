@@ -12,6 +12,7 @@ from stugan_tf.layers.execution import can_run, warn_unused
 from stugan_tf.layers.fusion import fuse
 from stugan_tf.layers.masked import masked_layers, set_execution
 from stugan_tf.layers.mixing import mixing_classes
+from stugan_tf.layers.rematerialization import Rematerialized
 from stugan_tf.sparsity.averaged_model import AveragedModel
 from stugan_tf.sparsity.averaging import sema
 from stugan_tf.sparsity.sparsify import sparsify
@@ -33,7 +34,10 @@ class GAN:
         num_classes: of the data; what labels of generated images are drawn from.
         conditional: whether the networks take labels.
         latent_dim: length of a latent vector.
+        rematerializes: whether training keeps little for backward passes.
     """
+
+    rematerializes = False
 
     def __init__(
         self,
@@ -101,6 +105,7 @@ class GAN:
             self.generator, build(generator, generator_sparsity, 1), average
         )
         self._fused = {}
+        self._rematerialized = {}
         self._mixing = {}
         self._check_shapes(image_shape)
         self.generator_optimizer = self._build(generator_optimizer(), self.generator)
@@ -172,6 +177,19 @@ class GAN:
         for model in models:
             set_execution(model, execution)
         self._fused = {} if execution == "dense" else {id(model): fuse(model) for model in models}
+        if self.rematerializes:
+            self.rematerialize()
+
+    def rematerialize(self):
+        """From now on backward passes compute again what they need, see `Rematerialized`.
+
+        Raises:
+            InputError: if a network is no functional or sequential model.
+        """
+        models = list(self.networks.values())
+        models += [self._fused[id(model)] for model in models if self._fused]
+        self._rematerialized = {id(model): Rematerialized(model) for model in models}
+        self.rematerializes = True
 
     def allow_mixtures(self):
         """Lets `generate` take weights of classes.
@@ -182,8 +200,10 @@ class GAN:
         models = (self.generator, self.averaged.model)
         self._mixing = {id(model): mixing_classes(model) for model in models}
 
-    def _fastest(self, model):
-        return self._fused[id(model)] if self._fused and can_run() else model
+    def _computing(self, model, training):
+        """What computes as `set_execution` and `rematerialize` ask for."""
+        model = self._fused[id(model)] if self._fused and can_run() else model
+        return self._rematerialized.get(id(model), model) if training else model
 
     def generate(self, latents, labels, training, averaged=False):
         """Images float32 [B, H, W, C] for latents [B, latent_dim] and labels int32 [B].
@@ -196,14 +216,15 @@ class GAN:
             # As its labels are: [B], or [B, 1] for one who builds models so.
             labels = tf.reshape(labels, [-1, *model.inputs[1].shape[1:]])
         else:
-            model = self._fastest(model)
+            model = self._computing(model, training)
         inputs = [latents, labels] if self.conditional else latents
         return tf.cast(model(inputs, training=training), tf.float32)
 
     def discriminate(self, images, labels):
         """Logits float32 [B, 1] in training mode, which is where spectral norm iterates."""
+        discriminator = self._computing(self.discriminator, training=True)
         inputs = [images, labels] if self.conditional else images
-        return tf.cast(self._fastest(self.discriminator)(inputs, training=True), tf.float32)
+        return tf.cast(discriminator(inputs, training=True), tf.float32)
 
     def state(self):
         """All variables of the training by unique name."""

@@ -9,7 +9,13 @@ import time
 import gin
 import tensorflow as tf
 
-from stugan_tf.checks import check_above_zero, check_function, check_natural, check_positive
+from stugan_tf.checks import (
+    check_above_zero,
+    check_bool,
+    check_function,
+    check_natural,
+    check_positive,
+)
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.files import JsonLines
 from stugan_tf.latents import class_rows
@@ -46,6 +52,7 @@ class Training:
         jit_compile="auto",
         execution="dense",
         precision="float32",
+        rematerialize=False,
         steps_per_execution=1,
         log_every=100,
         sample_every=1000,
@@ -72,6 +79,9 @@ class Training:
                 `layers.masked.set_execution`. The numbers are the same up to rounding.
             precision: 'float32', 'bfloat16' or 'float16': what layers compute in, see
                 `training.precision`; a choice of accelerators.
+            rematerialize: keep only what passes between the blocks of the networks for backward
+                passes, which run each block again: less memory for up to one more forward pass. See
+                `layers.rematerialization`.
             steps_per_execution: steps per call from the host. Signals are heeded, and values that
                 are not finite found, between calls.
             log_every: steps between log points.
@@ -91,6 +101,7 @@ class Training:
         """
         check_natural("train.seed", seed)
         check_execution("train.execution", execution)
+        check_bool("train.rematerialize", rematerialize)
         check_positive("train.steps_per_execution", steps_per_execution)
         check_positive("train.log_every", log_every)
         check_positive("train.sample_every", sample_every)
@@ -128,6 +139,8 @@ class Training:
             with computing_in(precision):
                 self.gan = gan(source.image_shape, source.num_classes, seed=seed)
             self.gan.set_execution(execution)
+            if rematerialize:
+                self.gan.rematerialize()
             self._steps = Steps(
                 self.gan,
                 self.algorithm,

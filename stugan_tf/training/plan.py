@@ -3,9 +3,10 @@
 import math
 from typing import NamedTuple
 
-import keras
 import tensorflow as tf
 
+from stugan_tf.layers.graph import activation_size
+from stugan_tf.layers.rematerialization import rematerialized_sizes
 from stugan_tf.sparsity.flops import layer_costs, total_flops
 from stugan_tf.sparsity.sparsify import count_weights
 
@@ -53,8 +54,11 @@ class Flops(NamedTuple):
     paper: float  # Of what the paper's Table 2 seems to count.
 
 
-def flops_of_step(generator, discriminator, algorithm):
+def flops_of_step(generator, discriminator, algorithm, rematerializes=False):
     """The `Flops` of a step, a backward pass counting as two forward passes.
+
+    One that rematerialises counts as three, though it need not run what ends a block again. The
+    paper counts no such thing.
 
     A discriminator update generates images, without a backward pass, and sees as many real ones; a
     generator update goes through both networks. The paper-like count, which is what reproduces the
@@ -65,11 +69,13 @@ def flops_of_step(generator, discriminator, algorithm):
         generator: FLOPs of a forward pass on one image.
         discriminator: FLOPs of a forward pass on one image.
         algorithm: an `Algorithm`.
+        rematerializes: whether backward passes run the networks again.
     """
+    passes = 4 if rematerializes else 3  # Forward and backward.
     num_updates, batch = algorithm.discriminator_steps, algorithm.batch_size
     return Flops(
-        full=num_updates * batch * (generator + 2 * 3 * discriminator)
-        + algorithm.generator_batch_size * 3 * (generator + discriminator),
+        full=num_updates * batch * (generator + 2 * passes * discriminator)
+        + algorithm.generator_batch_size * passes * (generator + discriminator),
         paper=batch * 3 * (generator + num_updates * discriminator),
     )
 
@@ -78,7 +84,8 @@ def flops_of_training(gan, algorithm):
     """A sentence on theoretical FLOPs."""
     forward = [total_flops(layer_costs(network)) for network in (gan.generator, gan.discriminator)]
     sparse, dense = (
-        flops_of_step(*of_networks, algorithm) for of_networks in zip(*forward, strict=True)
+        flops_of_step(*of_networks, algorithm, gan.rematerializes)
+        for of_networks in zip(*forward, strict=True)
     )
     return (
         f"theoretical FLOPs of a step at the densities of its start: {sparse.full:.4g}, "
@@ -91,7 +98,8 @@ def memory_estimate(gan, algorithm, num_replicas=1, keeps_gradients=False):
     """About how many bytes a device holds at most, by what they are for.
 
     Activations are the outputs of all layers, which is more than what a backward pass needs and
-    leaves out what operations work with.
+    leaves out what operations work with; of a GAN that rematerialises, those that are kept and
+    those of the part that runs again.
 
     Args:
         gan: a `GAN`.
@@ -100,13 +108,11 @@ def memory_estimate(gan, algorithm, num_replicas=1, keeps_gradients=False):
         keeps_gradients: whether updates add up gradients in variables.
     """
     networks = gan.networks
+    of_discriminator, of_generator = _activations(gan)
     trainable = {name: _size(network.trainable_variables) for name, network in networks.items()}
     masks = {name: 4 * count_weights(network).maskable for name, network in networks.items()}
     explored = [name for name, found in algorithm.explorations.items() if found is not None]
     share = algorithm.accumulation_steps * num_replicas
-    generator, discriminator = (
-        activation_size(network) for network in (gan.generator, gan.discriminator)
-    )
     return {
         "parameters": sum(trainable.values()),
         "masks and statistics": _size(
@@ -119,24 +125,22 @@ def memory_estimate(gan, algorithm, num_replicas=1, keeps_gradients=False):
         "exploration": sum(masks.values()) + sum(masks[name] for name in explored),
         "gradients": max(trainable.values()) + keeps_gradients * sum(trainable.values()),
         "activations of one micro-batch": max(
-            # Real images and generated ones; those through which the generator learns.
-            algorithm.batch_size // share * 2 * discriminator,
-            algorithm.generator_batch_size // share * (generator + discriminator),
+            algorithm.batch_size // share * of_discriminator,
+            algorithm.generator_batch_size // share * of_generator,
         ),
     }
 
 
-def activation_size(model):
-    """Bytes of the outputs of all layers of a functional or sequential model for one sample."""
-    graph = getattr(model, "_functional", None) or model
-    size = 0
-    for depth in graph._nodes_by_depth.values():
-        for node in depth:
-            if isinstance(node.operation, keras.Model):
-                size += activation_size(node.operation)
-            elif not isinstance(node.operation, keras.layers.InputLayer):
-                size += sum(_bytes(tensor.shape[1:], tensor.dtype) for tensor in node.outputs)
-    return size
+def _activations(gan):
+    """Bytes for one sample at most, in an update of the discriminator and of the generator."""
+    networks = gan.generator, gan.discriminator
+    if not gan.rematerializes:
+        generator, discriminator = map(activation_size, networks)
+        # Of a real image and a generated one; of all through which the generator learns.
+        return 2 * discriminator, generator + discriminator
+    (g_kept, g_part), (d_kept, d_part) = map(rematerialized_sizes, networks)
+    # The discriminator's backward passes do not wait for each other.
+    return 2 * (d_kept + d_part), g_kept + d_kept + max(g_part, d_part)
 
 
 def _size(variables):

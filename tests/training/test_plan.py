@@ -5,10 +5,11 @@ import pytest
 from keras import layers
 from test_loop import tiny_training
 
+from stugan_tf.layers.graph import activation_size
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
-from stugan_tf.training.plan import activation_size, describe, flops_of_step, memory_estimate
+from stugan_tf.training.plan import describe, flops_of_step, memory_estimate
 from stugan_tf.training.precision import computing_in
 
 
