@@ -56,9 +56,7 @@ def prune_and_regrow(mask, drop_scores, grow_scores, drop_fraction, density=None
         The new mask.
     """
     num_active = tf.math.count_nonzero(mask, dtype=tf.int32)
-    # Beyond 2**24 float32 cannot count, and `tf.cast` alone would round a Python float to it.
-    drop_fraction = tf.convert_to_tensor(drop_fraction, dtype_hint=tf.float64)
-    num_drop = tf.math.ceil(tf.cast(drop_fraction, tf.float64) * tf.cast(num_active, tf.float64))
+    num_drop = tf.math.ceil(_float64(drop_fraction) * tf.cast(num_active, tf.float64))
     num_kept = num_active - tf.cast(num_drop, tf.int32)
     num_after = num_active if density is None else _part(mask, density)
     num_kept = tf.minimum(num_kept, num_after)
@@ -80,7 +78,7 @@ def prune(mask, scores, sparsity):
         The new mask.
     """
     num_active = tf.math.count_nonzero(mask, dtype=tf.int32)
-    num_kept = tf.maximum(_part(mask, 1 - tf.cast(sparsity, tf.float64)), 1)
+    num_kept = tf.maximum(_part(mask, 1 - _float64(sparsity)), 1)
     return top_k_mask(scores, tf.minimum(num_kept, num_active), among=mask > 0)
 
 
@@ -119,10 +117,13 @@ def prune_globally(masks, scores, sparsity):
 
 def _part(mask, fraction):
     """round(fraction * size), as int32."""
-    size = tf.size(mask, out_type=tf.int64)
-    # `tf.cast` alone would round a Python float to float32.
-    fraction = tf.cast(tf.convert_to_tensor(fraction, dtype_hint=tf.float64), tf.float64)
-    return tf.cast(tf.round(fraction * tf.cast(size, tf.float64)), tf.int32)
+    size = tf.cast(tf.size(mask, out_type=tf.int64), tf.float64)
+    return tf.cast(tf.round(_float64(fraction) * size), tf.int32)
+
+
+def _float64(fraction):
+    """Beyond 2**24 float32 cannot count, and `tf.cast` alone would round a Python float to it."""
+    return tf.cast(tf.convert_to_tensor(fraction, dtype_hint=tf.float64), tf.float64)
 
 
 def _flattened(tensors):
