@@ -47,6 +47,17 @@ def gradients_of_zeros(wanted):
         _context.wanted = former
 
 
+@contextlib.contextmanager
+def densely():
+    """What is traced inside computes densely: the sparse kernels have no second derivatives."""
+    former = getattr(_context, "densely", False)
+    _context.densely = True
+    try:
+        yield
+    finally:
+        _context.densely = former
+
+
 def is_supported(layer):
     """Whether a Keras layer can run on its non-zeros: a float32 NHWC convolution of stride 1."""
     if layer.compute_dtype != "float32":
@@ -151,6 +162,8 @@ def product(masked, inputs, kernel):
 
 def can_run():
     """Whether sparse kernels can run in the function being traced; says once why they cannot."""
+    if getattr(_context, "densely", False):
+        return False
     reason = obstacle()
     if reason is not None:
         warn_unused(reason)

@@ -53,6 +53,7 @@ class GAN:
         average=sema,
         conditional=False,
         initialization_seed=None,
+        mask_dense=None,
     ):
         """Builds and sparsifies both networks.
 
@@ -64,14 +65,18 @@ class GAN:
                 `num_classes=...`, too.
             discriminator: likewise.
             generator_sparsity: s_G, fraction of zeros in [0, 1).
-            discriminator_sparsity: s_D, fraction of zeros in [0, 1).
+            discriminator_sparsity: s_D, fraction of zeros in [0, 1); None is as s_G.
             generator_optimizer: called without arguments, returns an optimizer.
             discriminator_optimizer: called without arguments, returns an optimizer.
             average: rule of the averaged generator, one of `sparsity.averaging`.
             conditional: whether the networks take labels, and their factories `num_classes`.
             initialization_seed: fixes the initial weights apart from `seed`; the reference runs
                 start all seeds from one initialisation.
+            mask_dense: if given, both factories are called with `mask_dense=...`: whether their
+                dense layers go under masks, too.
         """
+        if discriminator_sparsity is None:
+            discriminator_sparsity = generator_sparsity
         if conditional and num_classes < 2:
             raise InputError(
                 f"GAN.conditional is True, but the data has {num_classes} class. Choose data with "
@@ -89,6 +94,8 @@ class GAN:
         self.conditional = conditional
         self.num_classes = num_classes
         known = {"num_classes": num_classes} if conditional else {}
+        if mask_dense is not None:
+            known["mask_dense"] = mask_dense
         for name, network in {"generator": generator, "discriminator": discriminator}.items():
             self._check_factory(name, network, image_shape, known)
         initialization_seed = seed if initialization_seed is None else initialization_seed
@@ -128,7 +135,8 @@ class GAN:
             raise InputError(
                 f"GAN.conditional is {self.conditional}, so GAN.{name} is called with {given} "
                 f"({error}). A conditional network takes num_classes and makes a model of two "
-                "inputs, the second of labels; any other takes image_shape alone."
+                "inputs, the second of labels; any other takes image_shape alone. Only with "
+                "GAN.mask_dense is either called with mask_dense."
             ) from None
 
     def _check_shapes(self, image_shape):

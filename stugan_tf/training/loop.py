@@ -156,9 +156,9 @@ class Training:
         for name, exploration in self.algorithm.explorations.items():
             if exploration is not None and not exploration.num_updates(total):
                 raise InputError(
-                    f"The {name} is to explore every {exploration.update_interval} steps, but the "
-                    f"training of {total} steps has no step for it. Lower "
-                    "Exploration.update_interval, or set Algorithm."
+                    f"The {name}'s topology is to change {exploration.when}, but the training of "
+                    f"{total} steps has no step for it. Lower "
+                    f"{type(exploration).__name__}.update_interval, or set Algorithm."
                     f"{name}_exploration = None for a static topology."
                 )
 
@@ -266,7 +266,9 @@ class Training:
                 topology = {}
                 for name, masks in former.items():
                     topology |= self._topology(name, masks)
-                    topology[f"{name}_drop_fraction"] = self.algorithm.drop_fraction(name, step)
+                    fraction = self.algorithm.drop_fraction(name, step)
+                    if fraction is not None:
+                        topology[f"{name}_drop_fraction"] = fraction
                     sparsities[f"{name}_sparsity"] = count_weights(self.gan.networks[name]).sparsity
                 if topology:
                     monitor.summaries(step, topology)

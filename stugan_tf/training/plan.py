@@ -27,13 +27,10 @@ def describe(training):
         if exploration is None:
             lines.append(f"{name}: the topology does not change")
             continue
-        updates = exploration.num_updates(algorithm.total_steps)
-        first = exploration.next_due(0, algorithm.total_steps)
-        lines.append(
-            f"{name}: {updates} topology updates, every {exploration.update_interval} steps; "
-            f"drop fraction {algorithm.drop_fraction(name, first):.4g} at step {first}, "
-            f"{algorithm.drop_fraction(name, algorithm.total_steps):.4g} at the end"
-        )
+        description = exploration.description(algorithm.total_steps, algorithm.progress)
+        lines.append(f"{name}: {description}")
+    if algorithm.balance_ratio is not None:
+        lines.append(f"balance ratio: {algorithm.balance_ratio}")
     lines += ["", flops_of_training(training.gan, algorithm), ""]
     parts = memory_estimate(
         training.gan, algorithm, training.num_replicas, training.keeps_gradients
