@@ -57,6 +57,11 @@ class Checkpoints:
         }
         return min(scored, key=lambda step: (scored[step], step), default=None)
 
+    def digest(self, step):
+        """A SHA-256 of what the checkpoint of a step holds."""
+        content = json.dumps(self._read_manifest(step)["sha256"], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
     def save(self, step, score=None):
         """Writes a checkpoint and removes those no longer kept.
 
@@ -99,7 +104,7 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 self.restore(step)
-            except _DamagedError as error:
+            except DamagedCheckpointError as error:
                 logging.warning("%s Falling back to the checkpoint before.", error)
             else:
                 return step
@@ -120,7 +125,9 @@ class Checkpoints:
         manifest = self._read_manifest(step)
         for name, expected in manifest.get("sha256", {"state.index": None}).items():
             if not (path / name).is_file() or _sha256(path / name) != expected:
-                raise _DamagedError(f"The checkpoint {path} is damaged: {name} is not as written.")
+                raise DamagedCheckpointError(
+                    f"The checkpoint {path} is damaged: {name} is not as written."
+                )
         self._check_same_variables(path)
         status = self._checkpoint.read(str(path / "state"))
         status.assert_consumed()
@@ -169,7 +176,7 @@ class Checkpoints:
         return self._directory / f"step_{step:08d}"
 
 
-class _DamagedError(InputError):
+class DamagedCheckpointError(InputError):
     """A checkpoint is not as it was written."""
 
 
