@@ -14,6 +14,7 @@ import re
 import shutil
 import time
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -21,6 +22,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
 
 _FOLDER = re.compile(r"step_(\d{8,})")
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # How TensorFlow ends the name of a variable.
 
 
 class Checkpoints:
@@ -58,9 +60,17 @@ class Checkpoints:
         return min(scored, key=lambda step: (scored[step], step), default=None)
 
     def digest(self, step):
-        """A SHA-256 of what the checkpoint of a step holds."""
-        content = json.dumps(self._read_manifest(step)["sha256"], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        """A SHA-256 of the values in the checkpoint of a step.
+
+        Not of its files, for TensorFlow writes the same values in other bytes.
+        """
+        reader = tf.train.load_checkpoint(str(self._path(step) / "state"))
+        digest = hashlib.sha256()
+        for name in sorted(reader.get_variable_to_shape_map()):
+            if name.endswith(_VALUE) and not name.startswith("save_counter"):
+                digest.update(name.encode())
+                digest.update(np.ascontiguousarray(reader.get_tensor(name)))
+        return digest.hexdigest()
 
     def save(self, step, score=None):
         """Writes a checkpoint and removes those no longer kept.
@@ -135,11 +145,10 @@ class Checkpoints:
     def _check_same_variables(self, path):
         # TensorFlow itself would say this in several hundred lines.
         stored = dict(tf.train.list_variables(str(path / "state")))
-        suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
         stored = {
-            name.removesuffix(suffix): tuple(shape)
+            name.removesuffix(_VALUE): tuple(shape)
             for name, shape in stored.items()
-            if name.endswith(suffix) and not name.startswith("save_counter")
+            if name.endswith(_VALUE) and not name.startswith("save_counter")
         }
         ours = {name: tuple(variable.shape) for name, variable in self._variables.items()}
         if stored != ours:
