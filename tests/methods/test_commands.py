@@ -1,14 +1,18 @@
 """Methods of several phases as commands."""
 
 import json
+import os
 import pathlib
 import random
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
-from small import assert_same_phase
+from small import assert_same_phase, manifest
+
+from stugan_tf.methods.overview import has_finished
 
 ROOT = pathlib.Path(__file__).parents[2]
 GIN = ROOT / "gin" / "methods"
@@ -130,3 +134,30 @@ def test_a_method_killed_at_random_moments_ends_like_an_uninterrupted_one(method
         assert_same_phase(
             tmp_path / "killed" / phase["name"], tmp_path / "uninterrupted" / phase["name"]
         )
+
+
+@pytest.mark.slow
+def test_two_workers_go_through_the_phases_together(tmp_path):
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(2)]
+    addresses = [f"localhost:{one.getsockname()[1]}" for one in sockets]
+    for one in sockets:
+        one.close()
+    command = [sys.executable, "-m", "stugan_tf.train", "--strategy=multi_worker"]
+    command += [*flags_of("tickets_gd", "SPARSITY = 0.36", FEW_STEPS)]
+    workers = []
+    for index in range(2):
+        cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        workers.append(
+            subprocess.Popen(
+                [*command, f"--workdir={tmp_path / 'run'}"],
+                env={**os.environ, "TF_CONFIG": json.dumps(cluster)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    errors = [worker.communicate(timeout=500)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], errors
+    assert has_finished(tmp_path / "run")
+    weights = manifest(tmp_path / "run" / "round_02")["weights"]
+    assert weights["generator"]["active"] == pytest.approx(1288 * 0.64, abs=1)
+    assert all("round_02 (3 of 3)  step 4/4" in text for text in errors)
