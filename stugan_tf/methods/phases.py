@@ -36,7 +36,8 @@ class Phase:
             `parent` is the `Parent` it starts from, or None.
         settings: {'name.parameter': value}, gin bindings that hold in this phase.
         start_from: the `latest` or the `best` checkpoint of the phase before; None is a start of
-            its own, which depends on the configuration alone and can be shared.
+            its own, which depends on the configuration alone and can be shared; its checkpoint of
+            step 0 is kept.
     """
 
     name: str
@@ -57,28 +58,24 @@ class Opened(NamedTuple):
 class Parent:
     """The checkpoint that a phase starts from."""
 
-    def __init__(self, folder, step):
+    def __init__(self, folder, step, first):
         """Notes which.
 
         Args:
             folder: of the phase before.
             step: of the checkpoint.
+            first: folder of the first phase.
         """
         self.folder = folder
         self.step = step
-        self._directory = folder / "checkpoints"
+        self._first = first
 
     def facts(self, workdir):
         """What tells this checkpoint from any other; a folder below `workdir` relative to it."""
         inside = self.folder.is_relative_to(workdir)
         folder = self.folder.relative_to(workdir) if inside else self.folder
-        digest = Checkpoints(self._directory, {}).digest(self.step)
+        digest = Checkpoints(self.folder / "checkpoints", {}).digest(self.step)
         return {"folder": str(folder), "step": self.step, "sha256": digest}
-
-    @property
-    def beginning(self):
-        """The facts of its own beginning, as its `run.json` has them."""
-        return read_manifest(self.folder).get("phase", {})
 
     def restore(self, training):
         """Gives a training all of its state.
@@ -86,13 +83,15 @@ class Parent:
         Raises:
             InputError: if it is damaged.
         """
-        try:
-            Checkpoints(self._directory, training.state()).restore(self.step)
-        except DamagedCheckpointError as error:
-            raise InputError(
-                f"{error} Copy it back from a backup, or remove it and all later ones there: the "
-                f"same command then trains {self.folder.name} on from the one before."
-            ) from error
+        _restore(training, self.folder, self.step)
+
+    def rewind(self, training):
+        """Gives a training all of the state in which the first phase began.
+
+        Raises:
+            InputError: if the checkpoint of that is damaged.
+        """
+        _restore(training, self._first, 0)
 
     def check_configuration(self, config):
         """Raises InputError unless its run had this configuration."""
@@ -105,6 +104,16 @@ class Parent:
                 + "\n  ".join(changes[:20])
                 + "\nChoose another --workdir, or set these back."
             )
+
+
+def _restore(training, folder, step):
+    try:
+        Checkpoints(folder / "checkpoints", training.state()).restore(step)
+    except DamagedCheckpointError as error:
+        raise InputError(
+            f"{error} Copy it back from a backup, or remove it and all later ones there: the same "
+            f"command then trains {folder.name} again from what is left."
+        ) from error
 
 
 class SinglePhase:
@@ -213,7 +222,7 @@ class Phases:
                 top.note(phase, state="started", folder=folder)
                 if number == len(self.phases) or not _is_over(folder):
                     label = f"{phase.name} ({number} of {len(self.phases)})"
-                    training.run(folder, config, begin, label)
+                    training.run(folder, config, begin, label, keep_start=parent is None)
                 top.note(phase, state="finished", **_result(training, folder))
 
     def _parent(self, number, phase, overview, config):
@@ -226,7 +235,7 @@ class Phases:
                 f"No checkpoint in {folder} has a finite score, so none is the best. Set "
                 f"{self.name}.start_from = 'latest', with another --workdir."
             )
-        parent = Parent(folder, step)
+        parent = Parent(folder, step, first=overview.folder(self.phases[0].name))
         parent.check_configuration(config)
         return parent
 

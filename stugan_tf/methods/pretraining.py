@@ -1,9 +1,5 @@
 """The dense training that methods of several phases begin with."""
 
-import hashlib
-
-import numpy as np
-
 from stugan_tf.methods.phases import Phase
 
 # All phases are built so: what is pruned gets its masks when it begins.
@@ -15,15 +11,6 @@ def dense_phase():
     return Phase(
         name="dense",
         about="training without zeros",
-        begin=lambda training, _: {"initialization": initialization_digest(training.gan)},
+        begin=lambda training, parent: {},
         settings=DENSE,
     )
-
-
-def initialization_digest(gan):
-    """A SHA-256 of the weights that both networks of a `GAN` have now."""
-    digest = hashlib.sha256()
-    for network in gan.networks.values():
-        for variable in network.variables:
-            digest.update(np.ascontiguousarray(variable.numpy()))
-    return digest.hexdigest()

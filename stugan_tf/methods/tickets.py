@@ -16,7 +16,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.methods.masking import prune
 from stugan_tf.methods.phases import Phase, Phases
-from stugan_tf.methods.pretraining import DENSE, dense_phase, initialization_digest
+from stugan_tf.methods.pretraining import DENSE, dense_phase
 from stugan_tf.sparsity.pruning import prune_remaining
 
 
@@ -64,11 +64,11 @@ def _rounds_to(sparsity, rate):
 
 def _round(number, rate, pruned):
     def begin(training, parent):
-        initialization = initialization_digest(training.gan)
-        _check_initialization(initialization, parent)
-        masks = _next_masks(training, parent, rate, pruned)
+        parent.restore(training)
+        masks = {name: _pruned(training.gan.networks[name], rate) for name in pruned}
+        parent.rewind(training)
         prune(training, masks)
-        return {"initialization": initialization}
+        return {"pruning": prune_remaining.__name__, "rate": rate}
 
     return Phase(
         name=f"round_{number:02d}",
@@ -80,28 +80,11 @@ def _round(number, rate, pruned):
     )
 
 
-def _check_initialization(initialization, parent):
-    if initialization != parent.beginning.get("initialization"):
-        raise InputError(
-            f"The initial weights are not those that {parent.folder} began with, to which tickets "
-            "rewind: the random numbers of this machine or version differ. Go on with the devices "
-            f"and versions that {parent.folder / 'run.json'} names."
-        )
-
-
-def _next_masks(training, parent, rate, pruned):
-    """Masks by the weights that the parent ended with; the training stays as it is built."""
-    state = training.state()
-    as_built = {name: variable.numpy() for name, variable in state.items()}
-    parent.restore(training)
-    masks = {}
-    for name in pruned:
-        layers = masked_layers(training.gan.networks[name])
-        masks[name] = prune_remaining(
-            [tf.convert_to_tensor(layer.kernel.value) for layer in layers],
-            [tf.convert_to_tensor(layer.kernel_mask.value) for layer in layers],
-            rate,
-        )
-    for name, variable in state.items():
-        variable.assign(as_built[name])
-    return masks
+def _pruned(network, rate):
+    """The masks of a network after one more round."""
+    layers = masked_layers(network)
+    return prune_remaining(
+        [tf.convert_to_tensor(layer.kernel.value) for layer in layers],
+        [tf.convert_to_tensor(layer.kernel_mask.value) for layer in layers],
+        rate,
+    )

@@ -28,13 +28,14 @@ _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # How TensorFlow ends the name of a vari
 class Checkpoints:
     """The checkpoints of one workdir."""
 
-    def __init__(self, directory, variables, keep=3):
+    def __init__(self, directory, variables, keep=3, keep_start=False):
         """Opens `directory`; `save` makes it.
 
         Args:
             directory: where the checkpoints are.
             variables: {unique name: tf.Variable}, all that a checkpoint holds.
             keep: how many of the newest to keep, at least 1; the best is kept besides.
+            keep_start: keep that of step 0, too.
         """
         if keep < 1:
             raise InputError(f"train.keep_checkpoints must be at least 1, got {keep}.")
@@ -43,6 +44,7 @@ class Checkpoints:
         self._variables = {name.replace("/", "-"): variable for name, variable in variables.items()}
         self._checkpoint = tf.train.Checkpoint(**self._variables)
         self._keep = keep
+        self._keep_start = keep_start
 
     def steps(self):
         """The steps of the complete checkpoints, ascending."""
@@ -166,7 +168,7 @@ class Checkpoints:
         steps = [step for step in self.steps() if step <= newest]
         keep = {*steps[-self._keep :], self.best()}
         for step in self.steps():
-            if step not in keep:
+            if step not in keep and (step or not self._keep_start):
                 self._remove(step)
 
     def _remove(self, step):

@@ -200,7 +200,7 @@ class Training:
             self._steps.explorers[name].restart(of_layers)
         self.gan.averaged.remask()
 
-    def run(self, workdir, config, begin=lambda training: {}, label=""):
+    def run(self, workdir, config, begin=lambda training: {}, label="", keep_start=False):
         """Trains to the end, from the newest checkpoint in `workdir` if there is one.
 
         Args:
@@ -209,6 +209,7 @@ class Training:
             begin: `training -> facts`, brings a new run to where it starts, before the checkpoint
                 of step 0; the facts, a dictionary, go into run.json.
             label: what the run is called where its progress is shown.
+            keep_start: whether the checkpoint of step 0 is kept for good.
 
         Raises:
             InputError: if the workdir cannot be used.
@@ -217,12 +218,14 @@ class Training:
         """
         self._label = label
         state = self.state()
-        check_space(workdir, state, self._keep_checkpoints)
+        check_space(workdir, state, self._keep_checkpoints + keep_start)
         if self.scoring:
             self.scoring.evaluator.prepare()
         with claimed(workdir, config, self.is_chief) as (workdir, output):
             stored = Checkpoints(workdir / "checkpoints", state)
-            checkpoints = Checkpoints(output / "checkpoints", state, self._keep_checkpoints)
+            checkpoints = Checkpoints(
+                output / "checkpoints", state, self._keep_checkpoints, keep_start
+            )
             step, message, facts = stored.restore_newest(), "resumed", {}
             if step is None:
                 with self._strategy.scope():

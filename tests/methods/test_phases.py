@@ -48,6 +48,7 @@ def sharing(tmp_path_factory):
         "tickets": tickets({"generator": 0.2, "discriminator": 0.0}),
     }
     settings = {"evaluator": Means, "evaluate_every": 1, "best_by": "brightness"}
+    settings["keep_checkpoints"] = 1
     trained = []
     original = Training._train_from
 
@@ -76,6 +77,8 @@ def test_a_shared_pretraining_is_trained_once_even_if_its_first_process_was_kill
         ("round_01", 0),
     ]
     assert len(manifest(dense)["resumes"]) == 1
+    # The start, to which tickets rewind, the best and the last.
+    assert list(states(dense)) == [0, 1, STEPS]
     digest = Checkpoints(dense / "checkpoints", {}).digest(STEPS)
     for name in ("pf50/finetune", "tickets/round_01"):
         parent = manifest(folder / name)["phase"]["parent"]

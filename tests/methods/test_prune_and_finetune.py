@@ -172,7 +172,7 @@ def test_a_run_killed_inside_and_between_phases_ends_like_an_uninterrupted_one(
 
 def restored(training, workdir, method):
     """Begins the fine-tuning in a training; returns the kernels of the checkpoint."""
-    parent = Parent(workdir / "dense", STEPS)
+    parent = Parent(workdir / "dense", STEPS, workdir / "dense")
     parent.restore(training)
     kernels = [layer.kernel.numpy() for layer in masked_layers(training.gan.generator)]
     facts = method.phases[1].begin(training, parent)
@@ -243,7 +243,7 @@ def test_a_best_checkpoint_without_scores_is_refused_before_the_dense_training(t
 
 
 def test_a_pretraining_of_another_configuration_is_refused(uninterrupted, tmp_path):
-    parent = Parent(uninterrupted / "dense", STEPS)
+    parent = Parent(uninterrupted / "dense", STEPS, uninterrupted / "dense")
     with pytest.raises(InputError, match=r"(?s)another configuration.*\+ train.seed = 1"):
         parent.check_configuration("train.seed = 1")
     method = prune_and_finetune(SPARSITIES)
