@@ -14,19 +14,19 @@ from stugan_tf.layers.masked import masked_layers
 from stugan_tf.methods.masking import prune
 from stugan_tf.methods.phases import Phase, Phases
 from stugan_tf.methods.pretraining import DENSE, dense_phase
-from stugan_tf.sparsity.pruning import prune_globally
+from stugan_tf.sparsity.magnitude_pruning import prune_jointly
 
 STARTS = ("latest", "best")
 
 
 @gin.configurable(denylist=["sparsities"])
-def prune_and_finetune(sparsities, pruning=prune_globally, start_from="latest"):
+def prune_and_finetune(sparsities, pruning=prune_jointly, start_from="latest"):
     """Dense training, then fine-tuning of what is left of it.
 
     Args:
         sparsities: s_G and s_D as configured, by the name of the network. A discriminator of 0
             stays dense ("pruning G"); else it is pruned by itself ("pruning G & D").
-        pruning: `(kernels, sparsity) -> masks`, one of `sparsity.pruning`.
+        pruning: `(kernels, sparsity) -> masks`, one of `sparsity.magnitude_pruning`.
         start_from: `latest` or `best`, the checkpoint of the dense training that is pruned. The
             authors take the best one for BigGAN.
     """

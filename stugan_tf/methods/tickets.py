@@ -17,7 +17,7 @@ from stugan_tf.layers.masked import masked_layers
 from stugan_tf.methods.masking import prune
 from stugan_tf.methods.phases import Phase, Phases
 from stugan_tf.methods.pretraining import DENSE, dense_phase
-from stugan_tf.sparsity.pruning import prune_remaining
+from stugan_tf.sparsity.magnitude_pruning import prune_remaining
 
 
 @gin.configurable(denylist=["sparsities"])

@@ -62,11 +62,11 @@ def test_a_method_is_planned_trained_and_looked_at_by_the_usual_commands(use, tm
     assert told.startswith("step 4: ")
 
     code, _, errors = use(
-        "train", [*flags, "--gin_param=prune_and_finetune.pruning = @prune_globally"]
+        "train", [*flags, "--gin_param=prune_and_finetune.pruning = @prune_jointly"]
     )
     assert code == 1
     assert "belongs to another configuration" in errors
-    assert "+ prune_and_finetune.pruning = @prune_globally" in errors
+    assert "+ prune_and_finetune.pruning = @prune_jointly" in errors
 
 
 def test_a_report_of_what_would_be_trained_lists_the_phases(use):

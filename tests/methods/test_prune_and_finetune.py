@@ -24,7 +24,7 @@ from stugan_tf.layers.masked import masked_layers
 from stugan_tf.methods.overview import Overview
 from stugan_tf.methods.phases import Parent
 from stugan_tf.methods.prune_and_finetune import prune_and_finetune
-from stugan_tf.sparsity.pruning import prune_globally, prune_uniformly
+from stugan_tf.sparsity.magnitude_pruning import prune_jointly, prune_uniformly
 from stugan_tf.training import loop
 from stugan_tf.training.checkpoints import Checkpoints
 
@@ -125,7 +125,7 @@ def test_lineage_and_overview_say_what_came_of_what(uninterrupted):
     assert beginnings[0]["parent"] is None
     digest = Checkpoints(uninterrupted / "dense" / "checkpoints", {}).digest(STEPS)
     assert beginnings[1]["parent"] == {"folder": "dense", "step": STEPS, "sha256": digest}
-    assert beginnings[1]["pruning"] == "prune_globally"
+    assert beginnings[1]["pruning"] == "prune_jointly"
     weights = manifest(uninterrupted / "finetune")["weights"]
     phases = json.loads((uninterrupted / "phases.json").read_text())["phases"]
     assert [(p["name"], p["state"], p["steps"]) for p in phases] == [
@@ -179,7 +179,7 @@ def restored(training, workdir, method):
     return kernels, facts
 
 
-@pytest.mark.parametrize("pruning", [prune_uniformly, prune_globally])
+@pytest.mark.parametrize("pruning", [prune_uniformly, prune_jointly])
 def test_pruning_of_the_generator_alone_leaves_the_discriminator_dense(
     pruning, uninterrupted, training
 ):

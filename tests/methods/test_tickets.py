@@ -23,7 +23,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.methods.phases import Parent
 from stugan_tf.methods.tickets import tickets
-from stugan_tf.sparsity.pruning import prune_remaining
+from stugan_tf.sparsity.magnitude_pruning import prune_remaining
 from stugan_tf.training.checkpoints import Checkpoints
 
 BOTH = {"generator": 0.36, "discriminator": 0.36}  # Two rounds.

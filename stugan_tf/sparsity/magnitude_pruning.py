@@ -16,7 +16,7 @@ from stugan_tf.sparsity.topology import top_k_mask
 
 
 @gin.configurable(denylist=["kernels", "sparsity"])
-def prune_globally(kernels, sparsity):
+def prune_jointly(kernels, sparsity):
     """Of all N weights ranked as one, the floor((1 - sparsity) * N) largest stay."""
     size = sum(math.prod(kernel.shape) for kernel in kernels)
     return _largest(kernels, math.floor((1 - _exact(sparsity)) * size))

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from stugan_tf.sparsity.pruning import prune_globally, prune_remaining, prune_uniformly
+from stugan_tf.sparsity.magnitude_pruning import prune_jointly, prune_remaining, prune_uniformly
 
 SHAPES = [(3, 3, 2, 4), (1, 1, 4, 4), (5, 3)]
 SIZE = 72 + 16 + 15
@@ -38,7 +38,7 @@ def flat(tensors):
 def test_the_largest_weights_of_all_kernels_stay_or_of_each(seed, levels, sparsity):
     kernels = draw(seed, levels)
     percent = round(100 * sparsity)
-    masks = prune_globally(kernels, sparsity)
+    masks = prune_jointly(kernels, sparsity)
     assert [mask.shape for mask in masks] == SHAPES
     kept = SIZE * (100 - percent) // 100
     np.testing.assert_array_equal(flat(masks), largest(flat(kernels), kept))
@@ -50,7 +50,7 @@ def test_the_largest_weights_of_all_kernels_stay_or_of_each(seed, levels, sparsi
 def test_a_sparsity_is_the_decimal_it_is_written_as():
     # In binary, 1000 * (1 - 0.9) is 99.99999999999998, and 100 * 0.29 is 28.999999999999996.
     kernel = tf.reshape(tf.range(1000, dtype=tf.float32), [10, 100])
-    assert tf.reduce_sum(prune_globally([kernel], 0.9)[0]) == 100
+    assert tf.reduce_sum(prune_jointly([kernel], 0.9)[0]) == 100
     assert tf.reduce_sum(prune_uniformly([kernel[:1]], 0.29)[0]) == 100 - 29
 
 
