@@ -25,6 +25,7 @@ from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
 from stugan_tf.evaluation.sampling import BATCH_NORMS, Sampler
 from stugan_tf.images import image_grid, write_png
 from stugan_tf.latents import between_classes, between_latents, class_rows
+from stugan_tf.methods.overview import run_folder
 from stugan_tf.randomness import Purpose, fold
 from stugan_tf.training.checkpoints import Checkpoints
 from stugan_tf.training.loop import Training
@@ -67,7 +68,7 @@ COLUMNS = 8  # of rows of a kind
 def main(_):
     """Draws what the flags say."""
     _check_flags()
-    workdir = pathlib.Path(FLAGS.workdir)
+    workdir = run_folder(FLAGS.workdir)
     config.parse_gin([configuration_file(workdir), *FLAGS.gin_file], FLAGS.gin_param)
     strategy = create_strategy("one_device")
     training = Training(data(), strategy)

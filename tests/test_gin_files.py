@@ -12,6 +12,7 @@ from stugan_tf import (
 )
 from stugan_tf.data import data
 from stugan_tf.layers.masked import masked_layers
+from stugan_tf.methods.method import chosen_method
 from stugan_tf.sparsity.density_adjustment import DensityAdjustment
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.sparsity.pruning import GradualPruning
@@ -47,8 +48,12 @@ def tiny(width, size):
 
 
 def build():
-    training = Training(data(), tf.distribute.OneDeviceStrategy("CPU:0"))
-    config.check_all_used()
+    """The training of the first phase."""
+    method = chosen_method(config.value_of)
+    with config.part(method.phases[0].settings):
+        training = Training(data(), tf.distribute.OneDeviceStrategy("CPU:0"))
+        config.check_all_used()
+        method.check(training)
     return training
 
 
@@ -70,6 +75,12 @@ RULES = {
     "static_balance": (None, None),
     "static_strong": (None, None),
     "stu": (Exploration, None),
+    # Of their first phase, which is dense, and later ones.
+    "prune_and_finetune_gd": (None, None),
+    "prune_and_finetune_global": (None, None),
+    "prune_and_finetune_uniform": (None, None),
+    "tickets": (None, None),
+    "tickets_gd": (None, None),
 }
 # Sparsities where they are not those of the base file.
 BALANCED, STRONG = (0.95, 0.95), (0.95, 0.0)
@@ -83,6 +94,11 @@ SPARSITIES = {
     "sdst_strong": STRONG,
     "static_balance": BALANCED,
     "static_strong": STRONG,
+    "prune_and_finetune_gd": (0.0, 0.0),
+    "prune_and_finetune_global": (0.0, 0.0),
+    "prune_and_finetune_uniform": (0.0, 0.0),
+    "tickets": (0.0, 0.0),
+    "tickets_gd": (0.0, 0.0),
 }
 
 

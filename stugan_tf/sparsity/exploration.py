@@ -109,6 +109,12 @@ class Explorer:
         """Whether growth sees the gradients of all steps, not only of the last."""
         return self.exploration is not None and self.exploration.gradient_momentum > 0
 
+    def restart(self, masks):
+        """Puts the layers under masks from which exploration counts anew."""
+        for layer, ever_active, mask in zip(self.layers, self.ever_active, masks, strict=True):
+            layer.assign_mask(mask)
+            ever_active.assign(mask)
+
     def norms(self, gradients):
         """The norms of the gradients of all trainable variables, of active weights only.
 

@@ -133,6 +133,7 @@ class Training:
         self._keep_checkpoints = keep_checkpoints
         self._max_rollbacks = max_rollbacks
         self._evaluator = evaluator
+        self._label = ""
         self._scored = {"every": evaluate_every, "best_by": best_by, "patience": patience}
         with strategy.scope():
             self.algorithm = algorithm()
@@ -188,28 +189,61 @@ class Training:
         """All variables that a checkpoint holds, by unique name."""
         return {**self.gan.state(), **self._steps.state()}
 
-    def run(self, workdir, config):
+    @property
+    def is_chief(self):
+        """Whether this process is the one that writes."""
+        return is_chief(self._strategy)
+
+    @property
+    def best_by(self):
+        """The metric that marks the best checkpoint, or None."""
+        return self._scored["best_by"]
+
+    def assign_masks(self, masks):
+        """Puts networks of a run that begins under other masks.
+
+        Weights outside of them become zero, those of the average, too. All other state stays, but
+        for what an earlier run that it was restored from has counted.
+
+        Args:
+            masks: {name of a network: a mask for each of its masked layers}.
+        """
+        self._steps.restart()
+        for name, of_layers in masks.items():
+            self._steps.explorers[name].restart(of_layers)
+        self.gan.averaged.remask()
+
+    def run(self, workdir, config, begin=lambda training: {}, label="", keep_start=False):
         """Trains to the end, from the newest checkpoint in `workdir` if there is one.
 
         Args:
             workdir: folder of everything the run writes; made if needed.
             config: the configuration as text; a workdir belongs to one configuration.
+            begin: `training -> facts`, brings a new run to where it starts, before the checkpoint
+                of step 0; the facts, a dictionary, go into run.json.
+            label: what the run is called where its progress is shown.
+            keep_start: whether the checkpoint of step 0 is kept for good.
 
         Raises:
             InputError: if the workdir cannot be used.
             FailedRun: if a value was not finite.
             Interrupted: if a signal asked to stop; the run was saved.
         """
+        self._label = label
         state = self.state()
-        check_space(workdir, state, self._keep_checkpoints)
+        check_space(workdir, state, self._keep_checkpoints + keep_start)
         if self.scoring:
             self.scoring.evaluator.prepare()
-        with claimed(workdir, config, is_chief(self._strategy)) as (workdir, output):
+        with claimed(workdir, config, self.is_chief) as (workdir, output):
             stored = Checkpoints(workdir / "checkpoints", state)
-            checkpoints = Checkpoints(output / "checkpoints", state, self._keep_checkpoints)
-            step = stored.restore_newest()
-            record_start(output, step or 0, **self._facts())
-            message = "resumed"
+            checkpoints = Checkpoints(
+                output / "checkpoints", state, self._keep_checkpoints, keep_start
+            )
+            step, message, facts = stored.restore_newest(), "resumed", {}
+            if step is None:
+                with self._strategy.scope():
+                    facts = begin(self)
+            record_start(output, step or 0, **self._facts(), **facts)
             if step is None:
                 step, message = 0, "started"
                 checkpoints.save(0)  # What a rollback goes back to, and proof that saving works.
@@ -220,6 +254,7 @@ class Training:
                     try:
                         self._train_from(step, output, checkpoints, config, interruption, message)
                         record_end(output, checkpoints.steps()[-1])
+                        self._on_any_worker(False)  # When any goes on, all of this is written.
                         return
                     except _NotFiniteError as error:
                         failure = str(error)
@@ -243,7 +278,7 @@ class Training:
         iterator = iter(self._distributed_batches(step))
         saved_at = time.monotonic()
         with (
-            Monitor(workdir, total, step) as monitor,
+            Monitor(workdir, total, step, self._label) as monitor,
             contextlib.closing(JsonLines(workdir / "evaluations.jsonl", step)) as evaluations,
         ):
             monitor.event(step, message)

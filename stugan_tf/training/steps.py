@@ -452,6 +452,11 @@ class Steps:
         is_first = tf.reduce_any(bad) & (first_bad[0] < 0)
         first_bad.assign(tf.where(is_first, found, first_bad))
 
+    def restart(self):
+        """Forgets rollbacks and sums of metrics, which are those of another run."""
+        self.attempt.assign(0)
+        self.pop_metrics()
+
     def first_bad(self):
         """What was the first value that is not finite.
 
