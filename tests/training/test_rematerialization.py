@@ -9,7 +9,6 @@ from stugan_tf.layers.graph import activation_size
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.plan import flops_of_step, memory_estimate
 
-
 NUM_STEPS = 3
 # To trace and compile topology updates takes longer than all else; the training below has them.
 SETTINGS = {"generator_exploration": None}
