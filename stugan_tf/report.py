@@ -13,6 +13,7 @@ from stugan_tf import models  # noqa: F401 - registers them with gin
 from stugan_tf.data import data
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
+from stugan_tf.files import read_json_lines
 from stugan_tf.training import plan
 from stugan_tf.training.checkpoints import Checkpoints
 from stugan_tf.training.loop import Training
@@ -38,6 +39,9 @@ def main(_):
         step = Checkpoints(workdir / "checkpoints", training.state()).restore_newest()
         print(f"checkpoint of step {step or 0}\n")
     print(plan.describe(training))
+    records = read_json_lines(workdir / "metrics.jsonl") if FLAGS.workdir else []
+    if records:
+        print("", plan.flops_so_far(training, records), sep="\n")
 
 
 if __name__ == "__main__":
