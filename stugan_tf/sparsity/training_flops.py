@@ -170,7 +170,7 @@ def num_dense_gradients(exploration, first, last, total_steps):
     grow_scores = getattr(exploration, "grow_scores", None)
     if grow_scores in (None, random_scores):
         return 0
-    if exploration.gradient_momentum:
+    if getattr(exploration, "gradient_momentum", 0):
         return last - first
     found, step = 0, exploration.next_due(first, total_steps)
     while step is not None and step <= last:
