@@ -9,6 +9,8 @@ import dataclasses
 
 from stugan_tf.errors import InputError
 
+S_G = "sparsity of the generator, s_G"
+
 
 @dataclasses.dataclass(frozen=True)
 class Point:
@@ -162,9 +164,6 @@ def points_of(grid, preset, model):
     if wanted is None:
         return points
     return tuple(point for point in points if point.value in wanted)
-
-
-S_G = "sparsity of the generator, s_G"
 
 
 def cells_of(grid, preset, seeds=None):

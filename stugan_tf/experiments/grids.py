@@ -1,7 +1,7 @@
-"""The tables and figures of the paper (fidelity.md, section 7), and ablations of our own choices.
+"""The tables and figures of the paper (fidelity.md, section 7), and ablations of our choices.
 
-Table 2 is computed, not trained: see `costs`. Where the paper does not say which sparsities a figure
-shows, s_G is 10, 20, ... 90 and 95 %.
+Table 2 is computed, not trained: see `costs`. Where the paper does not say which sparsities a
+figure shows, s_G is 10, 20, ... 90 and 95 %.
 """
 
 from stugan_tf.experiments.grid import S_G, Grid, Line, Point
@@ -290,7 +290,12 @@ ABLATIONS = (
             "uniform densities",
             "sparsify.distribution = @stugan_tf.sparsity.distributions.uniform",
         ),
-        _variant("initial weights of each seed's own", "GAN.initialization_seed = None"),
+        # BigGAN's already are.
+        _variant(
+            "initial weights of each seed's own",
+            "GAN.initialization_seed = None",
+            models=("sngan",),
+        ),
     ),
     _ablation(
         "scope",

@@ -1,10 +1,10 @@
 """Runs commands, some at a time, and survives what happens to them and to itself.
 
-Each job has a folder with its log and `status.json`, and is locked while it runs. The lock is held
-by the job's process too, so that a job whose scheduler was killed is not started twice, and several
-schedulers may share folders. On Linux a job is also told to stop when its scheduler dies. A job that
-is killed gets a second try, for a training goes on from its checkpoint; one that fails is left, and
-the others go on.
+Each job has a folder with its log and `status.json`, locked while it runs. The lock is the job's
+own, so that one whose scheduler was killed is not started twice, and several schedulers may share
+folders. On Linux a job is also told to stop when its scheduler dies. A job that is killed gets a
+second try, for a training goes on from its checkpoint; one that fails is left, and the others go
+on.
 """
 
 import collections
@@ -25,7 +25,7 @@ from stugan_tf.files import write_atomically
 POLL_SECONDS = 0.5
 ATTEMPTS = 2
 
-# Run as a program of its own: code between fork and exec could deadlock beside TensorFlow's threads.
+# A program of its own: code between fork and exec could deadlock beside TensorFlow's threads.
 _STOPPED_WITH_PARENT = """
 import ctypes, os, signal, sys
 parent, *command = sys.argv[1:]
@@ -46,7 +46,7 @@ class Job(NamedTuple):
     is_done: Callable  # () -> bool, whatever started or finished it.
 
 
-class Stopped(BaseException):  # noqa: N818
+class Stopped(BaseException):
     """A signal asked to stop; all jobs have.
 
     Attributes:
@@ -140,9 +140,7 @@ class Scheduler:
             running.end(code)
             if code == 0:
                 self.done.append(running.job)
-            elif self._signals:
-                self._waiting.append(running.job)
-            elif _was_killed(code) and self._attempts[name] < ATTEMPTS:
+            elif self._signals or (_was_killed(code) and self._attempts[name] < ATTEMPTS):
                 self._waiting.append(running.job)
             else:
                 self.failed.append(running.job)
