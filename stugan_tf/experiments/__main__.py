@@ -35,7 +35,9 @@ flags.DEFINE_string("output", None, "Folder of the runs (cells/) and of what is 
 flags.DEFINE_integer("processes", 1, "How many runs to train at a time.")
 flags.DEFINE_list("seeds", None, "Seeds of each cell, instead of the preset's.")
 flags.DEFINE_list("models", [], "Only these models.")
-flags.DEFINE_list("lines", [], "Only the rows or curves whose names begin so, such as STU.")
+flags.DEFINE_multi_string(
+    "line", [], "Only rows or curves whose names begin so, such as STU; may be given several times."
+)
 flags.DEFINE_list("gpus", [], "Give each process one of these GPUs, such as 0,1,2,3.")
 flags.DEFINE_string("classifier", None, "SavedModel that scores the preset cpu.")
 flags.DEFINE_enum("score", "last", collecting.CHOICES, "Which evaluation of a run counts.")
@@ -115,7 +117,7 @@ class Experiment:
     def run(self, grids):
         """Trains what is not done; returns the jobs that failed."""
         cells = [cell for grid in grids for cell in cells_of(grid, self._preset, self._seeds)]
-        cells = select(cells, FLAGS.models, FLAGS.lines) if cells else []
+        cells = select(cells, FLAGS.models, FLAGS.line) if cells else []
         recipe.check_files(cells, self._gin)
         jobs = {}
         for cell in cells:

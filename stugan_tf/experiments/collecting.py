@@ -126,7 +126,7 @@ def _means(records):
 
 
 def as_csv(results):
-    """Every run of a grid: where it stands, its last score and its best, its protocol."""
+    """Every run of a grid: where it stands and, if it is done, its scores and their protocol."""
     scores = [f"{choice}_{name}" for choice in CHOICES for name in ("step", *METRICS)]
     file = io.StringIO()
     writer = csv.DictWriter(
@@ -146,11 +146,11 @@ def as_csv(results):
             "state": result.state,
             "run": result.name,
         }
-        if result.records:
+        if result.state == "done" and result.records:
             protocol_id = result.records[-1]["protocol"]["id"]
             row["protocol"] = protocol_id
             for choice in CHOICES:
-                record = score_of(result._replace(state="done"), protocol_id, choice) or {}
+                record = score_of(result, protocol_id, choice) or {}
                 row |= {f"{choice}_{n}": record.get(n) for n in ("step", *METRICS)}
         writer.writerow(row)
     return file.getvalue()

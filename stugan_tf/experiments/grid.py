@@ -226,7 +226,7 @@ def select(cells, models=(), lines=()):
     """
     for kind, wanted, known in (
         ("--models", models, sorted({cell.model for cell in cells})),
-        ("--lines", lines, list(dict.fromkeys(cell.line for cell in cells))),
+        ("--line", lines, list(dict.fromkeys(cell.line for cell in cells))),
     ):
         for text in wanted:
             if not any(_matches(text, name) for name in known):

@@ -5,6 +5,7 @@ comments, and of the bindings. So cells of several tables that ask for the same 
 one whose configuration has changed since is another.
 """
 
+import functools
 import hashlib
 import io
 import pathlib
@@ -46,7 +47,7 @@ def check_files(cells, folder):
             f"  {folder / file}, for {', '.join(sorted(lines))}" for file, lines in missing.items()
         )
         raise InputError(
-            f"These gin files are missing:\n{listed}\nAdd them, or choose other rows by --lines."
+            f"These gin files are missing:\n{listed}\nAdd them, or choose other rows by --line."
         )
 
 
@@ -93,6 +94,7 @@ def statements(path):
     return "\n".join(lines)
 
 
+@functools.cache  # Few files make many cells.
 def _without_comments(text):
     """Gin's tokens are Python's, so a `#` in a string is none."""
     lines = text.splitlines(keepends=True)
