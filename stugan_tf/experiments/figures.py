@@ -33,34 +33,20 @@ def write_figure(path, grid, results, protocols, choice):
 
     models = list(dict.fromkeys(result.cell.model for result in results))
     panels = list(dict.fromkeys(line.panel for line in grid.lines if line.panel)) or [""]
-    figure = Figure(
-        figsize=(1 + 3.6 * len(panels) if len(panels) > 1 else 5.5, 0.6 + 3.2 * len(models)),
-        layout="constrained",
+    # Models are rows, unless they would be rows of a single panel.
+    rows, columns = (1, len(models)) if len(panels) == 1 else (len(models), len(panels))
+    figure = Figure(figsize=(1 + 4 * columns, 0.6 + 3.4 * rows), layout="constrained")
+    several = len(panels) > 1
+    subplots = figure.subplots(
+        rows, columns, squeeze=False, sharex=several, sharey="row" if several else False
     )
-    axes = figure.subplots(len(models), len(panels), squeeze=False, sharey="row")
-    for row, model in zip(axes, models, strict=True):
-        found = means([r for r in results if r.cell.model == model], protocols[model], choice)
-        for cell, panel in zip(row, panels, strict=True):
-            lines = [
-                line
-                for line in grid.lines
-                if line.panel in ("", panel) and (line.models is None or model in line.models)
-            ]
-            draw = _bars if grid.style == "bars" else _curves
-            draw(
-                cell,
-                grid,
-                [
-                    (line.label.removesuffix(f", {panel}"), _series(line, grid, results, found))
-                    for line in lines
-                ],
-            )
-            cell.set_title(", ".join(text for text in (model, panel) if text))
-            cell.set_xlabel(_axis_label(grid))
-            cell.grid(alpha=0.3)
-            if cell.has_data():
-                cell.legend(fontsize="small")
-        row[0].set_ylabel(f"FID ({choice} evaluation)")
+    axes = iter(subplots.flat)
+    for model in models:
+        of_model = [result for result in results if result.cell.model == model]
+        found = means(of_model, protocols[model], choice)
+        for panel in panels:
+            _draw_panel(next(axes), grid, model, panel, of_model, found)
+    figure.supylabel(f"FID ({choice} evaluation)")
     figure.suptitle(grid.title)
     # The same results make the same file.
     with matplotlib.rc_context({"svg.hashsalt": grid.name}):
@@ -69,6 +55,33 @@ def write_figure(path, grid, results, protocols, choice):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=suffix, dpi=120, metadata=metadata)
             write_atomically(path.with_suffix(f".{suffix}"), buffer.getvalue())
+
+
+def _draw_panel(axes, grid, model, panel, results, found):
+    lines = [
+        line
+        for line in grid.lines
+        if line.panel in ("", panel) and (line.models is None or model in line.models)
+    ]
+    draw = _bars if grid.style == "bars" else _curves
+    draw(
+        axes,
+        grid,
+        [
+            (line.label.removesuffix(f", {panel}"), _series(line, grid, results, found))
+            for line in lines
+        ],
+    )
+    labels = {line.label for line in lines}
+    states = [result.state for result in results if result.cell.line in labels]
+    done = states.count("done")
+    partly = f"{done} of {len(states)} runs" if done < len(states) else ""
+    axes.set_title(", ".join(text for text in (model, panel, partly) if text))
+    axes.set_xlabel(_axis_label(grid))
+    axes.tick_params(labelbottom=True)
+    axes.grid(alpha=0.3)
+    if axes.has_data():
+        axes.legend(fontsize="small", loc="upper left")
 
 
 def _axis_label(grid):
@@ -122,6 +135,8 @@ def _bars(axes, grid, lines):
     for label, series in lines:
         _across(axes, label, series)
     axes.set_xticks(range(len(places)), [f"{x:g}" for x in places])
+    axes.set_axisbelow(True)
+    axes.set_ymargin(0.5)  # Room for the legend.
 
 
 def _across(axes, label, series):

@@ -207,7 +207,7 @@ def test_models_and_lines_are_chosen_by_how_they_begin():
     assert {(c.model, c.line) for c in found} == {
         ("sngan", line) for line in ("Dense", "STU-GAN, s_D 50 %", "STU-GAN, s_D 70 %")
     }
-    with pytest.raises(InputError, match="--line: nothing here begins with 'Stuu'. There are: De"):
+    with pytest.raises(InputError, match=r"--line: nothing here begins with 'Stuu'\. There are: D"):
         select(cells("table1"), (), ["Stuu"])
 
 

@@ -1,4 +1,4 @@
-"""Scheduling, by commands that take no time: small Python programs beside files that they wait for."""
+"""Scheduling of commands that take no time: small programs that wait for files."""
 
 import os
 import signal
