@@ -314,6 +314,14 @@ ABLATIONS = (
         _variant("constant", "Exploration.drop_fraction = @constant_drop_fraction"),
     ),
     _ablation(
+        "drop_scores",
+        "by what weights are dropped (the paper: nothing is better than magnitude)",
+        *(
+            _variant(f"by {name.replace('_', ' ')}", f"generator/Exploration.drop_scores = @{name}")
+            for name in ("connection_sensitivity", "gradient_flow", "taylor_expansion")
+        ),
+    ),
+    _ablation(
         "average",
         "the averaged generator (10, and the paper's EMA)",
         _variant("Eq. 5 to the letter", "GAN.average = @literal_sema"),
