@@ -1,7 +1,6 @@
 """What a run is going to do, in words and tables."""
 
 import math
-from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -9,6 +8,15 @@ from stugan_tf.layers.graph import activation_size
 from stugan_tf.layers.rematerialization import rematerialized_sizes
 from stugan_tf.sparsity.flops import layer_costs, total_flops
 from stugan_tf.sparsity.sparsify import count_weights
+from stugan_tf.sparsity.training_flops import (
+    CONVENTIONS,
+    Cost,
+    as_dense,
+    constant_stretch,
+    cost_by_sparsity,
+    stretches_of,
+    training_flops,
+)
 
 
 def describe(training):
@@ -44,51 +52,50 @@ def describe(training):
     return "\n".join(lines)
 
 
-class Flops(NamedTuple):
-    """Theoretical FLOPs of one generator step."""
+def flops_of_training(gan, algorithm):
+    """Sentences on theoretical FLOPs, if the densities stay as they are now."""
+    costs = [Cost(*total_flops(layer_costs(network))) for network in gan.networks.values()]
+    stretches = [constant_stretch(*costs, algorithm)]
+    return "\n".join(
+        [
+            f"theoretical FLOPs of training at the present densities, {algorithm.total_steps:,} "
+            "steps:",
+            *flops_by_convention(stretches, algorithm, gan.rematerializes),
+        ]
+    )
 
-    full: float  # All that Algorithm 1 does.
-    paper: float  # Of what the paper's Table 2 seems to count.
 
-
-def flops_of_step(generator, discriminator, algorithm, rematerializes=False):
-    """The `Flops` of a step, a backward pass counting as two forward passes.
-
-    One that rematerialises counts as three, though it need not run what ends a block again. The
-    paper counts no such thing.
-
-    A discriminator update generates images, without a backward pass, and sees as many real ones; a
-    generator update goes through both networks. The paper-like count, which is what reproduces the
-    ratios of its Table 2, is of a forward and a backward pass of each network on one batch per
-    update, and leaves out all else.
+def flops_so_far(training, records):
+    """Sentences on theoretical FLOPs of the steps done, over the densities they were done with.
 
     Args:
-        generator: FLOPs of a forward pass on one image.
-        discriminator: FLOPs of a forward pass on one image.
-        algorithm: an `Algorithm`.
-        rematerializes: whether backward passes run the networks again.
+        training: a `Training` whose masks are those of the newest checkpoint.
+        records: of its metrics.jsonl, with sparsities that are between those of the layers as they
+            are and none.
     """
-    passes = 4 if rematerializes else 3  # Forward and backward.
-    num_updates, batch = algorithm.discriminator_steps, algorithm.batch_size
-    return Flops(
-        full=num_updates * batch * (generator + 2 * passes * discriminator)
-        + algorithm.generator_batch_size * passes * (generator + discriminator),
-        paper=batch * 3 * (generator + num_updates * discriminator),
+    costs = {
+        name: (layer_costs(network), count_weights(network).sparsity)
+        for name, network in training.gan.networks.items()
+    }
+    stretches = stretches_of(records, cost_by_sparsity(costs), training.algorithm)
+    return "\n".join(
+        [
+            f"theoretical FLOPs of the {records[-1]['step']:,} steps logged so far:",
+            *flops_by_convention(stretches, training.algorithm, training.gan.rematerializes),
+        ]
     )
 
 
-def flops_of_training(gan, algorithm):
-    """A sentence on theoretical FLOPs."""
-    forward = [total_flops(layer_costs(network)) for network in (gan.generator, gan.discriminator)]
-    sparse, dense = (
-        flops_of_step(*of_networks, algorithm, gan.rematerializes)
-        for of_networks in zip(*forward, strict=True)
-    )
-    return (
-        f"theoretical FLOPs of a step at the densities of its start: {sparse.full:.4g}, "
-        f"{sparse.full / dense.full:.4f} of dense ({sparse.paper / dense.paper:.4f} as the paper "
-        f"counts); of all steps: {algorithm.total_steps * sparse.full:.4g}"
-    )
+def flops_by_convention(stretches, algorithm, rematerializes=False):
+    """A line for each convention: FLOPs, and their ratio to dense training."""
+    lines = []
+    for convention in CONVENTIONS:
+        spent, dense = (
+            training_flops(some, algorithm, convention, rematerializes).total
+            for some in (stretches, as_dense(stretches))
+        )
+        lines.append(f"  {convention.ljust(5)}  {spent:.4g}, {spent / dense:.4f} of dense")
+    return lines
 
 
 def memory_estimate(gan, algorithm, num_replicas=1, keeps_gradients=False):

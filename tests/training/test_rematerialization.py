@@ -7,7 +7,8 @@ from test_steps import Run, algorithm, assert_close, assert_replicas_agree
 
 from stugan_tf.layers.graph import activation_size
 from stugan_tf.sparsity.exploration import Exploration
-from stugan_tf.training.plan import flops_of_step, memory_estimate
+from stugan_tf.sparsity.training_flops import CONVENTIONS, Cost, constant_stretch, training_flops
+from stugan_tf.training.plan import memory_estimate
 
 NUM_STEPS = 3
 # To trace and compile topology updates takes longer than all else; the training below has them.
@@ -82,9 +83,13 @@ def test_the_plan_knows_of_it():
     assert fewer.pop(activations) < parts.pop(activations)
     assert fewer == parts
     assert activation_size(plain.generator) == activation_size(rematerializing.generator)
-    forward, batch = (100.0, 10.0), settings.batch_size
-    usual, more = (flops_of_step(*forward, settings, r) for r in (False, True))
-    assert more.paper == usual.paper
-    assert more.full - usual.full == (
-        settings.discriminator_steps * batch * 2 * 10 + settings.generator_batch_size * (100 + 10)
+    stretches = [constant_stretch(Cost(100.0, 100.0), Cost(10.0, 10.0), settings)]
+    usual, more = (
+        {c: training_flops(stretches, settings, c, r).total for c in CONVENTIONS}
+        for r in (False, True)
+    )
+    assert more["paper"] == usual["paper"]
+    assert more["full"] - usual["full"] == settings.total_steps * (
+        settings.discriminator_steps * settings.batch_size * 2 * 10
+        + settings.generator_batch_size * (100 + 10)
     )
