@@ -131,17 +131,10 @@ class _Export:
     """A generator, folded, and images of the checkpoint to compare with."""
 
     def __init__(self, training, strategy):
-        gan, source = training.gan, training.source
+        gan = training.gan
         averaged = FLAGS.weights == "averaged"
         self._trained = gan.averaged.model if averaged else gan.generator
-        names = source.class_names
-        self._interface = Interface(
-            gan.latent_dim,
-            tuple(int(size) for size in source.image_shape),
-            int(gan.num_classes),
-            gan.conditional,
-            None if names is None else tuple(map(str, names)),
-        )
+        self._interface = Interface.of_gan(gan, training.source)
         sampler = Sampler(gan, strategy, BLOCK, averaged, FLAGS.batch_norm)
         seed = fold((FLAGS.seed, 0), Purpose.SAMPLES)
         self._inputs = sampler.inputs(NUM_COMPARED, seed)

@@ -113,9 +113,9 @@ def read(path, interface, num_threads=None):
     except InputError:
         raise
     except (ValueError, TypeError, KeyError, RuntimeError, UnicodeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
         raise InputError(
-            f"{path} cannot be run by TensorFlow Lite ({(str(error).splitlines() or [''])[0]:.200})."
-            " Copy or export it anew."
+            f"{path} cannot be run by TensorFlow Lite ({reason:.200}). Copy or export it anew."
         ) from None
     return _Batches(runners, interpreter), NO_MIXTURES
 
