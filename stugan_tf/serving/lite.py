@@ -7,6 +7,7 @@ refuse dynamic-range quantized convolutions whose weights are sparse (TensorFlow
 """
 
 import contextlib
+import os
 import pathlib
 import tempfile
 import warnings
@@ -87,13 +88,12 @@ def _quietly():
         yield
 
 
-def read(path, interface, num_threads=None):
-    """(compute, mix) of a `ServedGenerator`.
+def read(path, interface):
+    """(compute, mix) of a `ServedGenerator`, on all cores.
 
     Args:
         path: of a .tflite file of `write`, or of somebody else.
         interface: its `Interface`.
-        num_threads: of the interpreter.
 
     Raises:
         InputError: if the file is damaged or does not fit the interface.
@@ -102,6 +102,7 @@ def read(path, interface, num_threads=None):
     check_contents(data, path)
     try:
         with _quietly():
+            num_threads = len(os.sched_getaffinity(0))
             interpreter = tf.lite.Interpreter(model_content=data, num_threads=num_threads)
             signatures = interpreter.get_signature_list()
             sizes = {int(name.removeprefix("batch_")): name for name in signatures}
