@@ -34,7 +34,7 @@ def load(path):
         return _of_file(path)
     folder = artifact.find(path)
     manifest = artifact.read_manifest(folder)
-    interface = Interface.from_json(manifest["interface"])
+    interface = Interface.from_json(manifest.get("interface"))
     artifact.check_files(folder, manifest)
     name = artifact.FILES.get(manifest["kind"])
     if name is not None and name not in manifest["files"]:

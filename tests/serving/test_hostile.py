@@ -15,7 +15,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stugan_tf.errors import InputError
@@ -147,6 +147,7 @@ def places(values, path=()):
             yield from places(value, (*path, key))
 
 
+@settings(max_examples=50)
 @given(st.data())
 def test_any_change_of_a_sealed_manifest_is_read_or_refused(data, scratch, draw):
     def change(manifest):
@@ -178,11 +179,7 @@ def test_any_change_of_a_sealed_body_is_read_or_refused(data, scratch, draw):
     for _ in range(draw.draw(st.integers(1, 8))):
         body[draw.draw(st.integers(0, len(body) - 1))] = draw.draw(st.integers(0, 255))
     scratch.write_bytes(sealed(header, bytes(body)))
-    try:
-        images = load(scratch)(1, dtype="float32")
-    except InputError:
-        return
-    assert images.shape == (1, 4, 4, 3)
+    read_or_refused(scratch)
 
 
 def layer(manifest, kind):
@@ -374,7 +371,7 @@ def test_a_link_is_no_file_of_an_artifact(folder, tmp_path):
         (lambda manifest: manifest["interface"].update(latent_dim=2**40), "description"),
         (lambda manifest: manifest["interface"].update(latent_dim=9), "another generator"),
         (lambda manifest: manifest["interface"].update(extra=1), "description"),
-        (lambda manifest: manifest.pop("interface"), "missing or damaged"),
+        (lambda manifest: manifest.pop("interface"), "description"),
     ],
 )
 def test_a_wrong_manifest_is_told(folder, change, told):
