@@ -6,8 +6,8 @@
 
 The generator is SNGAN's for 32x32 pixels, sparse by ERK, with random weights: neither bytes nor
 times depend on their values. Bytes are those of the model's files, plain and by gzip -6. Loading is
-`stugan_tf.serving.load` in a process that has imported TensorFlow, checksums and the first image
-included, for that is when graphs are compiled. Times of images are taken in turn, a round of every
+`stugan_tf.serving.load(trusted=True)` in a process that has imported TensorFlow, checksums and the
+first image included, for that is when graphs are compiled. Times of images are taken in turn, a round of every
 format after the other; the table has medians, and in brackets the least and the greatest.
 
 With --positions it prints instead what the positions of non-zeros take, in bits for each weight.
@@ -82,7 +82,7 @@ def load_times(folder, latents, rounds):
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
-        load(folder)(latents=latents)
+        load(folder, trusted=True)(latents=latents)
         times.append(time.perf_counter() - start)
         gc.collect()
     return times
@@ -109,7 +109,7 @@ def measure(root, sparsity, width, rounds):
             {"format": kind, "precision": precision, "sparsity": sparsity, "bytes": plain}
             | {"bytes_gzip": zipped, "load_ms": loading}
         )
-        served.append(load(folder))
+        served.append(load(folder, trusted=True))
     for batch in BATCHES:
         some = latents[:batch]
         calls = [lambda one=one, some=some: list(one.batches(some, None)) for one in served]

@@ -8,7 +8,8 @@ checksum, so that what comes behind the checksum is tried. Cases run in a child 
 take 4 GiB of memory beyond what TensorFlow has at its start. A case is `read` (and then draws an
 image), `refused` by an InputError, or a finding: another exception, a crash of the process, or
 more than 20 s. Findings are printed with their number and kept in --keep. Exit code 1 if there are
-any.
+any. Of TensorFlow Lite, what a crash would be for `load` is tried by `load`'s own means: such a
+file is a finding unless `lite.probe` refuses it, and counts as `refused by probe` then.
 """
 
 import collections
@@ -35,6 +36,7 @@ _CHILD = flags.DEFINE_string("child", None, "Folder of the intact artifacts; for
 
 MEMORY = 4 * 2**30
 SECONDS = 20
+PROBED = "refused by probe"
 BATCH = 200  # cases of a child process
 VALUES = (
     *(None, True, False, 0, 1, -1, 2, 3, 4, 7, 12, 64, 255, 2**16, 2**20, 2**24, 2**31, 2**53),
@@ -45,26 +47,31 @@ VALUES = (
 )
 
 
+def interface():
+    """Of the intact artifacts."""
+    from stugan_tf.serving.interface import Interface
+
+    return Interface(16, (32, 32, 3), 10, conditional=True)
+
+
 def write_intact(folder):
     """An artifact of each target: a small generator with all kinds of layers."""
     from stugan_tf.models.biggan import biggan_generator
     from stugan_tf.serving import artifact, compact, lite
     from stugan_tf.serving.folding import fold
     from stugan_tf.serving.graph import to_keras
-    from stugan_tf.serving.interface import Interface
     from stugan_tf.sparsity.sparsify import sparsify
 
     arguments = {"shared_dim": 4, "hierarchical": True, "attention_sizes": (16,)}
     model = biggan_generator((32, 32, 3), 10, width=2, latent_dim=16, **arguments)
     graph = fold(sparsify(model, 0.6))
-    interface = Interface(16, (32, 32, 3), 10, conditional=True)
     for kind in ("sparse", "tflite"):
         (folder / kind).mkdir()
     path = folder / "sparse" / artifact.FILES["sparse"]
-    compact.write(path, graph, "float32", {"interface": interface.to_json()})
-    artifact.write_manifest(folder / "sparse", "sparse", interface)
+    compact.write(path, graph, "float32", {"interface": interface().to_json()})
+    artifact.write_manifest(folder / "sparse", "sparse", interface())
     path = folder / "tflite" / artifact.FILES["tflite"]
-    lite.write(path, to_keras(graph), interface, "float32", (1, 2))
+    lite.write(path, to_keras(graph), interface(), "float32", (1, 2))
 
 
 def changed_value(chance, values):
@@ -148,7 +155,6 @@ def attack(target, intact, case, path):
     """Reads one hostile artifact; whether it was read."""
     from stugan_tf.errors import InputError
     from stugan_tf.serving import artifact, lite, loading
-    from stugan_tf.serving.interface import Interface
 
     chance = random.Random(f"{target} {case}")
     if target == "manifest":
@@ -176,8 +182,7 @@ def attack(target, intact, case, path):
             path.rename(folder / artifact.MANIFEST)
             loading.load(folder)
         else:
-            interface = Interface(16, (32, 32, 3), 10, conditional=True)
-            compute, _ = lite.read(path, interface)
+            compute, _ = lite.read(path, interface(), trusted=True)
             import numpy as np
 
             compute(np.zeros([3, 16], np.float32), np.zeros([3], np.int32))
@@ -193,6 +198,7 @@ def run_child(folder):
     tf.zeros([1]).numpy()
     used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    print("ready", flush=True)
     for line in sys.stdin:
         target, case = line.split()
         try:
@@ -214,6 +220,7 @@ class Child:
             stderr=subprocess.DEVNULL,
             text=True,
         )
+        self._process.stdout.readline()  # TensorFlow is there now.
 
     def run(self, target, case):
         """The answer; 'crash' with the code of its end if there is none."""
@@ -243,6 +250,18 @@ def main(_):
     sys.exit(bool(findings))
 
 
+def probed(path, answer):
+    """What the probe says of a file that crashed."""
+    from stugan_tf.errors import InputError
+    from stugan_tf.serving import lite
+
+    try:
+        lite.probe(path, interface())
+    except InputError:
+        return PROBED
+    return answer
+
+
 def run_target(target, folder):
     """Attacks one target for its share of the time; how many findings there were."""
     end = time.monotonic() + 60 * _MINUTES.value / len(_TARGETS.value)
@@ -250,8 +269,10 @@ def run_target(target, folder):
     while time.monotonic() < end:
         start = time.monotonic()
         answer = child.run(target, case)
-        slow = time.monotonic() - start > SECONDS and case > _SEED.value
-        if answer in ("read", "refused") and not slow:
+        if target == "tflite" and answer.startswith("crash"):
+            answer = probed(folder / "case", answer)
+        slow = time.monotonic() - start > SECONDS
+        if answer in ("read", "refused", PROBED) and not slow:
             counts[answer] += 1
         else:
             findings += 1
@@ -262,7 +283,7 @@ def run_target(target, folder):
                 keep.mkdir(parents=True, exist_ok=True)
                 (keep / f"{target}_{case}").write_bytes((folder / "case").read_bytes())
         case += 1
-        if answer.startswith("crash") or (case - _SEED.value) % BATCH == 0:
+        if answer == PROBED or answer.startswith("crash") or (case - _SEED.value) % BATCH == 0:
             child.close()
             child = Child(folder)
     child.close()

@@ -19,7 +19,6 @@ from stugan_tf.serving.folding import fold
 from stugan_tf.serving.graph import to_keras
 from stugan_tf.serving.loading import load, of_folder
 
-NETWORKS = ["sngan", "biggan", "biggan_imagenet"]
 BATCHES = (1, 4)
 
 
@@ -55,21 +54,22 @@ def written(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("kind", "precision", "tolerance"),
+    ("name", "kind", "precision", "tolerance"),
     [
-        ("saved_model", "float32", 1e-5),
-        ("sparse", "float32", 1e-5),
-        ("sparse", "float16", 0.01),
-        ("tflite", "float32", 1e-5),
-        ("tflite", "float16", 0.01),
-        ("tflite", "int8", 0.3),
+        ("sngan", "saved_model", "float32", 1e-5),
+        ("biggan", "saved_model", "float32", 1e-5),
+        ("biggan_imagenet", "saved_model", "float32", 1e-5),
+        ("sngan", "sparse", "float32", 1e-5),
+        ("biggan_imagenet", "sparse", "float32", 1e-5),
+        ("biggan_imagenet", "sparse", "float16", 0.01),
+        ("sngan", "tflite", "float32", 1e-5),
+        ("biggan", "tflite", "float32", 1e-5),
+        ("biggan_imagenet", "tflite", "float16", 0.01),
+        ("sngan", "tflite", "int8", 0.1),
     ],
 )
-@pytest.mark.parametrize("name", NETWORKS)
 def test_a_loaded_generator_makes_the_same_images(written, name, kind, precision, tolerance):
-    if (name, precision) in [("biggan", "float16"), ("biggan", "int8")]:
-        pytest.skip("the other two show it")
-    loaded = load(written(name, kind, precision))
+    loaded = load(written(name, kind, precision), trusted=True)
     model = generator(name)
     latents, labels = inputs_of(model, num=6)  # of batches of 4, 1 and 1
     expected = images_of(model, latents, labels)
@@ -79,10 +79,11 @@ def test_a_loaded_generator_makes_the_same_images(written, name, kind, precision
     np.testing.assert_array_equal(pixels, to_uint8(images))
 
 
-@pytest.mark.parametrize("kind", ["saved_model", "sparse", "tflite"])
-@pytest.mark.parametrize("name", ["sngan", "biggan"])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sngan", "sparse"), ("biggan", "saved_model"), ("biggan", "tflite")]
+)
 def test_an_image_is_the_same_among_more(written, name, kind):
-    loaded = load(written(name, kind))
+    loaded = load(written(name, kind), trusted=True)
     many = loaded(70, seed=3)
     assert many.shape == (70, *loaded.interface.image_shape)
     few = loaded(3, seed=3)
@@ -119,8 +120,9 @@ def test_signatures_of_latents_and_of_a_seed_agree(written):
     np.testing.assert_allclose(images, of_class["images"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["saved_model", "sparse"])
-@pytest.mark.parametrize("name", ["biggan", "biggan_imagenet"])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("biggan", "saved_model"), ("biggan_imagenet", "sparse")]
+)
 def test_mixtures_of_classes_are_those_of_the_trained_generator(written, name, kind):
     model = generator(name)
     latents, _ = inputs_of(model)
@@ -159,7 +161,7 @@ def test_a_saved_model_needs_tensorflow_alone(written, tmp_path):
     assert np.abs(pixels.astype(int) - expected).max() <= 1
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["sngan", "biggan_imagenet"])
 def test_a_sparse_file_survives_a_round_trip(written, name):
     path = written(name, "sparse") / artifact.FILES["sparse"]
     graph, manifest = compact.read(path)
@@ -250,4 +252,4 @@ def test_what_tflite_stores_sparse_is_told(tmp_path):
 
 def test_of_folder_reads_what_has_no_manifest_yet(written):
     folder = written("sngan", "sparse")
-    assert of_folder(folder, "sparse", interface_of(generator("sngan")), {})(2).shape[0] == 2
+    assert of_folder(folder, "sparse", interface_of(generator("sngan")), {}, True)(2).shape[0] == 2

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensorflow.lite.python import schema_py_generated as schema
 
 from stugan_tf.errors import InputError
 from stugan_tf.serving import artifact, compact
+from stugan_tf.serving import lite as lite_module
 from stugan_tf.serving.folding import fold
 from stugan_tf.serving.interface import Interface
-from stugan_tf.serving.lite import write as write_lite
 from stugan_tf.serving.lite_contents import check_contents
 from stugan_tf.serving.loading import load
 
@@ -37,8 +38,10 @@ def model():
     latents, labels = keras.Input([4]), keras.Input([], dtype="int32")
     outputs = keras.layers.Add()([latents, keras.layers.Embedding(3, 4)(labels)])
     outputs = keras.layers.Reshape([2, 2, 3])(keras.layers.Dense(12)(outputs))
-    convolution = keras.layers.Conv2D(3, 3, padding="same", activation="tanh")
+    # The smallest that TensorFlow Lite's converter stores sparse.
+    convolution = keras.layers.Conv2D(16, 3, padding="same")
     outputs = convolution(keras.layers.UpSampling2D()(keras.layers.ReLU()(outputs)))
+    outputs = keras.layers.Conv2D(3, 1, activation="tanh")(outputs)
     random = np.random.default_rng(0)
     kernel = convolution.kernel.numpy()
     convolution.kernel.assign(kernel * (random.random(kernel.shape) < 0.1))
@@ -402,7 +405,7 @@ def test_no_artifact_is_told(tmp_path):
 def lite(tmp_path_factory):
     """The bytes of a .tflite file with a sparse constant."""
     path = tmp_path_factory.mktemp("lite") / "generator.tflite"
-    weights = write_lite(path, model(), INTERFACE, "float32", (1,))
+    weights = lite_module.write(path, model(), INTERFACE, "float32", (1,))
     assert any(weight.sparse for weight in weights)
     data = path.read_bytes()
     check_contents(data, "it")
@@ -417,3 +420,39 @@ def test_any_bytes_for_tflite_are_read_in_python_or_refused(lite, draw):
     changed = changed[: draw.draw(st.integers(0, 2 * len(changed)))]
     with contextlib.suppress(InputError):
         check_contents(bytes(changed), "it")
+
+
+def lite_artifact(data, folder):
+    folder.mkdir()
+    (folder / artifact.FILES["tflite"]).write_bytes(data)
+    artifact.write_manifest(folder, "tflite", INTERFACE)
+    return folder
+
+
+def test_a_tflite_file_is_tried_in_a_process_of_its_own(lite, tmp_path, monkeypatch):
+    folder = lite_artifact(lite, tmp_path / "1")
+    assert load(folder)(2).shape == (2, 4, 4, 3)
+    # A process that ends by a signal, and one that does not end.
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(InputError, match="interpreter crash"):
+        load(folder)
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text("#!/bin/sh\nexec sleep 60\n")
+    sleeper.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(sleeper))
+    monkeypatch.setattr(lite_module, "PROBE_SECONDS", 0.1)
+    with pytest.raises(InputError, match="did not run within"):
+        load(folder)
+
+
+def test_what_fails_in_tflite_is_told(lite, tmp_path):
+    """ADD of one operand: nothing that its own checks before the first run would notice."""
+    model = schema.Model.GetRootAsModel(bytearray(lite), 0)
+    graph = model.Subgraphs(0)
+    changed = bytearray(lite)
+    for operation in map(graph.Operators, range(graph.OperatorsLength())):
+        if operation.InputsLength() == 2:
+            start = operation._tab.Vector(operation._tab.Offset(6))
+            changed[start - 4 : start] = struct.pack("<I", 1)
+    with pytest.raises(InputError, match="cannot be run by TensorFlow Lite"):
+        load(lite_artifact(bytes(changed), tmp_path / "1"))
