@@ -5,7 +5,7 @@ import math
 import tensorflow as tf
 
 from stugan_tf.layers.graph import activation_size
-from stugan_tf.layers.rematerialization import rematerialized_sizes
+from stugan_tf.layers.rematerialization import parts_of, rematerialized_sizes
 from stugan_tf.sparsity.flops import layer_costs, total_flops
 from stugan_tf.sparsity.sparsify import count_weights
 from stugan_tf.sparsity.training_flops import (
@@ -31,6 +31,15 @@ def describe(training):
     )
     if algorithm.accumulation_steps > 1:
         lines[-1] += f"; batches come as {algorithm.accumulation_steps} micro-batches each"
+    if training.gan.rematerializes:
+        numbers = (
+            f"the {name} in {len(parts_of(network))} parts"
+            for name, network in training.gan.networks.items()
+        )
+        lines.append(
+            f"rematerialisation: backward passes run {' and '.join(numbers)} once more, which the "
+            "full count of FLOPs below holds for a forward pass"
+        )
     for name, exploration in algorithm.explorations.items():
         if exploration is None:
             lines.append(f"{name}: the topology does not change")

@@ -8,7 +8,7 @@ from test_steps import Run, algorithm, assert_close, assert_replicas_agree
 from stugan_tf.layers.graph import activation_size
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.sparsity.training_flops import CONVENTIONS, Cost, constant_stretch, training_flops
-from stugan_tf.training.plan import memory_estimate
+from stugan_tf.training.plan import describe, memory_estimate
 
 NUM_STEPS = 3
 # To trace and compile topology updates takes longer than all else; the training below has them.
@@ -75,8 +75,10 @@ def test_a_training_with_it_is_the_training_without(tmp_path):
 
 
 def test_the_plan_knows_of_it():
-    plain, rematerializing = (tiny_training(rematerialize=r).gan for r in (False, True))
-    assert not plain.rematerializes
+    trainings = [tiny_training(rematerialize=r) for r in (False, True)]
+    plain, rematerializing = (training.gan for training in trainings)
+    says = ["rematerialisation: backward passes" in describe(training) for training in trainings]
+    assert says == [False, True]
     settings = tiny_algorithm()()
     parts, fewer = (memory_estimate(gan, settings) for gan in (plain, rematerializing))
     activations = "activations of one micro-batch"
