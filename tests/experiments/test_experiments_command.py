@@ -49,7 +49,7 @@ def test_a_dry_run_lists_runs_and_their_commands(use, tmp_path):
     assert len(names) == len(set(names)) == 1 + 4
     command = next(line for line in output.splitlines() if "explore_gd.gin" in line)
     assert "-m stugan_tf.train --gin_file=gin/experiments/sngan_smoke.gin" in command
-    assert "'--gin_param=GAN.generator_sparsity = 0.5'" in command
+    assert "'--gin_param=GAN.generator_sparsity = 0.9'" in command
     # What is given for all runs comes last, so that it wins.
     assert command.index("train.log_every = 1") > command.index("train.seed = 0")
     assert not list(tmp_path.iterdir())
