@@ -7,8 +7,9 @@
 The generator is SNGAN's for 32x32 pixels, sparse by ERK, with random weights: neither bytes nor
 times depend on their values. Bytes are those of the model's files, plain and by gzip -6. Loading is
 `stugan_tf.serving.load(trusted=True)` in a process that has imported TensorFlow, checksums and the
-first image included, for that is when graphs are compiled. Times of images are taken in turn, a round of every
-format after the other; the table has medians, and in brackets the least and the greatest.
+first image included, for that is when graphs are compiled. Times of images are taken in turn, a
+round of every format after the other; the table has medians, and in brackets the least and the
+greatest.
 
 With --positions it prints instead what the positions of non-zeros take, in bits for each weight.
 """
