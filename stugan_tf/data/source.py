@@ -192,10 +192,7 @@ class Source:
             yield
         except tf.errors.OpError as error:
             self.diagnose()
-            message = re.sub(
-                r"(?s)^.*(InputError|assertion failed|}}):? | \[Op:.*|\n.*", "", error.message
-            )
-            raise InputError(f"{self.name} cannot be read. {message}") from error
+            raise InputError(f"{self.name} cannot be read. {reason(error)}") from error
 
     @functools.cached_property
     def _cache(self):
@@ -229,6 +226,11 @@ class Source:
         if self.flip:
             images = tf.where(flips[:, None, None, None], images[:, :, ::-1], images)
         return tf.cast(images, tf.float32) / 127.5 - 1.0, labels
+
+
+def reason(error):
+    """What TensorFlow's error over an image says, without where in TensorFlow it arose."""
+    return re.sub(r"(?s)^.*(InputError|assertion failed|}}):? | \[Op:.*|\n.*", "", error.message)
 
 
 @gin.configurable
