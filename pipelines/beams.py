@@ -1,11 +1,20 @@
 """Apache Beam: the runner that settings choose, and what its workers need to know."""
 
+import logging
 import os
 
 import tensorflow as tf
 
 from pipelines.settings import Beam
 from stugan_tf.errors import FailedRun, InputError
+
+logging.disable(logging.WARNING)  # It warns of clients for Google's cloud that are not there.
+try:
+    import apache_beam as beam
+except ImportError as error:
+    raise InputError("Pipelines need Apache Beam: pip install 'stugan_tf[pipelines]'.") from error
+finally:
+    logging.disable(logging.NOTSET)
 
 # configuration text -> what was built of it in this process
 _built = {}
@@ -18,7 +27,6 @@ def pipeline(settings):
     Args:
         settings: a `Beam`.
     """
-    beam = _beam()
     from apache_beam.options.pipeline_options import PipelineOptions
 
     options = [f"--runner={settings.runner}", *settings.options]
@@ -86,13 +94,3 @@ def _input_error(error):
     marker = f"{InputError.__name__}: "
     lines = [line for line in str(error).splitlines() if marker in line]
     return lines[-1].partition(marker)[2] if lines else None
-
-
-def _beam():
-    try:
-        import apache_beam
-    except ImportError as error:
-        raise InputError(
-            "Pipelines need Apache Beam: pip install 'stugan_tf[pipelines]'."
-        ) from error
-    return apache_beam

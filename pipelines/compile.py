@@ -1,7 +1,9 @@
-"""Compiles a pipeline for a cluster: `python -m pipelines.compile --gin_file=F --output=pipeline.yaml`.
+"""Compiles a pipeline for a cluster.
 
-The file is for Kubeflow Pipelines (2.0 or later) and for Vertex AI. It holds the configuration, with
-all that the gin files include, as the default of a parameter; nothing of the data is read.
+`python -m pipelines.compile --gin_file=F --output=pipeline.yaml --pipeline_root=/pipeline/digits`
+
+The file is for Kubeflow Pipelines (2.0 or later) and for Vertex AI. It holds the configuration,
+with all that the gin files include, as the default of a parameter; nothing of the data is read.
 """
 
 from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported

@@ -1,7 +1,7 @@
 """From gin files to what components are given: text of the training and of the scores, settings.
 
 A pipeline's file is a training's file that may say more. Components run commands that know nothing
-of pipelines, perhaps on another machine; so the text is taken apart here, with all that it includes.
+of pipelines, perhaps on another machine; so the text is taken apart here, includes and all.
 """
 
 import dataclasses

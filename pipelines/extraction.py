@@ -10,11 +10,11 @@ import math
 import pathlib
 import shutil
 
-import apache_beam as beam
 import numpy as np
 import tensorflow as tf
 
 from pipelines import beams
+from pipelines.beams import beam
 from stugan_tf import config
 from stugan_tf.data import data
 from stugan_tf.evaluation.evaluator import Evaluator
@@ -35,7 +35,10 @@ def real_statistics(source, extraction, num_kept, cache_dir=None, *, text, runne
     """As `evaluation.statistics.real_statistics`, by workers.
 
     Args:
-        source, extraction, num_kept, cache_dir: as there.
+        source: as there.
+        extraction: as there.
+        num_kept: as there.
+        cache_dir: as there.
         text: gin, from which a worker can make the `Evaluator` again.
         runner: a `Beam`.
     """
@@ -96,7 +99,7 @@ class Extract(beam.DoFn):
 
 
 def write_part(source, extraction, folder, start, stop, kept):
-    """Moments of images `start` .. `stop - 1`, and features of those `kept`, counted from `start`."""
+    """Moments of images `start` .. `stop - 1`, and features of those `kept`, from `start` on."""
     moments = Moments(extraction.extractor.num_features)
     features = []
     with source.reading():

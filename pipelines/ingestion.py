@@ -1,9 +1,9 @@
-"""Any data source as shards and statistics, by Beam: a shard is one element and one unit of resuming.
+"""Any data source as shards and statistics, by Beam: a shard is one element, and what is resumed.
 
-What a shard holds is a function of the source and the settings alone, never of the workers. A source
-with random access is put in random order, as `stugan_tf.shard` does it; a streamed one, which TFDS
-or `stugan_tf.shard` wrote in random order, keeps its own, so that nothing has to be shuffled through
-the workers' memory.
+What a shard holds is a function of the source and the settings alone, never of the workers. A
+source with random access is put in random order, as `stugan_tf.shard` does it; a streamed one,
+which TFDS or `stugan_tf.shard` wrote in random order, keeps its own, so that nothing has to be
+shuffled through the workers' memory.
 """
 
 import dataclasses
@@ -12,11 +12,11 @@ import hashlib
 import json
 import os
 
-import apache_beam as beam
 import numpy as np
 import tensorflow as tf
 
 from pipelines import beams, configuration
+from pipelines.beams import beam
 from stugan_tf.data.sharding import IMAGES_PER_SHARD, Encoding, example
 from stugan_tf.data.source import reason
 from stugan_tf.errors import InputError
@@ -60,7 +60,7 @@ def plan(source, settings, folder):
     num_shards = settings.num_shards or -(-num_images // IMAGES_PER_SHARD)
     if num_shards > num_images:
         raise InputError(
-            f"{num_images} images do not fill Ingest.num_shards = {num_shards} shards: choose fewer."
+            f"{num_images} images do not fill Ingest.num_shards = {num_shards}: choose fewer."
         )
     order = np.arange(num_images)
     if source.has_random_access:

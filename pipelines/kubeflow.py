@@ -1,11 +1,9 @@
 """The same pipeline for Kubeflow Pipelines, Vertex AI, and KFP's local runner.
 
-Each component is a function of a few lines around `steps.execute`, so what is said and tested of the
-local run holds there: results are kept in the pipeline root, which all steps see. What KFP stores
+Each component is a function of a few lines around `steps.execute`, so what is said and tested of
+the local run holds there: results are kept in the pipeline root, which all steps see. What KFP keeps
 itself, its artifacts, are small files that say where.
 """
-
-import json
 
 from kfp import compiler, dsl, kubernetes
 from kfp.dsl import Artifact, Dataset, Input, Markdown, Metrics, Model, Output
@@ -237,13 +235,3 @@ def compile_to(path, pipeline, settings):
     compiler.Compiler().compile(pipeline, str(path))
     text = path.read_text().replace(f"image: {IMAGE}\n", f"image: {settings.image}\n")
     path.write_text(text)
-
-
-def parameters_of(configuration, root, strategy="auto", code_version=""):
-    """Values of the parameters of a compiled pipeline, as KFP and Vertex AI take them."""
-    return {
-        "configuration": json.loads(json.dumps(configuration.to_json())),
-        "root": str(root),
-        "strategy": strategy,
-        "code_version": code_version,
-    }

@@ -6,7 +6,6 @@ prints lies with the version itself, so it is known even where the pipeline's fo
 
 from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
 import html
-import pathlib
 
 from absl import flags
 
@@ -176,10 +175,8 @@ def _versions(history):
             record["protocol"]["id"],
         ]
         mark = ' class="withdrawn"' if "withdrawn" in record else ""
-        rows.append("".join(f"<td>{html.escape(str(cell))}" for cell in cells))
-        rows[-1] = (mark, rows[-1])
-    body = "".join(f"<tr{mark}>{cells}" for mark, cells in rows[1:])
-    return f"<table><tr>{rows[0]}{body}</table>"
+        rows.append(f"<tr{mark}>" + "".join(f"<td>{html.escape(str(cell))}" for cell in cells))
+    return f"<table>{''.join(rows)}</table>"
 
 
 def _times(shape):

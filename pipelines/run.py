@@ -1,8 +1,8 @@
 """Runs a pipeline here: `python -m pipelines.run --gin_file=F --pipeline_root=DIR`.
 
 From data to a served model. Stopped at any time, the same command goes on; run again, it does what
-has changed. Exit codes: 0 done, 1 bad input or failed run, 2 the model was not blessed, so that what
-is served stays as it is. See docs/pipelines.md.
+has changed. Exit codes: 0 done, 1 bad input or failed run, 2 the model was not blessed, so that
+what is served stays as it is. See docs/pipelines.md.
 """
 
 from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported

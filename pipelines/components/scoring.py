@@ -20,8 +20,10 @@ def score(context, workplace, examples, references, workdir, checkpoint):
     """Scores a checkpoint by the protocol of this pipeline.
 
     Args:
-        context, workplace: see `steps`.
-        examples, references: artifacts.
+        context: see `steps`.
+        workplace: see `steps`.
+        examples: an `Examples`.
+        references: a `References`.
         workdir: path of the run.
         checkpoint: 'latest', 'best' or a step.
 

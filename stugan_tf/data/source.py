@@ -73,6 +73,7 @@ class Source:
             Dataset of `(image, label)`, checked as everything that is read: uint8 [H, W, C], never
             mirrored, and an int32 scalar.
         """
+        self.image_shape  # noqa: B018 - may be that of the first image, which is not read in a graph
         return self.records_at(positions).map(self._load, tf.data.AUTOTUNE)
 
     def records_at(self, positions):
