@@ -59,9 +59,8 @@ def write(folder, num_images, num_shards=10):
     generator = np.random.default_rng(0)
     for shard in range(num_shards):
         with tf.io.TFRecordWriter(str(folder / f"source-{shard}.tfrecord")) as writer:
-            for _ in range(
-                shard * num_images // num_shards, (shard + 1) * num_images // num_shards
-            ):
+            start, stop = (num_images * end // num_shards for end in (shard, shard + 1))
+            for _ in range(start, stop):
                 coarse = generator.integers(0, 256, [8, 8, 3], dtype=np.uint8)
                 pixels = coarse.repeat(4, axis=0).repeat(4, axis=1)
                 writer.write(example(tf.io.encode_png(pixels).numpy(), int(generator.integers(10))))

@@ -1,8 +1,8 @@
 """The same pipeline for Kubeflow Pipelines, Vertex AI, and KFP's local runner.
 
 Each component is a function of a few lines around `steps.execute`, so what is said and tested of
-the local run holds there: results are kept in the pipeline root, which all steps see. What KFP keeps
-itself, its artifacts, are small files that say where.
+the local run holds there: results are kept in the pipeline root, which all steps see. What KFP
+keeps itself, its artifacts, are small files that say where.
 """
 
 from kfp import compiler, dsl, kubernetes

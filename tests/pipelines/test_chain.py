@@ -1,4 +1,4 @@
-"""The pipeline with commands that take no time: what is done again, what is not, what is refused."""
+"""The pipeline with commands that take no time: what is made again, and what is refused."""
 
 import json
 import pathlib

@@ -32,7 +32,7 @@ def test_output_goes_to_the_log(module, tmp_path):
 
 def test_what_a_command_refuses_is_said_as_it_said_it(module, tmp_path):
     name = module("import sys; print('error: too\\nmany'); sys.exit(1)")
-    with pytest.raises(InputError, match="^too\nmany$"):
+    with pytest.raises(InputError, match=r"^too\nmany$"):
         children.run(name, [], log=tmp_path / "log.txt")
 
 

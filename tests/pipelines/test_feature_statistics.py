@@ -1,5 +1,6 @@
 """Statistics by Beam are those that `evaluate` would compute, and it finds them."""
 
+import itertools
 import pathlib
 import sys
 
@@ -91,6 +92,6 @@ def test_ranges_cover_all_images_once(num_images):
     ranges = extraction.ranges(num_images)
     assert ranges[0][0] == 0
     assert ranges[-1][1] == num_images
-    assert all(a[1] == b[0] for a, b in zip(ranges, ranges[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(ranges))
     assert all(start < stop for start, stop in ranges)
     assert len(ranges) <= extraction.MOST_RANGES

@@ -90,8 +90,7 @@ def test_what_changes_nothing_is_no_change(text, same):
 )
 def test_wrong_settings_are_refused(line, message):
     with pytest.raises(InputError) as error:
-        found = configuration.read([ROOT / "gin/pipelines/digits.gin"], [line])
-        configuration.settings(found.pipeline)
+        configuration.read([ROOT / "gin/pipelines/digits.gin"], [line])
     assert message in config.message_of(error.value)
 
 
