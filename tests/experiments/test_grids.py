@@ -17,7 +17,6 @@ from stugan_tf.experiments.grid import cells_of, select
 from stugan_tf.experiments.grids import ABLATIONS, GRIDS
 from stugan_tf.experiments.paper_results import paper_results
 from stugan_tf.experiments.presets import PRESETS, preset
-from stugan_tf.sparsity import criteria
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.loop import Training  # noqa: F401
 
@@ -221,90 +220,6 @@ def test_the_paper_preset_scores_as_the_reference_does():
             setting(cell, "Evaluator.batch_norm"),
         ) == expected
         assert cell.files[-1] == "evaluation/paper.gin"
-
-
-@pytest.mark.parametrize("name", list(PRESETS))
-def test_runs_have_one_name_exactly_if_they_have_one_configuration(whole, name):
-    by_name, by_content = {}, {}
-    for cell in all_cells(name):
-        found = recipe.name_of(cell, whole)
-        content = (cell.files, cell.bindings)
-        assert by_name.setdefault(found, content) == content
-        assert by_content.setdefault(content, found) == found
-    assert len(by_name) < len(all_cells(name))  # Tables share runs.
-
-
-def test_tables_share_what_they_both_need(whole):
-    names = {
-        grid: {
-            recipe.name_of(cell, whole)
-            for cell in cells(grid)
-            if cell.model == "sngan" and cell.line in ("Dense", "STU-GAN, 1x steps", line)
-        }
-        for grid, line in (
-            ("table1", "STU-GAN, s_D 50 %"),
-            ("table3", ""),
-            ("figure4", "STU-GAN, s_D 50 %"),
-        )
-    }
-    assert len(names["table1"]) == 4 * 3
-    assert names["table1"] <= names["figure4"]
-    assert names["table3"] < names["table1"]
-
-
-def test_a_name_is_of_statements_not_of_comments_or_paths(whole, tmp_path):
-    first = cells("table1")[0]
-    before = recipe.name_of(first, whole)
-    base = whole / first.files[0]
-    base.write_text("# Another comment.\n" + base.read_text() + "\n# More\n")
-    assert recipe.name_of(first, whole) == before
-    moved = tmp_path / "elsewhere"
-    whole.rename(moved)
-    assert recipe.name_of(first, moved) == before
-    included = moved / "methods/stu.gin"
-    included.write_text(included.read_text() + "Algorithm.average_decay = 0.5\n")
-    assert recipe.name_of(first, moved) != before
-    assert recipe.name_of(first, moved, extra_bindings=["train.seed = 9"]) != recipe.name_of(
-        first, moved
-    )
-
-
-def test_a_comment_sign_in_a_string_is_no_comment(tmp_path):
-    file = tmp_path / "a.gin"
-    file.write_text("a.b = 'x # y'  # z\n\n# w\nc.d = 1\n")
-    assert recipe.statements(file) == "a.b = 'x # y'\nc.d = 1"
-
-
-def test_a_missing_gin_file_is_told_with_its_rows():
-    cell = cells("table1")[0]
-    tickets = [c for c in cells("table1") if c.line == "GAN Tickets"]
-    with pytest.raises(InputError, match=r"methods/tickets.gin, for GAN Tickets\n(.|\n)*--line"):
-        recipe.check_files([cell, *tickets], pathlib.Path("nowhere/gin"))
-
-
-def test_models_and_lines_are_chosen_by_how_they_begin():
-    found = select(cells("table1"), ["SNGAN"], ["stu", "Dense"])
-    assert {(c.model, c.line) for c in found} == {
-        ("sngan", line) for line in ("Dense", "STU-GAN, s_D 50 %", "STU-GAN, s_D 70 %")
-    }
-    with pytest.raises(InputError, match=r"--line: nothing here begins with 'Stuu'\. There are: D"):
-        select(cells("table1"), (), ["Stuu"])
-
-
-def test_the_paper_preset_scores_as_the_reference_does():
-    """Every 20 passes of SNGAN, every 5000 steps of BigGAN with batch statistics; fidelity.md."""
-    for cell in cells("table1"):
-        expected = ("3128", None) if cell.model == "sngan" else ("5000", "'batch'")
-        assert (
-            setting(cell, "train.evaluate_every"),
-            setting(cell, "Evaluator.batch_norm"),
-        ) == expected
-        assert cell.files[-1] == "evaluation/paper.gin"
-
-
-def _is_here(cell):
-    """Whether this checkout has all criteria that a cell names."""
-    return cell.grid != "ablation_drop_scores" or hasattr(criteria, "gradient_flow")
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
