@@ -4,9 +4,11 @@ import json
 import pathlib
 
 import pytest
+from numbered_images import Numbers
 
-from pipelines import chain, children, ingestion, serving
+from pipelines import chain, children, configuration, ingestion, serving
 from pipelines.components import bless
+from pipelines.components import ingest as ingest_component
 from pipelines.steps import artifact_in, execute
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.evaluation import records
@@ -85,9 +87,11 @@ def ingested(monkeypatch):
         for index in range(settings.num_shards):
             (pathlib.Path(folder) / f"train-{index}.tfrecord").write_bytes(b"shard")
         content = f"{source.name} {settings.seed}"
-        return {"content": content, "images": 1797, "shards": settings.num_shards}
+        return {"content": content, "images": 6, "shards": settings.num_shards}
 
     monkeypatch.setattr(ingestion, "ingest", ingest)
+    monkeypatch.setattr(configuration, "source", lambda training: Numbers(6))
+    ingest_component._of_text.cache_clear()
 
 
 @pytest.fixture

@@ -100,4 +100,6 @@ def test_the_example_is_up_to_date(tmp_path):
     ours, theirs = (documents(one) for one in (ROOT / "pipelines/example.yaml", path))
     for spec in (ours[0], theirs[0]):
         del spec["sdkVersion"]
+        # The text of quickstart.gin, which has its own reasons to change.
+        del spec["root"]["inputDefinitions"]["parameters"]["configuration"]
     assert ours == theirs
