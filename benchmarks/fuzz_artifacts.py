@@ -289,9 +289,9 @@ def run_target(target, folder):
     while time.monotonic() < end:
         start = time.monotonic()
         answer = child.run(target, case)
+        slow = time.monotonic() - start > SECONDS
         if target == "tflite" and answer.startswith("crash"):
             answer = probed(folder / "case", answer)
-        slow = time.monotonic() - start > SECONDS
         if answer in ("read", "refused", PROBED) and not slow:
             counts[answer] += 1
         else:
