@@ -57,6 +57,14 @@ def use(capfd, monkeypatch):
     config.parse_gin()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """A command that a test module imports leaves no flags behind for others of the same names."""
+    del collector
+    with flagsaver.flagsaver():
+        return (yield)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_teardown(nextitem):
     """After the last test nothing needs collecting, which would take minutes of what is left."""
