@@ -41,6 +41,7 @@ def pipeline(settings):
             options += [
                 f"--direct_num_workers={settings.num_workers}",
                 "--direct_running_mode=multi_processing",
+                "--default_sdk_harness_log_level=ERROR",  # They tell how they end, line by line.
             ]
     elif settings.num_workers != Beam().num_workers:
         raise InputError(

@@ -2,12 +2,13 @@
 
 import json
 import pathlib
+import shlex
 
 import pytest
 from numbered_images import Numbers
 
 from pipelines import chain, children, configuration, ingestion, serving
-from pipelines.components import bless
+from pipelines.components import bless, train
 from pipelines.components import ingest as ingest_component
 from pipelines.steps import artifact_in, execute
 from stugan_tf.errors import FailedRun, InputError
@@ -259,6 +260,20 @@ def test_a_pipeline_root_can_be_moved(start, make_context, tmp_path):
     (folder,) = (tmp_path / "elsewhere" / "train").iterdir()
     assert artifact_in(folder).workdir == folder / "workdir"
     assert artifact_in(folder).workdir.is_dir()
+
+
+def test_several_workers_may_train_by_the_command_that_is_printed(start, make_context, commands):
+    found = start().artifacts
+    context = make_context(TRAINING + "train.seed = 1\n", "", INGEST, strategy="multi_worker")
+    before = chain.run(context, "reference").artifacts
+    name, *flags = shlex.split(train.command_of(context, before))[2:]
+    assert "--strategy=multi_worker" in flags
+    commands(name, flags)  # as each worker does
+    called = len(commands.called)
+    outcome = start(TRAINING + "train.seed = 1\n")
+    assert outcome.made == ["train", "evaluate", "export", "bless", "push"]
+    assert "stugan_tf.train" not in commands.called[called:]
+    assert outcome.artifacts["train"].workdir != found["train"].workdir
 
 
 def test_shards_that_are_gone_are_made_again(start, tmp_path):
