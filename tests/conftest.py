@@ -11,6 +11,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import hypothesis
 import pytest
 import tensorflow as tf
+import tensorflow_hub  # noqa: F401 - likewise
 from absl.testing import flagsaver
 
 import stugan_tf.command  # noqa: F401 - its flags must be there before any are saved
