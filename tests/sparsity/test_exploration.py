@@ -116,17 +116,6 @@ def test_a_topology_update_by_hand(update, mask, kernel):
     assert explorer.ever_active[0].numpy().ravel().tolist() == union
 
 
-def test_from_zero_a_dense_layer_keeps_its_values():
-    model = build()
-    explorer = Explorer(model, Exploration(update=prune_and_regrow_from_zero))
-    kernels = kernels_of(model)
-    explorer.observe(random_gradients(model, 1))
-    tf.function(explorer.explore)(tf.constant(0.5, tf.float64), SEED)
-    for density, kernel, former in zip(DENSITIES, kernels_of(model), kernels, strict=True):
-        changed = np.any(kernel != former)
-        assert changed == (density < 1)
-
-
 def test_the_exploration_rate_is_that_of_the_union_of_all_masks():
     model = build()
     explorer = Explorer(model, Exploration())
