@@ -78,26 +78,6 @@ def test_a_report_of_what_would_be_trained_lists_the_phases(use):
     assert "round_03" not in planned
 
 
-@pytest.mark.parametrize(
-    ("method", "bindings", "told"),
-    [
-        (
-            "prune_and_finetune_global",
-            ["GAN.generator_sparsity = 0.0"],
-            "GAN.generator_sparsity is",
-        ),
-        ("tickets", ["tickets.rounds = 3"], "reached by 10 round(s) of 20%, but there are to be 3"),
-        ("tickets", ["method.phases = @tickets()"], "Write the reference without parentheses"),
-        ("tickets", ["prune_and_finetune.start_from = 'best'"], "Nothing uses these bindings"),
-    ],
-)
-def test_wrong_uses_are_told(use, tmp_path, method, bindings, told):
-    code, _, errors = use("train", [*flags_of(method, *bindings), f"--workdir={tmp_path / 'run'}"])
-    assert code == 1
-    assert told in errors
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["prune_and_finetune_gd", "tickets_gd"])
 def test_a_method_killed_at_random_moments_ends_like_an_uninterrupted_one(method, tmp_path):
