@@ -316,8 +316,8 @@ ADAPT = Grid(
         _of_adapt("ADAPT strict", "adapt_strict", settings=(*_MOVING, "adapt_strict")),
     ),
     points=generator_sparsities((0.9, 0.8, 0.7, 0.5)),
-    claim="(ADAPT's, as are the numbers) a discriminator whose density follows the balance with "
-    "the generator is better than one of a fixed density.",
+    claim="(here Wang et al. 2023, whose numbers these are) a discriminator whose density follows "
+    "the balance with the generator is better than one of a fixed density.",
 )
 
 # Not in the paper, but comparisons that it asks for.

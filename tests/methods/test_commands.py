@@ -56,6 +56,7 @@ def test_a_method_is_planned_trained_and_looked_at_by_the_usual_commands(use, tm
     assert code == 0, errors
     assert "finetune: checkpoint of step 4" in told
     assert told.splitlines()[2].split()[:3] == ["finetune", "finished", "4"]
+    assert "theoretical FLOPs of the 8 steps logged so far in 2 phases:" in told
     # Of 1288 weights in kernels of 576, 576, 64 and 72, floor(0.7 n) are zero in each.
     assert f"sparsity {(403 + 403 + 44 + 50) / 1288:.4f} of the 1,288 weights" in told
     code, told, errors = use("sample", [workdir, f"--output={tmp_path / 'grid.png'}", "--num=4"])

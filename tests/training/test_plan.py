@@ -109,6 +109,11 @@ def test_what_was_done_is_counted_at_the_densities_it_was_done_with():
     )
     pruned = flops_so_far(training, [{"step": middle, **start}, {"step": last, **at_end}])
     dense = flops_so_far(training, [{"step": middle, **start}, {"step": last, **start}])
+    phases = flops_so_far(
+        training, [{"step": middle, **start}], [{"step": last - middle, **at_end}]
+    )
+    assert f"of the {last} steps logged so far in 2 phases:" in phases
+    assert phases.splitlines()[1:] == pruned.splitlines()[1:]
     ratios = [
         [float(ratio) for ratio in re.findall(r"([\d.]+) of dense", text)]
         for text in (constant, pruned, dense)
