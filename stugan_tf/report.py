@@ -13,7 +13,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
 from stugan_tf.files import read_json_lines
 from stugan_tf.methods.method import chosen_method
-from stugan_tf.methods.overview import run_folder, table
+from stugan_tf.methods.overview import run_folder, started, table
 from stugan_tf.training import plan
 from stugan_tf.training.checkpoints import Checkpoints
 from stugan_tf.training.loop import Training
@@ -46,9 +46,10 @@ def main(_):
                 print(phases, f"\n{workdir.name}: ", sep="\n", end="")
             print(f"checkpoint of step {step or 0}\n")
         print(method.describe(phase, training))
-        records = read_json_lines(workdir / "metrics.jsonl") if FLAGS.workdir else []
-        if records:
-            print("", plan.flops_so_far(training, records), sep="\n")
+        folders = started(FLAGS.workdir) or [workdir] if FLAGS.workdir else []
+        logged = [read_json_lines(folder / "metrics.jsonl") for folder in folders]
+        if any(logged):
+            print("", plan.flops_so_far(training, *filter(None, logged)), sep="\n")
 
 
 if __name__ == "__main__":

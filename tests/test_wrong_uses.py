@@ -194,6 +194,16 @@ def _in_use(place):
     return flags
 
 
+def by_method(method, *bindings, flags=()):
+    """Of a file in gin/methods."""
+
+    def prepare(place):
+        file = f"--gin_file={ROOT / 'gin' / 'methods' / method}.gin"
+        return [place.flags()[0], file, *place.flags(*bindings)[1:], *flags]
+
+    return prepare
+
+
 def _below_a_file(place):
     (place.path / "notes.txt").write_text("")
     place.workdir = place.path / "notes.txt" / "run"
@@ -622,6 +632,92 @@ WRONG_USES = {
             "augmentation without parentheses",
             ("Algorithm.augmentation", "Augmentation", "@diff_augment()"),
             gin=("Algorithm.augmentation = @diff_augment",),
+        ),
+        WrongUse(
+            "growth at random that goes by gradients",
+            ("@prune_and_regrow_bernoulli", "@gradient_magnitude", "@random_scores"),
+            gin=("generator/Exploration.update = @prune_and_regrow_bernoulli",),
+        ),
+        WrongUse(
+            "gradual pruning in percent",
+            ("polynomial_sparsity.final", "[0, 1)", "got 95", "0.9 for 90% sparse"),
+            prepare=by_method("gmp", "polynomial_sparsity.final = 95"),
+            shown="--gin_file=gin/methods/gmp.gin --gin_param='polynomial_sparsity.final = 95'",
+        ),
+        WrongUse(
+            "density that follows a balance nobody measures",
+            ("Algorithm.discriminator_exploration", "Algorithm.balance_ratio = @BalanceRatio()"),
+            gin=("Algorithm.discriminator_exploration = @DensityAdjustment()",),
+        ),
+    ],
+    "Methods of several phases": [
+        WrongUse(
+            "prune-and-finetune to no zeros",
+            ("prunes the generator, but GAN.generator_sparsity is 0", "such as 0.9"),
+            prepare=by_method("prune_and_finetune_global", "GAN.generator_sparsity = 0.0"),
+            shown="--gin_file=gin/methods/prune_and_finetune_global.gin "
+            "--gin_param='GAN.generator_sparsity = 0.0'",
+        ),
+        WrongUse(
+            "pruning the best checkpoint without scores",
+            ("none is marked", "train.evaluator", "start_from = 'latest'"),
+            prepare=by_method(
+                "prune_and_finetune_global", "prune_and_finetune.start_from = 'best'"
+            ),
+            shown="--gin_file=gin/methods/prune_and_finetune_global.gin "
+            "--gin_param=\"prune_and_finetune.start_from = 'best'\"",
+        ),
+        WrongUse(
+            "a start that there is not",
+            ("start_from must be one of latest, best", "got 'first'"),
+            prepare=by_method(
+                "prune_and_finetune_global", "prune_and_finetune.start_from = 'first'"
+            ),
+            shown="--gin_file=gin/methods/prune_and_finetune_global.gin "
+            "--gin_param=\"prune_and_finetune.start_from = 'first'\"",
+        ),
+        WrongUse(
+            "rounds of tickets that do not reach the sparsity",
+            ("reached by 10 round(s) of 20%, but there are to be 3", "0.4880", "agree"),
+            prepare=by_method("tickets", "tickets.rounds = 3"),
+            shown="--gin_file=gin/methods/tickets.gin --gin_param='tickets.rounds = 3'",
+        ),
+        WrongUse(
+            "rate of tickets in percent",
+            ("tickets.rate", "[0, 1)", "got 20"),
+            prepare=by_method("tickets", "tickets.rate = 20"),
+            shown="--gin_file=gin/methods/tickets.gin --gin_param='tickets.rate = 20'",
+        ),
+        WrongUse(
+            "a topology that changes in a phase",
+            ("tickets keeps masks as they are", "Algorithm.generator_exploration", "None"),
+            prepare=by_method("tickets", "Algorithm.generator_exploration = @Exploration()"),
+            shown="--gin_file=gin/methods/tickets.gin "
+            "--gin_param='Algorithm.generator_exploration = @Exploration()'",
+        ),
+        WrongUse(
+            "method with parentheses",
+            ("called by the program", "sparsities", "`@tickets`"),
+            gin=("method.phases = @tickets()",),
+        ),
+        WrongUse(
+            "settings of a method that is not chosen",
+            ("Nothing uses", "prune_and_finetune.start_from"),
+            prepare=by_method("tickets", "prune_and_finetune.start_from = 'best'"),
+            shown="--gin_file=gin/methods/tickets.gin "
+            "--gin_param=\"prune_and_finetune.start_from = 'best'\"",
+        ),
+        WrongUse(
+            "sharing of a pre-training that there is not",
+            ("--shared is for methods of several phases", "leave it out"),
+            prepare=lambda place: [*place.flags(), f"--shared={place.path / 'shared'}"],
+            shown="--shared=runs/shared",
+        ),
+        WrongUse(
+            "sharing among several workers",
+            ("--shared is for one process", "--strategy"),
+            prepare=by_method("tickets", flags=("--strategy=multi_worker", "--shared=runs/shared")),
+            shown="--gin_file=gin/methods/tickets.gin --strategy=multi_worker --shared=runs/shared",
         ),
     ],
     "Data": [

@@ -19,7 +19,7 @@ from stugan_tf.checks import check_natural, check_positive
 from stugan_tf.errors import InputError
 from stugan_tf.experiments import collecting, costs, figures, recipe, runs
 from stugan_tf.experiments.grid import cells_of, models_of, select
-from stugan_tf.experiments.grids import ABLATIONS, CIFAR, GRIDS
+from stugan_tf.experiments.grids import ABLATIONS, CIFAR, EXTENSIONS, GRIDS
 from stugan_tf.experiments.paper_results import paper_results
 from stugan_tf.experiments.presets import PRESETS, preset
 from stugan_tf.experiments.scheduler import Job, Scheduler, Stopped
@@ -81,11 +81,11 @@ def _names():
     known = [COMPUTED, *GRIDS]
     if not FLAGS.name:
         raise InputError(f"--name is missing: {', '.join(known)}, or all.")
-    ablations = {grid.name for grid in ABLATIONS}
+    beyond = {grid.name for grid in (*EXTENSIONS, *ABLATIONS)}
     names = []
     for name in FLAGS.name:
         if name == "all":
-            names += [known_name for known_name in known if known_name not in ablations]
+            names += [known_name for known_name in known if known_name not in beyond]
         elif name in known:
             names.append(name)
         else:

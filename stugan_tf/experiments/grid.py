@@ -36,6 +36,7 @@ class Line:
         files: gin files below `gin/` that follow the base file; the first may be a key of
             `Model.variants`, which replaces the base file.
         bindings: gin bindings of all its runs.
+        settings: keys of `Model.settings`, whose bindings precede these.
         points: where it has runs, by label; None is at all points of the grid, () is one run that
             stands for all of them.
         point_bindings: {label of a point: bindings} that replace those of the point.
@@ -47,6 +48,7 @@ class Line:
     label: str
     files: tuple[str, ...] = ()
     bindings: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     points: tuple[str, ...] | None = None
     point_bindings: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     models: tuple[str, ...] | None = None
@@ -89,12 +91,14 @@ class Model:
         base: gin file below `gin/`.
         bindings: of all runs: how long, how often scored.
         intervals: values of Delta T that Figure 6 compares.
+        settings: {name: gin bindings} of what follows from how long the runs are.
         variants: {name: gin file below `gin/`} of other bases of the model.
     """
 
     base: str
     bindings: tuple[str, ...] = ()
     intervals: tuple[int, ...] = ()
+    settings: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     variants: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -192,11 +196,13 @@ def _points_of_line(line, points):
 
 
 def _cells(grid, preset, model, line, point, seeds):
-    settings = preset.models[model]
-    base, files = settings.base, line.files
-    if files and files[0] in settings.variants:
-        base, files = settings.variants[files[0]], files[1:]
-    bindings = (*preset.bindings, *settings.bindings, *line.bindings)
+    sized = preset.models[model]
+    base, files = sized.base, line.files
+    if files and files[0] in sized.variants:
+        base, files = sized.variants[files[0]], files[1:]
+    bindings = (*preset.bindings, *sized.bindings)
+    bindings += tuple(binding for name in line.settings for binding in sized.settings[name])
+    bindings += line.bindings
     if point is not None:
         bindings += line.point_bindings.get(point.label, point.bindings)
     for seed in seeds:

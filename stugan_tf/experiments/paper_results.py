@@ -1,4 +1,4 @@
-"""What the paper reports, from `paper_results.csv`: fidelity.md, sections 7.1 to 7.5.
+"""What the paper reports, from `paper_results.csv`: fidelity.md, sections 7.1 to 7.5; ADAPT's: 5.1.
 
 A row of the file is one entry of one table, under the names that our grids give to models, rows and
 columns. An empty column stands for all of them.

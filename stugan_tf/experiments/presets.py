@@ -6,6 +6,50 @@ import pathlib
 from stugan_tf.errors import InputError
 from stugan_tf.experiments.grid import Model, Preset
 
+
+def _decaying(initial, generator_updates, discriminator_updates):
+    """A learning rate that falls to 0 over the training."""
+    return (
+        "GAN.generator_optimizer = @generator/MaskedAdam",
+        "GAN.discriminator_optimizer = @discriminator/MaskedAdam",
+        "MaskedAdam.learning_rate = @linear_decay()",
+        f"linear_decay.initial = {initial}",
+        f"generator/linear_decay.updates = {generator_updates}",
+        f"discriminator/linear_decay.updates = {discriminator_updates}",
+    )
+
+
+def _rescaled(interval):
+    """Intervals of gradual pruning and of ADAPT in short runs, in the proportions of long ones.
+
+    Args:
+        interval: what 1000 steps are there, such as Delta T of STU-GAN.
+    """
+    tenth = max(1, interval // 10)
+    window = (f"BalanceRatio.every = {tenth}", f"BalanceRatio.window = {interval // tenth}")
+    return {
+        "gradual_pruning": (f"GradualPruning.update_interval = {tenth}",),
+        "adapt": (),
+        "adapt_generator": (f"generator/Exploration.update_interval = {interval // 2}",),
+        "adapt_relaxed": (f"DensityAdjustment.update_interval = {interval}", *window),
+        "adapt_strict": (f"DensityAdjustment.update_interval = {2 * interval}", *window),
+    }
+
+
+# Intervals are those of the methods' files.
+_THEIR_OWN = dict.fromkeys(
+    ("gradual_pruning", "adapt_generator", "adapt_relaxed", "adapt_strict"), ()
+)
+
+
+def _setting_of_adapt(total_steps):
+    return (
+        f"Algorithm.total_steps = {total_steps}",
+        "Algorithm.generator_position = None",
+        "cifar10.flip = True",
+    )
+
+
 # All scores are of one protocol, during training and at its end, as the reference scores: 50,000
 # images of the averaged generator; of BigGAN on CIFAR-10 with the statistics of batches of 256.
 PAPER = Preset(
@@ -14,6 +58,11 @@ PAPER = Preset(
             "sngan_cifar10.gin",
             bindings=("train.evaluate_every = 3128",),  # 20 passes over the data.
             intervals=(100, 500, 1000, 2000, 5000, 10000, 20000, 30000, 50000),
+            settings={
+                **_THEIR_OWN,
+                "adapt": _setting_of_adapt(100_000),
+                "linear_decay": _decaying(2e-4, 50_048, 250_240),
+            },
         ),
         "biggan": Model(
             "biggan_cifar10.gin",
@@ -23,6 +72,11 @@ PAPER = Preset(
                 "Evaluator.batch_size = 256",
             ),
             intervals=(100, 500, 1000, 2000, 5000, 10000, 20000, 30000, 50000),
+            settings={
+                **_THEIR_OWN,
+                "adapt": _setting_of_adapt(200_000),
+                "linear_decay": _decaying(2e-4, 125_000, 500_000),
+            },
         ),
         "imagenet": Model(
             "biggan_imagenet.gin",
@@ -35,15 +89,19 @@ PAPER = Preset(
     description="the paper's models, lengths and protocol",
 )
 
+_OF_CPU = {**_rescaled(50), "linear_decay": _decaying(2e-4, 2000, 4000)}
+
 CPU = Preset(
     models={
         "sngan": Model(
             "experiments/sngan_cpu.gin",
             intervals=(10, 50, 100, 200, 500, 1000),
+            settings=_OF_CPU,
         ),
         "biggan": Model(
             "experiments/biggan_cpu.gin",
             intervals=(10, 50, 100, 200, 500, 1000),
+            settings=_OF_CPU,
         ),
         "imagenet": Model(
             "experiments/imagenet_cpu.gin",
@@ -54,10 +112,12 @@ CPU = Preset(
     description="small models for two CPU cores; no rows of the paper",
 )
 
+_OF_SMOKE = {**_rescaled(4), "linear_decay": _decaying(2e-4, 12, 24)}
+
 SMOKE = Preset(
     models={
-        "sngan": Model("experiments/sngan_smoke.gin", intervals=(2, 5)),
-        "biggan": Model("experiments/biggan_smoke.gin", intervals=(2, 5)),
+        "sngan": Model("experiments/sngan_smoke.gin", intervals=(2, 5), settings=_OF_SMOKE),
+        "biggan": Model("experiments/biggan_smoke.gin", intervals=(2, 5), settings=_OF_SMOKE),
         "imagenet": Model(
             "experiments/imagenet_smoke.gin",
             variants={"small_dense": "experiments/imagenet_smoke_small_dense.gin"},

@@ -4,7 +4,6 @@ A cell is trained in `run`, below its folder. A method of several phases trains 
 its own and says in `run/phases.json` where; the scores are then those of the last phase.
 """
 
-import json
 import pathlib
 import re
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from stugan_tf.evaluation import records
 from stugan_tf.experiments.scheduler import has_succeeded
 from stugan_tf.files import read_json_lines
-from stugan_tf.training.manifest import has_finished
+from stugan_tf.methods.overview import has_finished, started
 
 
 class Progress(NamedTuple):
@@ -41,11 +40,7 @@ def workdir_of(folder):
 
 def is_done(folder):
     """Whether the run of a cell is over, whoever ran it."""
-    workdir = workdir_of(folder)
-    phases = _phases(workdir)
-    if phases:
-        return all(phase.get("state") == "finished" for phase in phases)
-    return has_finished(workdir) or has_succeeded(pathlib.Path(folder))
+    return has_finished(workdir_of(folder)) or has_succeeded(pathlib.Path(folder))
 
 
 def progress_of(folder):
@@ -70,28 +65,19 @@ def scores_of(folder):
 
 def last_run(workdir):
     """The folder of the newest phase that has started, or the workdir itself."""
-    folders = [phase["folder"] for phase in _phases(workdir) if "folder" in phase]
-    return workdir / folders[-1] if folders else workdir
-
-
-def _phases(workdir):
-    try:
-        return json.loads((workdir / "phases.json").read_text())["phases"]
-    except FileNotFoundError:
-        return []
+    return [workdir, *started(workdir)][-1]
 
 
 def _total_steps(workdir):
-    """As the operative configuration has it; of several factors the product."""
+    """As the operative configuration has it, or None if it is not known from that."""
     try:
         text = (workdir / "config.gin").read_text()
     except FileNotFoundError:
         return None
-    factors = re.findall(r"^Algorithm\.(?:total_steps|length) = (\d+)$", text, re.MULTILINE)
-    total = 1
-    for factor in factors:
-        total *= int(factor)
-    return total if factors else None
+    found = dict(re.findall(r"^Algorithm\.(total_steps|length) = (\d+)$", text, re.MULTILINE))
+    if "total_steps" not in found:  # It is a macro.
+        return None
+    return int(found["total_steps"]) * int(found.get("length", 1))
 
 
 def _duration(seconds):

@@ -72,6 +72,12 @@ def has_finished(workdir):
     return all(record["state"] == "finished" for record in phases)
 
 
+def started(workdir):
+    """Of the phases of a workdir the folders of those that have started; none if it has none."""
+    workdir = pathlib.Path(workdir)
+    return [workdir / record["folder"] for record in _read(workdir) if "folder" in record]
+
+
 def run_folder(workdir):
     """The folder of the run that a workdir stands for: of phases, the last that has a checkpoint.
 
@@ -82,8 +88,7 @@ def run_folder(workdir):
     phases = _read(workdir)
     if not phases:
         return workdir
-    folders = [workdir / record["folder"] for record in phases if "folder" in record]
-    for folder in reversed(folders):
+    for folder in reversed(started(workdir)):
         if Checkpoints(folder / "checkpoints", {}).steps():
             return folder
     raise InputError(

@@ -93,10 +93,19 @@ class Parent:
         """
         _restore(training, self._first, 0)
 
-    def check_configuration(self, config):
-        """Raises InputError unless its run had this configuration."""
-        stored = fixed_lines((self.folder / "config.gin").read_text())
-        changes = [line for line in difflib.ndiff(stored, fixed_lines(config)) if line[0] in "+-"]
+    def check_configuration(self, config, apart_from=()):
+        """Raises InputError unless its run had this configuration.
+
+        Args:
+            config: as text.
+            apart_from: names of parameters in which phases differ.
+        """
+        free = tuple(f"{name} =" for name in apart_from)
+        stored, ours = (
+            [line for line in fixed_lines(text) if not line.startswith(free)]
+            for text in ((self.folder / "config.gin").read_text(), config)
+        )
+        changes = [line for line in difflib.ndiff(stored, ours) if line[0] in "+-"]
         if changes:
             raise InputError(
                 f"{self.folder} is of another configuration than the phase that is to start from "
@@ -236,7 +245,8 @@ class Phases:
                 f"{self.name}.start_from = 'latest', with another --workdir."
             )
         parent = Parent(folder, step, first=overview.folder(self.phases[0].name))
-        parent.check_configuration(config)
+        settings = dict(before.settings.items() ^ phase.settings.items())
+        parent.check_configuration(config, apart_from=settings)
         return parent
 
 

@@ -3,14 +3,15 @@
 import tensorflow as tf
 
 from stugan_tf.layers.masked import masked_layers
+from stugan_tf.sparsity.averaging import averages_untrained
 
 
 class AveragedModel:
     """A copy of a network whose weights follow those of the original.
 
     Masked kernels follow by `rule` (Eq. 5); all other floats, batch norm's moving statistics
-    included, by a plain exponential moving average, as in the authors' code; masks and counters
-    are copied.
+    included, by a plain exponential moving average, as in the authors' code, unless `rule` leaves
+    alone what is not trained; masks and counters are copied.
 
     Attributes:
         model: the copy; what is sampled, scored and exported.
@@ -35,14 +36,16 @@ class AveragedModel:
             id(mine.kernel): (theirs.kernel_mask.value, seen)
             for (mine, theirs), seen in zip(layers, self.seen, strict=True)
         }
-        masks = {id(mine.kernel_mask) for mine, _ in layers}
+        copied = {id(mine.kernel_mask) for mine, _ in layers}
+        if not averages_untrained(rule):
+            copied |= {id(mine) for mine in copy.non_trainable_variables}
         self._masked, self._averaged, self._copied = [], [], []
         for mine, theirs in zip(copy.variables, original.variables, strict=True):
             mine.assign(theirs)
             pair = mine.value, theirs.value
             if id(mine) in masked:
                 self._masked.append((*pair, *masked[id(mine)]))
-            elif id(mine) in masks or not pair[0].dtype.is_floating:
+            elif id(mine) in copied or not pair[0].dtype.is_floating:
                 self._copied.append(pair)
             else:
                 self._averaged.append(pair)

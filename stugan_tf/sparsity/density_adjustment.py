@@ -14,8 +14,8 @@ import gin
 from stugan_tf.checks import check_above_zero, check_function
 from stugan_tf.errors import InputError
 from stugan_tf.sparsity import criteria, schedules
-from stugan_tf.sparsity.rule import PeriodicRule, check_drop_fraction
-from stugan_tf.sparsity.topology import prune_and_regrow_globally
+from stugan_tf.sparsity.rule import PeriodicRule, check_drop_fraction, check_growth
+from stugan_tf.sparsity.topology import prune_and_regrow_globally, survivors
 
 # An adjustment that ends nearer to a bound than this part of the increment ends at it: rounding to
 # whole weights must not cost another one.
@@ -33,7 +33,7 @@ class DensityAdjustment(PeriodicRule):
     Attributes:
         update_interval: generator steps between decisions: 1000 in relaxed, 2000 in strict ADAPT.
         start: the first generator step of a decision.
-        stop: decisions happen before this generator step; None is the end of training.
+        stop: of decisions, see `PeriodicRule`.
         low: B-; at a balance ratio of at most this the network gets sparser.
         high: B+; at one of at least this it gets denser.
         increment: Delta d, by how much.
@@ -43,7 +43,7 @@ class DensityAdjustment(PeriodicRule):
         drop_fraction: `progress -> fraction` of such an exploration.
         drop_scores: `(weight, gradient, seed) -> scores`; the smallest are dropped.
         grow_scores: `(weight, gradient, seed) -> scores`; the largest are grown.
-        update: `prune_and_regrow_globally` or `prune_and_regrow_per_layer`.
+        update: `prune_and_regrow_globally` or another of `sparsity.topology`.
     """
 
     low: float = 0.45
@@ -76,6 +76,7 @@ class DensityAdjustment(PeriodicRule):
         for name in ("drop_fraction", "drop_scores", "grow_scores", "update"):
             check_function(f"DensityAdjustment.{name}", getattr(self, name))
         check_drop_fraction("DensityAdjustment.drop_fraction", self.drop_fraction)
+        check_growth("DensityAdjustment", self.update, self.grow_scores)
 
     def amount(self, moment):
         """What to drop and how dense to be: [drop fraction, density], or None for no change."""
@@ -98,6 +99,10 @@ class DensityAdjustment(PeriodicRule):
     def new_masks(self, masks, drop_scores, grow_scores, amount):
         """Drops to or grows to the density, or drops and regrows."""
         return self.update(masks, drop_scores, grow_scores, amount[0], amount[1])
+
+    def survivors(self, masks, drop_scores, amount):
+        """As the update has it."""
+        return survivors(self.update, masks, drop_scores, amount[0], amount[1])
 
     def description(self, total_steps, progress):
         """How often it decides, and what."""

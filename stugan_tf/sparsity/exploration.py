@@ -10,8 +10,8 @@ import tensorflow as tf
 from stugan_tf.checks import check_fraction, check_function
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.sparsity import criteria, schedules
-from stugan_tf.sparsity.rule import PeriodicRule, check_drop_fraction
-from stugan_tf.sparsity.topology import prune_and_regrow_per_layer
+from stugan_tf.sparsity.rule import PeriodicRule, check_drop_fraction, check_growth
+from stugan_tf.sparsity.topology import prune_and_regrow_per_layer, survivors
 
 
 @gin.configurable
@@ -22,13 +22,11 @@ class Exploration(PeriodicRule):
     Attributes:
         update_interval: Delta T, in generator steps.
         start: the first generator step at which an update may happen.
-        stop: updates happen before this generator step; None is the end of training. The very
-            last step never explores: its new weights would stay untrained.
+        stop: see `PeriodicRule`.
         drop_fraction: `progress -> fraction`, one of `sparsity.schedules`.
         drop_scores: `(weight, gradient, seed) -> scores`; the smallest are dropped (Eq. 3).
         grow_scores: `(weight, gradient, seed) -> scores`; the largest are grown (Eq. 4).
-        update: `prune_and_regrow_per_layer` keeps the count of every layer,
-            `prune_and_regrow_globally` only that of the network.
+        update: `prune_and_regrow_per_layer` or another of `sparsity.topology`.
         gradient_momentum: criteria see an average of the gradient of this decay over the steps;
             0 is the gradient of the last batch.
     """
@@ -46,6 +44,7 @@ class Exploration(PeriodicRule):
         for name in ("drop_fraction", "drop_scores", "grow_scores", "update"):
             check_function(f"Exploration.{name}", getattr(self, name))
         check_drop_fraction("Exploration.drop_fraction", self.drop_fraction)
+        check_growth("Exploration", self.update, self.grow_scores)
 
     def amount(self, moment):
         """The drop fraction p."""
@@ -54,6 +53,10 @@ class Exploration(PeriodicRule):
     def new_masks(self, masks, drop_scores, grow_scores, amount):
         """Drops and regrows."""
         return self.update(masks, drop_scores, grow_scores, amount)
+
+    def survivors(self, masks, drop_scores, amount):
+        """As the update has it."""
+        return survivors(self.update, masks, drop_scores, amount)
 
     def description(self, total_steps, progress):
         """The number of updates, and the drop fraction from the first to the end."""
@@ -175,8 +178,8 @@ class Explorer:
         """One topology update: assigns masks, and zeroes the kernels outside them.
 
         The gradients observed are those from before the weight update of this step, weights are
-        those after it. A weight that is dropped and grown at once keeps its value; one that is
-        grown anew is zero.
+        those after it. A weight that is dropped and grown at once keeps its value, unless the rule
+        names the `survivors`; one that is grown anew is zero.
 
         Args:
             amount: float tensor, what the rule says of this moment, such as the fraction of each
@@ -193,6 +196,10 @@ class Explorer:
         if rule.grow_scores is not None:
             grow_scores = self._scores(rule.grow_scores, seed, 1, hessian_gradients)
         updated = rule.new_masks(masks, drop_scores, grow_scores, amount)
+        surviving = rule.survivors(masks, drop_scores, amount)
+        if surviving is not None:
+            for layer, mask in zip(self.layers, surviving, strict=True):
+                layer.kernel.assign(layer.kernel * mask)
         for layer, ever_active, mask in zip(self.layers, self.ever_active, updated, strict=True):
             layer.assign_mask(mask)
             ever_active.assign(tf.maximum(ever_active, mask))

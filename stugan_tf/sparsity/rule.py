@@ -7,6 +7,8 @@ from typing import ClassVar, NamedTuple
 
 from stugan_tf.checks import check_natural
 from stugan_tf.errors import InputError
+from stugan_tf.sparsity.criteria import random_scores
+from stugan_tf.sparsity.topology import needs_random_scores
 
 
 class Moment(NamedTuple):
@@ -65,6 +67,19 @@ class TopologyRule(abc.ABC):
             amount: what `amount` gave, as a float64 tensor.
         """
 
+    def survivors(self, masks, drop_scores, amount):
+        """Masks of the weights that keep their values through an update, compiled.
+
+        Args:
+            masks: as for `new_masks`, likewise the others.
+            drop_scores: likewise.
+            amount: likewise.
+
+        Returns:
+            A list of L masks, or None if whatever is active after the update keeps its value.
+        """
+        del masks, drop_scores, amount
+
     @abc.abstractmethod
     def description(self, total_steps, progress):
         """What it is going to do, in a line.
@@ -87,8 +102,8 @@ class PeriodicRule(TopologyRule):
     Attributes:
         update_interval: Delta T, in generator steps.
         start: the first generator step at which an update may happen.
-        stop: updates happen before this generator step; None is the end of training. None happens
-            in the very last step: its new weights would stay untrained.
+        stop: updates happen before this generator step; None is the last one, whose new weights
+            would stay untrained. A step after the end lets the last one have its update, too.
     """
 
     update_interval: int = 1000
@@ -109,8 +124,7 @@ class PeriodicRule(TopologyRule):
 
     def is_due(self, step, total_steps):
         """Whether an update may happen at generator step `step`, counted from 1."""
-        stop = total_steps if self.stop is None else min(self.stop, total_steps)
-        return step % self.update_interval == 0 and self.start <= step < stop
+        return step % self.update_interval == 0 and self.start <= step < self._stop(total_steps)
 
     def next_due(self, step, total_steps):
         """The first step after `step` at which an update may happen, or None."""
@@ -120,9 +134,11 @@ class PeriodicRule(TopologyRule):
 
     def num_updates(self, total_steps):
         """How many updates a training of `total_steps` generator steps makes, at most."""
-        stop = total_steps if self.stop is None else min(self.stop, total_steps)
-        first = max(self.start, 1)
-        return max(0, (stop - 1) // self.update_interval - (first - 1) // self.update_interval)
+        first, last = max(self.start, 1), self._stop(total_steps) - 1
+        return max(0, last // self.update_interval - (first - 1) // self.update_interval)
+
+    def _stop(self, total_steps):
+        return total_steps if self.stop is None else min(self.stop, total_steps + 1)
 
 
 def check_drop_fraction(name, schedule):
@@ -133,3 +149,13 @@ def check_drop_fraction(name, schedule):
             raise InputError(
                 f"{name} must stay in [0, 1], but is {fraction} at {progress:.0%} of the training."
             )
+
+
+def check_growth(name, update, grow_scores):
+    """Raises InputError unless an update of a network can grow by these scores."""
+    if needs_random_scores(update) and grow_scores is not random_scores:
+        raise InputError(
+            f"{name}.update = @{update.__name__} grows at random, but {name}.grow_scores is "
+            f"@{getattr(grow_scores, '__name__', grow_scores)}. Set it to @random_scores, or "
+            "choose another update."
+        )

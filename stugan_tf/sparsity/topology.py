@@ -4,8 +4,12 @@ The paper leaves open how to round the number of dropped weights, over what TopK
 Here, like in the authors' code, the number is rounded up and each layer ranks its own weights
 (`prune_and_regrow_globally` ranks all together). Unlike there, counts are exact: ties go to the
 lowest index. Scores are ranked by their bits because sorting a large kernel takes seconds.
+
+A weight that is dropped may be grown at once, and keeps its value, like there. What else could be
+meant are updates of their own: `prune_and_regrow_elsewhere` and `prune_and_regrow_from_zero`.
 """
 
+import functools
 import math
 
 import gin
@@ -38,7 +42,9 @@ def top_k_mask(scores, k, among=None):
     return tf.reshape(mask, tf.shape(scores))
 
 
-def prune_and_regrow(mask, drop_scores, grow_scores, drop_fraction, density=None):
+def prune_and_regrow(
+    mask, drop_scores, grow_scores, drop_fraction, density=None, may_return=True, exactly=True
+):
     """One exploration of one kernel: Eq. 3, then Eq. 4; the number of active weights stays.
 
     A weight dropped here may return at once, for Eq. 4 grows from all outside theta'. All tensors
@@ -51,18 +57,35 @@ def prune_and_regrow(mask, drop_scores, grow_scores, drop_fraction, density=None
         drop_fraction: p, in [0, 1], a float or scalar tensor. ceil(p * active weights) are dropped.
         density: the number of active weights does not stay but becomes round(density * size): if
             that is fewer than p leaves, more are dropped and none grow. A float or scalar tensor.
+        may_return: whether what is dropped here may be grown here. If not, no more are dropped than
+            there are zeros to grow in their place.
+        exactly: whether the highest scores grow, as many as are wanted. Else, of scores drawn from
+            [0, 1), each that is below wanted / eligible, so that the number is right on average.
 
     Returns:
         The new mask.
     """
+    num_kept, num_after = _counts(mask, drop_fraction, density)
+    if not may_return:
+        num_zeros = tf.math.count_nonzero(mask == 0, dtype=tf.int32)
+        num_kept = tf.maximum(num_kept, num_after - num_zeros)
+    kept = top_k_mask(drop_scores, num_kept, among=mask > 0)
+    eligible = (kept if may_return else mask) == 0
+    if exactly:
+        return kept + top_k_mask(grow_scores, num_after - num_kept, among=eligible)
+    probability = tf.math.divide_no_nan(
+        tf.cast(num_after - num_kept, tf.float64),
+        tf.math.count_nonzero(eligible, dtype=tf.float64),
+    )
+    return kept + tf.cast(eligible & (tf.cast(grow_scores, tf.float64) < probability), tf.float32)
+
+
+def _counts(mask, drop_fraction, density):
+    """How many weights an exploration of a kernel keeps, and how many are active after growth."""
     num_active = tf.math.count_nonzero(mask, dtype=tf.int32)
     num_drop = tf.math.ceil(_float64(drop_fraction) * tf.cast(num_active, tf.float64))
-    num_kept = num_active - tf.cast(num_drop, tf.int32)
     num_after = num_active if density is None else _part(mask, density)
-    num_kept = tf.minimum(num_kept, num_after)
-    kept = top_k_mask(drop_scores, num_kept, among=mask > 0)
-    grown = top_k_mask(grow_scores, num_after - num_kept, among=kept == 0)
-    return kept + grown
+    return tf.minimum(num_active - tf.cast(num_drop, tf.int32), num_after), num_after
 
 
 def prune(mask, scores, sparsity):
@@ -82,14 +105,82 @@ def prune(mask, scores, sparsity):
     return top_k_mask(scores, tf.minimum(num_kept, num_active), among=mask > 0)
 
 
+def starts_from_zero(update):
+    """Marks an update of a network: what it drops and grows at once does not keep its value."""
+    update.starts_from_zero = True
+    return update
+
+
+def grows_at_random(update):
+    """Marks an update of a network: its growth scores must be numbers drawn from [0, 1)."""
+    update.grows_at_random = True
+    return update
+
+
+def needs_random_scores(update):
+    """Whether `update` is marked by `grows_at_random`."""
+    return getattr(update, "grows_at_random", False)
+
+
+def survivors(update, masks, drop_scores, drop_fraction, density=None):
+    """Masks of the weights whose values survive an update of a network.
+
+    Returns:
+        A mask for each kernel; of dense kernels, where an update changes nothing, all ones. None
+        if whatever is active after the update keeps its value.
+    """
+    if not getattr(update, "starts_from_zero", False):
+        return None
+    return [
+        tf.where(
+            tf.reduce_all(mask > 0),
+            mask,
+            top_k_mask(scores, _counts(mask, drop_fraction, density)[0], among=mask > 0),
+        )
+        for mask, scores in zip(masks, drop_scores, strict=True)
+    ]
+
+
 _exploration_inputs = ["masks", "drop_scores", "grow_scores", "drop_fraction", "density"]
 
 
 @gin.configurable(denylist=_exploration_inputs)
 def prune_and_regrow_per_layer(masks, drop_scores, grow_scores, drop_fraction, density=None):
     """`prune_and_regrow` for each of a list of kernels: every layer keeps or gets its density."""
+    return _per_layer(masks, drop_scores, grow_scores, drop_fraction, density)
+
+
+@gin.configurable(denylist=_exploration_inputs)
+def prune_and_regrow_elsewhere(masks, drop_scores, grow_scores, drop_fraction, density=None):
+    """As `prune_and_regrow_per_layer`, but what is dropped does not return in the same update."""
+    return _per_layer(masks, drop_scores, grow_scores, drop_fraction, density, may_return=False)
+
+
+@gin.configurable(denylist=_exploration_inputs)
+@starts_from_zero
+def prune_and_regrow_from_zero(masks, drop_scores, grow_scores, drop_fraction, density=None):
+    """As `prune_and_regrow_per_layer`, but what is dropped and returns at once starts from zero.
+
+    So it is if masks are applied to weights after the drop, and not only after growth. The average
+    of such a weight goes on: it was never inactive when the average was updated.
+    """
+    return _per_layer(masks, drop_scores, grow_scores, drop_fraction, density)
+
+
+@gin.configurable(denylist=_exploration_inputs)
+@grows_at_random
+def prune_and_regrow_bernoulli(masks, drop_scores, grow_scores, drop_fraction, density=None):
+    """As `prune_and_regrow_per_layer`, but as many grow as the draw will have it.
+
+    The random growth of the authors' code: of n zeros each grows with the probability dropped / n.
+    So the density of a layer drifts.
+    """
+    return _per_layer(masks, drop_scores, grow_scores, drop_fraction, density, exactly=False)
+
+
+def _per_layer(masks, drop_scores, grow_scores, drop_fraction, density, **options):
     # A function of its own, so that layers of one shape are traced once.
-    regrow = tf.function(prune_and_regrow, autograph=False)
+    regrow = tf.function(functools.partial(prune_and_regrow, **options), autograph=False)
     return [
         regrow(*layer, drop_fraction, density)
         for layer in zip(masks, drop_scores, grow_scores, strict=True)

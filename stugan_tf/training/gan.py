@@ -16,6 +16,7 @@ from stugan_tf.layers.rematerialization import Rematerialized
 from stugan_tf.sparsity.averaged_model import AveragedModel
 from stugan_tf.sparsity.averaging import sema
 from stugan_tf.sparsity.sparsify import sparsify
+from stugan_tf.training import learning_rates  # noqa: F401 - registers them with gin
 from stugan_tf.training.masked_adam import MaskedAdam
 
 

@@ -74,22 +74,29 @@ def flops_of_training(gan, algorithm):
     )
 
 
-def flops_so_far(training, records):
+def flops_so_far(training, *phases):
     """Sentences on theoretical FLOPs of the steps done, over the densities they were done with.
 
     Args:
         training: a `Training` whose masks are those of the newest checkpoint.
-        records: of its metrics.jsonl, with sparsities that are between those of the layers as they
-            are and none.
+        *phases: the records of the metrics.jsonl of each phase, with sparsities that are between
+            those of the layers as they are and none.
     """
     costs = {
         name: (layer_costs(network), count_weights(network).sparsity)
         for name, network in training.gan.networks.items()
     }
-    stretches = stretches_of(records, cost_by_sparsity(costs), training.algorithm)
+    cost_at = cost_by_sparsity(costs)
+    stretches = [
+        stretch
+        for records in phases
+        for stretch in stretches_of(records, cost_at, training.algorithm)
+    ]
+    steps = sum(records[-1]["step"] for records in phases)
+    where = f" in {len(phases)} phases" if len(phases) > 1 else ""
     return "\n".join(
         [
-            f"theoretical FLOPs of the {records[-1]['step']:,} steps logged so far:",
+            f"theoretical FLOPs of the {steps:,} steps logged so far{where}:",
             *flops_by_convention(stretches, training.algorithm, training.gan.rematerializes),
         ]
     )

@@ -210,6 +210,8 @@ def test_progress_is_read_from_metrics_and_the_configuration(tmp_path):
     assert str(runs.progress_of(tmp_path)) == "step 30, 2 steps/s"
     (workdir / "config.gin").write_text("Algorithm.length = 5\nAlgorithm.total_steps = 2000\n")
     assert str(runs.progress_of(tmp_path)) == "step 30 of 10,000, 2 steps/s, 1:23:05 left"
+    (workdir / "config.gin").write_text("Algorithm.length = 5\nAlgorithm.total_steps = %STEPS\n")
+    assert str(runs.progress_of(tmp_path)) == "step 30, 2 steps/s"
 
 
 @pytest.mark.parametrize("style", ["lines", "bars"])

@@ -19,6 +19,7 @@ from stugan_tf.experiments.paper_results import paper_results
 from stugan_tf.experiments.presets import PRESETS, preset
 from stugan_tf.methods.method import chosen_method  # noqa: F401
 from stugan_tf.training.algorithm import Algorithm
+from stugan_tf.training.balance import BalanceRatio
 from stugan_tf.training.loop import Training  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -72,6 +73,8 @@ def test_table_1_has_the_papers_cells():
         ("figure4", 2 * (1 + 8 * 10)),
         ("figure5", 2 * (1 + 4 * 3)),
         ("figure6", 3 * 9),
+        ("gmp", 2 * (1 + 8 * 3)),
+        ("adapt", 2 * (1 + 12 * 4)),
     ],
 )
 def test_each_grid_has_as_many_cells_as_the_paper(name, count):
@@ -123,6 +126,7 @@ def test_results_of_the_paper_are_those_of_its_tables():
     assert ("sngan", "GAN Tickets", "s_G 95 %") not in known
     assert known["biggan", "STU-GAN, 5x steps", "s_G 80 %"]["inception_score"] == 8.71
     assert known["imagenet", "STU-GAN, s_D 50 %, s_G 60 %", ""] == {"fid": 9.68}
+    assert known["biggan", "ADAPT strict (ADAPT)", "s_G 50 %"] == {"fid": 7.90}
 
 
 def all_cells(preset_name):
@@ -239,6 +243,42 @@ def test_every_configuration_can_be_read(name):
             assert exploration is None or exploration.num_updates(algorithm.total_steps)
     config.parse_gin()
     assert len(read) > 10
+
+
+def test_gradual_pruning_ends_at_the_sparsity_of_its_column():
+    for cell in cells("gmp"):
+        if cell.line.startswith("GMP"):
+            assert setting(cell, "polynomial_sparsity.final") == str(cell.value)
+            assert setting(cell, "GAN.generator_sparsity") is None
+
+
+def test_adapt_is_compared_in_its_own_setting():
+    """fidelity.md, 5.1: 100,000 and 200,000 steps, flipped images, intervals of their scripts."""
+    for cell in cells("adapt"):
+        steps = {"sngan": "100000", "biggan": "200000"}[cell.model]
+        assert setting(cell, "Algorithm.total_steps") == steps
+        assert setting(cell, "cifar10.flip") == "True"
+    for cell in cells("adapt", "cpu"):
+        if cell.line == "ADAPT strict (ADAPT)":
+            config.parse_gin([GIN / file for file in cell.files], cell.bindings)
+            rules = Algorithm().explorations
+            assert rules["generator"].update_interval == 25
+            assert rules["discriminator"].update_interval == 100
+            assert Algorithm().balance_ratio == BalanceRatio(every=5, window=10)
+    config.parse_gin()
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_a_learning_rate_decays_until_the_end(name):
+    for cell in cells("ablation_learning_rate", name, seeds=(0,)):
+        if cell.line == "linear decay to 0":
+            config.parse_gin([GIN / file for file in cell.files], cell.bindings)
+            steps = Algorithm().total_steps
+            updates = steps * Algorithm().discriminator_steps
+            assert config.value_of("generator/linear_decay.updates") == steps
+            assert config.value_of("discriminator/linear_decay.updates") == updates
+            assert config.value_of("linear_decay.initial") == 2e-4
+    config.parse_gin()
 
 
 def test_the_cpu_preset_says_which_data_it_uses(tmp_path):

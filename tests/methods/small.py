@@ -78,6 +78,13 @@ def opening(method, config="", fails_at=(), **settings):
     return opened
 
 
+def run_through(method, tmp_path_factory):
+    """The workdir of a method that was never killed."""
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    method.run(workdir, opening(method))
+    return workdir
+
+
 class KilledError(BaseException):
     """What ends a process at a moment that a test chooses."""
 

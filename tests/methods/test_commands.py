@@ -56,6 +56,7 @@ def test_a_method_is_planned_trained_and_looked_at_by_the_usual_commands(use, tm
     assert code == 0, errors
     assert "finetune: checkpoint of step 4" in told
     assert told.splitlines()[2].split()[:3] == ["finetune", "finished", "4"]
+    assert "theoretical FLOPs of the 8 steps logged so far in 2 phases:" in told
     # Of 1288 weights in kernels of 576, 576, 64 and 72, floor(0.7 n) are zero in each.
     assert f"sparsity {(403 + 403 + 44 + 50) / 1288:.4f} of the 1,288 weights" in told
     code, told, errors = use("sample", [workdir, f"--output={tmp_path / 'grid.png'}", "--num=4"])
@@ -76,26 +77,6 @@ def test_a_report_of_what_would_be_trained_lists_the_phases(use):
     assert code == 0, errors
     assert "generator and discriminator pruned to 36.00% zeros" in planned
     assert "round_03" not in planned
-
-
-@pytest.mark.parametrize(
-    ("method", "bindings", "told"),
-    [
-        (
-            "prune_and_finetune_global",
-            ["GAN.generator_sparsity = 0.0"],
-            "GAN.generator_sparsity is",
-        ),
-        ("tickets", ["tickets.rounds = 3"], "reached by 10 round(s) of 20%, but there are to be 3"),
-        ("tickets", ["method.phases = @tickets()"], "Write the reference without parentheses"),
-        ("tickets", ["prune_and_finetune.start_from = 'best'"], "Nothing uses these bindings"),
-    ],
-)
-def test_wrong_uses_are_told(use, tmp_path, method, bindings, told):
-    code, _, errors = use("train", [*flags_of(method, *bindings), f"--workdir={tmp_path / 'run'}"])
-    assert code == 1
-    assert told in errors
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from small import (
     killed,
     manifest,
     opening,
+    run_through,
     small_training,
     states,
     variable_names,
@@ -34,16 +35,7 @@ SPARSITIES = {"generator": 0.7, "discriminator": 0.4}
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     """The workdir of a method that was never killed; both networks are pruned."""
-    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
-    method = prune_and_finetune(SPARSITIES)
-    method.run(workdir, opening(method))
-    return workdir
-
-
-@pytest.fixture(scope="module")
-def training():
-    """What the checkpoints are of."""
-    return small_training()
+    return run_through(prune_and_finetune(SPARSITIES), tmp_path_factory)
 
 
 def layers_by_name(training, networks):
@@ -149,10 +141,8 @@ def test_a_run_killed_inside_and_between_phases_ends_like_an_uninterrupted_one(
     def saved(wanted):
         return lambda checkpoints, step, *_: step == wanted
 
-    with killed(monkeypatch, Checkpoints, "save", saved(2)):
-        start()  # Inside the dense training.
     with killed(monkeypatch, loop, "record_end"):
-        start()  # At its end, which the overview has not heard of.
+        start()  # At the end of the dense training, which the overview has not heard of.
     with pytest.raises(KilledError):
         start(fails_at=["finetune"])  # Between the phases.
     with killed(monkeypatch, loop.Training, "assign_masks"):
@@ -246,6 +236,7 @@ def test_a_pretraining_of_another_configuration_is_refused(uninterrupted, tmp_pa
     parent = Parent(uninterrupted / "dense", STEPS, uninterrupted / "dense")
     with pytest.raises(InputError, match=r"(?s)another configuration.*\+ train.seed = 1"):
         parent.check_configuration("train.seed = 1")
+    parent.check_configuration("train.seed = 1", apart_from=["train.seed"])
     method = prune_and_finetune(SPARSITIES)
     with pytest.raises(InputError, match="belongs to another configuration"):
         method.run(uninterrupted, opening(method, config="train.seed = 1"))

@@ -14,6 +14,7 @@ from small import (
     killed,
     manifest,
     opening,
+    run_through,
     small_training,
     states,
     variable_names,
@@ -33,15 +34,7 @@ NAMES = ("dense", "round_01", "round_02")
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     """The workdir of two rounds on both networks."""
-    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
-    method = tickets(BOTH)
-    method.run(workdir, opening(method))
-    return workdir
-
-
-@pytest.fixture(scope="module")
-def training():
-    return small_training()
+    return run_through(tickets(BOTH), tmp_path_factory)
 
 
 def names_of(training, network):

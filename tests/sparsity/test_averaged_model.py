@@ -5,7 +5,7 @@ from keras import layers
 
 from stugan_tf.layers.masked import mask_layers, masked_layers
 from stugan_tf.sparsity.averaged_model import AveragedModel
-from stugan_tf.sparsity.averaging import masked_ema, sema
+from stugan_tf.sparsity.averaging import masked_ema, of_parameters, sema
 
 DECAY = 0.75
 
@@ -48,10 +48,13 @@ def is_masked_kernel(path):
     return path.endswith("kernel")
 
 
-@pytest.mark.parametrize("rule", [sema, masked_ema])
+@pytest.mark.parametrize("rule", [sema, masked_ema, of_parameters])
 def test_the_average_follows_a_simulation(rule):
-    """Eq. 5 with a counter T per weight; plain averages, batch norm's included; copies."""
+    """Eq. 5 with a counter T per weight; plain averages, batch norm's included or not; copies."""
     original, rng = build(), np.random.default_rng(0)
+    copied = ("kernel_mask",)
+    if rule is of_parameters:
+        copied += ("moving_mean", "moving_variance")
     change(original, rng, explore=True)
     change(original, rng, explore=False)
     averaged = AveragedModel(original, build(), rule)
@@ -77,7 +80,7 @@ def test_the_average_follows_a_simulation(rule):
                 active_steps[path] = np.where(mask == 0, 0, active_steps[path] + started)
                 age = active_steps[path]
                 expected[path] = np.select([age == 0, age == 1], [0.0, value], blended)
-            elif path.endswith("kernel_mask") or value.dtype.kind != "f":
+            elif path.endswith(copied) or value.dtype.kind != "f":
                 expected[path] = value
             else:
                 expected[path] = blended

@@ -14,7 +14,13 @@ from stugan_tf.sparsity.distributions import exact_mask
 from stugan_tf.sparsity.exploration import Exploration, Explorer
 from stugan_tf.sparsity.exploration_rate import exploration_rate
 from stugan_tf.sparsity.schedules import constant_drop_fraction
-from stugan_tf.sparsity.topology import prune_and_regrow_globally
+from stugan_tf.sparsity.topology import (
+    prune_and_regrow_bernoulli,
+    prune_and_regrow_elsewhere,
+    prune_and_regrow_from_zero,
+    prune_and_regrow_globally,
+    prune_and_regrow_per_layer,
+)
 
 DENSITIES = [0.3, 1.0, 0.5, 0.1]
 SEED = tf.constant([1, 2], tf.int64)
@@ -83,20 +89,31 @@ def test_a_topology_update_follows_equations_3_and_4(seed, drop_fraction):
             np.testing.assert_array_equal(layer.kernel, kernel)
 
 
-def test_a_topology_update_by_hand():
+@pytest.mark.parametrize(
+    ("update", "mask", "kernel"),
+    [
+        # -1 and 2 are dropped; of what is then zero, 2 has the largest gradient, then the last.
+        (prune_and_regrow_per_layer, [1, 0, 1, 1, 0, 1], [4, 0, 2, -3, 0, 0]),
+        (prune_and_regrow_from_zero, [1, 0, 1, 1, 0, 1], [4, 0, 0, -3, 0, 0]),
+        # Neither of the two may return, so that the last two grow.
+        (prune_and_regrow_elsewhere, [1, 0, 0, 1, 1, 1], [4, 0, 0, -3, 0, 0]),
+    ],
+)
+def test_a_topology_update_by_hand(update, mask, kernel):
     images = keras.Input((1, 1, 1))
     model = mask_layers(keras.Model(images, layers.Conv2D(6, 1, use_bias=False)(images)))
     (layer,) = masked_layers(model)
     layer.kernel.assign(np.reshape([4.0, -1.0, 2.0, -3.0, 9.0, 9.0], [1, 1, 1, 6]))
-    layer.assign_mask(np.reshape([1.0, 1.0, 1.0, 1.0, 0.0, 0.0], [1, 1, 1, 6]))
-    explorer = Explorer(model, Exploration())
-    # -1 and 2 are dropped; of what is then zero, 2 has the largest gradient, then the last.
+    before = [1, 1, 1, 1, 0, 0]
+    layer.assign_mask(np.reshape(before, [1, 1, 1, 6]).astype(np.float32))
+    explorer = Explorer(model, Exploration(update=update))
     gradient = tf.reshape(tf.constant([9.0, 0.1, -5.0, 9.0, 0.2, -4.0]), [1, 1, 1, 6])
     explorer.observe([gradient])
     explorer.explore(0.5, SEED)
-    assert layer.kernel_mask.numpy().ravel().tolist() == [1, 0, 1, 1, 0, 1]
-    assert layer.kernel.numpy().ravel().tolist() == [4, 0, 2, -3, 0, 0]
-    assert explorer.ever_active[0].numpy().ravel().tolist() == [1, 1, 1, 1, 0, 1]
+    assert layer.kernel_mask.numpy().ravel().tolist() == mask
+    assert layer.kernel.numpy().ravel().tolist() == kernel
+    union = np.maximum(before, mask).tolist()
+    assert explorer.ever_active[0].numpy().ravel().tolist() == union
 
 
 def test_the_exploration_rate_is_that_of_the_union_of_all_masks():
@@ -204,12 +221,12 @@ def test_a_static_network_is_only_watched():
     total=st.integers(1, 100),
 )
 def test_the_schedule_is_the_one_described(interval, start, stop, total):
-    """Multiples of the interval from `start` until before `stop`, and never the very last step."""
+    """Multiples of the interval from `start` until before `stop`; by None never the last step."""
     exploration = Exploration(update_interval=interval, start=start, stop=stop)
     due = [
         step
-        for step in range(1, total)
-        if step % interval == 0 and step >= start and (stop is None or step < stop)
+        for step in range(1, total + 1)
+        if step % interval == 0 and start <= step < (total if stop is None else stop)
     ]
     steps = range(1, total + 50)
     assert [step for step in steps if exploration.is_due(step, total)] == due
@@ -230,6 +247,10 @@ def test_the_schedule_is_the_one_described(interval, start, stop, total):
             r"drop_fraction must stay in \[0, 1\], but is 50 at 0%",
         ),
         ({"drop_fraction": lambda progress: 0.4 - progress}, r"but is -0.09\d* at 50%"),
+        (
+            {"update": prune_and_regrow_bernoulli},
+            "@prune_and_regrow_bernoulli grows at random, but .* is @gradient_magnitude",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):

@@ -1,3 +1,4 @@
+import functools
 import math
 
 import numpy as np
@@ -13,10 +14,14 @@ from stugan_tf.sparsity.exploration_rate import churn
 from stugan_tf.sparsity.topology import (
     prune,
     prune_and_regrow,
+    prune_and_regrow_bernoulli,
+    prune_and_regrow_elsewhere,
+    prune_and_regrow_from_zero,
     prune_and_regrow_globally,
     prune_and_regrow_per_layer,
     prune_globally,
     prune_per_layer,
+    survivors,
     top_k_mask,
 )
 
@@ -191,6 +196,96 @@ def test_a_density_asked_for_is_met_exactly(seed, drop, density):
     grown = reference.mark_largest(grow_scores, num_after - num_kept, kept == 0)
     np.testing.assert_array_equal(updated, kept + grown)
     assert updated.sum() == num_after
+
+
+densities = st.none() | st.integers(0, 20).map(lambda twentieths: twentieths / 20)
+
+
+def test_elsewhere_nothing_returns_that_was_dropped():
+    """As many are dropped as asked for, or as there are zeros to take their place."""
+    regrow = tf.function(functools.partial(prune_and_regrow, may_return=False))
+
+    @settings(max_examples=30)
+    @given(seed=st.integers(0, 1000), drop=st.integers(0, 20), density=densities)
+    def check(seed, drop, density):
+        mask, drop_scores, grow_scores = scores_and_mask(seed)
+        fractions = [x if x is None else tf.constant(x, tf.float64) for x in (drop / 20, density)]
+        updated = regrow(mask, drop_scores, grow_scores, *fractions).numpy()
+        active = int(mask.sum())
+        num_after = active if density is None else round(density * mask.size)
+        num_kept = min(active - math.ceil(drop / 20 * active), num_after)
+        num_kept = max(num_kept, num_after - (mask.size - active))
+        kept = reference.mark_largest(drop_scores, num_kept, mask > 0)
+        grown = reference.mark_largest(grow_scores, num_after - num_kept, mask == 0)
+        np.testing.assert_array_equal(updated, kept + grown)
+        assert updated.sum() == num_after
+
+    check()
+
+
+def test_elsewhere_a_dense_layer_stays_as_it_is():
+    scores = tf.random.stateless_normal(SHAPE, (0, 1))
+    (updated,) = prune_and_regrow_elsewhere([tf.ones(SHAPE)], [scores], [-scores], 0.5)
+    assert tf.reduce_all(updated == 1)
+
+
+def test_from_zero_what_survives_is_what_was_not_dropped():
+    surviving = tf.function(functools.partial(survivors, prune_and_regrow_from_zero))
+
+    @settings(max_examples=30)
+    @given(seed=st.integers(0, 1000), drop=st.integers(0, 20))
+    def check(seed, drop):
+        mask, drop_scores, _ = scores_and_mask(seed)
+        (kept,) = surviving([mask], [drop_scores], tf.constant(drop / 20, tf.float64))
+        num_kept = int(mask.sum()) - math.ceil(drop / 20 * int(mask.sum()))
+        expected = reference.mark_largest(drop_scores, num_kept, mask > 0)
+        np.testing.assert_array_equal(kept, expected if (mask == 0).any() else mask)
+
+    check()
+
+
+def test_from_zero_a_dense_layer_keeps_its_values():
+    scores = tf.random.stateless_normal(SHAPE, (0, 1))
+    (kept,) = survivors(prune_and_regrow_from_zero, [tf.ones(SHAPE)], [scores], 0.5)
+    assert tf.reduce_all(kept == 1)
+
+
+@pytest.mark.parametrize("update", [prune_and_regrow_per_layer, prune_and_regrow_elsewhere])
+def test_by_default_all_that_is_active_keeps_its_value(update):
+    assert survivors(update, [tf.ones([2])], [tf.ones([2])], 0.5) is None
+
+
+def test_bernoulli_growth_takes_each_zero_whose_number_is_small_enough():
+    """The authors' random growth: rand() < dropped / zeros, among the zeros after the drop."""
+    regrow = tf.function(functools.partial(prune_and_regrow, exactly=False))
+
+    @settings(max_examples=30)
+    @given(seed=st.integers(0, 1000), drop=st.integers(0, 20))
+    def check(seed, drop):
+        mask, drop_scores, _ = scores_and_mask(seed)
+        drawn = np.random.default_rng(seed).uniform(size=mask.shape).astype(np.float32)
+        updated = regrow(mask, drop_scores, drawn, tf.constant(drop / 20, tf.float64)).numpy()
+        num_drop = math.ceil(drop / 20 * int(mask.sum()))
+        kept = reference.mark_largest(drop_scores, int(mask.sum()) - num_drop, mask > 0)
+        zeros = int((kept == 0).sum())
+        grown = (kept == 0) & (drawn < (num_drop / zeros if zeros else 0))
+        np.testing.assert_array_equal(updated, kept + grown)
+
+    check()
+
+
+def test_bernoulli_growth_keeps_the_number_on_average_and_dense_layers_dense():
+    shape = (100, 100)
+    mask = exact_mask(shape, 0.3, (0, 1))
+    counts = [
+        int(tf.reduce_sum(prune_and_regrow_bernoulli([mask], [mask], [drawn], 0.5)[0]))
+        for drawn in (tf.random.stateless_uniform(shape, (2, i)) for i in range(5))
+    ]
+    # 1500 are expected to grow; one draw's standard deviation is below sqrt(1500) = 39.
+    assert abs(np.mean(counts) - 3000) < 4 * 39 / math.sqrt(5)
+    assert len(set(counts)) > 1
+    dense, drawn = tf.ones(SHAPE), tf.random.stateless_uniform(SHAPE, (3, 0))
+    assert tf.reduce_all(prune_and_regrow_bernoulli([dense], [drawn], [drawn], 0.5)[0] == 1)
 
 
 @settings(max_examples=30)

@@ -39,6 +39,19 @@ def gan():
     )
 
 
+def half_sparse_training():
+    """One whose generator has half its weights."""
+    return tiny_training(
+        functools.partial(
+            GAN,
+            generator=lambda _: small(8),
+            discriminator=discriminator,
+            generator_sparsity=0.5,
+            discriminator_sparsity=0.0,
+        )
+    )
+
+
 def test_memory_by_hand(gan):
     """Generator: 32 + 16 and 9 + 1 weights; discriminator: 2 + 2, 2 * 2 of batch norm, 32 + 1."""
     settings = {"total_steps": 9, "batch_size": 12, "generator_batch_size": 24}
@@ -75,15 +88,7 @@ def test_activations_take_half_the_memory_in_half_precision(precision):
 
 
 def test_the_plan_says_what_is_theory_and_what_an_estimate():
-    training = tiny_training(
-        functools.partial(
-            GAN,
-            generator=lambda _: small(8),
-            discriminator=discriminator,
-            generator_sparsity=0.5,
-            discriminator_sparsity=0.0,
-        )
-    )
+    training = half_sparse_training()
     text = describe(training)
     steps = training.algorithm.total_steps
     assert f"theoretical FLOPs of training at the present densities, {steps} steps:" in text
@@ -93,15 +98,7 @@ def test_the_plan_says_what_is_theory_and_what_an_estimate():
 
 
 def test_what_was_done_is_counted_at_the_densities_it_was_done_with():
-    training = tiny_training(
-        functools.partial(
-            GAN,
-            generator=lambda _: small(8),
-            discriminator=discriminator,
-            generator_sparsity=0.5,
-            discriminator_sparsity=0.0,
-        )
-    )
+    training = half_sparse_training()
     (sparsity,) = (c.sparsity for n, c in training.counts().items() if n == "generator")
     at_end = {"discriminator_sparsity": 0.0, "generator_sparsity": sparsity}
     start = {"discriminator_sparsity": 0.0, "generator_sparsity": 0.0}
@@ -112,6 +109,11 @@ def test_what_was_done_is_counted_at_the_densities_it_was_done_with():
     )
     pruned = flops_so_far(training, [{"step": middle, **start}, {"step": last, **at_end}])
     dense = flops_so_far(training, [{"step": middle, **start}, {"step": last, **start}])
+    phases = flops_so_far(
+        training, [{"step": middle, **start}], [{"step": last - middle, **at_end}]
+    )
+    assert f"of the {last} steps logged so far in 2 phases:" in phases
+    assert phases.splitlines()[1:] == pruned.splitlines()[1:]
     ratios = [
         [float(ratio) for ratio in re.findall(r"([\d.]+) of dense", text)]
         for text in (constant, pruned, dense)
