@@ -89,19 +89,17 @@ PAPER = Preset(
     description="the paper's models, lengths and protocol",
 )
 
-_OF_CPU = {**_rescaled(50), "linear_decay": _decaying(2e-4, 2000, 4000)}
-
 CPU = Preset(
     models={
         "sngan": Model(
             "experiments/sngan_cpu.gin",
             intervals=(10, 50, 100, 200, 500, 1000),
-            settings=_OF_CPU,
+            settings={**_rescaled(50), "linear_decay": _decaying(1e-3, 1500, 3000)},
         ),
         "biggan": Model(
             "experiments/biggan_cpu.gin",
             intervals=(10, 50, 100, 200, 500, 1000),
-            settings=_OF_CPU,
+            settings={**_rescaled(50), "linear_decay": _decaying(2e-4, 2000, 4000)},
         ),
         "imagenet": Model(
             "experiments/imagenet_cpu.gin",

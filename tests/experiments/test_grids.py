@@ -272,12 +272,14 @@ def test_adapt_is_compared_in_its_own_setting():
 def test_a_learning_rate_decays_until_the_end(name):
     for cell in cells("ablation_learning_rate", name, seeds=(0,)):
         if cell.line == "linear decay to 0":
+            config.parse_gin([GIN / file for file in cell.files])
+            constant = config.value_of("MaskedAdam.learning_rate")
             config.parse_gin([GIN / file for file in cell.files], cell.bindings)
             steps = Algorithm().total_steps
             updates = steps * Algorithm().discriminator_steps
             assert config.value_of("generator/linear_decay.updates") == steps
             assert config.value_of("discriminator/linear_decay.updates") == updates
-            assert config.value_of("linear_decay.initial") == 2e-4
+            assert config.value_of("linear_decay.initial") == constant
     config.parse_gin()
 
 
