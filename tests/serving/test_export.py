@@ -60,7 +60,6 @@ LITE = ("--format=tflite", "--batch_size=1", "--batch_size=64")
         ("plain", SPARSE, ("--num=9", "--truncation=0.7", "--seed=2")),
         ("plain", LITE, ("--num=16", "--columns=8", "--interpolate=latents")),
         ("conditional", SAVED_MODEL, ("--classes", "--columns=3")),
-        ("conditional", LITE, ("--num=9",)),
         ("conditional", SAVED_MODEL, ("--interpolate=classes", "--num=15", "--columns=5")),
         ("conditional", SPARSE, ("--interpolate=classes", "--num=15", "--columns=5")),
     ],
@@ -180,11 +179,3 @@ def test_sample_tells_what_an_artifact_cannot(exported, tmp_path, run, flags, to
     assert code == 1
     assert told in errors
     assert not list(tmp_path.iterdir())
-
-
-def test_tflite_has_nothing_between_classes(exported, tmp_path):
-    folder = exported("conditional", *LITE)
-    output = f"--output={tmp_path}/x.png"
-    code, _, errors = call("sample", f"--artifact={folder}", output, "--interpolate=classes")
-    assert code == 1
-    assert "a TensorFlow Lite file takes labels only" in errors

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from served_networks import CLASSES, generator, images_of, inputs_of, interface_of
 
+from stugan_tf.errors import InputError
 from stugan_tf.images import to_uint8
 from stugan_tf.latents import between_classes
 from stugan_tf.layers.mixing import mixing_classes
@@ -58,7 +59,7 @@ def written(tmp_path_factory):
     [
         ("sngan", "saved_model", "float32", 1e-5),
         ("biggan", "saved_model", "float32", 1e-5),
-        ("biggan_imagenet", "saved_model", "float32", 1e-5),
+        pytest.param("biggan_imagenet", "saved_model", "float32", 1e-5, marks=pytest.mark.slow),
         ("sngan", "sparse", "float32", 1e-5),
         ("biggan_imagenet", "sparse", "float32", 1e-5),
         ("biggan_imagenet", "sparse", "float16", 0.01),
@@ -130,6 +131,11 @@ def test_mixtures_of_classes_are_those_of_the_trained_generator(written, name, k
     expected = images_of(mixing_classes(model), latents, weights)
     (images,) = load(written(name, kind)).batches(latents, weights)
     np.testing.assert_allclose(images, expected, rtol=0, atol=1e-5)
+
+
+def test_tflite_has_nothing_between_classes(written):
+    with pytest.raises(InputError, match="a TensorFlow Lite file takes labels only"):
+        load(written("biggan", "tflite"), trusted=True).check_mixes()
 
 
 ALONE = """
