@@ -20,6 +20,13 @@ def check_natural(name, value):
         raise InputError(f"{name} must be an integer of at least 0, got {value!r}.")
 
 
+def check_seed(name, value):
+    """Raises InputError unless `value` is a seed: an integer from 0 to 2**63 - 1, an int64."""
+    check_natural(name, value)
+    if value >= 2**63:
+        raise InputError(f"{name} must be below 2**63, got {value}.")
+
+
 def check_above_zero(name, value):
     """Raises InputError unless `value` is a number above 0."""
     if not isinstance(value, numbers.Real) or not value > 0:

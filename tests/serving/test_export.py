@@ -1,6 +1,7 @@
 """The command `export`, and `sample --artifact`, on runs of one step."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ from served_networks import CONDITIONAL, call, train
 
 from stugan_tf.evaluation import records
 from stugan_tf.serving import artifact
+from stugan_tf.serving.card import write as write_card
 from stugan_tf.serving.loading import load
 
 
@@ -105,6 +107,15 @@ def test_the_card_says_what_it_is(runs, exported):
     inside = load(folder).about
     assert inside["configuration"] == card["configuration"]
     assert inside["training"] == card["training"]
+
+
+def test_a_card_tells_names_of_any_bytes(exported, tmp_path):
+    """Of folders whose names are not UTF-8, Python makes halves of characters."""
+    made = json.loads((exported("conditional", *SPARSE) / "1" / artifact.CARD).read_text())
+    made["interface"]["class_names"] = [os.fsdecode(b"caf\xe9")] * 10
+    write_card(tmp_path, made)
+    assert "caf\\udce9" in (tmp_path / artifact.CARD_TEXT).read_text()
+    assert json.loads((tmp_path / artifact.CARD).read_text())["interface"] == made["interface"]
 
 
 def test_the_next_export_is_the_next_version(runs, tmp_path):

@@ -1,5 +1,6 @@
 """Every format draws what the generator does that was trained."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from stugan_tf.latents import between_classes
 from stugan_tf.layers.mixing import mixing_classes
 from stugan_tf.serving import artifact, compact, lite, positions, saved_model
 from stugan_tf.serving.folding import fold
+from stugan_tf.serving.generator import ServedGenerator
 from stugan_tf.serving.graph import to_keras
 from stugan_tf.serving.loading import load, of_folder
 
@@ -133,6 +135,37 @@ def test_mixtures_of_classes_are_those_of_the_trained_generator(written, name, k
     np.testing.assert_allclose(images, expected, rtol=0, atol=1e-5)
 
 
+def test_a_saved_model_is_refused_that_is_not_what_its_manifest_says(written):
+    folder = written("biggan", "saved_model")
+    interface = interface_of(generator("biggan"))
+    for other in ({"latent_dim": 9}, {"image_shape": (32, 32, 1)}, {"conditional": False}):
+        with pytest.raises(InputError, match="has no signature images_of_latents that takes"):
+            saved_model.read(folder, dataclasses.replace(interface, **other))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"seed": 2**63}, "seed must be below"),
+        ({"latents": "x"}, "latents must be numbers"),
+        ({"latents": [[1], [2, 3]]}, "latents must be numbers"),
+        ({"latents": [[1e300] * 8]}, "latents must be finite"),
+        ({"latents": [[0] * 8]}, "Latents need labels here"),
+        ({"latents": [[0] * 9], "labels": 1}, "must be of shape"),
+        ({"labels": [[1], [2, 3]]}, "labels must be numbers"),
+        ({"labels": 1.0}, "labels must be an integer"),
+        ({"labels": CLASSES}, "labels must be from 0 to 9"),
+        ({"labels": [1, 2]}, "labels must be an integer or 1 of them"),
+        ({"num_images": 2**30}, "num_images must be at most"),
+        ({"dtype": "float16"}, "dtype must be"),
+    ],
+)
+def test_what_fits_no_generator_is_told(arguments, told):
+    interface = interface_of(generator("biggan"))
+    with pytest.raises(InputError, match=told):
+        ServedGenerator(interface, None, {}, "nothing")(**arguments)
+
+
 def test_tflite_has_nothing_between_classes(written):
     with pytest.raises(InputError, match="a TensorFlow Lite file takes labels only"):
         load(written("biggan", "tflite"), trusted=True).check_mixes()
@@ -179,6 +212,14 @@ def test_a_sparse_file_survives_a_round_trip(written, name):
     compact.write(again, graph, "float32", {"interface": manifest["interface"]})
     assert compact.read(again)[1]["tensors"].keys() == manifest["tensors"].keys()
     again.unlink()
+
+
+def test_a_sparse_file_may_tell_of_zeros(tmp_path):
+    """As many as stand in the place of its digest while that is computed, wherever they are."""
+    graph, path = fold(generator("sngan")), tmp_path / "x.safetensors"
+    for _ in range(4):  # The library orders texts at random.
+        compact.write(path, graph, "float32", {"told": "0" * 64, "sha256": "0" * 64})
+        assert compact.read(path)[1]["told"] == "0" * 64
 
 
 @pytest.mark.parametrize("density", [0.02, 0.05, 0.1, 0.2, 0.5])
