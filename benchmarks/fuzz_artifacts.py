@@ -94,7 +94,7 @@ def write_intact(folder):
 
 
 def changed_value(chance, values):
-    """One value of nested lists and dictionaries replaced, removed, renamed or put twice, in place."""
+    """Replaces, removes, renames or repeats one value of nested lists and dictionaries."""
     inside = values
     while True:
         keys = list(inside) if isinstance(inside, dict) else list(range(len(inside)))

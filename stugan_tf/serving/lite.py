@@ -13,6 +13,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 
 import numpy as np
@@ -192,13 +193,17 @@ def _check_runner(runner, size, interface):
 
 
 class _Batches:
-    """Makes images of any number of latents by signatures of fixed batch sizes."""
+    """Makes images of any number of latents by signatures of fixed batch sizes.
+
+    Threads that share it wait for each other: an interpreter has one memory for all its tensors.
+    """
 
     def __init__(self, runners, interpreter):
         if not runners:
             raise InputError("The TensorFlow Lite file has no signature.")
         self._runners = runners
         self._interpreter = interpreter  # Runners do not keep it alive.
+        self._lock = threading.Lock()
 
     def __call__(self, latents, labels):
         images, first = [], 0
@@ -210,7 +215,8 @@ class _Batches:
             inputs = {"latents": latents[positions]}
             if labels is not None:
                 inputs["labels"] = labels[positions]
-            images.append(self._runners[size](**inputs)["images"][:left])
+            with self._lock:
+                images.append(self._runners[size](**inputs)["images"][:left])
             first += size
         return np.concatenate(images)
 

@@ -1,5 +1,6 @@
 """Every format draws what the generator does that was trained."""
 
+import concurrent.futures
 import dataclasses
 import os
 import subprocess
@@ -157,6 +158,7 @@ def test_a_saved_model_is_refused_that_is_not_what_its_manifest_says(written):
         ({"labels": CLASSES}, "labels must be from 0 to 9"),
         ({"labels": [1, 2]}, "labels must be an integer or 1 of them"),
         ({"num_images": 2**30}, "num_images must be at most"),
+        ({"num_images": True}, "num_images must be a positive integer"),
         ({"dtype": "float16"}, "dtype must be"),
     ],
 )
@@ -284,6 +286,15 @@ def test_a_sparse_file_is_as_small_as_its_non_zeros(tmp_path):
     size = sum(part.nbytes for part in tensors.values())
     assert size < 1.05 * (4 * num_values + num_positions / 8)
     assert size < 0.9 * (4 * num_values + num_positions / 8)
+
+
+def test_tflite_may_be_called_by_many_threads(written):
+    loaded = load(written("sngan", "tflite"), trusted=True)
+    many = [inputs_of(generator("sngan"), num=6, seed=seed)[0] for seed in range(16)]
+    expected = [loaded(latents=latents) for latents in many]
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda latents: loaded(latents=latents), many))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_what_tflite_stores_sparse_is_told(tmp_path):
