@@ -47,6 +47,7 @@ VALUES = (
     *("float32", "int64", "F64", "U8", "BF16", "../x", "/etc/passwd", "a/b"),
     *([], {}, [[]], [None], [2**20] * 4, [2**31, 2**31], [0], [-1], [1, 1, 1], {"x": {}}),
 )
+NAMES = ("x", "latents", "latents/x", "labels/dtype", "dense/kernel", "sha256", "../x", "x" * 300)
 
 
 def small_generator():
@@ -93,7 +94,7 @@ def write_intact(folder):
 
 
 def changed_value(chance, values):
-    """One value of nested lists and dictionaries replaced, removed or put twice, in place."""
+    """Replaces, removes, renames or repeats one value of nested lists and dictionaries."""
     inside = values
     while True:
         keys = list(inside) if isinstance(inside, dict) else list(range(len(inside)))
@@ -107,6 +108,8 @@ def changed_value(chance, values):
             del inside[key]
         elif what == 1 and isinstance(inside, list):
             inside.insert(key, copy.deepcopy(chance.choice(inside)))
+        elif what == 1:
+            inside[chance.choice(NAMES)] = inside.pop(key)
         elif what == 2 and isinstance(deeper, int):
             inside[key] = deeper + chance.choice([-1, 1])
         else:
@@ -163,7 +166,7 @@ def hostile_sparse(chance, data):
         metadata["manifest"] = json.dumps(manifest)
     if isinstance(metadata, dict):
         metadata["sha256"] = "0" * 64
-    text = json.dumps(header).encode()
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     data = struct.pack("<Q", len(text)) + text + body
     return data.replace(b"0" * 64, hashlib.sha256(data).hexdigest().encode(), 1)
@@ -179,6 +182,8 @@ def attack(target, intact, case, path):
         manifest = json.loads((intact / "sparse" / artifact.MANIFEST).read_text())
         if chance.random() < 0.9:
             changed_value(chance, manifest)
+            if chance.random() < 0.9:
+                manifest["sha256"] = artifact.digest_of(manifest)
             data = json.dumps(manifest).encode()
         else:
             data = changed_bytes(chance, json.dumps(manifest).encode())

@@ -10,14 +10,21 @@ from stugan_tf.errors import InputError
 
 def check_positive(name, value):
     """Raises InputError unless `value` is an integer above 0."""
-    if not isinstance(value, int) or value < 1:
+    if not _is_integer(value) or value < 1:
         raise InputError(f"{name} must be a positive integer, got {value!r}.")
 
 
 def check_natural(name, value):
     """Raises InputError unless `value` is an integer of at least 0."""
-    if not isinstance(value, int) or value < 0:
+    if not _is_integer(value) or value < 0:
         raise InputError(f"{name} must be an integer of at least 0, got {value!r}.")
+
+
+def check_seed(name, value):
+    """Raises InputError unless `value` is a seed: an integer from 0 to 2**63 - 1, an int64."""
+    check_natural(name, value)
+    if value >= 2**63:
+        raise InputError(f"{name} must be below 2**63, got {value}.")
 
 
 def check_above_zero(name, value):
@@ -55,6 +62,10 @@ def check_instance(name, value, kind):
             f"{name} must be of type {kind.__name__}, got {_described(value)}. Write a reference "
             f"with parentheses: `{name} = @{example}()`."
         )
+
+
+def _is_integer(value):
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _described(value):

@@ -18,7 +18,7 @@ import tensorflow as tf
 from absl import flags
 
 from stugan_tf import models  # noqa: F401 - registers them with gin
-from stugan_tf.checks import check_natural, check_positive
+from stugan_tf.checks import check_positive, check_seed
 from stugan_tf.data import data
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.evaluation import evaluator, records  # evaluator registers itself with gin
@@ -108,7 +108,7 @@ def _check_flags():
         )
     for size in FLAGS.batch_size:
         check_positive("--batch_size", size)
-    check_natural("--seed", FLAGS.seed)
+    check_seed("--seed", FLAGS.seed)
     artifact.check_output(FLAGS.output, FLAGS.format)
 
 
@@ -169,7 +169,7 @@ class _Export:
             card.write(folder, about)
             artifact.write_manifest(folder, kind, self._interface)
         folder = pathlib.Path(FLAGS.output) / str(number)
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        size = sum(artifact.sizes(folder).values())
         print(
             f"step {facts['checkpoint']['step']}: {folder} holds the {FLAGS.weights} generator as "
             f"{kind}, {FLAGS.precision}, {size:,} bytes. Its images differ from the checkpoint's "

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from stugan_tf import models  # noqa: F401 - registers them with gin
-from stugan_tf.checks import check_above_zero, check_natural, check_positive
+from stugan_tf.checks import check_above_zero, check_positive, check_seed
 from stugan_tf.data import data
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
@@ -159,7 +159,7 @@ def _check_flags():
     check_positive("--num", FLAGS.num)
     if FLAGS.columns is not None:
         check_positive("--columns", FLAGS.columns)
-    check_natural("--seed", FLAGS.seed)
+    check_seed("--seed", FLAGS.seed)
     if FLAGS.truncation is not None:
         check_above_zero("--truncation", FLAGS.truncation)
     if FLAGS.classes and FLAGS.class_id:

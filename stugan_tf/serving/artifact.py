@@ -19,14 +19,20 @@ from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
 
 FORMATS = ("saved_model", "tflite", "sparse")
-VERSION = 1
+VERSION = 2  # since the manifest has a checksum of its own
 MANIFEST = "manifest.json"
 CARD = "model_card.json"
 CARD_TEXT = "MODEL_CARD.md"
-FILES = {"tflite": "generator.tflite", "sparse": "generator.safetensors"}
+# The file that each format has at least.
+FILES = {
+    "saved_model": "saved_model.pb",
+    "tflite": "generator.tflite",
+    "sparse": "generator.safetensors",
+}
 MAX_MANIFEST = 2**23
 MAX_FILES = 2**12
-_NUMBER = re.compile(r"[1-9]\d{0,17}")
+MAX_BYTES = 2**34  # of all files; the largest generator that is read has 2**30 of weights
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 _ASIDE = ".writing_"
 
 
@@ -95,17 +101,18 @@ def check_output(output, kind):
 
 
 def _check_is_ours(output, kind):
+    there = versions(output)
+    known = set(map(str, there))
     others = sorted(
         entry.name
         for entry in output.iterdir()
-        if not _NUMBER.fullmatch(entry.name) and not entry.name.startswith((".lock", _ASIDE))
+        if entry.name not in known and not entry.name.startswith((".lock", _ASIDE))
     )
     if others:
         raise InputError(
             f"--output={output} is neither empty nor a folder of versions: it holds {others[0]!r}. "
             "Choose another."
         )
-    there = versions(output)
     if there:
         former = read_manifest(output / str(there[-1]))["kind"]
         if former != kind:
@@ -132,15 +139,27 @@ def write_manifest(folder, kind, interface):
         "kind": kind,
         "interface": interface.to_json(),
         "files": {
-            path.relative_to(folder).as_posix(): {
-                "bytes": path.stat().st_size,
-                "sha256": _sha256(path),
-            }
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
+            name: {"bytes": size, "sha256": _sha256(folder / name)}
+            for name, size in sizes(folder).items()
         },
     }
+    manifest["sha256"] = digest_of(manifest)
     write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+
+
+def sizes(folder):
+    """{path inside: bytes} of the files in a folder, in the order of their paths."""
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def digest_of(manifest):
+    """The SHA-256 of a manifest, of all but its `sha256`."""
+    rest = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def find(path):
@@ -171,13 +190,15 @@ def read_manifest(folder):
     """
     path = folder / MANIFEST
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("a pipe would be waited for")
         with open(path, "rb") as file:
             text = file.read(MAX_MANIFEST + 1)
         if len(text) > MAX_MANIFEST:
             raise ValueError("too long")
         manifest = json.loads(text)
         version = manifest["version"]
-        if version != VERSION:
+        if type(version) is not int or version != VERSION:
             raise InputError(
                 f"{folder} is of version {version!r:.20} of artifacts; this stugan_tf reads "
                 f"version {VERSION}. Use the stugan_tf that wrote it, or export it anew."
@@ -186,7 +207,7 @@ def read_manifest(folder):
     except InputError:
         raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+        reason = error.strerror if isinstance(error, OSError) else f"{error!r:.80}"
         raise InputError(
             f"{path} is missing or damaged ({reason}). Copy or export the artifact anew."
         ) from None
@@ -195,24 +216,29 @@ def read_manifest(folder):
 
 def _check_manifest(manifest):
     """Raises ValueError or the like if a manifest is damaged, or names files outside."""
-    files = manifest["files"]
-    if manifest["kind"] not in FORMATS or not 0 < len(files) <= MAX_FILES:
-        raise ValueError("kind")
+    files, kind = manifest["files"], manifest["kind"]
+    if manifest["sha256"] != digest_of(manifest) or kind not in FORMATS:
+        raise ValueError("checksum or kind")
+    if FILES[kind] not in files or len(files) > MAX_FILES:
+        raise ValueError("files")
+    num_bytes = 0
     for name, about in files.items():
         parts = pathlib.PurePosixPath(name).parts
         if not parts or ".." in parts or name.startswith("/") or "\0" in name or "\\" in name:
             raise ValueError("path")
-        if type(about["bytes"]) is not int or not isinstance(about["sha256"], str):
+        size = about["bytes"]
+        if type(size) is not int or size < 0 or not isinstance(about["sha256"], str):
             raise TypeError("file")
+        num_bytes += size
+    if num_bytes > MAX_BYTES:
+        raise ValueError("sizes")
 
 
 def check_files(folder, manifest):
     """Raises InputError unless all files of a version are as they were written."""
     for name, about in manifest["files"].items():
         path = folder / name
-        # A link may lead anywhere, even if what it leads to has the right digest now.
-        is_own = path.is_file() and path.resolve() == folder.resolve() / name
-        if not is_own or path.stat().st_size != about["bytes"]:
+        if not _is_own(folder, name) or path.stat().st_size != about["bytes"]:
             raise InputError(
                 f"{folder} is damaged: {name!r:.200} is missing, a link, or not of "
                 f"{about['bytes']:,} bytes. Copy or export it anew."
@@ -222,6 +248,18 @@ def check_files(folder, manifest):
                 f"{folder} is damaged: {name!r:.200} is not as it was written. Copy or export it "
                 "anew."
             )
+
+
+def _is_own(folder, name):
+    """Whether there is a file of that name; no link.
+
+    A link may lead anywhere, even if what it leads to has the right digest now.
+    """
+    path = folder / name
+    try:
+        return path.is_file() and path.resolve() == folder.resolve() / name
+    except OSError:  # The name is too long for any file.
+        return False
 
 
 def _sha256(path):

@@ -6,7 +6,7 @@ After Mitchell et al. (2019), "Model Cards for Model Reporting".
 import json
 
 from stugan_tf.files import write_atomically
-from stugan_tf.serving.artifact import CARD, CARD_TEXT
+from stugan_tf.serving.artifact import CARD, CARD_TEXT, sizes
 from stugan_tf.sparsity.flops import layer_costs, total_flops
 from stugan_tf.sparsity.sparsify import count_weights
 
@@ -46,14 +46,10 @@ def describe_generator(model):
 
 def write(folder, card):
     """Adds the sizes of the files in a folder to a card, and writes it there in both forms."""
-    sizes = {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    card = {**card, "bytes": sum(sizes.values()), "files": sizes}
+    files = sizes(folder)
+    card = {**card, "bytes": sum(files.values()), "files": files}
     write_atomically(folder / CARD, (json.dumps(card, indent=1) + "\n").encode())
-    write_atomically(folder / CARD_TEXT, in_words(card).encode())
+    write_atomically(folder / CARD_TEXT, in_words(card).encode(errors="backslashreplace"))
 
 
 def in_words(card):

@@ -29,6 +29,8 @@ MAX_FILE = 2**31
 MAX_HEADER = 2**23
 # A file of so many bytes may hold so many times as many weights, most of them zeros.
 MAX_EXPANSION = 2**10
+# Where the metadata have the digest; inside of other texts JSON escapes these quotes.
+_DIGEST = '"sha256":"{}"'
 _NO_DIGEST = "0" * 64
 
 
@@ -56,8 +58,12 @@ def write(path, graph, precision, manifest):
         "manifest": json.dumps(manifest),
     }
     data = safetensors.numpy.save(tensors, metadata)
-    digest = hashlib.sha256(data).hexdigest().encode()
-    write_atomically(path, data.replace(_NO_DIGEST.encode(), digest, 1))
+    digest = hashlib.sha256(data).hexdigest()
+    write_atomically(path, _with_digest(data, _NO_DIGEST, digest))
+
+
+def _with_digest(data, former, digest):
+    return data.replace(_DIGEST.format(former).encode(), _DIGEST.format(digest).encode(), 1)
 
 
 def _encoded(name, value, dtype):
@@ -102,7 +108,7 @@ def read(path):
     if size > MAX_FILE:
         raise InputError(f"{path} has {size:,} bytes; up to {MAX_FILE:,} are read.")
     with open(path, "rb") as file:
-        data = file.read(MAX_FILE + 1)
+        data = file.read(size)
     try:
         metadata = _metadata(data)
         if metadata.get("format") != FORMAT:
@@ -155,7 +161,7 @@ def _check_digest(path, data, digest):
     """Raises InputError unless the bytes have the digest that they contain."""
     if len(digest) != 64 or not digest.isalnum():
         raise ValueError("no checksum")
-    zeroed = data.replace(digest.encode(), _NO_DIGEST.encode(), 1)
+    zeroed = _with_digest(data, digest, _NO_DIGEST)
     if hashlib.sha256(zeroed).hexdigest() != digest:
         raise InputError(f"{path} is damaged: its checksum is wrong. Copy or export it anew.")
 

@@ -284,7 +284,7 @@ def _fold_affines(graph):
         scale, shift = node.weights["gamma"], node.weights["beta"]
         (source,) = node.inputs
         users = graph.users()
-        if _can_take(graph, users, source):
+        if _can_take(graph, users, source, len(scale)):
             _take(graph, source, scale, shift)
             _bypass(graph, node)
         elif (user := _linear_user(graph, users, node)) is not None:
@@ -296,33 +296,25 @@ def _fold_affines(graph):
         node.weights = {name: float32(value) for name, value in node.weights.items()}
 
 
-def _can_take(graph, users, name):
+def _can_take(graph, users, name, num_channels):
     """Whether what a node makes can be scaled and shifted by channel in the nodes before.
 
-    Its one user is who asks.
+    Its one user is who asks. What has one channel that an addition spreads has no scale of its own
+    for each of `num_channels`.
     """
     node = graph.nodes[name]
     if len(users[name]) != 1:
         return False
     if node.kind in LINEAR:
-        return node.arguments["activation"] == "linear"
+        num_outputs = node.weights["kernel"].shape[OUTPUT_AXIS[node.kind]]
+        return node.arguments["activation"] == "linear" and num_outputs == num_channels
     if node.kind == "Reshape":
-        return _is_dense(graph, node.inputs[0]) and _can_take(graph, users, node.inputs[0])
+        (source,), shape = node.inputs, node.arguments["target_shape"]
+        is_fit = graph.nodes[source].kind == "Dense" and shape[-1] == num_channels
+        return is_fit and _can_take(graph, users, source, math.prod(shape))
     if node.kind in ("UpSampling2D", "Add"):
-        # An addition that spreads one of its inputs has no scale in common with it.
-        same = node.kind != "Add" or all(_keeps_shape(graph, one) for one in node.inputs)
-        return same and all(_can_take(graph, users, one) for one in node.inputs)
-    return node.kind == "BatchNormalization"
-
-
-def _is_dense(graph, name):
-    return graph.nodes[name].kind == "Dense"
-
-
-def _keeps_shape(graph, name):
-    """Whether a node is no [B, 1, 1, C] that an addition spreads over the positions."""
-    node = graph.nodes[name]
-    return node.kind != "Reshape" or node.arguments["target_shape"][:-1] != (1, 1)
+        return all(_can_take(graph, users, one, num_channels) for one in node.inputs)
+    return node.kind == "BatchNormalization" and len(node.weights["gamma"]) == num_channels
 
 
 def _take(graph, name, scale, shift):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stugan_tf.checks import check_above_zero, check_natural, check_positive
+from stugan_tf.checks import check_above_zero, check_positive, check_seed
 from stugan_tf.errors import InputError
 from stugan_tf.images import to_uint8
 from stugan_tf.randomness import Purpose, fold
@@ -73,7 +73,7 @@ class ServedGenerator:
         check_positive("num_images", num_images)
         if num_images > MAX_IMAGES:
             raise InputError(f"num_images must be at most {MAX_IMAGES}, got {num_images}.")
-        check_natural("seed", seed)
+        check_seed("seed", seed)
         if truncation is not None:
             check_above_zero("truncation", truncation)
         latents, labels = numbered_inputs(
@@ -111,7 +111,7 @@ class ServedGenerator:
             raise InputError(f"There is nothing between classes here: {self._mix}")
 
     def _checked_latents(self, latents, num_images, truncation):
-        latents = np.asarray(latents, np.float32)
+        latents = _array("latents", latents, np.float32)
         if latents.ndim != 2 or latents.shape[1] != self.interface.latent_dim or not len(latents):
             raise InputError(
                 f"latents must be of shape [n, {self.interface.latent_dim}], got {latents.shape}."
@@ -125,7 +125,7 @@ class ServedGenerator:
     def _checked_labels(self, labels, num_images):
         if not self.interface.conditional:
             raise InputError("This generator was trained without labels. Leave them out.")
-        labels = np.asarray(labels)
+        labels = _array("labels", labels)
         if labels.dtype.kind not in "iu" or labels.shape not in ((), (num_images,)):
             raise InputError(
                 f"labels must be an integer or {num_images} of them, got {labels.dtype} "
@@ -137,3 +137,11 @@ class ServedGenerator:
                 f"{labels.min()} to {labels.max()}."
             )
         return np.broadcast_to(labels, [num_images]).astype(np.int32)
+
+
+def _array(name, values, dtype=None):
+    try:
+        with np.errstate(over="ignore"):  # What is too large becomes infinite, which is told.
+            return np.asarray(values, dtype)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{name} must be numbers: {error}.") from None

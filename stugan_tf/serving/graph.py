@@ -8,6 +8,7 @@ deserialize. What it would allocate is known, and limited, before anything is al
 import dataclasses
 import json
 import math
+import re
 
 import keras
 import numpy as np
@@ -17,10 +18,12 @@ from stugan_tf.errors import InputError
 MAX_NODES = 4096
 MAX_WEIGHTS = 2**28  # 1 GiB as float32; BigGAN at 256x256 has 2**26
 MAX_ACTIVATIONS = 2**25  # of one layer for one image; BigGAN at 256x256 has 2**23.6
+MAX_ALL_ACTIVATIONS = 2**29  # of all layers for one image, which may be needed at once
 ACTIVATIONS = (
     *("linear", "relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus"),
     *("tanh", "sigmoid", "softmax"),
 )
+_NAME = re.compile(r"[A-Za-z0-9_.>-]{1,200}")  # what TensorFlow takes for operations
 
 
 @dataclasses.dataclass
@@ -85,10 +88,17 @@ def to_keras(graph, name="generator"):
     """
     if sum(math.prod(value.shape) for value in graph.weights().values()) > MAX_WEIGHTS:
         raise InputError(f"The model has more than {MAX_WEIGHTS:,} weights. That is too large.")
-    tensors = {}
+    tensors, num_activations = {}, 0
     with _no_policy():
         for node in graph.nodes.values():
-            tensors[node.name] = _called(node, [tensors[name] for name in node.inputs])
+            tensor = _called(node, [tensors[name] for name in node.inputs])
+            tensors[node.name] = tensor
+            num_activations += math.prod(tensor.shape[1:])
+            if num_activations > MAX_ALL_ACTIVATIONS:
+                raise InputError(
+                    f"The model's layers make more than {MAX_ALL_ACTIVATIONS:,} numbers for an "
+                    "image. That is too large."
+                )
         inputs = [tensors[name] for name in graph.inputs]
         inputs = inputs if len(inputs) > 1 else inputs[0]
         model = keras.Model(inputs, tensors[graph.output], name=name)
@@ -114,6 +124,8 @@ def _called(node, inputs):
     """The Keras tensor that a node makes of Keras tensors; its layer has no weights yet."""
     kind = KINDS[node.kind]
     if node.kind == "InputLayer":
+        if node.weights:
+            raise InputError(f"{_named(node)} has weights, as no input does.")
         shape, dtype = node.arguments["batch_shape"], node.arguments["dtype"]
         return keras.Input(batch_shape=shape, dtype=dtype, name=node.name)
     shapes = [tuple(tensor.shape) for tensor in inputs]
@@ -391,6 +403,7 @@ def from_json(text, weights):
         there = [name for name, node in nodes.items() if node.kind == "InputLayer"]
         if sorted(there) != sorted(inputs) or output not in nodes:
             raise InputError("The model's inputs or output are none of its layers.")
+        _check_all_used(Graph(nodes, inputs, output))
     except InputError:
         raise
     except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -400,13 +413,18 @@ def from_json(text, weights):
     return Graph(nodes, inputs, output)
 
 
+def _check_all_used(graph):
+    """Raises InputError if a layer does not lead to the output: Keras would leave it out."""
+    for name, users in graph.users().items():
+        if not users and name not in graph.inputs:
+            raise InputError(f"{_named(graph.nodes[name])} is of no use to the output.")
+
+
 def _node(entry, nodes):
     """A node of Keras' description of a layer; its inputs must be in `nodes`."""
     name, kind = entry["name"], entry["class_name"]
-    if not isinstance(name, str) or not 0 < len(name) <= 200 or name in nodes:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in nodes:
         raise InputError(f"A layer has the name {name!r:.60}, or two have.")
-    if not name.isascii() or not name.isprintable() or "/" in name:
-        raise InputError(f"A layer has the name {name!r:.60}.")
     arguments = checked_arguments(kind, name, entry["config"])
     calls = entry["inbound_nodes"]
     if len(calls) != (kind != "InputLayer"):

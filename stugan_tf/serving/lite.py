@@ -13,13 +13,14 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 
 import numpy as np
 import tensorflow as tf
 
 from stugan_tf.errors import InputError
-from stugan_tf.serving.lite_contents import check_contents, stored_weights
+from stugan_tf.serving.lite_contents import MAX_FILE, check_contents, stored_weights
 
 PRECISIONS = ("float32", "float16", "int8")
 PROBE_SECONDS = 600
@@ -104,7 +105,12 @@ def read(path, interface, trusted=False):
     Raises:
         InputError: if the file is damaged or does not fit the interface.
     """
-    data = pathlib.Path(path).read_bytes()
+    path = pathlib.Path(path)
+    if path.stat().st_size > MAX_FILE:
+        raise InputError(
+            f"{path} has more than {MAX_FILE:,} bytes, as no TensorFlow Lite file has."
+        )
+    data = path.read_bytes()
     check_contents(data, path)
     if not trusted:
         probe(path, interface)
@@ -142,8 +148,9 @@ def probe(path, interface):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         done = subprocess.run(
-            [*command, json.dumps(interface.to_json())],
+            command,
             env=environment,
+            input=json.dumps(interface.to_json()),  # Names of many classes fit no argument.
             capture_output=True,
             text=True,
             errors="replace",
@@ -165,9 +172,10 @@ def probe(path, interface):
 
 
 def _nothing(size, interface):
-    """Latents of zeros, and labels if there are any."""
+    """Latents of zeros and, if there are any, labels of the last class."""
     latents = np.zeros([size, interface.latent_dim], np.float32)
-    return latents, np.zeros([size], np.int32) if interface.conditional else None
+    last = np.int32(interface.num_classes - 1)
+    return latents, np.full([size], last) if interface.conditional else None
 
 
 def _check_runner(runner, size, interface):
@@ -185,13 +193,17 @@ def _check_runner(runner, size, interface):
 
 
 class _Batches:
-    """Makes images of any number of latents by signatures of fixed batch sizes."""
+    """Makes images of any number of latents by signatures of fixed batch sizes.
+
+    Threads that share it wait for each other: an interpreter has one memory for all its tensors.
+    """
 
     def __init__(self, runners, interpreter):
         if not runners:
             raise InputError("The TensorFlow Lite file has no signature.")
         self._runners = runners
         self._interpreter = interpreter  # Runners do not keep it alive.
+        self._lock = threading.Lock()
 
     def __call__(self, latents, labels):
         images, first = [], 0
@@ -203,7 +215,8 @@ class _Batches:
             inputs = {"latents": latents[positions]}
             if labels is not None:
                 inputs["labels"] = labels[positions]
-            images.append(self._runners[size](**inputs)["images"][:left])
+            with self._lock:
+                images.append(self._runners[size](**inputs)["images"][:left])
             first += size
         return np.concatenate(images)
 

@@ -1,7 +1,7 @@
 """Runs a .tflite file once, in a process of its own that may crash: `lite.probe` starts it.
 
-`python -m stugan_tf.serving.lite_probe FILE INTERFACE`; exit code 0 if all went well, else 1 with
-the reason as the last line printed.
+`python -m stugan_tf.serving.lite_probe FILE`, with the interface in JSON as its input; exit code 0
+if all went well, else 1 with the reason as the last line printed.
 """
 
 import json
@@ -18,13 +18,13 @@ from stugan_tf.serving.interface import Interface
 MEMORY = 2**33  # bytes beyond what TensorFlow has at its start
 
 
-def main(path, interface):
+def main(path):
     """Reads and runs the file within `MEMORY`; returns the exit code."""
     tf.zeros([1]).numpy()
     used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     try:
-        lite.read(path, Interface.from_json(json.loads(interface)), trusted=True)
+        lite.read(path, Interface.from_json(json.load(sys.stdin)), trusted=True)
     except (InputError, MemoryError) as error:
         print(" ".join(str(error).split()) or "out of memory")
         return 1

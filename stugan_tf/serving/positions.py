@@ -30,8 +30,10 @@ def encode(mask):
     ends = np.cumsum((gaps >> k) + 1) - 1
     high = np.zeros(sizes[k] - len(gaps) * k, np.uint8)
     high[ends] = 1
-    low = (gaps[:, None] >> np.arange(k)) & 1
-    return np.packbits(high), np.packbits(low.astype(np.uint8)), k
+    low = np.empty([len(gaps), k], np.uint8)
+    for bit in range(k):
+        low[:, bit] = gaps >> bit & 1
+    return np.packbits(high), np.packbits(low), k
 
 
 def decode(high, low, k, count, size):
@@ -60,9 +62,9 @@ def decode(high, low, k, count, size):
     if len(ends) != count or len(high) != -(-last // 8):
         raise ValueError(f"{len(ends)} positions instead of {count}")
     gaps = np.diff(ends, prepend=-1) - 1 << k
-    if k:
-        bits = np.unpackbits(low, count=count * k).reshape(count, k)
-        gaps |= bits @ (1 << np.arange(k))
+    bits = np.unpackbits(low, count=count * k).reshape(count, k)
+    for bit in range(k):  # A product of matrices would take eight times the memory.
+        gaps |= bits[:, bit].astype(np.int64) << bit
     positions = np.cumsum(gaps + 1) - 1
     if count and positions[-1] >= size:
         raise ValueError(f"a position of {positions[-1]}, beyond {size}")

@@ -146,8 +146,7 @@ def read(folder, interface):
             f"{folder} cannot be loaded as a SavedModel ({str(error).splitlines()[0]:.200}). Copy "
             "or export it anew."
         ) from None
-    if "images_of_latents" not in signatures:
-        raise InputError(f"The SavedModel in {folder} has no signature images_of_latents.")
+    _check_signature(folder, signatures, interface)
     # `loaded` must live as long as its functions.
     call = _caller(loaded, "images_of_latents", ("latents", "labels"))
     if "images_of_mixtures" in signatures:
@@ -157,6 +156,27 @@ def read(folder, interface):
         if interface.conditional
         else "the generator was trained without labels."
     )
+
+
+def _check_signature(folder, signatures, interface):
+    """Raises InputError unless the sizes of what is taken and made are those of the interface.
+
+    How many labels there are is not seen there.
+    """
+    expected = {"latents": (None, interface.latent_dim)}
+    if interface.conditional:
+        expected["labels"] = (None,)
+    found, made = {}, None
+    if "images_of_latents" in signatures:
+        function = signatures["images_of_latents"]
+        specs = function.structured_input_signature[1]
+        found = {name: tuple(spec.shape) for name, spec in specs.items()}
+        made = function.structured_outputs.get("images")
+    if found != expected or made is None or tuple(made.shape[1:]) != interface.image_shape:
+        raise InputError(
+            f"The SavedModel in {folder} has no signature images_of_latents that takes {expected} "
+            f"and makes images {interface.image_shape}. Export it anew."
+        )
 
 
 def _caller(loaded, signature, names):

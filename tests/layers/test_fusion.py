@@ -152,11 +152,22 @@ def any_model(draw):
     return randomize(keras.Model(images, outputs), seed=draw(st.integers(0, 9)))
 
 
-@settings(max_examples=40)
-@given(data=st.data(), training=st.booleans())
-def test_any_model_is_the_same(data, training):
+def check_any_model(data, training):
     model = any_model(data.draw)
     check(model, draw(3, *model.inputs[0].shape[1:]), modes=(training,))
+
+
+@settings(max_examples=8)
+@given(data=st.data(), training=st.booleans())
+def test_any_model_is_the_same(data, training):
+    check_any_model(data, training)
+
+
+@pytest.mark.slow
+@settings(max_examples=100)
+@given(data=st.data(), training=st.booleans())
+def test_any_of_many_models_is_the_same(data, training):
+    check_any_model(data, training)
 
 
 def shared_normalization(images):

@@ -1,5 +1,7 @@
 """Folded generators make the images of those that were trained, of plain Keras layers alone."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -103,6 +105,8 @@ IMAGES = L.Dense(32), L.Reshape([2, 4, 4])
         ),
         ((*IMAGES, L.Conv2DTranspose(3, 4, 2, "same"), L.BatchNormalization(), L.LeakyReLU()), 0),
         ((*IMAGES, L.Conv2D(3, 2), L.BatchNormalization(), L.Dropout(0.5), L.ReLU()), 0),
+        # Where each position has the same kernel, others cannot have scales of their own.
+        ((*IMAGES, L.Dense(6), L.Reshape([4, 4, 3]), L.BatchNormalization(), L.ReLU()), 1),
     ],
 )
 def test_scales_go_where_they_can(layers, num_scales):
@@ -123,6 +127,24 @@ def test_a_scale_does_not_reach_what_others_use():
     values = np.random.default_rng(1).normal(size=[5, 4]).astype(np.float32)
     expected = model(values, training=False).numpy()
     np.testing.assert_allclose(to_keras(fold(model))(values).numpy(), expected, rtol=1e-5)
+
+
+def test_a_scale_is_not_given_to_what_an_addition_spreads():
+    """One channel is no place for four scales; one position is."""
+    latents = keras.Input([4])
+    images = L.Reshape([2, 4, 4])(L.Dense(32)(latents))
+    for shape in ((2, 4, 1), (1, 1, 4)):
+        spread = L.Reshape(shape)(L.Dense(math.prod(shape))(latents))
+        images = L.ReLU()(L.BatchNormalization()(L.Add()([L.Conv2D(4, 1)(images), spread])))
+    one_channel = L.Conv2D(1, 3, padding="same")(images)
+    images = L.BatchNormalization()(L.Add()([L.Conv2D(4, 3, padding="same")(images), one_channel]))
+    model = randomized(keras.Model(latents, L.ReLU()(images)))
+    graph = fold(model)
+    kinds = [node.kind for node in graph.nodes.values()]
+    assert kinds.count("BatchNormalization") == 2
+    values = np.random.default_rng(1).normal(size=[5, 4]).astype(np.float32)
+    expected = model(values, training=False).numpy()
+    np.testing.assert_allclose(to_keras(graph)(values).numpy(), expected, rtol=1e-5)
 
 
 def test_layers_called_twice_and_nested_models_are_written_out():

@@ -1,5 +1,7 @@
 """Every format draws what the generator does that was trained."""
 
+import concurrent.futures
+import dataclasses
 import os
 import subprocess
 import sys
@@ -11,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from served_networks import CLASSES, generator, images_of, inputs_of, interface_of
 
+from stugan_tf.errors import InputError
 from stugan_tf.images import to_uint8
 from stugan_tf.latents import between_classes
 from stugan_tf.layers.mixing import mixing_classes
 from stugan_tf.serving import artifact, compact, lite, positions, saved_model
 from stugan_tf.serving.folding import fold
+from stugan_tf.serving.generator import ServedGenerator
 from stugan_tf.serving.graph import to_keras
 from stugan_tf.serving.loading import load, of_folder
 
@@ -58,7 +62,7 @@ def written(tmp_path_factory):
     [
         ("sngan", "saved_model", "float32", 1e-5),
         ("biggan", "saved_model", "float32", 1e-5),
-        ("biggan_imagenet", "saved_model", "float32", 1e-5),
+        pytest.param("biggan_imagenet", "saved_model", "float32", 1e-5, marks=pytest.mark.slow),
         ("sngan", "sparse", "float32", 1e-5),
         ("biggan_imagenet", "sparse", "float32", 1e-5),
         ("biggan_imagenet", "sparse", "float16", 0.01),
@@ -132,6 +136,43 @@ def test_mixtures_of_classes_are_those_of_the_trained_generator(written, name, k
     np.testing.assert_allclose(images, expected, rtol=0, atol=1e-5)
 
 
+def test_a_saved_model_is_refused_that_is_not_what_its_manifest_says(written):
+    folder = written("biggan", "saved_model")
+    interface = interface_of(generator("biggan"))
+    for other in ({"latent_dim": 9}, {"image_shape": (32, 32, 1)}, {"conditional": False}):
+        with pytest.raises(InputError, match="has no signature images_of_latents that takes"):
+            saved_model.read(folder, dataclasses.replace(interface, **other))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"seed": 2**63}, "seed must be below"),
+        ({"latents": "x"}, "latents must be numbers"),
+        ({"latents": [[1], [2, 3]]}, "latents must be numbers"),
+        ({"latents": [[1e300] * 8]}, "latents must be finite"),
+        ({"latents": [[0] * 8]}, "Latents need labels here"),
+        ({"latents": [[0] * 9], "labels": 1}, "must be of shape"),
+        ({"labels": [[1], [2, 3]]}, "labels must be numbers"),
+        ({"labels": 1.0}, "labels must be an integer"),
+        ({"labels": CLASSES}, "labels must be from 0 to 9"),
+        ({"labels": [1, 2]}, "labels must be an integer or 1 of them"),
+        ({"num_images": 2**30}, "num_images must be at most"),
+        ({"num_images": True}, "num_images must be a positive integer"),
+        ({"dtype": "float16"}, "dtype must be"),
+    ],
+)
+def test_what_fits_no_generator_is_told(arguments, told):
+    interface = interface_of(generator("biggan"))
+    with pytest.raises(InputError, match=told):
+        ServedGenerator(interface, None, {}, "nothing")(**arguments)
+
+
+def test_tflite_has_nothing_between_classes(written):
+    with pytest.raises(InputError, match="a TensorFlow Lite file takes labels only"):
+        load(written("biggan", "tflite"), trusted=True).check_mixes()
+
+
 ALONE = """
 import sys
 class Blocker:
@@ -173,6 +214,14 @@ def test_a_sparse_file_survives_a_round_trip(written, name):
     compact.write(again, graph, "float32", {"interface": manifest["interface"]})
     assert compact.read(again)[1]["tensors"].keys() == manifest["tensors"].keys()
     again.unlink()
+
+
+def test_a_sparse_file_may_tell_of_zeros(tmp_path):
+    """As many as stand in the place of its digest while that is computed, wherever they are."""
+    graph, path = fold(generator("sngan")), tmp_path / "x.safetensors"
+    for _ in range(4):  # The library orders texts at random.
+        compact.write(path, graph, "float32", {"told": "0" * 64, "sha256": "0" * 64})
+        assert compact.read(path)[1]["told"] == "0" * 64
 
 
 @pytest.mark.parametrize("density", [0.02, 0.05, 0.1, 0.2, 0.5])
@@ -237,6 +286,15 @@ def test_a_sparse_file_is_as_small_as_its_non_zeros(tmp_path):
     size = sum(part.nbytes for part in tensors.values())
     assert size < 1.05 * (4 * num_values + num_positions / 8)
     assert size < 0.9 * (4 * num_values + num_positions / 8)
+
+
+def test_tflite_may_be_called_by_many_threads(written):
+    loaded = load(written("sngan", "tflite"), trusted=True)
+    many = [inputs_of(generator("sngan"), num=6, seed=seed)[0] for seed in range(16)]
+    expected = [loaded(latents=latents) for latents in many]
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda latents: loaded(latents=latents), many))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_what_tflite_stores_sparse_is_told(tmp_path):

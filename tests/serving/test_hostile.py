@@ -2,10 +2,12 @@
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import hashlib
 import io
 import json
+import os
 import pickle
 import struct
 import subprocess
@@ -23,12 +25,14 @@ from stugan_tf.errors import InputError
 from stugan_tf.serving import artifact, compact
 from stugan_tf.serving import lite as lite_module
 from stugan_tf.serving.folding import fold
+from stugan_tf.serving.graph import Graph, Node, to_keras
 from stugan_tf.serving.interface import Interface
 from stugan_tf.serving.lite_contents import check_contents
 from stugan_tf.serving.loading import load
 
 INTERFACE = Interface(4, (4, 4, 3), 3, True)
 NAME = artifact.FILES["sparse"]
+NOTHING = {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
 
 
 @functools.cache
@@ -91,7 +95,7 @@ def sealed(header, body):
     """A file whose checksum is right, whatever it says."""
     header = copy.deepcopy(header)
     header["__metadata__"]["sha256"] = "0" * 64
-    text = json.dumps(header).encode()
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     data = struct.pack("<Q", len(text)) + text + body
     return data.replace(b"0" * 64, hashlib.sha256(data).hexdigest().encode(), 1)
@@ -204,6 +208,72 @@ def set_tensor(weight, name, value):
         tensors[next(key for key in tensors if key.endswith(weight))][name] = value
 
     return change
+
+
+def add_tensor(name):
+    """Puts one more weight into the manifest, and its float at the end of the body."""
+
+    def added(data):
+        header, body = header_of(data)
+        manifest = json.loads(header["__metadata__"]["manifest"])
+        manifest["tensors"][name] = {"shape": [1]}
+        header["__metadata__"]["manifest"] = json.dumps(manifest)
+        header[name] = {
+            "dtype": "F32",
+            "shape": [1],
+            "data_offsets": [len(body), len(body) + 4],
+        }
+        return sealed(header, body + bytes(4))
+
+    return added
+
+
+@pytest.mark.parametrize("name", ["latents/x", "latents/name", "labels/dtype"])
+def test_an_input_has_no_weights(data, scratch, name):
+    assert "has weights, as no input does" in refused(scratch, add_tensor(name)(data))
+
+
+def rename(name):
+    def change(manifest):
+        former = json.dumps(layer(manifest, "ReLU")["name"])
+        text = json.dumps(manifest["model"]).replace(former, json.dumps(name))
+        manifest["model"] = json.loads(text)
+
+    return change
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "a\\b", "a:0", "%s{}", "é", "x" * 201, "\n"])
+def test_a_name_that_tensorflow_does_not_take_is_refused(data, scratch, name):
+    assert "A layer has the name" in refused(scratch, with_manifest(data, rename(name)))
+
+
+def add_unused(manifest):
+    entry = copy.deepcopy(layer(manifest, "ReLU"))
+    manifest["model"]["config"]["layers"].append({**entry, "name": "unused"})
+
+
+def end_early(manifest):
+    manifest["model"]["config"]["output_layers"] = ["latents", 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"), [(add_unused, "'unused' (ReLU)"), (end_early, "of no use")]
+)
+def test_every_layer_leads_to_the_output(data, scratch, change, told):
+    assert told in refused(scratch, with_manifest(data, change))
+
+
+def test_all_layers_together_are_bounded():
+    """Any of these may be so large, but not many of them."""
+    size = {"size": (64, 64), "interpolation": "nearest", "data_format": "channels_last"}
+    nodes = [
+        Node("latents", "InputLayer", {"batch_shape": (None, 2**13), "dtype": "float32"}, []),
+        Node("image", "Reshape", {"target_shape": (1, 1, 2**13)}, ["latents"]),
+        *(Node(f"large_{n}", "UpSampling2D", size, ["image"]) for n in range(17)),
+        Node("sum", "Add", {}, [f"large_{n}" for n in range(17)]),
+    ]
+    with pytest.raises(InputError, match="layers make more than 536,870,912 numbers"):
+        to_keras(Graph({node.name: node for node in nodes}, ["latents"], "sum"))
 
 
 def turn_into_lambda(manifest):
@@ -338,6 +408,7 @@ def changed(folder, change):
     path = folder / artifact.MANIFEST
     manifest = json.loads(path.read_text())
     change(manifest)
+    manifest["sha256"] = artifact.digest_of(manifest)
     path.write_text(json.dumps(manifest))
     with pytest.raises(InputError) as told:
         load(folder.parent)
@@ -366,10 +437,16 @@ def test_a_link_is_no_file_of_an_artifact(folder, tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda manifest: manifest.update(version=2), "of version 2 of artifacts"),
+        (lambda manifest: manifest.update(version=1), "of version 1 of artifacts"),
+        (lambda manifest: manifest.update(version=2.0), "of version 2.0 of artifacts"),
         (lambda manifest: manifest.update(kind="pickle"), "missing or damaged"),
-        (lambda manifest: manifest.update(kind="tflite"), "lacks generator.tflite"),
-        (lambda manifest: manifest["files"].pop(NAME), "lacks generator.safetensors"),
+        (lambda manifest: manifest.update(kind="tflite"), "missing or damaged"),
+        (lambda manifest: manifest.update(kind="saved_model"), "missing or damaged"),
+        (lambda manifest: manifest["files"].pop(NAME), "missing or damaged"),
+        (lambda manifest: manifest["files"][NAME].update(bytes=2**35), "missing or damaged"),
+        (lambda manifest: manifest["files"][NAME].update(bytes=10**4000), "missing or damaged"),
+        (lambda manifest: manifest["files"].update({"x" * 300: NOTHING}), "is missing, a link"),
+        (lambda manifest: manifest["files"].update({"x/" * 3000: NOTHING}), "is missing, a link"),
         (lambda manifest: manifest["files"][NAME].update(bytes=5), "not of 5 bytes"),
         (lambda manifest: manifest["files"][NAME].update(sha256="0" * 64), "as it was written"),
         (lambda manifest: manifest["interface"].update(latent_dim=2**40), "description"),
@@ -380,6 +457,28 @@ def test_a_link_is_no_file_of_an_artifact(folder, tmp_path):
 )
 def test_a_wrong_manifest_is_told(folder, change, told):
     assert told in changed(folder, change)
+
+
+def test_any_change_of_the_manifest_is_noticed(folder):
+    text = (folder / artifact.MANIFEST).read_text()
+    for position, character in enumerate(text):
+        if character.isalnum():
+            changed = f"{text[:position]}{chr(ord(character) ^ 1)}{text[position + 1 :]}"
+            (folder / artifact.MANIFEST).write_text(changed)
+            with pytest.raises(InputError, match=r"of artifacts|missing or damaged"):
+                artifact.read_manifest(folder)
+
+
+def test_a_pipe_is_not_waited_for(folder):
+    (folder / artifact.MANIFEST).unlink()
+    os.mkfifo(folder / artifact.MANIFEST)
+    with pytest.raises(InputError, match="missing or damaged"):
+        load(folder.parent)
+
+
+def test_only_digits_that_int_writes_number_a_version(folder):
+    (folder.parent / "1٣").mkdir()  # int() reads this as 13.
+    assert artifact.versions(folder.parent) == [1]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 200_000, '"' + "x" * 2**23 + '"'])
@@ -437,6 +536,12 @@ def test_a_tflite_file_is_tried_in_a_process_of_its_own(lite, tmp_path, monkeypa
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(InputError, match="interpreter crash"):
         load(folder)
+    talker = tmp_path / "talker"
+    talker.write_text("#!/bin/sh\necho warning; echo it is refused; exit 1\n")
+    talker.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(talker))
+    with pytest.raises(InputError, match=r"^it is refused$"):
+        load(folder)
     sleeper = tmp_path / "sleeper"
     sleeper.write_text("#!/bin/sh\nexec sleep 60\n")
     sleeper.chmod(0o700)
@@ -444,6 +549,33 @@ def test_a_tflite_file_is_tried_in_a_process_of_its_own(lite, tmp_path, monkeypa
     monkeypatch.setattr(lite_module, "PROBE_SECONDS", 0.1)
     with pytest.raises(InputError, match="did not run within"):
         load(folder)
+
+
+def test_the_probe_is_told_of_any_number_of_classes(tmp_path, monkeypatch):
+    names = tuple(f"{number:01000}" for number in range(300))  # More than an argument may hold.
+    listener = tmp_path / "listener"
+    listener.write_text(f"#!/bin/sh\ncat > {tmp_path}/told\n")
+    listener.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(listener))
+    interface = dataclasses.replace(INTERFACE, num_classes=300, class_names=names)
+    lite_module.probe(tmp_path / "x.tflite", interface)
+    assert Interface.from_json(json.loads((tmp_path / "told").read_text())) == interface
+
+
+def test_classes_that_a_tflite_file_does_not_have_are_told(lite, tmp_path):
+    path = tmp_path / "x.tflite"
+    path.write_bytes(lite)
+    interface = dataclasses.replace(INTERFACE, num_classes=4)
+    with pytest.raises(InputError, match="cannot be run by TensorFlow Lite"):
+        lite_module.read(path, interface, trusted=True)
+
+
+def test_a_tflite_file_of_any_size_is_not_read_whole(tmp_path):
+    path = tmp_path / artifact.FILES["tflite"]
+    path.write_bytes(b"")
+    os.truncate(path, 2**42)  # It takes nothing on the disk.
+    with pytest.raises(InputError, match="has more than 2,147,483,647 bytes"):
+        lite_module.read(path, INTERFACE, trusted=True)
 
 
 def test_what_fails_in_tflite_is_told(lite, tmp_path):
@@ -456,4 +588,4 @@ def test_what_fails_in_tflite_is_told(lite, tmp_path):
             start = operation._tab.Vector(operation._tab.Offset(6))
             changed[start - 4 : start] = struct.pack("<I", 1)
     with pytest.raises(InputError, match="cannot be run by TensorFlow Lite"):
-        load(lite_artifact(bytes(changed), tmp_path / "1"))
+        load(lite_artifact(bytes(changed), tmp_path / "1"), trusted=True)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from small_networks import residual_discriminator
 
 from stugan_tf.data import digits
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.layers.masked import masked_layers
-from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
+from stugan_tf.models.sngan import sngan_generator
 from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.algorithm import Algorithm
@@ -27,7 +28,7 @@ from stugan_tf.training.scoring import Scoring
 def tiny_gan(**settings):
     networks = {
         "generator": functools.partial(sngan_generator, width=4, latent_dim=4),
-        "discriminator": functools.partial(sngan_discriminator, width=4),
+        "discriminator": residual_discriminator,
     }
     return functools.partial(
         GAN, **{**networks, "generator_sparsity": 0.5, "discriminator_sparsity": 0.3, **settings}

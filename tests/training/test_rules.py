@@ -25,6 +25,7 @@ from test_steps import (
 
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import masked_layers
+from stugan_tf.models.sngan import sngan_discriminator
 from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.sparsity.criteria import gradient_flow
 from stugan_tf.sparsity.density_adjustment import DensityAdjustment
@@ -288,7 +289,12 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path):
 
 
 def test_the_discriminator_may_be_as_sparse_as_the_generator_and_dense_layers_masked():
-    gan = build_gan(generator_sparsity=0.7, discriminator_sparsity=None, mask_dense=True)
+    gan = build_gan(
+        discriminator=sngan_discriminator,
+        generator_sparsity=0.7,
+        discriminator_sparsity=None,
+        mask_dense=True,
+    )
     for network, dense in zip(gan.networks.values(), ("l1", "l5"), strict=True):
         layers_ = masked_layers(network)
         assert dense in [layer.name for layer in layers_]

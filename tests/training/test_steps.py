@@ -1,4 +1,4 @@
-"""One small SNGAN (8x8, width 4) takes four steps, compiled and distributed in every way.
+"""One small residual GAN (8x8, width 4) takes four steps, compiled and distributed in every way.
 
 Tests of one fixture stand together: building another GAN sets the seed, after which TensorFlow
 prepares all functions once more.
@@ -13,10 +13,11 @@ import pytest
 import reference
 import tensorflow as tf
 from keras import layers
+from small_networks import residual_discriminator
 
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import masked_layers
-from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
+from stugan_tf.models.sngan import sngan_generator
 from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.sparsity.criteria import random_scores
 from stugan_tf.sparsity.exploration import Exploration
@@ -64,7 +65,7 @@ def build_gan(cross_replica_batch_norm=True, **settings):
             latent_dim=6,
             cross_replica_batch_norm=cross_replica_batch_norm,
         ),
-        "discriminator": functools.partial(sngan_discriminator, width=4),
+        "discriminator": residual_discriminator,
         "generator_sparsity": 0.5,
         "discriminator_sparsity": 0.5,
         "generator_optimizer": optimizer,
