@@ -102,7 +102,7 @@ class Sampler:
     def _batches(self, num_images, seed, compute):
         """Yields what `compute` makes from image number `first` on, the last less what is over."""
         at_once = self._batch_size * self._strategy.num_replicas_in_sync
-        with self._standing(fold(seed, 1)):
+        with self.statistics_of(seed):
             for first in range(0, num_images, at_once):
                 images, extremes = compute(first)
                 _check_range(extremes)
@@ -157,8 +157,12 @@ class Sampler:
         return tf.cast(images, tf.float32), statistics
 
     @contextlib.contextmanager
-    def _standing(self, seed):
-        """If they are to stand, makes moving statistics the mean of those of some blocks."""
+    def statistics_of(self, seed):
+        """While it lasts, moving statistics are those that images of a seed are made with.
+
+        If they are to stand, these are the mean of those of some blocks.
+        """
+        seed = fold(seed, 1)
         if self._batch_norm != "standing":
             yield
             return

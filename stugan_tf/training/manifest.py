@@ -39,9 +39,9 @@ def record_start(workdir, step, data, **facts):
                 f"{before} and is {now}. Restore them, or start anew with another --workdir."
             )
         manifest.pop("finished", None)  # What follows may be a step that was lost.
-        manifest["resumes"].append({"step": step, **_process()})
+        manifest["resumes"].append({"step": step, **process()})
     else:
-        manifest = {**_process(), "data": data, **facts, "resumes": []}
+        manifest = {**process(), "data": data, **facts, "resumes": []}
     write_atomically(path, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
@@ -63,7 +63,8 @@ def _now():
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
-def _process():
+def process():
+    """What can be told of this process: time, command, versions, commit, host, devices."""
     return {
         "time": _now(),
         "command": shlex.join(sys.orig_argv),

@@ -1,0 +1,222 @@
+"""Exports a trained generator: `python -m stugan_tf.export --workdir=DIR --output=DIR`.
+
+    --format=saved_model      for TensorFlow and TensorFlow Serving
+    --format=tflite           for TensorFlow Lite (LiteRT)
+    --format=sparse           one file as small as its non-zeros
+    --precision=float16       of the weights; tflite also knows int8
+
+Each export is the next version in its folder, DIR/1, DIR/2 and so on, with a model card.
+`stugan_tf.serving.load(DIR)` reads all formats. See docs/export.md.
+"""
+
+from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
+import json
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from stugan_tf import models  # noqa: F401 - registers them with gin
+from stugan_tf.checks import check_natural, check_positive
+from stugan_tf.data import data
+from stugan_tf.errors import FailedRun, InputError
+from stugan_tf.evaluation import evaluator, records  # evaluator registers itself with gin
+from stugan_tf.evaluation.sampling import BATCH_NORMS, TOLERANCE, Sampler
+from stugan_tf.layers.masked import all_layers
+from stugan_tf.randomness import Purpose, fold
+from stugan_tf.serving import artifact, card, compact, lite, saved_model
+from stugan_tf.serving.folding import fold as fold_layers
+from stugan_tf.serving.graph import to_keras
+from stugan_tf.serving.interface import Interface
+from stugan_tf.serving.loading import of_folder
+from stugan_tf.training.checkpoints import Checkpoints
+from stugan_tf.training.loop import Training
+from stugan_tf.training.manifest import process
+from stugan_tf.training.restoring import configuration_file, named_steps
+from stugan_tf.training.strategies import create_strategy
+
+del evaluator
+
+FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(command)  # For --help.
+flags.DEFINE_string("workdir", None, "Folder of the run.")
+flags.DEFINE_string("output", None, "Folder of versions; the export becomes the next one.")
+flags.DEFINE_string("checkpoint", "latest", "latest, best or a step.")
+flags.DEFINE_enum("format", "saved_model", artifact.FORMATS, "What to write.")
+flags.DEFINE_enum("precision", "float32", ["float32", "float16", "int8"], "Of the weights.")
+flags.DEFINE_multi_integer(
+    "batch_size", [1], "Of --format=tflite: a signature for each; give it several times."
+)
+flags.DEFINE_enum("weights", "averaged", ["averaged", "live"], "Which generator to export.")
+flags.DEFINE_enum(
+    "batch_norm",
+    "inference",
+    BATCH_NORMS,
+    "Fold in moving statistics, or the mean of those of 16 batches of 64 images. (Those of each "
+    "batch itself are not fixed, so cannot be exported.)",
+)
+flags.DEFINE_integer("seed", 0, "Of the batches of --batch_norm=standing.")
+
+PRECISIONS = {
+    "saved_model": ("float32",),
+    "tflite": lite.PRECISIONS,
+    "sparse": tuple(compact.DTYPES),
+}
+NUM_COMPARED = 16
+BLOCK = 64  # as `sample` has it, whose standing statistics are these
+
+
+def main(_):
+    """Does what the flags say."""
+    _check_flags()
+    workdir = pathlib.Path(FLAGS.workdir)
+    config.parse_gin([configuration_file(workdir), *FLAGS.gin_file], FLAGS.gin_param)
+    strategy = create_strategy("one_device")
+    training = Training(data(), strategy)
+    config.check_all_used()
+    training.gan.set_execution("dense")
+    checkpoints = Checkpoints(workdir / "checkpoints", training.state())
+    (step,) = named_steps(workdir, checkpoints, FLAGS.checkpoint)
+    checkpoints.restore(step)
+    export = _Export(training, strategy)
+    export.write(_facts(workdir, step))
+
+
+def _check_flags():
+    """Raises InputError for what is wrong whatever was trained."""
+    if not FLAGS.workdir:
+        raise InputError("--workdir is missing: the folder of the run whose generator to export.")
+    if not FLAGS.output:
+        raise InputError("--output is missing: the folder to write to, e.g. --output=exported.")
+    if FLAGS.batch_norm == "batch":
+        raise InputError(
+            "--batch_norm=batch normalises each image by its neighbours in a batch, so there are "
+            "no fixed statistics to fold in. Export with --batch_norm=standing, which comes close "
+            "to it, or inference."
+        )
+    if FLAGS.precision not in PRECISIONS[FLAGS.format]:
+        raise InputError(
+            f"--format={FLAGS.format} cannot be had in --precision={FLAGS.precision}, but in "
+            f"{', '.join(PRECISIONS[FLAGS.format])}."
+        )
+    if FLAGS["batch_size"].present and FLAGS.format != "tflite":
+        raise InputError(
+            f"--batch_size is for --format=tflite: {FLAGS.format} takes batches of any size. Leave "
+            "it out."
+        )
+    for size in FLAGS.batch_size:
+        check_positive("--batch_size", size)
+    check_natural("--seed", FLAGS.seed)
+    artifact.check_output(FLAGS.output, FLAGS.format)
+
+
+def _facts(workdir, step):
+    """What the card says of the run."""
+    manifest = {}
+    if (workdir / "run.json").is_file():
+        manifest = json.loads((workdir / "run.json").read_text())
+        manifest.pop("host", None)  # No reader of a card needs the name of a machine.
+    own = process()
+    return {
+        "checkpoint": {"step": step, "weights": FLAGS.weights, "batch_norm": FLAGS.batch_norm},
+        "scores": [record for record in records.read(workdir) if record["step"] == step],
+        "training": manifest,
+        "configuration": configuration_file(workdir).read_text(),
+        **{name: own[name] for name in ("time", "versions", "commit")},
+    }
+
+
+class _Export:
+    """A generator, folded, and images of the checkpoint to compare with."""
+
+    def __init__(self, training, strategy):
+        gan, source = training.gan, training.source
+        averaged = FLAGS.weights == "averaged"
+        self._trained = gan.averaged.model if averaged else gan.generator
+        names = source.class_names
+        self._interface = Interface(
+            gan.latent_dim,
+            tuple(int(size) for size in source.image_shape),
+            int(gan.num_classes),
+            gan.conditional,
+            None if names is None else tuple(map(str, names)),
+        )
+        sampler = Sampler(gan, strategy, BLOCK, averaged, FLAGS.batch_norm)
+        seed = fold((FLAGS.seed, 0), Purpose.SAMPLES)
+        self._inputs = sampler.inputs(NUM_COMPARED, seed)
+        with sampler.statistics_of(seed):
+            self._graph = fold_layers(self._trained)
+            inputs = map(tf.constant, self._inputs)
+            self._expected = gan.generate(*inputs, training=False, averaged=averaged).numpy()
+        largest = np.abs(self._expected).max()
+        if not largest <= 1 + TOLERANCE:
+            raise InputError(
+                f"The generator makes images of up to {largest:.4g}, but they must be in [-1, 1]. "
+                "Let it end in a tanh, or scale what it makes."
+            )
+
+    def write(self, facts):
+        """Writes the next version, and says what it is."""
+        kind = FLAGS.format
+        about = {
+            "name": self._trained.name,
+            "format": kind,
+            "precision": FLAGS.precision,
+            "interface": self._interface.to_json(),
+            "generator": card.describe_generator(self._trained),
+            **facts,
+        }
+        with artifact.new_version(FLAGS.output, kind) as (folder, number):
+            notes = getattr(self, f"_write_{kind}")(folder, about)
+            largest = self._largest_difference(of_folder(folder, kind, self._interface, {}))
+            about |= {"notes": notes, "num_compared": NUM_COMPARED, "largest_difference": largest}
+            card.write(folder, about)
+            artifact.write_manifest(folder, kind, self._interface)
+        folder = pathlib.Path(FLAGS.output) / str(number)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        print(
+            f"step {facts['checkpoint']['step']}: {folder} holds the {FLAGS.weights} generator as "
+            f"{kind}, {FLAGS.precision}, {size:,} bytes. Its images differ from the checkpoint's "
+            f"by up to {largest:.3g} of 255 levels.",
+            *notes,
+            sep="\n",
+        )
+
+    def _write_saved_model(self, folder, about):
+        del about
+        saved_model.write(folder, to_keras(self._graph), self._interface)
+        return ["A SavedModel holds its zeros; most of them go when it is compressed."]
+
+    def _write_tflite(self, folder, about):
+        del about
+        path = folder / artifact.FILES["tflite"]
+        sizes = sorted(set(FLAGS.batch_size))
+        model = to_keras(self._graph)
+        return lite.notes(
+            lite.write(path, model, self._interface, FLAGS.precision, sizes), FLAGS.precision, sizes
+        )
+
+    def _write_sparse(self, folder, about):
+        compact.write(folder / artifact.FILES["sparse"], self._graph, FLAGS.precision, about)
+        return ["Only what is not zero is stored; computed are all weights, zeros included."]
+
+    def _largest_difference(self, generator):
+        """Of pixels, in levels of 255.
+
+        Raises:
+            FailedRun: if that is more than one although nothing was rounded.
+        """
+        images = np.concatenate(list(generator.batches(*self._inputs)))
+        largest = 127.5 * float(np.abs(images - self._expected).max())
+        exact = {layer.compute_dtype for layer in all_layers(self._trained)} <= {"float32"}
+        if not np.isfinite(largest) or (exact and FLAGS.precision == "float32" and largest > 1):
+            raise FailedRun(
+                f"The exported generator's images differ from the checkpoint's by {largest:.3g} of "
+                "255 levels, so it was not written. Please report this with the configuration."
+            )
+        return largest
+
+
+if __name__ == "__main__":
+    command.run(main)

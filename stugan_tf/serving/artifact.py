@@ -1,0 +1,232 @@
+"""Artifacts: numbered folders with what was exported, a model card and a manifest of checksums.
+
+    OUTPUT/1/  OUTPUT/2/  ...      versions, as TensorFlow Serving looks for them; the newest counts
+
+A version appears in one piece: it is written aside and gets its name last. The manifest guards
+against damage, not against somebody who can write both files and manifest.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+
+from stugan_tf.errors import InputError
+from stugan_tf.files import write_atomically
+
+FORMATS = ("saved_model", "tflite", "sparse")
+VERSION = 1
+MANIFEST = "manifest.json"
+CARD = "model_card.json"
+CARD_TEXT = "MODEL_CARD.md"
+FILES = {"tflite": "generator.tflite", "sparse": "generator.safetensors"}
+MAX_MANIFEST = 2**23
+MAX_FILES = 2**12
+_NUMBER = re.compile(r"[1-9]\d{0,17}")
+_ASIDE = ".writing_"
+
+
+def versions(output):
+    """The versions in a folder, ascending."""
+    output = pathlib.Path(output)
+    entries = output.iterdir() if output.is_dir() else ()
+    return sorted(
+        int(entry.name) for entry in entries if entry.is_dir() and _NUMBER.fullmatch(entry.name)
+    )
+
+
+@contextlib.contextmanager
+def new_version(output, kind):
+    """Makes a folder to write the next version into, and that version of it at the end.
+
+    Args:
+        output: folder, made if needed.
+        kind: one of `FORMATS`.
+
+    Yields:
+        (folder, number): where to write, and the version it will be.
+
+    Raises:
+        InputError: if the folder is used for something else.
+    """
+    output = pathlib.Path(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock = open(output / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise InputError(
+            f"--output={output} cannot be written to: {error.strerror}. Choose a folder that can "
+            "be, or that does not exist yet."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"Another process is exporting to {output}. Wait for it, or choose another "
+                "--output."
+            ) from None
+        _check_is_ours(output, kind)
+        for leftover in output.glob(f"{_ASIDE}*"):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        number = max(versions(output), default=0) + 1
+        folder = output / f"{_ASIDE}{number}"
+        folder.mkdir()
+        try:
+            yield folder, number
+            _sync(folder)
+            folder.rename(output / str(number))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def check_output(output, kind):
+    """Raises InputError if `new_version` would refuse the folder, as far as can be told before."""
+    output = pathlib.Path(output)
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output={output} is a file. Name a folder.")
+    if output.is_dir():
+        _check_is_ours(output, kind)
+
+
+def _check_is_ours(output, kind):
+    others = sorted(
+        entry.name
+        for entry in output.iterdir()
+        if not _NUMBER.fullmatch(entry.name) and not entry.name.startswith((".lock", _ASIDE))
+    )
+    if others:
+        raise InputError(
+            f"--output={output} is neither empty nor a folder of versions: it holds {others[0]!r}. "
+            "Choose another."
+        )
+    there = versions(output)
+    if there:
+        former = read_manifest(output / str(there[-1]))["kind"]
+        if former != kind:
+            raise InputError(
+                f"--output={output} holds artifacts of format {former}. Choose another folder for "
+                f"those of format {kind}."
+            )
+
+
+def _sync(folder):
+    """Has the disk write what is in a folder, so that a version is whole after a power cut."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_manifest(folder, kind, interface):
+    """Writes the manifest of a version: what it is, and the SHA-256 of all its other files."""
+    manifest = {
+        "version": VERSION,
+        "kind": kind,
+        "interface": interface.to_json(),
+        "files": {
+            path.relative_to(folder).as_posix(): {
+                "bytes": path.stat().st_size,
+                "sha256": _sha256(path),
+            }
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        },
+    }
+    write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+
+
+def find(path):
+    """The folder of the version that a path means: itself, or the newest in it.
+
+    Raises:
+        InputError: if there is none.
+    """
+    path = pathlib.Path(path)
+    if (path / MANIFEST).is_file():
+        return path
+    if not path.is_dir():
+        raise InputError(f"There is no artifact {path}: it is no folder.")
+    there = versions(path)
+    if not there:
+        raise InputError(
+            f"{path} is no artifact: it holds neither {MANIFEST} nor folders of versions. Make one "
+            "by python -m stugan_tf.export."
+        )
+    return path / str(there[-1])
+
+
+def read_manifest(folder):
+    """The manifest of a version, with no more in it than this stugan_tf knows.
+
+    Raises:
+        InputError: if it is missing, damaged, or of another version.
+    """
+    path = folder / MANIFEST
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_MANIFEST + 1)
+        if len(text) > MAX_MANIFEST:
+            raise ValueError("too long")
+        manifest = json.loads(text)
+        version = manifest["version"]
+        if version != VERSION:
+            raise InputError(
+                f"{folder} is of version {version!r:.20} of artifacts; this stugan_tf reads "
+                f"version {VERSION}. Use the stugan_tf that wrote it, or export it anew."
+            )
+        _check_manifest(manifest)
+    except InputError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+        raise InputError(
+            f"{path} is missing or damaged ({reason}). Copy or export the artifact anew."
+        ) from None
+    return manifest
+
+
+def _check_manifest(manifest):
+    """Raises ValueError or the like if a manifest is damaged, or names files outside."""
+    files = manifest["files"]
+    if manifest["kind"] not in FORMATS or not 0 < len(files) <= MAX_FILES:
+        raise ValueError("kind")
+    for name, about in files.items():
+        parts = pathlib.PurePosixPath(name).parts
+        if not parts or ".." in parts or name.startswith("/") or "\0" in name or "\\" in name:
+            raise ValueError("path")
+        if type(about["bytes"]) is not int or not isinstance(about["sha256"], str):
+            raise TypeError("file")
+
+
+def check_files(folder, manifest):
+    """Raises InputError unless all files of a version are as they were written."""
+    for name, about in manifest["files"].items():
+        path = folder / name
+        # A link may lead anywhere, even if what it leads to has the right digest now.
+        is_own = path.is_file() and path.resolve() == folder.resolve() / name
+        if not is_own or path.stat().st_size != about["bytes"]:
+            raise InputError(
+                f"{folder} is damaged: {name!r:.200} is missing, a link, or not of "
+                f"{about['bytes']:,} bytes. Copy or export it anew."
+            )
+        if _sha256(path) != about["sha256"]:
+            raise InputError(
+                f"{folder} is damaged: {name!r:.200} is not as it was written. Copy or export it "
+                "anew."
+            )
+
+
+def _sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

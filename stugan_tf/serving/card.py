@@ -1,0 +1,200 @@
+"""Model cards: what an artifact is, where it comes from and what it is good for, in JSON and words.
+
+After Mitchell et al. (2019), "Model Cards for Model Reporting".
+"""
+
+import json
+
+from stugan_tf.files import write_atomically
+from stugan_tf.serving.artifact import CARD, CARD_TEXT
+from stugan_tf.sparsity.flops import layer_costs, total_flops
+from stugan_tf.sparsity.sparsify import count_weights
+
+
+def describe_generator(model):
+    """Sparsity and theoretical FLOPs of a generator as it was trained, layer by layer.
+
+    Args:
+        model: the Keras model with its masks.
+
+    Returns:
+        A dictionary that JSON can hold.
+    """
+    costs, counts = layer_costs(model), count_weights(model)
+    sparse, dense = total_flops(costs)
+    return {
+        "parameters": counts.trainable,
+        "weights_under_masks": counts.maskable,
+        "active_weights_under_masks": counts.active,
+        "sparsity_under_masks": counts.sparsity,
+        "sparsity_of_all_parameters": counts.overall_sparsity,
+        "theoretical_flops_per_image": {"sparse": sparse, "dense": dense},
+        "layers": [
+            {
+                "name": cost.name,
+                "kernel_shape": list(cost.kernel_shape),
+                "masked": cost.masked,
+                "weights": cost.size,
+                "active": cost.active,
+                "density": cost.density,
+                "theoretical_flops": cost.flops,
+            }
+            for cost in costs
+        ],
+    }
+
+
+def write(folder, card):
+    """Adds the sizes of the files in a folder to a card, and writes it there in both forms."""
+    sizes = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    card = {**card, "bytes": sum(sizes.values()), "files": sizes}
+    write_atomically(folder / CARD, (json.dumps(card, indent=1) + "\n").encode())
+    write_atomically(folder / CARD_TEXT, in_words(card).encode())
+
+
+def in_words(card):
+    """A card as Markdown."""
+    return (
+        "\n\n".join(
+            section
+            for section in (
+                _what(card),
+                _use(card),
+                _data(card),
+                _scores(card),
+                _sparsity(card),
+                _size(card),
+                _origin(card),
+            )
+            if section
+        )
+        + "\n"
+    )
+
+
+def _what(card):
+    interface = card["interface"]
+    height, width, channels = interface["image_shape"]
+    kind = "A class-conditional" if interface["conditional"] else "An unconditional"
+    sparsity = card["generator"]["sparsity_under_masks"]
+    return (
+        f"# {card['name']}\n\n"
+        f"{kind} generator of images of {height}x{width} pixels and {channels} channel(s), trained "
+        f"by stugan_tf: {sparsity:.2%} of its {card['generator']['weights_under_masks']:,} weights "
+        f"under masks are zero. Format {card['format']}, {card['precision']}; the "
+        f"{card['checkpoint']['weights']} weights of step {card['checkpoint']['step']}, batch norm "
+        f"by {card['checkpoint']['batch_norm']} statistics. Images differ from those of the "
+        f"checkpoint by up to {card['largest_difference']:.3g} of 255 levels "
+        f"({card['num_compared']} images compared)."
+    )
+
+
+def _use(card):
+    interface = card["interface"]
+    lines = [
+        "## Use",
+        "",
+        "    from stugan_tf.serving import load",
+        "",
+        "    generator = load(FOLDER)      # checks versions and checksums",
+        "    images = generator(16, seed=0, truncation=0.7)      # uint8 [16, H, W, C]",
+        "",
+        f"Latents: {interface['latent_dim']} numbers from N(0, 1). Images: float32 in [-1, 1].",
+    ]
+    if interface["conditional"]:
+        names = interface["class_names"]
+        classes = ", ".join(f"{i} {name}" for i, name in enumerate(names[:100])) if names else ""
+        lines.append(
+            f"Labels: integers below {interface['num_classes']}{f': {classes}' if classes else ''}."
+        )
+    lines += [*card["notes"], "", *_LIMITS]
+    return "\n".join(lines)
+
+
+_LIMITS = (
+    "A generator repeats what was in its training data, biases included, and its images are not",
+    "photographs of anything. It was scored, if at all, as the table says; nothing else is known.",
+)
+
+
+def _data(card):
+    data = card["training"].get("data", {})
+    lines = [f"- {name}: {value}" for name, value in data.items()]
+    return "\n".join(["## Data", "", *(lines or ["Not recorded."])])
+
+
+def _scores(card):
+    if not card["scores"]:
+        return "## Scores\n\nThis checkpoint has not been scored."
+    sections = ["## Scores"]
+    for record in card["scores"]:
+        protocol = record["protocol"]
+        values = [
+            (name, value)
+            for name, value in record.items()
+            if name not in ("step", "time", "protocol")
+        ]
+        rows = [f"| {name} | {value} |" for name, value in values]
+        settings = [f"- {name}: {value}" for name, value in protocol.items()]
+        sections.append("\n".join(["| score | |", "| --- | --- |", *rows]))
+        sections.append(
+            "\n".join(
+                [f"Protocol {protocol['id']}, of the checkpoint before export:", "", *settings]
+            )
+        )
+    return "\n\n".join(sections)
+
+
+def _sparsity(card):
+    generator = card["generator"]
+    flops = generator["theoretical_flops_per_image"]
+    share = f" ({flops['sparse'] / flops['dense']:.2%} of dense)" if flops["dense"] else ""
+    rows = [
+        f"| {layer['name']} | {'x'.join(map(str, layer['kernel_shape']))} | {layer['weights']:,} | "
+        f"{layer['active']:,} | {layer['density']:.4f} | {'yes' if layer['masked'] else 'no'} |"
+        for layer in generator["layers"]
+        if layer["kernel_shape"]
+    ]
+    return "\n".join(
+        [
+            "## Sparsity",
+            "",
+            f"{generator['sparsity_of_all_parameters']:.2%} of all {generator['parameters']:,} "
+            f"parameters are zero. Theoretical FLOPs of an image: {flops['sparse']:.4g}{share}; "
+            "what it takes in seconds depends on who computes, and most compute zeros, too.",
+            "",
+            "| layer | kernel | weights | active | density | under a mask |",
+            "| --- | --- | ---: | ---: | ---: | --- |",
+            *rows,
+        ]
+    )
+
+
+def _size(card):
+    rows = [f"| {name} | {size:,} |" for name, size in card["files"].items()]
+    return "\n".join(
+        [
+            "## Size",
+            "",
+            f"{card['bytes']:,} bytes.",
+            "",
+            "| file | bytes |",
+            "| --- | ---: |",
+            *rows,
+        ]
+    )
+
+
+def _origin(card):
+    versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
+    training = card["training"]
+    return (
+        f"## Origin\n\nExported {card['time']} by {versions}; commit {card['commit']}. Trained at "
+        f"commit {training.get('commit')} by `{training.get('command')}`, begun "
+        f"{training.get('time')}, resumed {len(training.get('resumes', []))} time(s). Its whole "
+        "record and configuration are in `model_card.json`."
+    )

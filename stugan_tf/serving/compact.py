@@ -1,0 +1,208 @@
+"""A generator in one file as small as its non-zeros: safetensors of values, masks and a manifest.
+
+Each weight is stored as `layer/weight`, or, where that is smaller, as its values that are not zero,
+`layer/weight:values`, and where they are: `:mask` and, if the mask is sparse, `:low`, see
+`positions`. The metadata hold the version, the SHA-256 of the file (with zeros in place of its
+digits) and a manifest in JSON: Keras' description of the layers, shapes, and what else belongs to
+the model. Reading executes nothing, and allocates what the size of the file allows.
+"""
+
+import hashlib
+import json
+import math
+import os
+import struct
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from stugan_tf.errors import InputError
+from stugan_tf.files import write_atomically
+from stugan_tf.serving import graph as graphs
+from stugan_tf.serving import positions
+
+FORMAT = "stugan_tf.sparse"
+VERSION = 1
+DTYPES = {"float32": np.float32, "float16": np.float16}
+MAX_FILE = 2**31
+MAX_HEADER = 2**23
+# A file of so many bytes may hold so many times as many weights, most of them zeros.
+MAX_EXPANSION = 2**10
+_NO_DIGEST = "0" * 64
+
+
+def write(path, graph, precision, manifest):
+    """Writes a graph to `path`, in one piece.
+
+    Args:
+        path: of the file.
+        graph: a `Graph`.
+        precision: 'float32' or 'float16', of the values.
+        manifest: a dictionary that JSON can hold; it gets `model` and `tensors`.
+
+    Raises:
+        InputError: if a weight is too large for the precision.
+    """
+    tensors, described = {}, {}
+    for name, value in graph.weights().items():
+        described[name], parts = _encoded(name, value, DTYPES[precision])
+        tensors |= parts
+    manifest = {**manifest, "model": json.loads(graphs.to_json(graph)), "tensors": described}
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "sha256": _NO_DIGEST,
+        "manifest": json.dumps(manifest),
+    }
+    data = safetensors.numpy.save(tensors, metadata)
+    digest = hashlib.sha256(data).hexdigest().encode()
+    write_atomically(path, data.replace(_NO_DIGEST.encode(), digest, 1))
+
+
+def _encoded(name, value, dtype):
+    """How a weight is stored: its description, and tensors by name."""
+    value = _cast(name, value, dtype)
+    flat = value.ravel()
+    mask = flat != 0
+    high, low, k = positions.encode(mask)
+    described = {"shape": list(value.shape)}
+    count = int(np.count_nonzero(mask))
+    if count * flat.itemsize + high.nbytes + low.nbytes >= flat.nbytes:
+        return described, {name: value}
+    described |= {"nonzero": count, "low_bits": k}
+    parts = {f"{name}:values": flat[mask], f"{name}:mask": high, f"{name}:low": low}
+    return described, {part: array for part, array in parts.items() if array.size}
+
+
+def _cast(name, value, dtype):
+    with np.errstate(over="ignore"):
+        cast = value.astype(dtype)
+    if not np.all(np.isfinite(cast)):
+        raise InputError(
+            f"{name} has weights of up to {np.abs(value).max():.3g}, too large for float16. Export "
+            "with --precision=float32."
+        )
+    return cast
+
+
+def read(path):
+    """Reads what `write` wrote.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        (graph, manifest): a `Graph` and the dictionary.
+
+    Raises:
+        InputError: if the file is damaged or none of ours.
+    """
+    size = os.path.getsize(path)
+    if size > MAX_FILE:
+        raise InputError(f"{path} has {size:,} bytes; up to {MAX_FILE:,} are read.")
+    with open(path, "rb") as file:
+        data = file.read(MAX_FILE + 1)
+    try:
+        metadata = _metadata(data)
+        if metadata.get("format") != FORMAT:
+            raise InputError(
+                f"{path} is no sparse file of stugan_tf: it does not say format = {FORMAT}."
+            )
+        if metadata.get("version") != str(VERSION):
+            raise InputError(
+                f"{path} is of version {metadata.get('version')!r:.20} of its format; this "
+                f"stugan_tf reads version {VERSION}. Use the stugan_tf that wrote it, or export it "
+                "anew."
+            )
+        _check_digest(path, data, metadata["sha256"])
+        manifest = json.loads(metadata["manifest"])
+        described = manifest["tensors"]
+        _check_sizes(path, described, len(data))
+        tensors = safetensors.numpy.load(data)
+        weights = {name: _decoded(tensors, name, about) for name, about in described.items()}
+        if tensors:
+            raise InputError(f"{path} holds {next(iter(tensors))!r:.60}, which is no weight.")
+        return graphs.from_json(json.dumps(manifest["model"]), weights), manifest
+    except InputError:
+        raise
+    except (
+        *(LookupError, ValueError, TypeError, AttributeError, struct.error, RecursionError),
+        safetensors.SafetensorError,
+    ) as error:
+        raise InputError(
+            f"{path} is damaged or no sparse file of stugan_tf ({_reason(error)}). Copy or export "
+            "it anew."
+        ) from None
+
+
+def _reason(error):
+    return (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+
+
+def _metadata(data):
+    """The `__metadata__` of a safetensors file, all strings."""
+    (length,) = struct.unpack("<Q", data[:8])
+    if length > min(MAX_HEADER, len(data) - 8):
+        raise ValueError(f"a header of {length} bytes")
+    metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise TypeError("metadata are not text")
+    return metadata
+
+
+def _check_digest(path, data, digest):
+    """Raises InputError unless the bytes have the digest that they contain."""
+    if len(digest) != 64 or not digest.isalnum():
+        raise ValueError("no checksum")
+    zeroed = data.replace(digest.encode(), _NO_DIGEST.encode(), 1)
+    if hashlib.sha256(zeroed).hexdigest() != digest:
+        raise InputError(f"{path} is damaged: its checksum is wrong. Copy or export it anew.")
+
+
+def _check_sizes(path, described, num_bytes):
+    """Raises InputError if the weights would take too much memory."""
+    num_weights = 0
+    for about in described.values():
+        shape = about["shape"]
+        if len(shape) > 8 or not all(type(size) is int and 0 < size < 2**31 for size in shape):
+            raise ValueError(f"a shape of {shape!r:.60}")
+        num_weights += math.prod(shape)
+    most = min(graphs.MAX_WEIGHTS, MAX_EXPANSION * num_bytes)
+    if num_weights > most:
+        raise InputError(
+            f"{path} declares {num_weights:,} weights; of a file of {num_bytes:,} bytes up to "
+            f"{most:,} are read."
+        )
+
+
+def _decoded(tensors, name, about):
+    """A weight, float32; takes its parts out of `tensors`."""
+    shape = tuple(about["shape"])
+    size = math.prod(shape)
+    if "nonzero" not in about:
+        value = _values(tensors.pop(name))
+        if value.shape != shape:
+            raise ValueError(f"{name} has another shape")
+        return value
+    count, k = about["nonzero"], about["low_bits"]
+    if type(count) is not int or type(k) is not int:
+        raise TypeError(f"{name} has no integers")
+    nothing = np.zeros(0, np.uint8)
+    values = _values(tensors.pop(f"{name}:values", np.zeros(0, np.float32)))
+    high, low = (tensors.pop(f"{name}:{part}", nothing) for part in ("mask", "low"))
+    if high.dtype != np.uint8 or low.dtype != np.uint8 or high.ndim != 1 or low.ndim != 1:
+        raise TypeError(f"{name} has no mask")
+    if values.shape != (count,):
+        raise ValueError(f"{name} has {values.shape} values")
+    dense = np.zeros(size, np.float32)
+    dense[positions.decode(high, low, k, count, size)] = values
+    return dense.reshape(shape)
+
+
+def _values(array):
+    if array.dtype not in (np.float32, np.float16):
+        raise TypeError(f"values of {array.dtype}")
+    if not np.all(np.isfinite(array)):
+        raise ValueError("values are not finite")
+    return array.astype(np.float32)

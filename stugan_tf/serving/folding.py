@@ -1,0 +1,378 @@
+"""Folds what a generator needs for training into plain layers.
+
+A mask has done its work when the kernel is zero; spectral norm divides the kernel by a constant;
+batch norm with fixed statistics is a scale and a shift of channels. Scales and shifts go
+
+- into the convolution or dense layer before, past what commutes with them: reshaping, resizing,
+  additions (which distribute a scale), as long as nobody else uses what they change;
+- or into the dense layer or 1x1 convolution after;
+- where ReLU follows and a residual connection starts, into one layer of scale and shift.
+
+Class-conditional batch norm has its gains and biases made by embeddings or dense layers: these make
+the folded ones instead.
+"""
+
+import math
+
+import keras
+import numpy as np
+
+from stugan_tf.errors import InputError
+from stugan_tf.layers.conditional import ConditionalBatchNormalization, LearnedScale
+from stugan_tf.layers.masked import Masked
+from stugan_tf.layers.spectral import (
+    SpectralConv2D,
+    SpectralDense,
+    SpectralEmbedding,
+    SpectralNormalization,
+)
+from stugan_tf.serving.graph import KINDS, Graph, Node, checked_arguments, float32
+
+AFFINE = "affine"  # A node that is to be folded: weights `gamma` and `beta`.
+LINEAR = ("Conv2D", "Conv2DTranspose", "Dense")
+# Axis of a kernel along which its outputs lie.
+OUTPUT_AXIS = {"Conv2D": 3, "Conv2DTranspose": 2, "Dense": 1}
+_NAMES = {SpectralConv2D: "Conv2D", SpectralDense: "Dense", SpectralEmbedding: "Embedding"}
+# In inference mode these do nothing.
+_IDENTITIES = (
+    *(keras.layers.Dropout, keras.layers.SpatialDropout2D, keras.layers.GaussianNoise),
+    *(keras.layers.GaussianDropout, keras.layers.Identity),
+)
+
+
+def fold(model):
+    """The `Graph` of a generator in inference mode.
+
+    Args:
+        model: a functional Keras model of latents, or of [latents, labels], to images.
+
+    Raises:
+        InputError: if it has a layer that plain ones cannot stand for; it says which.
+    """
+    tracing = _Tracing()
+    inputs = [tracing.add_input(tensor) for tensor in model.inputs]
+    (output,) = tracing.walk(model, inputs)
+    graph = Graph(tracing.nodes, inputs, output)
+    _remove_unused(graph)
+    _fold_affines(graph)
+    return graph
+
+
+class _Tracing:
+    """Turns calls of Keras layers into nodes, one after the other."""
+
+    def __init__(self):
+        self.nodes = {}
+        self.shapes = {}
+
+    def add_input(self, tensor):
+        """Adds the node of an input of the model; returns its name."""
+        dtype = "int32" if "int" in tensor.dtype else "float32"
+        arguments = {"batch_shape": (None, *tensor.shape[1:]), "dtype": dtype}
+        checked_arguments("InputLayer", tensor.name, arguments)
+        name = ("latents", "labels")[len(self.nodes)] if len(self.nodes) < 2 else tensor.name
+        return self._add("InputLayer", name, [], tensor.shape, arguments)
+
+    def walk(self, model, inputs):
+        """Adds the nodes of a model that is called on the nodes `inputs`; names of its outputs."""
+        graph = getattr(model, "_functional", None) or model
+        if not hasattr(graph, "_nodes_by_depth"):
+            raise InputError(
+                f"{model.name!r}, a {type(model).__name__}, cannot be exported: only the calls of "
+                "functional and sequential models can be read. Write it with the functional API."
+            )
+        made = dict(zip(map(id, graph.inputs), inputs, strict=True))
+        for depth in sorted(graph._nodes_by_depth, reverse=True):
+            for node in graph._nodes_by_depth[depth]:
+                if isinstance(node.operation, keras.layers.InputLayer):
+                    continue
+                names = self._call(node, [made[id(tensor)] for tensor in node.input_tensors])
+                made |= zip(map(id, node.outputs), names, strict=True)
+        return [made[id(tensor)] for tensor in graph.outputs]
+
+    def _call(self, node, inputs):
+        """Adds the nodes of one call; names of its outputs."""
+        layer = node.operation
+        if isinstance(layer, keras.Model):
+            return self.walk(layer, inputs)
+        if type(layer) in _IDENTITIES:
+            return inputs
+        if type(layer).__name__ == "Split" and not isinstance(layer, keras.layers.Layer):
+            return self._split(node, inputs)
+        self._refuse_arguments(node)
+        shape = node.outputs[0].shape
+        if type(layer) is ConditionalBatchNormalization:
+            return [self._normalize_by_class(layer, inputs, shape)]
+        if type(layer) is keras.layers.BatchNormalization:
+            _check_axis(layer, shape)
+            weights = dict(zip(("gamma", "beta"), _statistics(layer), strict=True))
+            return [self._add(AFFINE, layer.name, inputs, shape, weights=weights)]
+        if type(layer) is LearnedScale:
+            gamma = np.full(shape[-1], layer.gamma.numpy(), np.float64)
+            weights = {"gamma": gamma, "beta": np.zeros_like(gamma)}
+            return [self._add(AFFINE, layer.name, inputs, shape, weights=weights)]
+        return [self._add_plain(layer, inputs, shape)]
+
+    def _refuse_arguments(self, node):
+        given = [
+            name
+            for name, value in node.arguments.kwargs.items()
+            if value not in (None, False) and not isinstance(value, keras.KerasTensor)
+        ]
+        if given:
+            raise InputError(
+                f"Layer {node.operation.name!r} is called with the argument {given[0]!r}, which "
+                "cannot be exported. Call it without."
+            )
+
+    def _add_plain(self, layer, inputs, shape):
+        inner = layer.layer if type(layer) is Masked else layer
+        kind = _NAMES.get(type(inner), type(inner).__name__)
+        is_keras = getattr(keras.layers, kind, None) in (type(inner), None) or type(inner) in _NAMES
+        if kind not in KINDS or not is_keras or kind == "BatchNormalization":
+            raise InputError(
+                f"Layer {layer.name!r}, a {type(inner).__name__}, cannot be exported: the plain "
+                f"layers of an artifact are {', '.join(KINDS)}, and what folds into them is "
+                "BatchNormalization and the layers of stugan_tf."
+            )
+        config = {**inner.get_config(), "name": layer.name}
+        if kind == "Reshape":  # One size may have been left open.
+            config["target_shape"] = shape[1:]
+        arguments = checked_arguments(kind, layer.name, config)
+        return self._add(kind, layer.name, inputs, shape, arguments, _weights(inner))
+
+    def _split(self, node, inputs):
+        """`keras.ops.split` of vectors, as layers that crop."""
+        operation, (name,) = node.operation, inputs
+        length = self.shapes[name][-1]
+        if len(self.shapes[name]) != 2 or operation.axis not in (1, -1):
+            raise InputError("Only vectors that are split along their last axis can be exported.")
+        column = self._reshape(f"{operation.name}_column", name, (length, 1))
+        names, start = [], 0
+        for number, tensor in enumerate(node.outputs):
+            size = tensor.shape[-1]
+            cropping = {"cropping": (start, length - start - size)}
+            piece = f"{operation.name}_{number}"
+            cropped = self._add("Cropping1D", f"{piece}_crop", [column], (None, size, 1), cropping)
+            names.append(self._reshape(piece, cropped, (size,)))
+            start += size
+        return names
+
+    def _normalize_by_class(self, layer, inputs, shape):
+        """BN(x) * (1 + gain) + bias, which is x * scale + shift with scale and shift of the class.
+
+        Gain and bias may have been made for several layers: these get nodes of their own.
+        """
+        _check_axis(layer, shape)
+        images, gain, bias = inputs
+        inverse, offset = _statistics(layer)  # BN(x) = inverse * x + offset
+        made = self._scale_and_shift(layer.name, gain, bias, inverse, offset)
+        if made is None:
+            weights = {"gamma": inverse, "beta": offset}
+            images = self._add(AFFINE, layer.name, [images], shape, weights=weights)
+            of_gain = self._channels(f"{layer.name}_of_gain", gain)
+            scaled = self._add("Multiply", f"{layer.name}_scaled", [images, of_gain], shape)
+            images = self._add("Add", f"{layer.name}_gained", [images, scaled], shape)
+            of_bias = self._channels(f"{layer.name}_of_bias", bias)
+            return self._add("Add", f"{layer.name}_shifted", [images, of_bias], shape)
+        scale, shift = (self._channels(f"{name}_channels", name) for name in made)
+        scaled = self._add("Multiply", f"{layer.name}_scaled", [images, scale], shape)
+        return self._add("Add", f"{layer.name}_shifted", [scaled, shift], shape)
+
+    def _scale_and_shift(self, name, gain, bias, inverse, offset):
+        """Nodes of scale = inverse (1 + gain) and shift = offset (1 + gain) + bias, or None.
+
+        Both are linear in the weights of the layers that make gain and bias, so they can be made by
+        layers like them.
+        """
+        gain, bias = self.nodes[gain], self.nodes[bias]
+        if gain.kind != bias.kind or gain.inputs != bias.inputs:
+            return None
+        if gain.kind == "Embedding":
+            table = gain.weights["embeddings"].astype(np.float64)
+            scale = {"embeddings": inverse * (1 + table)}
+            shift = {"embeddings": offset * (1 + table) + bias.weights["embeddings"]}
+            arguments = gain.arguments
+        elif (
+            gain.kind == "Dense"
+            and gain.arguments["activation"] == "linear" == (bias.arguments["activation"])
+        ):
+            kernel, constant = _kernel_and_bias(gain)
+            bias_kernel, bias_constant = _kernel_and_bias(bias)
+            scale = {"kernel": inverse * kernel, "bias": inverse * (1 + constant)}
+            shift = {
+                "kernel": offset * kernel + bias_kernel,
+                "bias": offset * (1 + constant) + bias_constant,
+            }
+            arguments = {**gain.arguments, "use_bias": True}
+        else:
+            return None
+        shape = self.shapes[gain.name]
+        return [
+            self._add(gain.kind, f"{name}_{what}", gain.inputs, shape, arguments, weights)
+            for what, weights in (("scale", scale), ("shift", shift))
+        ]
+
+    def _channels(self, name, vectors):
+        """Vectors [B, C] as images [B, 1, 1, C]."""
+        return self._reshape(name, vectors, (1, 1, self.shapes[vectors][-1]))
+
+    def _reshape(self, name, tensor, shape):
+        return self._add("Reshape", name, [tensor], (None, *shape), {"target_shape": shape})
+
+    def _add(self, kind, name, inputs, shape, arguments=None, weights=None):
+        """Adds a node and returns its name, which is new."""
+        # Layers of nested models, and calls of one layer, may share one.
+        base, number = name.replace("/", "_"), 1
+        name = base
+        while name in self.nodes:
+            number += 1
+            name = f"{base}_{number}"
+        self.nodes[name] = Node(name, kind, dict(arguments or {}), list(inputs), weights or {})
+        self.shapes[name] = tuple(shape)
+        return name
+
+
+def _check_axis(layer, shape):
+    if layer.axis not in (-1, len(shape) - 1):
+        raise InputError(
+            f"{layer.name!r} normalises axis {layer.axis}; only that of the channels, the last, "
+            "can be exported."
+        )
+
+
+def _statistics(layer):
+    """The scale and the shift of a batch norm in inference mode, float64 [C]."""
+    mean, variance = (
+        np.float64(variable.numpy()) for variable in (layer.moving_mean, layer.moving_variance)
+    )
+    scale = 1 / np.sqrt(variance + layer.epsilon)
+    if layer.scale:
+        scale = scale * layer.gamma.numpy()
+    shift = -mean * scale
+    return scale, shift + layer.beta.numpy() if layer.center else shift
+
+
+def _weights(layer):
+    """The weights of a plain or spectral layer as it computes in inference mode."""
+    weights = {}
+    for name in ("kernel", "embeddings", "bias"):
+        value = getattr(layer, name, None)
+        if value is not None:
+            weights[name] = value.numpy().astype(np.float64)
+    if isinstance(layer, SpectralNormalization):
+        normalized = "embeddings" if "embeddings" in weights else "kernel"
+        weights[normalized] = weights[normalized] / float(layer.sigma(training=False))
+    return weights
+
+
+def _kernel_and_bias(node):
+    kernel = node.weights["kernel"]
+    return kernel, node.weights.get("bias", np.zeros(kernel.shape[-1]))
+
+
+def _remove_unused(graph):
+    """Removes nodes of which nothing comes, from the last to the first; inputs stay."""
+    for name in reversed(list(graph.nodes)):
+        if name not in graph.inputs and not graph.users()[name]:
+            del graph.nodes[name]
+
+
+def _fold_affines(graph):
+    """Folds what can be, and turns the rest into layers of scale and shift; weights to float32."""
+    for node in [node for node in graph.nodes.values() if node.kind == AFFINE]:
+        scale, shift = node.weights["gamma"], node.weights["beta"]
+        (source,) = node.inputs
+        users = graph.users()
+        if _can_take(graph, users, source):
+            _take(graph, source, scale, shift)
+            _bypass(graph, node)
+        elif (user := _linear_user(graph, users, node)) is not None:
+            _take_before(user, scale, shift)
+            _bypass(graph, node)
+        else:
+            node.kind, node.arguments = "BatchNormalization", {"axis": -1, "epsilon": 0.0}
+    for node in graph.nodes.values():
+        node.weights = {name: float32(value) for name, value in node.weights.items()}
+
+
+def _can_take(graph, users, name):
+    """Whether what a node makes can be scaled and shifted by channel in the nodes before.
+
+    Its one user is who asks.
+    """
+    node = graph.nodes[name]
+    if len(users[name]) != 1:
+        return False
+    if node.kind in LINEAR:
+        return node.arguments["activation"] == "linear"
+    if node.kind == "Reshape":
+        return _is_dense(graph, node.inputs[0]) and _can_take(graph, users, node.inputs[0])
+    if node.kind in ("UpSampling2D", "Add"):
+        # An addition that spreads one of its inputs has no scale in common with it.
+        same = node.kind != "Add" or all(_keeps_shape(graph, one) for one in node.inputs)
+        return same and all(_can_take(graph, users, one) for one in node.inputs)
+    return node.kind == "BatchNormalization"
+
+
+def _is_dense(graph, name):
+    return graph.nodes[name].kind == "Dense"
+
+
+def _keeps_shape(graph, name):
+    """Whether a node is no [B, 1, 1, C] that an addition spreads over the positions."""
+    node = graph.nodes[name]
+    return node.kind != "Reshape" or node.arguments["target_shape"][:-1] != (1, 1)
+
+
+def _take(graph, name, scale, shift):
+    """Scales and shifts what a node makes; see `_can_take`."""
+    node = graph.nodes[name]
+    if node.kind in LINEAR:
+        axis = OUTPUT_AXIS[node.kind]
+        kernel = np.moveaxis(node.weights["kernel"], axis, -1) * scale
+        node.weights["kernel"] = np.moveaxis(kernel, -1, axis)
+        if node.arguments["use_bias"] or np.any(shift):
+            node.weights["bias"] = node.weights.get("bias", 0) * scale + shift
+            node.arguments["use_bias"] = True
+    elif node.kind == "Reshape":
+        repeats = math.prod(node.arguments["target_shape"][:-1])
+        _take(graph, node.inputs[0], np.tile(scale, repeats), np.tile(shift, repeats))
+    elif node.kind == "BatchNormalization":
+        node.weights = {
+            "gamma": node.weights["gamma"] * scale,
+            "beta": node.weights["beta"] * scale + shift,
+        }
+    else:
+        for index, one in enumerate(node.inputs):
+            _take(graph, one, scale, shift if index == 0 else np.zeros_like(shift))
+
+
+def _linear_user(graph, users, node):
+    """The dense layer or 1x1 convolution that alone uses a node, or None."""
+    (user, *others) = users[node.name]
+    if others or user is None:
+        return None
+    user = graph.nodes[user]
+    pointwise = user.kind == "Conv2D" and tuple(user.arguments["kernel_size"]) == (1, 1)
+    return user if user.kind == "Dense" or pointwise else None
+
+
+def _take_before(node, scale, shift):
+    """Lets a dense layer or 1x1 convolution scale and shift its inputs."""
+    kernel = node.weights["kernel"]
+    added = np.einsum("...io,i->o", kernel, shift)
+    node.weights["kernel"] = kernel * scale[:, None]
+    if node.arguments["use_bias"] or np.any(added):
+        node.weights["bias"] = node.weights.get("bias", 0) + added
+        node.arguments["use_bias"] = True
+
+
+def _bypass(graph, node):
+    """Removes a node of one input, which then stands in its place."""
+    (source,) = node.inputs
+    for user in graph.nodes.values():
+        user.inputs = [source if name == node.name else name for name in user.inputs]
+    if graph.output == node.name:
+        graph.output = source
+    del graph.nodes[node.name]

@@ -1,0 +1,184 @@
+"""A generator as a SavedModel that needs nothing but TensorFlow, and reading it again.
+
+Signatures, all with dynamic batches; `serving_default` is `images_of_latents`:
+
+    images_of_latents    latents [, labels] -> images: float32 in [-1, 1]
+    pixels_of_latents    the same -> pixels: uint8
+    images_of_seed       seed, num_images, truncation [, class_id] -> images
+    pixels_of_seed       the same -> pixels
+    images_of_mixtures   latents, class_weights -> images; where labels are embedded
+    pixels_of_mixtures   the same -> pixels
+
+`truncation` 0 draws from the whole normal distribution, `class_id` -1 each label at random.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from stugan_tf.errors import InputError
+from stugan_tf.layers.mixing import mixing_classes
+from stugan_tf.randomness import Purpose, fold
+from stugan_tf.serving.numbering import numbered_inputs
+
+NO_TRUNCATION = 0.0
+ANY_CLASS = -1
+
+
+def write(folder, model, interface):
+    """Writes a SavedModel.
+
+    Args:
+        folder: to write to.
+        model: a Keras model of latents, or [latents, labels], to images.
+        interface: its `Interface`.
+    """
+    module = _Module(model, interface)
+    tf.saved_model.save(module, str(folder), signatures=module.signatures())
+
+
+class _Module(tf.Module):
+    """The functions of a generator, and its variables."""
+
+    def __init__(self, model, interface):
+        super().__init__(name="generator")
+        self._interface = interface
+        # Keras' variables are none that tf.Module would find.
+        self.weights = [variable.value for variable in model.variables]
+        self._call = lambda inputs: model(inputs, training=False)
+        mixing = mixing_or_reason(model, interface)
+        self._mix = None if isinstance(mixing, str) else lambda x: mixing(x, training=False)
+
+    def signatures(self):
+        """Concrete functions by name."""
+        interface = self._interface
+        latents = tf.TensorSpec([None, interface.latent_dim], tf.float32, "latents")
+        of_latents = [latents]
+        of_seed = [
+            tf.TensorSpec([], tf.int64, "seed"),
+            tf.TensorSpec([], tf.int32, "num_images"),
+            tf.TensorSpec([], tf.float32, "truncation"),
+        ]
+        if interface.conditional:
+            of_latents.append(tf.TensorSpec([None], tf.int32, "labels"))
+            of_seed.append(tf.TensorSpec([], tf.int32, "class_id"))
+        kinds = {
+            "latents": (self._of_latents, of_latents),
+            "seed": (self._of_seed, of_seed),
+        }
+        if self._mix is not None:
+            weights = tf.TensorSpec([None, interface.num_classes], tf.float32, "class_weights")
+            kinds["mixtures"] = (self._of_mixtures, [latents, weights])
+        found = {}
+        for kind, (function, specs) in kinds.items():
+            found[f"images_of_{kind}"] = _images(function, specs)
+            found[f"pixels_of_{kind}"] = _pixels(function, specs)
+        return {"serving_default": found["images_of_latents"], **found}
+
+    def _of_latents(self, latents, labels=None):
+        return self._call(latents if labels is None else [latents, labels])
+
+    def _of_mixtures(self, latents, class_weights):
+        return self._mix([latents, class_weights])
+
+    def _of_seed(self, seed, num_images, truncation, class_id=None):
+        interface = self._interface
+        folded = fold(tf.stack([seed, 0]), Purpose.SAMPLES)
+
+        def draw(limit):
+            return numbered_inputs(
+                num_images, interface.latent_dim, interface.num_classes, folded, limit
+            )
+
+        latents, labels = tf.cond(
+            truncation > NO_TRUNCATION, lambda: draw(truncation), lambda: draw(None)
+        )
+        latents = tf.ensure_shape(latents, [None, interface.latent_dim])
+        if class_id is None:
+            return self._of_latents(latents)
+        chosen = tf.where(class_id == ANY_CLASS, labels, class_id)
+        return self._of_latents(latents, tf.ensure_shape(chosen, [None]))
+
+
+def mixing_or_reason(model, interface):
+    """A model of weights of classes instead of labels, or words on why there is none."""
+    if not interface.conditional:
+        return "the generator was trained without labels."
+    try:
+        return mixing_classes(model)
+    except InputError as error:
+        return str(error)
+
+
+def _images(function, specs):
+    def images(*arguments):
+        return {"images": tf.cast(function(*arguments), tf.float32)}
+
+    return tf.function(images, specs, autograph=False).get_concrete_function()
+
+
+def _pixels(function, specs):
+    def pixels(*arguments):
+        images = tf.cast(function(*arguments), tf.float32)
+        return {"pixels": tf.cast(tf.clip_by_value(127.5 * images + 127.5, 0, 255), tf.uint8)}
+
+    return tf.function(pixels, specs, autograph=False).get_concrete_function()
+
+
+def read(folder, interface):
+    """(compute, mix) of a `ServedGenerator`.
+
+    A SavedModel is a program: call this for folders whose writer you trust.
+
+    Raises:
+        InputError: if it is no SavedModel, or has not the signatures of the interface.
+    """
+    try:
+        loaded = tf.saved_model.load(str(folder))
+        signatures = loaded.signatures
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, tf.errors.OpError) as error:
+        raise InputError(
+            f"{folder} cannot be loaded as a SavedModel ({str(error).splitlines()[0]:.200}). Copy "
+            "or export it anew."
+        ) from None
+    if "images_of_latents" not in signatures:
+        raise InputError(f"The SavedModel in {folder} has no signature images_of_latents.")
+    # `loaded` must live as long as its functions.
+    call = _caller(loaded, "images_of_latents", ("latents", "labels"))
+    if "images_of_mixtures" in signatures:
+        return call, _caller(loaded, "images_of_mixtures", ("latents", "class_weights"))
+    return call, (
+        "its labels enter something else than embeddings."
+        if interface.conditional
+        else "the generator was trained without labels."
+    )
+
+
+def _caller(loaded, signature, names):
+    def call(*arrays):
+        inputs = {
+            name: tf.constant(array)
+            for name, array in zip(names, arrays, strict=True)
+            if array is not None
+        }
+        return np.asarray(loaded.signatures[signature](**inputs)["images"])
+
+    return call
+
+
+def callable_of(model, interface):
+    """(compute, mix) of a Keras model of a graph."""
+    mixing = mixing_or_reason(model, interface)
+    return _compiled(model), mixing if isinstance(mixing, str) else _compiled(mixing)
+
+
+def _compiled(model: keras.Model):
+    @tf.function(autograph=False, reduce_retracing=True)
+    def run(inputs):
+        return tf.cast(model(inputs, training=False), tf.float32)
+
+    def call(latents, labels=None):
+        inputs = tf.constant(latents)
+        return run(inputs if labels is None else [inputs, tf.constant(labels)]).numpy()
+
+    return call
