@@ -1,0 +1,177 @@
+"""The page of `python -m stugan_tf.demo`: Streamlit runs it from the top at each touch.
+
+It only lays out: what is drawn and said comes from `serving`. Its arguments are artifacts.
+"""
+
+import contextlib
+import re
+import sys
+
+import streamlit as st
+
+from stugan_tf.errors import InputError
+from stugan_tf.serving import drawing, exhibits, latency, tables
+
+NUMBERS = (4, 16, 36, 64)
+BATCHES = (1, 16, 64)
+GRID = 480  # pixels
+FRAME = 256
+STRIP = 8
+
+
+def show(shown):
+    """Lays the page out.
+
+    Args:
+        shown: `Exhibit`s.
+    """
+    st.set_page_config("stugan_tf: generators", layout="wide")
+    st.title("Generators, sparse and dense" if len(shown) > 1 else "A generator")
+    pages = {"Images": images, "Walk": walk, "Cost": cost, "Density": density}
+    tabs = st.tabs(list(pages), on_change="rerun", key="tab")
+    for tab, page in zip(tabs, pages.values(), strict=True):
+        if tab.open:
+            with tab, said():
+                page(shown)
+
+
+@contextlib.contextmanager
+def said():
+    """Says on the page what was wrong with what was asked for."""
+    try:
+        yield
+    except InputError as error:
+        st.error(plain(str(error)))
+
+
+def plain(text):
+    """Text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~$:&])", r"\\\1", text)
+
+
+def images(shown):
+    """Images by seed, class and truncation, of all generators."""
+    columns = st.columns(4)
+    sheet = drawing.Sheet(
+        seed=seed_input(columns[0], "Seed", 0, "seed"),
+        label=class_input(columns[1], shown, "Class", "class", [drawing.ANY, drawing.EACH]),
+        truncation=truncation_input(columns[2], "truncation"),
+        num_images=columns[3].selectbox("Images", NUMBERS, 1, key="num_images"),
+    )
+    for column, exhibit in side_by_side(shown):
+        with column, said():
+            found, in_a_row = drawing.draw(exhibit.generator, sheet)
+            words = drawing.describe(exhibit.generator, sheet)
+            st.image(drawing.picture(found, in_a_row, GRID), alt=f"{exhibit.name}. {words}")
+            st.caption(plain(words))
+
+
+def walk(shown):
+    """From one image to another."""
+    columns = st.columns(4)
+    seeds = [
+        seed_input(columns[0], "From seed", 0, "from_seed"),
+        seed_input(columns[1], "to seed", 1, "to_seed"),
+    ]
+    any_class = [drawing.ANY]
+    labels = [
+        class_input(columns[2], shown, "From class", "from_class", any_class),
+        class_input(columns[3], shown, "to class", "to_class", any_class),
+    ]
+    columns = st.columns(2)
+    way = drawing.Walk(tuple(seeds), tuple(labels), truncation_input(columns[0], "cut"))
+    position = columns[1].slider("Position", 0, 100, 50, format="%d %%", key="position")
+    for column, exhibit in side_by_side(shown):
+        with column, said():
+            positions = [position, *drawing.strip_positions(STRIP)]
+            found = drawing.walk_images(exhibit.generator, way, positions)
+            st.image(
+                drawing.picture(found[:1], 1, FRAME),
+                alt=f"{exhibit.name} at {position} % of the walk",
+            )
+            st.image(
+                drawing.picture(found[1:], STRIP, 2 * GRID),
+                alt=f"{exhibit.name} at equal distances from start to end",
+            )
+
+
+def cost(shown):
+    """What generators cost: theory, bytes and what is measured."""
+    measured = st.session_state.setdefault("latencies", {})
+    columns = st.columns(2, vertical_alignment="bottom")
+    batch_size = columns[0].selectbox("Images in a batch", BATCHES, key="batch_size")
+    if columns[1].button("Measure the time it takes", key="measure"):
+        with st.spinner("Measuring"):
+            generators = [exhibit.generator for exhibit in shown]
+            measured[batch_size] = latency.measure(generators, batch_size)
+    rows = tables.cost_rows(shown, measured)
+    st.table(
+        {" ": [plain(row["what"]) for row in rows]}
+        | {plain(exhibit.name): [plain(row[exhibit.name]) for row in rows] for exhibit in shown}
+    )
+    st.caption(
+        plain(
+            "Theoretical FLOPs leave out every zero; what computes these artifacts may not. Measured "
+            f"is the median, with quartiles, of calls in turn on {latency.machine()}, once they are "
+            "compiled."
+        )
+    )
+
+
+def density(shown):
+    """The density of each layer."""
+    rows = tables.density_rows(shown)
+    names = dict.fromkeys(row["layer"] for row in rows)
+    st.bar_chart(
+        {name: [row[name] for row in rows] for name in ("layer", "generator", "density")},
+        x="layer",
+        y="density",
+        color="generator",
+        horizontal=True,
+        stack=False,
+        sort=False,
+        x_label="",
+        y_label="density: fraction of weights not under a zero of a mask",
+        height=40 + len(names) * (14 + 10 * len(shown)),
+        alt="Density of each layer",
+    )
+    for exhibit in shown:
+        st.subheader(plain(exhibit.name))
+        st.dataframe(tables.layer_rows(exhibit.facts), hide_index=True)
+
+
+def side_by_side(shown):
+    """A column for each exhibit, under its name."""
+    for column, exhibit in zip(st.columns(len(shown)), shown, strict=True):
+        column.subheader(plain(exhibit.name))
+        yield column, exhibit
+
+
+def seed_input(place, label, value, key):
+    """A natural number."""
+    return place.number_input(label, 0, drawing.MAX_SEED, value, key=key)
+
+
+def truncation_input(place, key):
+    """Where latents are cut off, or None."""
+    choices = drawing.TRUNCATIONS
+    text = place.select_slider("Truncation", choices, drawing.NO_TRUNCATION, key=key)
+    return drawing.truncation_of(text)
+
+
+def class_input(place, shown, label, key, first):
+    """A class by its number, or one of what is offered first."""
+    names = drawing.classes_of([exhibit.generator.interface for exhibit in shown])
+    if not names:
+        return drawing.ANY
+    if len(names) > drawing.MAX_ROWS:
+        first = [choice for choice in first if choice != drawing.EACH]
+
+    def named(choice):
+        return choice if isinstance(choice, str) else f"{choice} {names[choice]}"
+
+    return place.selectbox(label, [*first, *range(len(names))], format_func=named, key=key)
+
+
+if __name__ == "__main__":
+    show(exhibits.open_exhibits(tuple(sys.argv[1:])))
