@@ -131,17 +131,10 @@ class _Export:
     """A generator, folded, and images of the checkpoint to compare with."""
 
     def __init__(self, training, strategy):
-        gan, source = training.gan, training.source
+        gan = training.gan
         averaged = FLAGS.weights == "averaged"
         self._trained = gan.averaged.model if averaged else gan.generator
-        names = source.class_names
-        self._interface = Interface(
-            gan.latent_dim,
-            tuple(int(size) for size in source.image_shape),
-            int(gan.num_classes),
-            gan.conditional,
-            None if names is None else tuple(map(str, names)),
-        )
+        self._interface = Interface.of_gan(gan, training.source)
         sampler = Sampler(gan, strategy, BLOCK, averaged, FLAGS.batch_norm)
         seed = fold((FLAGS.seed, 0), Purpose.SAMPLES)
         self._inputs = sampler.inputs(NUM_COMPARED, seed)
@@ -169,7 +162,8 @@ class _Export:
         }
         with artifact.new_version(FLAGS.output, kind) as (folder, number):
             notes = getattr(self, f"_write_{kind}")(folder, about)
-            largest = self._largest_difference(of_folder(folder, kind, self._interface, {}))
+            generator = of_folder(folder, kind, self._interface, {}, trusted=True)
+            largest = self._largest_difference(generator)
             about |= {"notes": notes, "num_compared": NUM_COMPARED, "largest_difference": largest}
             card.write(folder, about)
             artifact.write_manifest(folder, kind, self._interface)

@@ -72,8 +72,8 @@ def draw_latents(num, latent_dim, num_classes, seed, truncation=None):
         latent_dim: length of a latent vector.
         num_classes: number of labels.
         seed: int [2].
-        truncation: if given, the normal distribution is cut off at this absolute value, which
-            trades variety for quality (Brock et al. 2019, section 3.1).
+        truncation: if given, a number or a scalar tensor, the normal distribution is cut off at
+            this absolute value, which trades variety for quality (Brock et al. 2019, section 3.1).
 
     Returns:
         Latents float32 [num, latent_dim] from N(0, I), labels int32 [num], uniform.
@@ -83,7 +83,12 @@ def draw_latents(num, latent_dim, num_classes, seed, truncation=None):
         latents = tf.sqrt(-2 * tf.math.log(1 - radius)) * tf.cos(2 * math.pi * angle)
     else:
         # By the inverse of the distribution function, which unlike rejection draws once.
-        inside = math.erf(truncation / math.sqrt(2))
+        if tf.is_tensor(truncation):
+            inside = tf.cast(
+                tf.math.erf(tf.cast(truncation, tf.float64) / math.sqrt(2)), tf.float32
+            )
+        else:
+            inside = math.erf(truncation / math.sqrt(2))
         centred = 2 * radius - 1 + 2.0**-24  # In (-1, 1): at the ends erfinv is infinite.
         latents = math.sqrt(2) * tf.math.erfinv(centred * inside)
     labels = tf.random.stateless_uniform(

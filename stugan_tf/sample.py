@@ -1,5 +1,6 @@
 """Draws images of a generator: `python -m stugan_tf.sample --workdir=DIR --output=grid.png`.
 
+    --artifact=DIR                            of one that was exported, instead of --workdir
     --num=100                                 a grid of 100 images
     --class_id=3                              ... of class 3
     --classes                                 a row of each class, --class_id=3 --class_id=5 of two
@@ -13,6 +14,7 @@ image is made of: latents are numbered, and an image of one number is the same i
 from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
 import os
 import pathlib
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -23,9 +25,11 @@ from stugan_tf.data import data
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
 from stugan_tf.evaluation.sampling import BATCH_NORMS, Sampler
-from stugan_tf.images import image_grid, write_png
+from stugan_tf.images import image_grid, to_uint8, write_png
 from stugan_tf.latents import between_classes, between_latents, class_rows
 from stugan_tf.randomness import Purpose, fold
+from stugan_tf.serving.interface import Interface
+from stugan_tf.serving.loading import load
 from stugan_tf.training.checkpoints import Checkpoints
 from stugan_tf.training.loop import Training
 from stugan_tf.training.restoring import configuration_file, named_steps
@@ -34,6 +38,7 @@ from stugan_tf.training.strategies import create_strategy
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
 flags.DEFINE_string("workdir", None, "Folder of the run.")
+flags.DEFINE_string("artifact", None, "Folder of an exported generator, instead of --workdir.")
 flags.DEFINE_string("output", None, "Path of the picture, a .png file.")
 flags.DEFINE_string("checkpoint", "latest", "latest, best or a step.")
 flags.DEFINE_integer("num", 64, "Number of images.")
@@ -64,9 +69,33 @@ BLOCK = 64  # images computed at once
 COLUMNS = 8  # of rows of a kind
 
 
+class Drawer(NamedTuple):
+    """What draws: a generator of a run, or one that was exported.
+
+    `sampler` has `inputs` and `images_of`, as `evaluation.sampling.Sampler` has them.
+    """
+
+    sampler: Any
+    interface: Interface
+    place: str
+    name: str
+
+
 def main(_):
     """Draws what the flags say."""
     _check_flags()
+    drawer = _exported() if FLAGS.artifact else _trained()
+    num_images, inputs = _inputs(drawer.sampler, drawer.interface.num_classes)
+    images = np.concatenate(list(drawer.sampler.images_of(*inputs, _seed())))[:num_images]
+    write_png(FLAGS.output, image_grid(images, _columns()))
+    print(
+        f"{drawer.place}: {FLAGS.output} shows {num_images} images of the {drawer.name}"
+        f"{_described(drawer.interface, num_images)}."
+    )
+
+
+def _trained():
+    """The generator of a checkpoint."""
     workdir = pathlib.Path(FLAGS.workdir)
     config.parse_gin([configuration_file(workdir), *FLAGS.gin_file], FLAGS.gin_param)
     strategy = create_strategy("one_device")
@@ -75,7 +104,8 @@ def main(_):
     gan = training.gan
     # What is faster is measured anew each time, and rounds in its own way.
     gan.set_execution("dense")
-    _check_classes(gan, training.source)
+    interface = Interface.of_gan(gan, training.source)
+    _check_classes(interface)
     if FLAGS.interpolate == "classes":
         gan.allow_mixtures()
     checkpoints = Checkpoints(workdir / "checkpoints", training.state())
@@ -83,19 +113,48 @@ def main(_):
     checkpoints.restore(step)
     averaged = FLAGS.weights == "averaged"
     sampler = Sampler(gan, strategy, BLOCK, averaged, FLAGS.batch_norm, FLAGS.truncation)
-    num_images, inputs = _inputs(sampler, gan.num_classes)
-    images = np.concatenate(list(sampler.images_of(*inputs, _seed())))[:num_images]
-    write_png(FLAGS.output, image_grid(images, _columns()))
-    print(
-        f"step {step}: {FLAGS.output} shows {num_images} images of the {FLAGS.weights} generator"
-        f"{_described(training.source, num_images)}."
+    return Drawer(sampler, interface, f"step {step}", f"{FLAGS.weights} generator")
+
+
+class ArtifactSampler:
+    """Draws of an exported generator as `Sampler` does of a trained one."""
+
+    def __init__(self, generator, truncation):
+        self._generator = generator
+        self._truncation = truncation
+
+    def inputs(self, num_images, _):
+        """Latents and labels, those of --seed."""
+        return self._generator.inputs(num_images, FLAGS.seed, self._truncation)
+
+    def images_of(self, latents, labels, _):
+        """Yields images, uint8."""
+        return map(to_uint8, self._generator.batches(latents, labels))
+
+
+def _exported():
+    """The generator of an artifact."""
+    generator = load(FLAGS.artifact)
+    _check_classes(generator.interface)
+    if FLAGS.interpolate == "classes":
+        generator.check_mixes()
+    return Drawer(
+        ArtifactSampler(generator, FLAGS.truncation),
+        generator.interface,
+        FLAGS.artifact,
+        "exported generator",
     )
 
 
 def _check_flags():
     """Raises InputError for what is wrong whatever was trained."""
-    if not FLAGS.workdir:
-        raise InputError("--workdir is missing: the folder of the run whose images to draw.")
+    if FLAGS.artifact:
+        _check_artifact()
+    elif not FLAGS.workdir:
+        raise InputError(
+            "--workdir is missing: the folder of the run whose images to draw. (Or give "
+            "--artifact, the folder of an exported generator.)"
+        )
     check_positive("--num", FLAGS.num)
     if FLAGS.columns is not None:
         check_positive("--columns", FLAGS.columns)
@@ -115,6 +174,20 @@ def _check_flags():
             "A row of each class needs no --num: say by --columns how many images of each to draw."
         )
     _check_output(FLAGS.output)
+
+
+def _check_artifact():
+    """Raises InputError for flags of runs that an exported generator cannot follow."""
+    if FLAGS.workdir:
+        raise InputError("--workdir and --artifact both name a generator. Choose one.")
+    if FLAGS.gin_file or FLAGS.gin_param:
+        raise InputError("An artifact has no configuration: leave out --gin_file and --gin_param.")
+    for name in ("checkpoint", "weights", "batch_norm"):
+        if FLAGS[name].present:
+            raise InputError(
+                f"--{name} was decided when the artifact was exported. Leave it out, or draw from "
+                "--workdir."
+            )
 
 
 def _check_interpolation():
@@ -150,24 +223,20 @@ def _check_output(output):
         )
 
 
-def _check_classes(gan, source):
-    """Raises InputError if classes are asked for that the GAN does not have."""
+def _check_classes(interface):
+    """Raises InputError if classes are asked for that the generator does not have."""
     chosen = [name for name in ("classes", "class_id") if FLAGS[name].value]
     if FLAGS.interpolate == "classes":
         chosen.append("interpolate=classes")
-    if chosen and not gan.conditional:
+    if chosen and not interface.conditional:
         raise InputError(
             f"--{chosen[0]} needs a conditional GAN, and this one was trained without labels "
             "(GAN.conditional = False). Leave it out."
         )
-    wrong = [number for number in FLAGS.class_id if not 0 <= number < gan.num_classes]
+    wrong = [number for number in FLAGS.class_id if not 0 <= number < interface.num_classes]
     if wrong:
-        names = (f"{number} {name}" for number, name in enumerate(_class_names(source)))
+        names = (f"{number} {name}" for number, name in enumerate(interface.names()))
         raise InputError(f"--class_id={wrong[0]} is none of the classes: {', '.join(names)}.")
-
-
-def _class_names(source):
-    return source.class_names or [f"class {number}" for number in range(source.num_classes)]
 
 
 def _has_class_rows():
@@ -232,9 +301,9 @@ def _class_pairs(num_rows, num_classes):
     return starts, (starts + 1) % num_classes
 
 
-def _described(source, num_images):
+def _described(interface, num_images):
     """What rows are, if they are of a kind."""
-    names = _class_names(source)
+    names = interface.names()
     if _has_class_rows():
         shown = FLAGS.class_id or range(len(names))
         return f"; rows from the top: {', '.join(str(names[number]) for number in shown)}"

@@ -361,7 +361,7 @@ def _linear_user(graph, users, node):
 def _take_before(node, scale, shift):
     """Lets a dense layer or 1x1 convolution scale and shift its inputs."""
     kernel = node.weights["kernel"]
-    added = np.einsum("...io,i->o", kernel, shift)
+    added = np.sum(kernel * shift[:, None], axis=tuple(range(kernel.ndim - 1)))
     node.weights["kernel"] = kernel * scale[:, None]
     if node.arguments["use_bias"] or np.any(added):
         node.weights["bias"] = node.weights.get("bias", 0) + added

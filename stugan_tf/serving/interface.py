@@ -25,6 +25,22 @@ class Interface:
     conditional: bool
     class_names: tuple | None = None
 
+    @classmethod
+    def of_gan(cls, gan, source):
+        """Of the generator of a `GAN` that is trained on a data source."""
+        names = source.class_names
+        return cls(
+            gan.latent_dim,
+            tuple(int(size) for size in source.image_shape),
+            int(gan.num_classes),
+            bool(gan.conditional),
+            None if names is None else tuple(map(str, names)),
+        )
+
+    def names(self):
+        """The classes by name."""
+        return self.class_names or [f"class {number}" for number in range(self.num_classes)]
+
     def to_json(self):
         """A dictionary that JSON can hold."""
         return dataclasses.asdict(self)

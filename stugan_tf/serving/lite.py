@@ -7,7 +7,11 @@ refuse dynamic-range quantized convolutions whose weights are sparse (TensorFlow
 """
 
 import contextlib
+import json
+import os
 import pathlib
+import subprocess
+import sys
 import tempfile
 import warnings
 
@@ -18,6 +22,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.serving.lite_contents import check_contents, stored_weights
 
 PRECISIONS = ("float32", "float16", "int8")
+PROBE_SECONDS = 600
 NO_MIXTURES = (
     "a TensorFlow Lite file takes labels only. Export with --format=saved_model or sparse."
 )
@@ -87,21 +92,25 @@ def _quietly():
         yield
 
 
-def read(path, interface, num_threads=None):
-    """(compute, mix) of a `ServedGenerator`.
+def read(path, interface, trusted=False):
+    """(compute, mix) of a `ServedGenerator`, on all cores.
 
     Args:
         path: of a .tflite file of `write`, or of somebody else.
         interface: its `Interface`.
-        num_threads: of the interpreter.
+        trusted: whether the file is known to be well-formed; else it is run in another process
+            first, see `probe`.
 
     Raises:
         InputError: if the file is damaged or does not fit the interface.
     """
     data = pathlib.Path(path).read_bytes()
     check_contents(data, path)
+    if not trusted:
+        probe(path, interface)
     try:
         with _quietly():
+            num_threads = len(os.sched_getaffinity(0))
             interpreter = tf.lite.Interpreter(model_content=data, num_threads=num_threads)
             signatures = interpreter.get_signature_list()
             sizes = {int(name.removeprefix("batch_")): name for name in signatures}
@@ -110,14 +119,55 @@ def read(path, interface, num_threads=None):
             }
             for size, runner in runners.items():
                 _check_runner(runner, size, interface)
+            generate = _Batches(runners, interpreter)
+            for size in runners:  # What cannot run is found when it first runs, and not before.
+                generate(*_nothing(size, interface))
     except InputError:
         raise
     except (ValueError, TypeError, KeyError, RuntimeError, UnicodeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
         raise InputError(
-            f"{path} cannot be run by TensorFlow Lite ({(str(error).splitlines() or [''])[0]:.200})."
-            " Copy or export it anew."
+            f"{path} cannot be run by TensorFlow Lite ({reason:.200}). Copy or export it anew."
         ) from None
-    return _Batches(runners, interpreter), NO_MIXTURES
+    return generate, NO_MIXTURES
+
+
+def probe(path, interface):
+    """Raises InputError if a file does harm to the process that runs it.
+
+    The interpreter is C++ that trusts its file: of those that pass `check_contents`, a few still
+    make it crash or ask for all memory. So each runs first where it may, with bounded memory.
+    """
+    command = [sys.executable, "-W", "ignore", "-m", "stugan_tf.serving.lite_probe", str(path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        done = subprocess.run(
+            [*command, json.dumps(interface.to_json())],
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PROBE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(
+            f"{path} did not run within {PROBE_SECONDS} s. Export it with smaller batches, or, if "
+            "it is yours, load it with trusted=True."
+        ) from None
+    if done.returncode == 1 and done.stdout.strip():
+        raise InputError(done.stdout.strip().splitlines()[-1])
+    if done.returncode:
+        raise InputError(
+            f"{path} makes TensorFlow Lite's interpreter crash (exit code {done.returncode}). Copy "
+            "or export it anew."
+        )
+
+
+def _nothing(size, interface):
+    """Latents of zeros, and labels if there are any."""
+    latents = np.zeros([size, interface.latent_dim], np.float32)
+    return latents, np.zeros([size], np.int32) if interface.conditional else None
 
 
 def _check_runner(runner, size, interface):

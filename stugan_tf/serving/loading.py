@@ -9,7 +9,7 @@ from stugan_tf.serving.graph import to_keras
 from stugan_tf.serving.interface import Interface
 
 
-def load(path):
+def load(path, trusted=False):
     """A generator of an exported artifact.
 
         generator = load("exported")                 # the newest version in this folder
@@ -22,6 +22,8 @@ def load(path):
     Args:
         path: of the folder that `export` wrote, of one version in it, or of a single
             `.safetensors` file of the format `sparse`.
+        trusted: whether you know who wrote it. Then a TensorFlow Lite file is not run in a process
+            of its own first, which takes seconds.
 
     Returns:
         A `ServedGenerator`.
@@ -34,15 +36,15 @@ def load(path):
         return _of_file(path)
     folder = artifact.find(path)
     manifest = artifact.read_manifest(folder)
-    interface = Interface.from_json(manifest["interface"])
+    interface = Interface.from_json(manifest.get("interface"))
     artifact.check_files(folder, manifest)
     name = artifact.FILES.get(manifest["kind"])
     if name is not None and name not in manifest["files"]:
         raise InputError(f"{folder} is damaged: its manifest lacks {name}.")
-    return of_folder(folder, manifest["kind"], interface, manifest)
+    return of_folder(folder, manifest["kind"], interface, manifest, trusted)
 
 
-def of_folder(folder, kind, interface, about):
+def of_folder(folder, kind, interface, about, trusted):
     """The generator in a folder whose manifest was read, or is yet to be written.
 
     Args:
@@ -50,6 +52,7 @@ def of_folder(folder, kind, interface, about):
         kind: one of `artifact.FORMATS`.
         interface: its `Interface`.
         about: what a `ServedGenerator` shows of it.
+        trusted: as for `load`.
     """
     if kind == "sparse":
         generator = _of_file(folder / artifact.FILES[kind])
@@ -57,7 +60,7 @@ def of_folder(folder, kind, interface, about):
             raise InputError(f"{folder} is damaged: its manifest is of another generator.")
         return generator
     if kind == "tflite":
-        compute, mix = lite.read(folder / artifact.FILES[kind], interface)
+        compute, mix = lite.read(folder / artifact.FILES[kind], interface, trusted)
     else:
         compute, mix = saved_model.read(folder, interface)
     return ServedGenerator(interface, compute, about, mix)

@@ -1,0 +1,295 @@
+"""Throws hostile artifacts at their readers for a while, and says what fell out.
+
+    python -m benchmarks.fuzz_artifacts [--minutes=5] [--targets=sparse,manifest,tflite] [--seed=0]
+        [--keep=DIR]
+
+Every case is a function of its number: a mutation of an intact artifact, sealed with a right
+checksum, so that what comes behind the checksum is tried. Cases run in a child process that may
+take 4 GiB of memory beyond what TensorFlow has at its start. A case is `read` (and then draws an
+image), `refused` by an InputError, or a finding: another exception, a crash of the process, or
+more than 20 s. Findings are printed with their number and kept in --keep. Exit code 1 if there are
+any. Of TensorFlow Lite, what a crash would be for `load` is tried by `load`'s own means: such a
+file is a finding unless `lite.probe` refuses it, and counts as `refused by probe` then.
+"""
+
+import collections
+import contextlib
+import copy
+import hashlib
+import json
+import pathlib
+import random
+import resource
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import app, flags
+
+_MINUTES = flags.DEFINE_float("minutes", 5, "How long, over all targets.")
+_TARGETS = flags.DEFINE_list("targets", ["sparse", "manifest", "tflite"], "What to attack.")
+_SEED = flags.DEFINE_integer("seed", 0, "Number of the first case.")
+_KEEP = flags.DEFINE_string("keep", None, "Folder for what was found.")
+_CHILD = flags.DEFINE_string("child", None, "Folder of the intact artifacts; for own use.")
+
+MEMORY = 4 * 2**30
+SECONDS = 20
+PROBED = "refused by probe"
+BATCH = 200  # cases of a child process
+VALUES = (
+    *(None, True, False, 0, 1, -1, 2, 3, 4, 7, 12, 64, 255, 2**16, 2**20, 2**24, 2**31, 2**53),
+    *(2**63, 2**64, -(2**31), 1e308, 0.5, "", "x", "latents", "labels", "Lambda", "TFSMLayer"),
+    *("Dense", "Conv2D", "Embedding", "Attention", "Multiply", "relu", "same", "bilinear"),
+    *("float32", "int64", "F64", "U8", "BF16", "../x", "/etc/passwd", "a/b"),
+    *([], {}, [[]], [None], [2**20] * 4, [2**31, 2**31], [0], [-1], [1, 1, 1], {"x": {}}),
+)
+
+
+def interface():
+    """Of the intact artifacts."""
+    from stugan_tf.serving.interface import Interface
+
+    return Interface(16, (32, 32, 3), 10, conditional=True)
+
+
+def write_intact(folder):
+    """An artifact of each target: a small generator with all kinds of layers."""
+    from stugan_tf.models.biggan import biggan_generator
+    from stugan_tf.serving import artifact, compact, lite
+    from stugan_tf.serving.folding import fold
+    from stugan_tf.serving.graph import to_keras
+    from stugan_tf.sparsity.sparsify import sparsify
+
+    arguments = {"shared_dim": 4, "hierarchical": True, "attention_sizes": (16,)}
+    model = biggan_generator((32, 32, 3), 10, width=2, latent_dim=16, **arguments)
+    graph = fold(sparsify(model, 0.6))
+    for kind in ("sparse", "tflite"):
+        (folder / kind).mkdir()
+    path = folder / "sparse" / artifact.FILES["sparse"]
+    compact.write(path, graph, "float32", {"interface": interface().to_json()})
+    artifact.write_manifest(folder / "sparse", "sparse", interface())
+    path = folder / "tflite" / artifact.FILES["tflite"]
+    lite.write(path, to_keras(graph), interface(), "float32", (1, 2))
+
+
+def changed_value(chance, values):
+    """One value of nested lists and dictionaries replaced, removed or put twice, in place."""
+    inside = values
+    while True:
+        keys = list(inside) if isinstance(inside, dict) else list(range(len(inside)))
+        key = chance.choice(keys)
+        deeper = inside[key]
+        if isinstance(deeper, (dict, list)) and deeper and chance.random() < 0.9:
+            inside = deeper
+            continue
+        what = chance.randrange(8)
+        if what == 0:
+            del inside[key]
+        elif what == 1 and isinstance(inside, list):
+            inside.insert(key, copy.deepcopy(chance.choice(inside)))
+        elif what == 2 and isinstance(deeper, int):
+            inside[key] = deeper + chance.choice([-1, 1])
+        else:
+            inside[key] = copy.deepcopy(chance.choice(VALUES))
+        return
+
+
+def changed_bytes(chance, data, first=0):
+    """Bits flipped, numbers set, pieces cut, moved or repeated."""
+    data = bytearray(data)
+    for _ in range(chance.choice([1, 1, 2, 4, 16])):
+        if len(data) <= first + 8:
+            break
+        position = chance.randrange(first, len(data) - 4)
+        what = chance.randrange(6)
+        if what == 0:
+            data[position] ^= 1 << chance.randrange(8)
+        elif what == 1:
+            data[position] = chance.choice([0, 1, 127, 128, 255])
+        elif what == 2:
+            number = chance.choice([0, 1, 2**31 - 1, 2**31, 2**32 - 1, len(data), 2**16])
+            data[position : position + 4] = struct.pack("<I", number)
+        elif what == 3 and chance.random() < 0.2:
+            del data[position:]
+        elif what == 4:
+            size = chance.randrange(1, 32)
+            source = chance.randrange(first, len(data))
+            data[position : position + size] = data[source : source + size]
+        else:
+            (number,) = struct.unpack("<i", data[position : position + 4])
+            number = (number + chance.choice([-4, -1, 1, 4])) % 2**32
+            data[position : position + 4] = struct.pack("<I", number)
+    return bytes(data)
+
+
+def hostile_sparse(chance, data):
+    """A sparse file whose header, manifest or tensors are changed, with a right checksum."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    what = chance.choice(["manifest", "manifest", "manifest", "header", "body", "raw"])
+    if what == "raw":
+        return changed_bytes(chance, data)
+    if what == "body":
+        body = changed_bytes(chance, body)
+    if what == "header":
+        changed_value(chance, header)
+    metadata = header.get("__metadata__")
+    if what == "manifest":
+        manifest = json.loads(metadata["manifest"])
+        for _ in range(chance.choice([1, 1, 2, 3])):
+            changed_value(chance, manifest)
+            if not manifest:
+                break
+        metadata["manifest"] = json.dumps(manifest)
+    if isinstance(metadata, dict):
+        metadata["sha256"] = "0" * 64
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    data = struct.pack("<Q", len(text)) + text + body
+    return data.replace(b"0" * 64, hashlib.sha256(data).hexdigest().encode(), 1)
+
+
+def attack(target, intact, case, path):
+    """Reads one hostile artifact; whether it was read."""
+    from stugan_tf.errors import InputError
+    from stugan_tf.serving import artifact, lite, loading
+
+    chance = random.Random(f"{target} {case}")
+    if target == "manifest":
+        manifest = json.loads((intact / "sparse" / artifact.MANIFEST).read_text())
+        if chance.random() < 0.9:
+            changed_value(chance, manifest)
+            data = json.dumps(manifest).encode()
+        else:
+            data = changed_bytes(chance, json.dumps(manifest).encode())
+    elif target == "sparse":
+        name = artifact.FILES["sparse"]
+        data = hostile_sparse(chance, (intact / "sparse" / name).read_bytes())
+    else:
+        name = artifact.FILES["tflite"]
+        data = changed_bytes(chance, (intact / "tflite" / name).read_bytes(), 8)
+    path.write_bytes(data)
+    try:
+        if target == "sparse":
+            loading.load(path)(1, dtype="float32")
+        elif target == "manifest":
+            folder = path.with_name("artifact")
+            folder.mkdir(exist_ok=True)
+            name = artifact.FILES["sparse"]
+            (folder / name).write_bytes((intact / "sparse" / name).read_bytes())
+            path.rename(folder / artifact.MANIFEST)
+            loading.load(folder)
+        else:
+            compute, _ = lite.read(path, interface(), trusted=True)
+            import numpy as np
+
+            compute(np.zeros([3, 16], np.float32), np.zeros([3], np.int32))
+    except InputError:
+        return False
+    return True
+
+
+def run_child(folder):
+    """Runs the cases that its input names, one a line, and answers each."""
+    import tensorflow as tf
+
+    tf.zeros([1]).numpy()
+    used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        target, case = line.split()
+        try:
+            answer = "read" if attack(target, folder, case, folder / "case") else "refused"
+        except Exception as error:  # What is not refused in words is what is looked for.
+            answer = f"{type(error).__name__}: {str(error).strip()[:150]!r}"
+        print(f"answer {answer}", flush=True)
+
+
+class Child:
+    """A process that runs cases."""
+
+    def __init__(self, folder):
+        module = [sys.executable, "-W", "ignore", "-m", "benchmarks.fuzz_artifacts"]
+        self._process = subprocess.Popen(
+            [*module, f"--child={folder}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self._process.stdout.readline()  # TensorFlow is there now.
+
+    def run(self, target, case):
+        """The answer; 'crash' with the code of its end if there is none."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{target} {case}\n")
+            self._process.stdin.flush()
+            for line in self._process.stdout:
+                if line.startswith("answer "):
+                    return line.removeprefix("answer ").strip()
+        return f"crash {self._process.wait()}"
+
+    def close(self):
+        """Lets it end."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+
+
+def main(_):
+    if _CHILD.value:
+        run_child(pathlib.Path(_CHILD.value))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = pathlib.Path(scratch)
+        write_intact(folder)
+        findings = sum(run_target(target, folder) for target in _TARGETS.value)
+    sys.exit(bool(findings))
+
+
+def probed(path, answer):
+    """What the probe says of a file that crashed."""
+    from stugan_tf.errors import InputError
+    from stugan_tf.serving import lite
+
+    try:
+        lite.probe(path, interface())
+    except InputError:
+        return PROBED
+    return answer
+
+
+def run_target(target, folder):
+    """Attacks one target for its share of the time; how many findings there were."""
+    end = time.monotonic() + 60 * _MINUTES.value / len(_TARGETS.value)
+    counts, findings, case, child = collections.Counter(), 0, _SEED.value, Child(folder)
+    while time.monotonic() < end:
+        start = time.monotonic()
+        answer = child.run(target, case)
+        if target == "tflite" and answer.startswith("crash"):
+            answer = probed(folder / "case", answer)
+        slow = time.monotonic() - start > SECONDS
+        if answer in ("read", "refused", PROBED) and not slow:
+            counts[answer] += 1
+        else:
+            findings += 1
+            counts["findings"] += 1
+            print(f"{target} {case}: {answer}{' (slow)' if slow else ''}", flush=True)
+            if _KEEP.value and (folder / "case").exists():
+                keep = pathlib.Path(_KEEP.value)
+                keep.mkdir(parents=True, exist_ok=True)
+                (keep / f"{target}_{case}").write_bytes((folder / "case").read_bytes())
+        case += 1
+        if answer == PROBED or answer.startswith("crash") or (case - _SEED.value) % BATCH == 0:
+            child.close()
+            child = Child(folder)
+    child.close()
+    print(f"{target}: {case - _SEED.value} cases, {dict(counts)}", flush=True)
+    return findings
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,141 @@
+"""Generators whose every weight and statistic matters, and commands run within this process."""
+
+import contextlib
+import functools
+import io
+import pathlib
+import runpy
+import sys
+
+import gin
+import keras
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+
+from stugan_tf import config
+from stugan_tf.layers.conditional import ConditionalBatchNormalization
+from stugan_tf.layers.masked import Masked, masked_layers
+from stugan_tf.layers.spectral import SpectralConv2D
+from stugan_tf.models.biggan import biggan_generator
+from stugan_tf.models.sngan import sngan_generator
+from stugan_tf.serving.interface import Interface
+
+TINY = pathlib.Path(__file__).parents[1] / "training" / "tiny.gin"
+STATIC = (
+    "Algorithm.total_steps = 1",
+    "Algorithm.generator_exploration = None",
+    "Algorithm.discriminator_exploration = None",
+)
+CONDITIONAL = (
+    "GAN.conditional = True",
+    "GAN.generator = @served_generator",
+    "GAN.discriminator = @served_discriminator",
+)
+CLASSES = 10
+
+
+@gin.configurable(module="serving_test", denylist=["image_shape", "num_classes"])
+def served_generator(image_shape, num_classes=CLASSES):
+    """The smallest conditional generator with a block of BigGAN."""
+    latents, labels = keras.Input([8]), keras.Input([], dtype="int32")
+    outputs = keras.layers.Reshape([4, 4, 4])(keras.layers.Dense(64)(latents))
+    gain, bias = (
+        keras.layers.Embedding(num_classes, 4, embeddings_initializer="normal")(labels)
+        for _ in range(2)
+    )
+    outputs = ConditionalBatchNormalization(momentum=0.5)(outputs, gain, bias)
+    outputs = keras.layers.UpSampling2D()(keras.layers.ReLU()(outputs))
+    outputs = Masked(SpectralConv2D(image_shape[-1], 3, padding="same"))(outputs)
+    return keras.Model([latents, labels], keras.layers.Activation("tanh")(outputs), name="mine")
+
+
+@gin.configurable(module="serving_test", denylist=["image_shape", "num_classes"])
+def served_discriminator(image_shape, num_classes=CLASSES):
+    images, labels = keras.Input(image_shape), keras.Input([], dtype="int32")
+    outputs = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(images)
+    outputs = keras.layers.GlobalAveragePooling2D()(outputs)
+    projection = keras.layers.Dot(1)([outputs, keras.layers.Embedding(num_classes, 8)(labels)])
+    return keras.Model(
+        [images, labels], keras.layers.Add()([keras.layers.Dense(1)(outputs), projection])
+    )
+
+
+def unlike_new(model, density=0.1, seed=0):
+    """Gives masks of a density, and random values to whatever starts as zeros or ones."""
+    random = np.random.default_rng(seed)
+    for layer in masked_layers(model):
+        mask = random.random(layer.kernel.shape) < density
+        mask[..., 0, :] |= mask.sum(axis=tuple(range(mask.ndim - 1))) == 0  # W / sigma of zeros
+        layer.assign_mask(mask.astype(np.float32))
+    for variable in model.variables:
+        name = variable.path.split("/")[-1]
+        if name in ("bias", "beta", "gamma", "moving_mean", "embeddings"):
+            variable.assign(variable + random.normal(0, 0.3, variable.shape))
+        elif name == "moving_variance":
+            variable.assign(random.uniform(0.5, 2, variable.shape))
+    return model
+
+
+@functools.cache
+def generator(name):
+    """`sngan`, `biggan`, or `biggan_imagenet`: shared embedding, hierarchical, attention."""
+    keras.utils.set_random_seed(0)
+    if name == "sngan":
+        return unlike_new(sngan_generator((8, 8, 3), width=8, latent_dim=8))
+    if name == "biggan":
+        return unlike_new(biggan_generator((32, 32, 3), CLASSES, width=2, latent_dim=8))
+    return unlike_new(
+        biggan_generator(
+            (32, 32, 3),
+            CLASSES,
+            width=2,
+            latent_dim=16,
+            shared_dim=4,
+            hierarchical=True,
+            attention_sizes=(16,),
+        )
+    )
+
+
+def interface_of(model):
+    return Interface(
+        model.inputs[0].shape[-1],
+        tuple(model.output_shape[1:]),
+        CLASSES,
+        len(model.inputs) > 1,
+    )
+
+
+def inputs_of(model, num=5, seed=0):
+    """Latents and labels (None of an unconditional model), arrays."""
+    random = np.random.default_rng(seed)
+    latents = random.normal(size=[num, model.inputs[0].shape[-1]]).astype(np.float32)
+    return latents, np.arange(num, dtype=np.int32) if len(model.inputs) > 1 else None
+
+
+def images_of(model, latents, labels):
+    return model(latents if labels is None else [latents, labels], training=False).numpy()
+
+
+def call(module, *flags):
+    """Like `python -m`, less the start of Python: exit code, what was printed, what was wrong."""
+    output, errors = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        flagsaver.flagsaver(),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        patch.setattr(sys, "argv", [module, *map(str, flags)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_module(f"stugan_tf.{module}", run_name="__main__")
+    config.parse_gin()
+    return end.value.code, output.getvalue(), errors.getvalue()
+
+
+def train(workdir, *bindings):
+    parameters = [f"--gin_param={binding}" for binding in (*STATIC, *bindings)]
+    code, _, errors = call("train", f"--gin_file={TINY}", *parameters, f"--workdir={workdir}")
+    assert code == 0, errors
+    return workdir

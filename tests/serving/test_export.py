@@ -1,0 +1,190 @@
+"""The command `export`, and `sample --artifact`, on runs of one step."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from served_networks import CONDITIONAL, call, train
+
+from stugan_tf.evaluation import records
+from stugan_tf.serving import artifact
+from stugan_tf.serving.loading import load
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Workdirs by name, each with a checkpoint of step 0 and one of step 1."""
+    folder = tmp_path_factory.mktemp("runs")
+    plain = train(folder / "plain")
+    records.append(plain, {"step": 1, "time": 0.0, "fid": 12.5, "protocol": {"extractor": "mine"}})
+    return {"plain": plain, "conditional": train(folder / "conditional", *CONDITIONAL)}
+
+
+@pytest.fixture(scope="module")
+def exported(runs, tmp_path_factory):
+    """`(run, *flags) -> folder of versions`, exported once."""
+    folders = {}
+
+    def folder_of(run, *flags):
+        if (run, flags) not in folders:
+            output = tmp_path_factory.mktemp("exports") / "out"
+            code, _, errors = call("export", f"--workdir={runs[run]}", f"--output={output}", *flags)
+            assert code == 0, errors
+            folders[run, flags] = output
+        return folders[run, flags]
+
+    return folder_of
+
+
+def drawn(folder, *flags):
+    """The images that `sample` draws, [n, 8, 8]."""
+    path = folder.parent / "drawn.png"
+    code, _, errors = call("sample", f"--output={path}", *flags)
+    assert code == 0, errors
+    grid = np.asarray(Image.open(path)).astype(int)
+    rows, columns = (size // 66 for size in grid.shape)
+    cells = grid[2:, 2:].reshape(rows, 66, columns, 66).swapaxes(1, 2)
+    return cells[:, :, :64:8, :64:8].reshape(-1, 8, 8)
+
+
+SAVED_MODEL = ("--format=saved_model",)
+SPARSE = ("--format=sparse",)
+LITE = ("--format=tflite", "--batch_size=1", "--batch_size=64")
+
+
+@pytest.mark.parametrize(
+    ("run", "flags", "how"),
+    [
+        ("plain", SPARSE, ("--num=9", "--truncation=0.7", "--seed=2")),
+        ("plain", LITE, ("--num=16", "--columns=8", "--interpolate=latents")),
+        ("conditional", SAVED_MODEL, ("--classes", "--columns=3")),
+        ("conditional", LITE, ("--num=9",)),
+        ("conditional", SAVED_MODEL, ("--interpolate=classes", "--num=15", "--columns=5")),
+        ("conditional", SPARSE, ("--interpolate=classes", "--num=15", "--columns=5")),
+    ],
+)
+def test_an_artifact_draws_the_picture_of_its_run(runs, exported, flags, run, how):
+    expected = drawn(runs[run], f"--workdir={runs[run]}", *how)
+    folder = exported(run, *flags)
+    assert np.abs(drawn(folder, f"--artifact={folder}", *how) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("how", [("--batch_norm=standing",), ("--weights=live",)])
+def test_what_is_exported_is_what_sample_draws_with_the_same_flags(runs, exported, how):
+    expected = drawn(runs["conditional"], f"--workdir={runs['conditional']}", "--num=9", *how)
+    folder = exported("conditional", "--format=sparse", *how)
+    images = drawn(folder, f"--artifact={folder}", "--num=9")
+    assert np.abs(images - expected).max() <= 1
+    plain = exported("conditional", "--format=sparse")
+    assert np.abs(images - drawn(plain, f"--artifact={plain}", "--num=9")).max() > 1
+
+
+def test_the_card_says_what_it_is(runs, exported):
+    folder = exported("plain", "--format=sparse") / "1"
+    card = json.loads((folder / artifact.CARD).read_text())
+    assert card["checkpoint"] == {"step": 1, "weights": "averaged", "batch_norm": "inference"}
+    assert card["scores"][0]["fid"] == 12.5
+    assert card["training"]["data"]["fingerprint"]
+    assert "host" not in card["training"]
+    assert "GAN.generator_sparsity = 0.7" in card["configuration"]
+    generator = card["generator"]
+    assert generator["sparsity_under_masks"] == pytest.approx(0.7, abs=0.01)
+    assert (
+        sum(layer["active"] for layer in generator["layers"] if layer["masked"])
+        == (generator["active_weights_under_masks"])
+    )
+    flops = generator["theoretical_flops_per_image"]
+    assert 0 < flops["sparse"] < flops["dense"]
+    size = (folder / artifact.FILES["sparse"]).stat().st_size
+    assert card["files"] == {artifact.FILES["sparse"]: size}
+    assert card["bytes"] == size
+    words = (folder / artifact.CARD_TEXT).read_text()
+    for told in ("| fid | 12.5 |", "fingerprint", "block2_c1", f"{size:,}", "Theoretical FLOPs"):
+        assert told in words
+    inside = load(folder).about
+    assert inside["configuration"] == card["configuration"]
+    assert inside["training"] == card["training"]
+
+
+def test_the_next_export_is_the_next_version(runs, tmp_path):
+    output = tmp_path / "out"
+    flags = [f"--workdir={runs['plain']}", f"--output={output}", "--format=sparse"]
+    for _ in range(2):
+        assert call("export", *flags)[0] == 0
+    assert artifact.versions(output) == [1, 2]
+    assert artifact.find(output).name == "2"
+    code, _, errors = call("export", *flags[:2], "--format=tflite")
+    assert code == 1
+    assert "holds artifacts of format sparse" in errors
+    assert artifact.versions(output) == [1, 2]
+
+
+def test_an_export_that_fails_leaves_nothing(runs, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(artifact, "write_manifest", fail)
+    flags = [f"--workdir={runs['plain']}", f"--output={tmp_path / 'out'}", "--format=sparse"]
+    code, _, errors = call("export", *flags)
+    assert code == 1
+    assert "No space left" in errors
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+
+
+def test_a_copy_of_the_sparse_file_is_enough(exported, tmp_path):
+    folder = exported("conditional", "--format=sparse")
+    path = shutil.copy(folder / "1" / artifact.FILES["sparse"], tmp_path / "mine.safetensors")
+    np.testing.assert_array_equal(load(path)(3, labels=1), load(folder)(3, labels=1))
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--workdir="], "--workdir is missing"),
+        (["--output="], "--output is missing"),
+        (["--batch_norm=batch"], "no fixed statistics to fold in"),
+        (["--precision=int8"], "--format=saved_model cannot be had in --precision=int8"),
+        (["--batch_size=8"], "saved_model takes batches of any size"),
+        (["--format=tflite", "--batch_size=0"], "--batch_size must be a positive integer"),
+        (["--checkpoint=7"], "neither latest nor best, nor a step that was kept: 0, 1"),
+        (["--output={}/file"], "is a file"),
+        (["--output={}"], "neither empty nor a folder of versions: it holds 'file'"),
+    ],
+)
+def test_what_makes_no_sense_is_told(runs, tmp_path, flags, told):
+    (tmp_path / "file").write_text("")
+    defaults = [f"--workdir={runs['plain']}", f"--output={tmp_path / 'out'}"]
+    code, _, errors = call("export", *defaults, *(flag.format(tmp_path) for flag in flags))
+    assert code == 1
+    assert errors.startswith("error: ")
+    assert told in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("run", "flags", "told"),
+    [
+        ("plain", ["--workdir=x"], "--workdir and --artifact"),
+        ("plain", ["--weights=live"], "--weights was decided when the artifact was exported"),
+        ("plain", ["--classes"], "--classes needs a conditional GAN"),
+        ("conditional", ["--class_id=10"], "--class_id=10 is none of the classes"),
+        ("plain", ["--artifact=nowhere"], "There is no artifact nowhere"),
+    ],
+)
+def test_sample_tells_what_an_artifact_cannot(exported, tmp_path, run, flags, told):
+    folder = exported(run, "--format=sparse")
+    output = f"--output={tmp_path}/x.png"
+    code, _, errors = call("sample", f"--artifact={folder}", output, *flags)
+    assert code == 1
+    assert told in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_tflite_has_nothing_between_classes(exported, tmp_path):
+    folder = exported("conditional", *LITE)
+    output = f"--output={tmp_path}/x.png"
+    code, _, errors = call("sample", f"--artifact={folder}", output, "--interpolate=classes")
+    assert code == 1
+    assert "a TensorFlow Lite file takes labels only" in errors

@@ -1,0 +1,148 @@
+"""Folded generators make the images of those that were trained, of plain Keras layers alone."""
+
+import keras
+import numpy as np
+import pytest
+from served_networks import generator, images_of, inputs_of
+
+from stugan_tf.errors import InputError
+from stugan_tf.layers.masked import masked_layers
+from stugan_tf.serving.folding import fold
+from stugan_tf.serving.graph import from_json, to_json, to_keras
+
+NETWORKS = ["sngan", "biggan", "biggan_imagenet"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_folded_generator_makes_the_same_images(name):
+    model = generator(name)
+    before = [variable.numpy() for variable in model.variables]
+    folded = to_keras(fold(model))
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    inputs = inputs_of(model)
+    expected = images_of(model, *inputs)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(images_of(folded, *inputs), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_its_layers_are_those_of_keras(name):
+    folded = to_keras(fold(generator(name)))
+    assert all(type(layer).__module__.startswith("keras.") for layer in folded.layers)
+    plain = [type(layer) is getattr(keras.layers, type(layer).__name__) for layer in folded.layers]
+    assert all(plain)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_kernel_has_no_more_non_zeros_than_its_mask(name):
+    graph = fold(generator(name))
+    for layer in masked_layers(generator(name)):
+        kernel = graph.nodes[layer.name].weights["kernel"]
+        np.testing.assert_array_equal(kernel != 0, layer.kernel.numpy() != 0)
+
+
+def test_batch_norm_is_left_where_relu_follows_and_a_residual_starts():
+    graph = fold(generator("sngan"))  # 8x8: one block, whose first batch norm follows a fork
+    kinds = [node.kind for node in graph.nodes.values()]
+    assert kinds.count("BatchNormalization") == 1
+    assert "BatchNormalization" not in [
+        node.kind for node in fold(generator("biggan")).nodes.values()
+    ]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_graph_survives_the_json_of_keras(name):
+    graph = fold(generator(name))
+    again = from_json(to_json(graph), graph.weights())
+    assert again.inputs == graph.inputs
+    inputs = inputs_of(generator(name))
+    expected = images_of(to_keras(graph), *inputs)
+    np.testing.assert_array_equal(images_of(to_keras(again), *inputs), expected)
+
+
+def test_keras_itself_reads_that_json():
+    graph = fold(generator("biggan_imagenet"))
+    model = keras.models.model_from_json(to_json(graph))
+    for node in graph.nodes.values():
+        for weight, value in node.weights.items():
+            getattr(model.get_layer(node.name), weight).assign(value)
+    inputs = inputs_of(generator("biggan_imagenet"))
+    expected = images_of(to_keras(graph), *inputs)
+    np.testing.assert_array_equal(images_of(model, *inputs), expected)
+
+
+def randomized(model):
+    random = np.random.default_rng(0)
+    for variable in model.variables:
+        variable.assign(random.uniform(0.5, 1.5, variable.shape))
+    return model
+
+
+def chain(*layers, shape=(4, 4, 3)):
+    return randomized(keras.Sequential([keras.Input([shape[0]]), *layers]))
+
+
+L = keras.layers
+IMAGES = L.Dense(32), L.Reshape([2, 4, 4])
+
+
+@pytest.mark.parametrize(
+    ("layers", "num_scales"),
+    [
+        ((L.Dense(8), L.BatchNormalization(), L.ReLU()), 0),
+        ((L.Dense(8, activation="relu"), L.BatchNormalization(), L.ReLU()), 1),
+        ((L.Dense(8, activation="relu"), L.BatchNormalization(), L.Dense(3)), 0),
+        ((L.Dense(8), L.BatchNormalization(), L.BatchNormalization(), L.ReLU()), 0),
+        ((L.ReLU(), L.BatchNormalization(), L.BatchNormalization(), L.ReLU()), 1),
+        ((*IMAGES, L.BatchNormalization(), L.ReLU()), 0),
+        ((*IMAGES, L.UpSampling2D(), L.BatchNormalization(scale=False), L.Conv2D(3, 3)), 0),
+        (
+            (*IMAGES, L.ReLU(), L.BatchNormalization(center=False), L.Conv2D(3, 1, use_bias=False)),
+            0,
+        ),
+        ((*IMAGES, L.Conv2DTranspose(3, 4, 2, "same"), L.BatchNormalization(), L.LeakyReLU()), 0),
+        ((*IMAGES, L.Conv2D(3, 3), L.BatchNormalization(), L.Dropout(0.5), L.ReLU()), 0),
+    ],
+)
+def test_scales_go_where_they_can(layers, num_scales):
+    model = chain(*layers, shape=(4,))
+    graph = fold(model)
+    kinds = [node.kind for node in graph.nodes.values()]
+    assert kinds.count("BatchNormalization") == num_scales
+    latents = np.random.default_rng(1).normal(size=[5, 4]).astype(np.float32)
+    expected = model(latents, training=False).numpy()
+    np.testing.assert_allclose(to_keras(graph)(latents).numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_scale_does_not_reach_what_others_use():
+    latents = keras.Input([4])
+    first = L.Dense(4)(latents)
+    outputs = L.Add()([L.ReLU()(L.BatchNormalization()(first)), first])
+    model = randomized(keras.Model(latents, outputs))
+    values = np.random.default_rng(1).normal(size=[5, 4]).astype(np.float32)
+    expected = model(values, training=False).numpy()
+    np.testing.assert_allclose(to_keras(fold(model))(values).numpy(), expected, rtol=1e-5)
+
+
+def test_layers_called_twice_and_nested_models_are_written_out():
+    latents = keras.Input([4])
+    shared = L.Dense(4)
+    inner = keras.Sequential([keras.Input([4]), shared, L.BatchNormalization(), L.ReLU()])
+    model = randomized(keras.Model(latents, L.Add()([inner(shared(latents)), inner(latents)])))
+    values = np.random.default_rng(1).normal(size=[5, 4]).astype(np.float32)
+    expected = model(values, training=False).numpy()
+    np.testing.assert_allclose(to_keras(fold(model))(values).numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "told"),
+    [
+        (L.Lambda(lambda x: x), "a Lambda, cannot be exported"),
+        (L.LayerNormalization(), "a LayerNormalization, cannot be exported"),
+        (L.Dense(3, activation=lambda x: x), "activation"),
+    ],
+)
+def test_what_is_not_plain_is_told(layer, told):
+    with pytest.raises(InputError, match=told):
+        fold(keras.Sequential([keras.Input([4]), layer]))
