@@ -63,6 +63,8 @@ def sparse_training(
     update_interval=500,
     moments="dense",
     execution="dense",
+    jit_compile=False,
+    rematerialize=False,
 ):
     """Returns (run `n` plain steps, run one step with a topology update)."""
     algorithm = Algorithm(
@@ -86,7 +88,9 @@ def sparse_training(
             adam,
         )
         gan.set_execution(execution)
-        steps = Steps(gan, algorithm, strategy, seed=0, jit_compile=False)
+        if rematerialize:
+            gan.rematerialize()
+        steps = Steps(gan, algorithm, strategy, seed=0, jit_compile=jit_compile)
     iterator = iter(
         strategy.distribute_datasets_from_function(lambda _: source.batches(batch, seed=0))
     )

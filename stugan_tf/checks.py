@@ -32,6 +32,12 @@ def check_fraction(name, value, advice=""):
         raise InputError(f"{name} must be in [0, 1), got {value!r}. {advice}".rstrip())
 
 
+def check_bool(name, value):
+    """Raises InputError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be True or False, got {value!r}.")
+
+
 def check_function(name, value):
     """Raises InputError unless `value` can be called."""
     if not callable(value):

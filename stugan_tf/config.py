@@ -5,6 +5,7 @@ name without saying what else there is. So this module walks gin's statements it
 """
 
 import contextlib
+import copy
 import difflib
 import importlib
 import inspect
@@ -34,6 +35,9 @@ class _Binding(typing.NamedTuple):
 _bindings = {}
 # Values that a later file or binding replaced.
 _overridden = []
+# While a `part` is open: what its settings replace, and the calls made before it.
+_replaced = {}
+_calls_before = {}
 
 
 def parse_gin(files=(), bindings=()):
@@ -69,7 +73,8 @@ def check_all_used():
     value that a later file replaced is no mistake either: `static.gin` after a file for STU-GAN
     leaves the settings of its exploration without use.
     """
-    used = _used(also=_overridden)
+    replaced = [binding.value for binding in _replaced.values()]
+    used = _used(_all_calls(), also=_overridden + replaced)
     unused = [
         f"  {where}: {_key_text(*key)} = {value!r}"
         for key, (value, where) in _bindings.items()
@@ -83,16 +88,77 @@ def check_all_used():
         )
 
 
-def operative_config():
+@contextlib.contextmanager
+def part(settings):
+    """Opens a part of the program that is configured on its own.
+
+    `operative_config` inside is that of what is called inside.
+
+    Args:
+        settings: {'name.parameter': value}, which hold inside instead of what is bound to them.
+    """
+    keys = {}
+    for name, value in settings.items():
+        selector, parameter = name.rsplit(".", 1)
+        keys["", _match(selector).selector, parameter] = value
+    _replaced.update({key: _bindings[key] for key in keys if key in _bindings})
+    _calls_before.update({key: dict(values) for key, values in _OPERATIVE_CONFIG.items()})
+    _OPERATIVE_CONFIG.clear()
+    for key, value in keys.items():
+        _assign(key, _Binding(value, "a phase of the method"))
+    try:
+        yield
+    finally:
+        for key in keys:
+            _assign(key, _replaced.get(key))
+        _OPERATIVE_CONFIG.clear()
+        _OPERATIVE_CONFIG.update(_calls_before)
+        _replaced.clear()
+        _calls_before.clear()
+
+
+def _assign(key, binding):
+    """Sets or, by None, removes a binding."""
+    scope, selector, parameter = key
+    if binding is None:
+        del _bindings[key], gin.config._CONFIG[scope, selector][parameter]
+        return
+    _bindings[key] = binding
+    with gin.unlock_config():
+        gin.bind_parameter(key, binding.value)
+
+
+def value_of(name):
+    """What is bound to 'name.parameter', macros resolved; None if nothing is."""
+    try:
+        return copy.deepcopy(gin.query_parameter(name))
+    except ValueError:
+        return None
+
+
+def operative_config(whole=False):
     """All used bindings, and the defaults of what was called so far, as text for gin to parse.
 
     Written where `check_all_used` is called, it passes that check when it is parsed again.
+
+    Args:
+        whole: in a `part`, the configuration of the program, not of the part alone.
     """
-    parameters = {key: dict(values) for key, values in _OPERATIVE_CONFIG.items()}
-    for scope, selector, parameter in _used():
-        value = _bindings[scope, selector, parameter].value
+    calls = _all_calls() if whole else _OPERATIVE_CONFIG
+    bindings = _bindings | _replaced if whole else _bindings
+    parameters = {key: dict(values) for key, values in calls.items()}
+    for scope, selector, parameter in _used(calls):
+        value = bindings[scope, selector, parameter].value
         parameters.setdefault((scope, selector), {})[parameter] = value
     return gin.config._config_str(parameters)
+
+
+def _all_calls():
+    """{(scope, selector): {parameter: value}} of what was called, in a `part` and before it."""
+    calls = {key: dict(values) for key, values in _calls_before.items()}
+    for key, values in _OPERATIVE_CONFIG.items():
+        calls[key] = calls.get(key, {}) | values
+    return calls
 
 
 def message_of(error):
@@ -280,10 +346,10 @@ def _check_macros():
                 )
 
 
-def _used(also=()):
-    """The keys of all bindings that were used or may be, or that the values `also` refer to."""
+def _used(calls, also=()):
+    """The keys of all bindings that `calls` used or may use, or that the values `also` refer to."""
     selectors = {configurable.wrapper: name for name, configurable in _REGISTRY.items()}
-    calls = [(scope, name, set(values)) for (scope, name), values in _OPERATIVE_CONFIG.items()]
+    calls = [(scope, name, set(values)) for (scope, name), values in calls.items()]
     calls += [
         ("/".join(reference.scopes), reference.configurable.selector, None)
         for reference in gin.config.iterate_references(list(also))

@@ -7,7 +7,6 @@ to the workdir's evaluations.jsonl; their curves are in its TensorBoard folder.
 from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
 import contextlib
 import os
-import pathlib
 import sys
 import time
 
@@ -23,6 +22,7 @@ from stugan_tf.evaluation.curves import check_curve, write_truncation_curve
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.extractors import tfhub_inception
 from stugan_tf.images import write_png
+from stugan_tf.methods.overview import run_folder
 from stugan_tf.training.checkpoints import Checkpoints
 from stugan_tf.training.loop import Training
 from stugan_tf.training.manifest import has_finished
@@ -55,13 +55,13 @@ POLL_SECONDS = 5
 def main(_):
     """Does what the flags say."""
     if FLAGS.compare:
-        print(records.compare(FLAGS.compare))
+        print(records.compare(list(map(run_folder, FLAGS.compare))))
     elif FLAGS.fetch:
         config.parse_gin(FLAGS.gin_file, FLAGS.gin_param)
         extractor = tfhub_inception()
         print(f"{extractor.name} is here, its weights have the sha256 {extractor.sha256}.")
     elif FLAGS.workdir:
-        Evaluation(pathlib.Path(FLAGS.workdir)).run()
+        Evaluation(run_folder(FLAGS.workdir)).run()
     else:
         raise InputError("--workdir is missing: the folder of the run to score.")
 

@@ -24,6 +24,7 @@ from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.evaluation import evaluator, records  # evaluator registers itself with gin
 from stugan_tf.evaluation.sampling import BATCH_NORMS, TOLERANCE, Sampler
 from stugan_tf.layers.masked import all_layers
+from stugan_tf.methods.overview import run_folder
 from stugan_tf.randomness import Purpose, fold
 from stugan_tf.serving import artifact, card, compact, lite, saved_model
 from stugan_tf.serving.folding import fold as fold_layers
@@ -70,7 +71,7 @@ BLOCK = 64  # as `sample` has it, whose standing statistics are these
 def main(_):
     """Does what the flags say."""
     _check_flags()
-    workdir = pathlib.Path(FLAGS.workdir)
+    workdir = run_folder(FLAGS.workdir)
     config.parse_gin([configuration_file(workdir), *FLAGS.gin_file], FLAGS.gin_param)
     strategy = create_strategy("one_device")
     training = Training(data(), strategy)

@@ -5,14 +5,15 @@
 """
 
 from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
-import pathlib
-
 from absl import flags
 
 from stugan_tf import models  # noqa: F401 - registers them with gin
 from stugan_tf.data import data
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
+from stugan_tf.files import read_json_lines
+from stugan_tf.methods.method import chosen_method
+from stugan_tf.methods.overview import run_folder, table
 from stugan_tf.training import plan
 from stugan_tf.training.checkpoints import Checkpoints
 from stugan_tf.training.loop import Training
@@ -30,14 +31,24 @@ def main(_):
         raise InputError("Give either --gin_file=F or --workdir=DIR.")
     files = FLAGS.gin_file
     if FLAGS.workdir:
-        workdir = pathlib.Path(FLAGS.workdir)
+        workdir = run_folder(FLAGS.workdir)
         files = [configuration_file(workdir)]
     config.parse_gin(files, FLAGS.gin_param)
-    training = Training(data(), create_strategy("one_device"))
-    if FLAGS.workdir:
-        step = Checkpoints(workdir / "checkpoints", training.state()).restore_newest()
-        print(f"checkpoint of step {step or 0}\n")
-    print(plan.describe(training))
+    strategy = create_strategy("one_device")
+    method = chosen_method(config.value_of)
+    phase = method.phases[0]
+    with config.part(phase.settings):
+        training = Training(data(), strategy)
+        if FLAGS.workdir:
+            step = Checkpoints(workdir / "checkpoints", training.state()).restore_newest()
+            phases = table(FLAGS.workdir)
+            if phases:
+                print(phases, f"\n{workdir.name}: ", sep="\n", end="")
+            print(f"checkpoint of step {step or 0}\n")
+        print(method.describe(phase, training))
+        records = read_json_lines(workdir / "metrics.jsonl") if FLAGS.workdir else []
+        if records:
+            print("", plan.flops_so_far(training, records), sep="\n")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
 from stugan_tf.evaluation.sampling import BATCH_NORMS, Sampler
 from stugan_tf.images import image_grid, to_uint8, write_png
 from stugan_tf.latents import between_classes, between_latents, class_rows
+from stugan_tf.methods.overview import run_folder
 from stugan_tf.randomness import Purpose, fold
 from stugan_tf.serving.interface import Interface
 from stugan_tf.serving.loading import load
@@ -96,7 +97,7 @@ def main(_):
 
 def _trained():
     """The generator of a checkpoint."""
-    workdir = pathlib.Path(FLAGS.workdir)
+    workdir = run_folder(FLAGS.workdir)
     config.parse_gin([configuration_file(workdir), *FLAGS.gin_file], FLAGS.gin_param)
     strategy = create_strategy("one_device")
     training = Training(data(), strategy)

@@ -231,3 +231,23 @@ def test_a_missing_required_binding_is_bad_input():
         toy_train()
     assert "`toy_train` not provided in config: ['total_steps']" in config.message_of(error.value)
     assert config.message_of(RuntimeError("another")) is None
+
+
+def test_a_part_is_configured_on_its_own_and_leaves_no_trace():
+    parse("LIMIT = 0.5", "loss.margin = %LIMIT", "decay.rate = 0.4")
+    decay()
+    assert config.value_of("loss.margin") == 0.5
+    assert config.value_of("decay.step") is None
+    with config.part({"loss.margin": 2.0, "decay.step": 3}):
+        assert loss() == 2.0
+        config.check_all_used()  # LIMIT, too, which nothing uses now.
+        inside, whole = config.operative_config(), config.operative_config(whole=True)
+        assert decay() == pytest.approx(0.4**3)
+    assert "loss.margin = 2.0" in inside
+    assert "decay" not in inside
+    assert "LIMIT" not in inside
+    for line in ("loss.margin = %LIMIT", "LIMIT = 0.5", "decay.rate = 0.4"):
+        assert line in whole
+    assert (loss(), decay()) == (0.5, 1.0)
+    assert "loss.margin = %LIMIT" in config.operative_config()
+    config.check_all_used()

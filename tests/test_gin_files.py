@@ -11,8 +11,14 @@ from stugan_tf import (
     models,  # noqa: F401 - registers them with gin, which a parsed file forbids
 )
 from stugan_tf.data import data
+from stugan_tf.layers.masked import masked_layers
+from stugan_tf.methods.method import chosen_method
+from stugan_tf.sparsity.density_adjustment import DensityAdjustment
+from stugan_tf.sparsity.exploration import Exploration
+from stugan_tf.sparsity.pruning import GradualPruning
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.loop import Training
+from stugan_tf.training.plan import describe
 
 GIN = pathlib.Path(__file__).parents[1] / "gin"
 METHODS = sorted(path.stem for path in (GIN / "methods").glob("*.gin"))
@@ -42,34 +48,140 @@ def tiny(width, size):
 
 
 def build():
-    training = Training(data(), tf.distribute.OneDeviceStrategy("CPU:0"))
-    config.check_all_used()
+    """The training of the first phase."""
+    method = chosen_method(config.value_of)
+    with config.part(method.phases[0].settings):
+        training = Training(data(), tf.distribute.OneDeviceStrategy("CPU:0"))
+        config.check_all_used()
+        method.check(training)
     return training
 
 
-@pytest.mark.parametrize("method", METHODS)
+# What a method makes of the topologies of generator and discriminator; `itop` adds to another one.
+RULES = {
+    "adapt_relaxed": (Exploration, DensityAdjustment),
+    "adapt_strict": (Exploration, DensityAdjustment),
+    "dense": (None, None),
+    "explore_d": (None, Exploration),
+    "explore_gd": (Exploration, Exploration),
+    "gmp": (GradualPruning, None),
+    "gmp_gd": (GradualPruning, GradualPruning),
+    "itop": (Exploration, None),
+    "momentum": (Exploration, None),
+    "sdst_balance": (Exploration, None),
+    "sdst_strong": (Exploration, None),
+    "set": (Exploration, None),
+    "static": (None, None),
+    "static_balance": (None, None),
+    "static_strong": (None, None),
+    "stu": (Exploration, None),
+    # Of their first phase, which is dense, and later ones.
+    "prune_and_finetune_gd": (None, None),
+    "prune_and_finetune_global": (None, None),
+    "prune_and_finetune_uniform": (None, None),
+    "tickets": (None, None),
+    "tickets_gd": (None, None),
+}
+# Sparsities where they are not those of the base file.
+BALANCED, STRONG = (0.95, 0.95), (0.95, 0.0)
+SPARSITIES = {
+    "adapt_relaxed": BALANCED,
+    "adapt_strict": BALANCED,
+    "dense": (0.0, 0.0),
+    "gmp": (0.0, 0.0),
+    "gmp_gd": (0.0, 0.0),
+    "sdst_balance": BALANCED,
+    "sdst_strong": STRONG,
+    "static_balance": BALANCED,
+    "static_strong": STRONG,
+    "prune_and_finetune_gd": (0.0, 0.0),
+    "prune_and_finetune_global": (0.0, 0.0),
+    "prune_and_finetune_uniform": (0.0, 0.0),
+    "tickets": (0.0, 0.0),
+    "tickets_gd": (0.0, 0.0),
+}
+
+
+def kinds(algorithm):
+    return tuple(rule and type(rule) for rule in algorithm.explorations.values())
+
+
+# Included by others, which are built with all that these say but what they replace.
+INCLUDED = ("adapt_relaxed", "gmp", "sdst_balance", "static_balance")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=pytest.mark.slow) if m in INCLUDED else m for m in METHODS],
+)
 def test_every_method_follows_biggan_on_cifar(method):
     parse("biggan_cifar10", method, bindings=tiny(2, 32))
     training = build()
-    explores = {
-        name: exploration is not None
-        for name, exploration in training.algorithm.explorations.items()
-    }
-    assert explores == {
-        "generator": method in ("stu", "set", "explore_gd"),
-        "discriminator": method in ("explore_d", "explore_gd"),
-    }
-    sparsity = training.counts()["generator"].sparsity
-    assert sparsity == pytest.approx(0.0 if method == "dense" else 0.95, abs=0.01)
+    assert kinds(training.algorithm) == RULES[method]
+    sparsities = [counts.sparsity for counts in training.counts().values()]
+    assert sparsities == pytest.approx(SPARSITIES.get(method, (0.95, 0.5)), abs=0.02)
+    masks_dense = method.startswith(("adapt", "sdst", "static_"))
+    names = [layer.name for layer in masked_layers(training.gan.generator)]
+    assert ("linear" in names) == masks_dense
+    describe(training)
 
 
 @pytest.mark.parametrize("base", [*CIFAR, *IMAGENET])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_sets_the_algorithm_after_every_base_file(base, method):
-    parse(base, method)
-    assert Algorithm().explores(500)["generator"] == (method in ("stu", "set", "explore_gd"))
+    parse(base)
+    total = Algorithm().total_steps
+    parse(base, *(["stu"] if method == "itop" else []), method)
+    algorithm = Algorithm()
+    assert kinds(algorithm) == RULES[method]
+    assert algorithm.total_steps == (5 if method == "itop" else 1) * total
+    for name, rule in algorithm.explorations.items():
+        assert rule is None or rule.num_updates(total) > 0, name
     average = gin.query_parameter("GAN.average").configurable.wrapped
     assert average.__name__ == ("ema" if method == "dense" else "sema")
+
+
+def test_adapt_is_that_of_its_scripts():
+    parse("sngan_cifar10", "adapt_strict")
+    algorithm = Algorithm()
+    generator, discriminator = algorithm.explorations.values()
+    assert (generator.update_interval, discriminator.update_interval) == (500, 2000)
+    assert (discriminator.low, discriminator.high) == (0.45, 0.55)
+    assert (discriminator.increment, discriminator.min_density) == (0.05, 0.05)
+    assert (discriminator.max_density, discriminator.explores_at_max) == (0.5, True)
+    assert generator.update.__name__ == "prune_and_regrow_globally"
+    assert (algorithm.balance_ratio.every, algorithm.balance_ratio.window) == (10, 100)
+    parse("sngan_cifar10", "adapt_relaxed")
+    relaxed = Algorithm().discriminator_exploration
+    assert (relaxed.update_interval, relaxed.max_density, relaxed.explores_at_max) == (
+        1000,
+        1.0,
+        False,
+    )
+
+
+def test_a_gradual_pruning_ends_at_the_sparsities_of_its_file():
+    parse("sngan_cifar10", "gmp_gd")
+    algorithm = Algorithm()
+    total = algorithm.total_steps
+    ends = [rule.sparsity_after(total, total) for rule in algorithm.explorations.values()]
+    assert ends == pytest.approx([0.95, 0.5])
+
+
+@pytest.mark.parametrize("family", ["sngan", "biggan"])
+def test_small_dense_networks_are_dense_and_half_as_wide(family):
+    def widths():
+        return [
+            gin.query_parameter(f"{family}_{network}.width")
+            for network in ("generator", "discriminator")
+        ]
+
+    parse(f"{family}_cifar10")
+    wide = widths()
+    parse(f"{family}_cifar10_small_dense")
+    assert [2 * width for width in widths()] == wide
+    assert gin.query_parameter("GAN.generator_sparsity") == 0
+    assert kinds(Algorithm()) == (None, None)
 
 
 @pytest.mark.parametrize("base", IMAGENET)

@@ -609,6 +609,11 @@ WRONG_USES = {
             gin=("train.precision = 'half'",),
         ),
         WrongUse(
+            "rematerialisation neither on nor off",
+            ("train.rematerialize", "True or False", "'auto'"),
+            gin=("train.rematerialize = 'auto'",),
+        ),
+        WrongUse(
             "batch that micro-batches cannot share",
             ("batch_size = 8", "accumulation_steps = 3", "multiple of 3"),
             gin=("Algorithm.accumulation_steps = 3",),

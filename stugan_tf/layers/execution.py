@@ -47,6 +47,17 @@ def gradients_of_zeros(wanted):
         _context.wanted = former
 
 
+@contextlib.contextmanager
+def densely():
+    """What is traced inside computes densely: the sparse kernels have no second derivatives."""
+    former = getattr(_context, "densely", False)
+    _context.densely = True
+    try:
+        yield
+    finally:
+        _context.densely = former
+
+
 def is_supported(layer):
     """Whether a Keras layer can run on its non-zeros: a float32 NHWC convolution of stride 1."""
     if layer.compute_dtype != "float32":
@@ -62,11 +73,16 @@ def is_supported(layer):
     return isinstance(layer, keras.layers.Dense)
 
 
+def is_compiled_by_xla():
+    """Whether the function being traced is for XLA."""
+    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
 def obstacle():
     """Why nothing can run on its non-zeros in the function being traced, or None."""
     if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
         return "they are for CPUs, and this process has an accelerator"
-    if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+    if is_compiled_by_xla():
         return "XLA (jit_compile) cannot run them"
     try:
         library.load()
@@ -146,6 +162,8 @@ def product(masked, inputs, kernel):
 
 def can_run():
     """Whether sparse kernels can run in the function being traced; says once why they cannot."""
+    if getattr(_context, "densely", False):
+        return False
     reason = obstacle()
     if reason is not None:
         warn_unused(reason)

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from stugan_tf.kernels.convolution import Normalization, masked_convolution, moments
 from stugan_tf.layers.execution import choose, is_supported, zero_gradients
+from stugan_tf.layers.graph import functional, nodes
 from stugan_tf.layers.masked import Masked
 from stugan_tf.layers.spectral import SpectralConv2D
 
@@ -121,25 +122,24 @@ def fuse(model):
     Returns:
         A functional Keras model.
     """
-    if isinstance(model, keras.Sequential):
-        model = model._functional or model  # There is none before it knows its inputs.
-    if not hasattr(model, "_nodes_by_depth"):  # What makes a model functional.
+    graph = functional(model)
+    if graph is None:
         return model
-    fusion = _Fusion(_layers_needed_twice(model))
+    fusion = _Fusion(_layers_needed_twice(graph))
     return keras.models.clone_model(
-        model, clone_function=lambda layer: layer, call_function=fusion.call
+        graph, clone_function=lambda layer: layer, call_function=fusion.call
     )
 
 
-def _layers_needed_twice(model):
+def _layers_needed_twice(graph):
     """The layers of which an output goes to several places."""
-    nodes = [node for depth in model._nodes_by_depth.values() for node in depth]
+    order = nodes(graph)
     needs = collections.Counter(
         id(tensor)
-        for tensors in (*(node.input_tensors for node in nodes), model.outputs)
+        for tensors in (*(node.input_tensors for node in order), graph.outputs)
         for tensor in tensors
     )
-    return {node.operation for node in nodes if any(needs[id(t)] > 1 for t in node.outputs)}
+    return {node.operation for node in order if any(needs[id(t)] > 1 for t in node.outputs)}
 
 
 def _times(size, factor):

@@ -47,6 +47,17 @@ class AveragedModel:
             else:
                 self._averaged.append(pair)
 
+    def remask(self):
+        """Goes on under masks that were replaced at once, as if it had never had others.
+
+        What they exclude is zero; what they keep has entered the average.
+        """
+        for average, _, mask, seen in self._masked:
+            average.assign(mask * average)
+            seen.assign(mask > 0)
+        for mine, theirs in self._copied:
+            mine.assign(theirs)
+
     def update(self, decay):
         """One step of the average, after the optimizer and any exploration of the step.
 

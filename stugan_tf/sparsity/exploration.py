@@ -1,90 +1,76 @@
 """Topology updates of a whole network: when, and how Eq. 3 and Eq. 4 apply to its layers."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import gin
 import tensorflow as tf
 
-from stugan_tf.checks import check_fraction, check_function, check_natural
-from stugan_tf.errors import InputError
+from stugan_tf.checks import check_fraction, check_function
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.sparsity import criteria, schedules
+from stugan_tf.sparsity.rule import PeriodicRule, check_drop_fraction
 from stugan_tf.sparsity.topology import prune_and_regrow_per_layer
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class Exploration:
+class Exploration(PeriodicRule):
     """When and how one network drops and regrows weights.
 
     Attributes:
         update_interval: Delta T, in generator steps.
+        start: the first generator step at which an update may happen.
+        stop: updates happen before this generator step; None is the end of training. The very
+            last step never explores: its new weights would stay untrained.
         drop_fraction: `progress -> fraction`, one of `sparsity.schedules`.
         drop_scores: `(weight, gradient, seed) -> scores`; the smallest are dropped (Eq. 3).
         grow_scores: `(weight, gradient, seed) -> scores`; the largest are grown (Eq. 4).
         update: `prune_and_regrow_per_layer` keeps the count of every layer,
             `prune_and_regrow_globally` only that of the network.
-        gradient_momentum: growth sees an average of the gradient of this decay over the steps;
+        gradient_momentum: criteria see an average of the gradient of this decay over the steps;
             0 is the gradient of the last batch.
-        start: the first generator step at which an update may happen.
-        stop: updates happen before this generator step; None is the end of training. The very
-            last step never explores: its new weights would stay untrained.
     """
 
-    update_interval: int = 1000
     drop_fraction: Callable = schedules.cosine_drop_fraction
     drop_scores: Callable = criteria.magnitude
     grow_scores: Callable = criteria.gradient_magnitude
     update: Callable = prune_and_regrow_per_layer
     gradient_momentum: float = 0.0
-    start: int = 0
-    stop: int | None = None
 
     def __post_init__(self):
         """Checks the values."""
-        if not isinstance(self.update_interval, int) or self.update_interval < 1:
-            raise InputError(
-                f"Exploration.update_interval must be at least 1 generator step, got "
-                f"{self.update_interval!r}. To explore never, set the exploration itself to None."
-            )
+        super().__post_init__()
         check_fraction("Exploration.gradient_momentum", self.gradient_momentum)
-        check_natural("Exploration.start", self.start)
-        if self.stop is not None:
-            check_natural("Exploration.stop", self.stop)
         for name in ("drop_fraction", "drop_scores", "grow_scores", "update"):
             check_function(f"Exploration.{name}", getattr(self, name))
-        for progress in (0.0, 0.5, 1.0):
-            fraction = self.drop_fraction(progress)
-            if not 0 <= fraction <= 1:
-                raise InputError(
-                    f"Exploration.drop_fraction must stay in [0, 1], but is {fraction} at "
-                    f"{progress:.0%} of the training."
-                )
+        check_drop_fraction("Exploration.drop_fraction", self.drop_fraction)
 
-    def is_due(self, step, total_steps):
-        """Whether an update happens at generator step `step`, counted from 1."""
-        stop = total_steps if self.stop is None else min(self.stop, total_steps)
-        return step % self.update_interval == 0 and self.start <= step < stop
+    def amount(self, moment):
+        """The drop fraction p."""
+        return self.drop_fraction(moment.progress)
 
-    def next_due(self, step, total_steps):
-        """The first step after `step` at which an update happens, or None."""
-        candidate = max(step + 1, self.start, 1)
-        candidate = -(-candidate // self.update_interval) * self.update_interval
-        return candidate if self.is_due(candidate, total_steps) else None
+    def new_masks(self, masks, drop_scores, grow_scores, amount):
+        """Drops and regrows."""
+        return self.update(masks, drop_scores, grow_scores, amount)
 
-    def num_updates(self, total_steps):
-        """How many updates a training of `total_steps` generator steps makes."""
-        stop = total_steps if self.stop is None else min(self.stop, total_steps)
-        first = max(self.start, 1)
-        return max(0, (stop - 1) // self.update_interval - (first - 1) // self.update_interval)
+    def description(self, total_steps, progress):
+        """The number of updates, and the drop fraction from the first to the end."""
+        first = self.next_due(0, total_steps)
+        return (
+            f"{self.num_updates(total_steps)} topology updates, {self.when}; drop fraction "
+            f"{self.drop_fraction(progress(first)):.4g} at step {first}, "
+            f"{self.drop_fraction(progress(total_steps)):.4g} at the end"
+        )
 
 
 class Explorer:
-    """A network under exploration and the state that exploring needs.
+    """A network whose topology changes, and the state that this needs.
 
     Attributes:
         layers: the masked layers.
+        exploration: a `TopologyRule`, such as an `Exploration`, or None.
         ever_active: per masked layer, 1 where a weight was active at any time (ITOP).
         growth_gradients: per masked layer, the gradient that growth sees; empty if the topology
             does not change.
@@ -95,7 +81,7 @@ class Explorer:
 
         Args:
             model: a network with masks.
-            exploration: an `Exploration` or None.
+            exploration: a `TopologyRule` or None.
             may_miss: there may be no gradient just when growth is to see it, as an update that
                 overflowed has none. So those of every step are kept.
         """
@@ -122,6 +108,12 @@ class Explorer:
     def has_momentum(self):
         """Whether growth sees the gradients of all steps, not only of the last."""
         return self.exploration is not None and self.exploration.gradient_momentum > 0
+
+    def restart(self, masks):
+        """Puts the layers under masks from which exploration counts anew."""
+        for layer, ever_active, mask in zip(self.layers, self.ever_active, masks, strict=True):
+            layer.assign_mask(mask)
+            ever_active.assign(mask)
 
     def norms(self, gradients):
         """The norms of the gradients of all trainable variables, of active weights only.
@@ -162,7 +154,24 @@ class Explorer:
 
         tf.cond(tf.convert_to_tensor(grows | self._may_miss), keep, lambda: None)
 
-    def explore(self, drop_fraction, seed):
+    @property
+    def wants_hessian_gradient(self):
+        """Whether a criterion of its topology updates is to be given H g."""
+        rule = self.exploration
+        return rule is not None and any(
+            map(criteria.wants_hessian_gradient, (rule.drop_scores, rule.grow_scores))
+        )
+
+    def density(self):
+        """The fraction of ones in all masks together, a Python float."""
+        sizes = sum(math.prod(layer.kernel.shape) for layer in self.layers)
+        return sum(layer.num_active() for layer in self.layers) / sizes
+
+    def kernel_gradients(self, gradients):
+        """Of the gradients of all trainable variables those of the masked kernels."""
+        return [gradients[index] for index in self._gradient_indices]
+
+    def explore(self, amount, seed, hessian_gradients=None):
         """One topology update: assigns masks, and zeroes the kernels outside them.
 
         The gradients observed are those from before the weight update of this step, weights are
@@ -170,25 +179,34 @@ class Explorer:
         grown anew is zero.
 
         Args:
-            drop_fraction: float scalar, the fraction of each layer's weights to replace.
+            amount: float tensor, what the rule says of this moment, such as the fraction of each
+                layer's weights to replace.
             seed: int [2], for random scores.
+            hessian_gradients: per masked layer H g, if `wants_hessian_gradient`.
         """
-        settings = self.exploration
+        rule = self.exploration
         # Tensors, because a `tf.function` captures the variables of a `MirroredStrategy`: traced
         # with the mask of one layer, it would serve that mask to all others of its shape.
         masks = [tf.convert_to_tensor(layer.kernel_mask.value) for layer in self.layers]
-        drop_scores, grow_scores = [], []
-        for index, (layer, gradient) in enumerate(
-            zip(self.layers, self.growth_gradients, strict=True)
-        ):
-            weight, gradient = layer.kernel.value, gradient.value()
-            drop_seed, grow_seed = (
-                tf.random.experimental.stateless_fold_in(seed, 2 * index + i, alg="philox")
-                for i in range(2)
-            )
-            drop_scores.append(settings.drop_scores(weight, gradient, drop_seed))
-            grow_scores.append(settings.grow_scores(weight, gradient, grow_seed))
-        updated = settings.update(masks, drop_scores, grow_scores, drop_fraction)
+        drop_scores = self._scores(rule.drop_scores, seed, 0, hessian_gradients)
+        grow_scores = None
+        if rule.grow_scores is not None:
+            grow_scores = self._scores(rule.grow_scores, seed, 1, hessian_gradients)
+        updated = rule.new_masks(masks, drop_scores, grow_scores, amount)
         for layer, ever_active, mask in zip(self.layers, self.ever_active, updated, strict=True):
             layer.assign_mask(mask)
             ever_active.assign(tf.maximum(ever_active, mask))
+
+    def _scores(self, criterion, seed, number, hessian_gradients):
+        """The scores of all layers by a criterion, `number` 0 or 1 of the two."""
+        gradients = self.growth_gradients
+        if criteria.wants_hessian_gradient(criterion):
+            gradients = hessian_gradients
+        return [
+            criterion(
+                layer.kernel.value,
+                tf.convert_to_tensor(gradient),
+                tf.random.experimental.stateless_fold_in(seed, 2 * index + number, alg="philox"),
+            )
+            for index, (layer, gradient) in enumerate(zip(self.layers, gradients, strict=True))
+        ]

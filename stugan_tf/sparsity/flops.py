@@ -12,7 +12,9 @@ from typing import NamedTuple
 import keras
 
 from stugan_tf.errors import InputError
+from stugan_tf.layers.graph import functional, nodes
 from stugan_tf.layers.masked import Masked
+from stugan_tf.sparsity.distributions import erk
 
 
 class LayerCost(NamedTuple):
@@ -52,25 +54,51 @@ def layer_costs(model):
     Raises:
         InputError: if the model has no graph of layers, or sizes that are not known.
     """
-    graph = getattr(model, "_functional", None) or model
-    if not isinstance(graph, keras.src.models.Functional):
+    graph = functional(model)
+    if graph is None:
         raise InputError(
             f"Costs are counted along the graph of a functional or sequential model; "
             f"{model.name!r} is a {type(model).__name__}."
         )
     costs = []
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        for node in graph._nodes_by_depth[depth]:
-            if isinstance(node.operation, keras.Model):
-                costs += layer_costs(node.operation)
-            else:
-                costs += _cost(node)
+    for node in nodes(graph):
+        if isinstance(node.operation, keras.Model):
+            costs += layer_costs(node.operation)
+        else:
+            costs += _cost(node)
     return costs
 
 
 def total_flops(costs):
     """Theoretical FLOPs of a forward pass: (at the layers' densities, if all were dense)."""
     return sum(cost.flops for cost in costs), sum(2 * cost.macs for cost in costs)
+
+
+def with_densities(costs, densities):
+    """The same layers at other densities.
+
+    Args:
+        costs: `LayerCost`s of a network.
+        densities: {layer name: density} of those that change; in [0, 1].
+    """
+    return [
+        cost._replace(active=round(densities.get(cost.name, cost.density) * cost.size))
+        for cost in costs
+    ]
+
+
+def at_sparsity(costs, sparsity, distribution=erk):
+    """The same layers, those under masks at the densities of a distribution.
+
+    Args:
+        costs: `LayerCost`s of a network, each layer called once.
+        sparsity: fraction of zeros over all weights under masks, in [0, 1).
+        distribution: one of `sparsity.distributions`.
+    """
+    masked = [cost for cost in costs if cost.masked]
+    densities = distribution([cost.kernel_shape for cost in masked], 1 - sparsity)
+    names = [cost.name for cost in masked]
+    return with_densities(costs, dict(zip(names, densities, strict=True)))
 
 
 def _cost(node):

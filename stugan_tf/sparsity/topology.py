@@ -38,7 +38,7 @@ def top_k_mask(scores, k, among=None):
     return tf.reshape(mask, tf.shape(scores))
 
 
-def prune_and_regrow(mask, drop_scores, grow_scores, drop_fraction):
+def prune_and_regrow(mask, drop_scores, grow_scores, drop_fraction, density=None):
     """One exploration of one kernel: Eq. 3, then Eq. 4; the number of active weights stays.
 
     A weight dropped here may return at once, for Eq. 4 grows from all outside theta'. All tensors
@@ -49,41 +49,91 @@ def prune_and_regrow(mask, drop_scores, grow_scores, drop_fraction):
         drop_scores: the lowest of the active weights are dropped.
         grow_scores: the highest of the weights then inactive are grown.
         drop_fraction: p, in [0, 1], a float or scalar tensor. ceil(p * active weights) are dropped.
+        density: the number of active weights does not stay but becomes round(density * size): if
+            that is fewer than p leaves, more are dropped and none grow. A float or scalar tensor.
 
     Returns:
         The new mask.
     """
     num_active = tf.math.count_nonzero(mask, dtype=tf.int32)
-    # Beyond 2**24 float32 cannot count, and `tf.cast` alone would round a Python float to it.
-    drop_fraction = tf.convert_to_tensor(drop_fraction, dtype_hint=tf.float64)
-    num_drop = tf.math.ceil(tf.cast(drop_fraction, tf.float64) * tf.cast(num_active, tf.float64))
-    num_drop = tf.cast(num_drop, tf.int32)
-    kept = top_k_mask(drop_scores, num_active - num_drop, among=mask > 0)
-    grown = top_k_mask(grow_scores, num_drop, among=kept == 0)
+    num_drop = tf.math.ceil(_float64(drop_fraction) * tf.cast(num_active, tf.float64))
+    num_kept = num_active - tf.cast(num_drop, tf.int32)
+    num_after = num_active if density is None else _part(mask, density)
+    num_kept = tf.minimum(num_kept, num_after)
+    kept = top_k_mask(drop_scores, num_kept, among=mask > 0)
+    grown = top_k_mask(grow_scores, num_after - num_kept, among=kept == 0)
     return kept + grown
 
 
-@gin.configurable(denylist=["masks", "drop_scores", "grow_scores", "drop_fraction"])
-def prune_and_regrow_per_layer(masks, drop_scores, grow_scores, drop_fraction):
-    """`prune_and_regrow` for each of a list of kernels: every layer keeps its density."""
+def prune(mask, scores, sparsity):
+    """Drops the lowest of the active weights of one kernel until so many are zero.
+
+    Args:
+        mask: float32, ones where a weight is active, else zeros.
+        scores: float32 like `mask`.
+        sparsity: float or scalar tensor in [0, 1]. As in tfmot, round((1 - sparsity) * size)
+            weights stay, but never none; where fewer are active, all stay.
+
+    Returns:
+        The new mask.
+    """
+    num_active = tf.math.count_nonzero(mask, dtype=tf.int32)
+    num_kept = tf.maximum(_part(mask, 1 - _float64(sparsity)), 1)
+    return top_k_mask(scores, tf.minimum(num_kept, num_active), among=mask > 0)
+
+
+_exploration_inputs = ["masks", "drop_scores", "grow_scores", "drop_fraction", "density"]
+
+
+@gin.configurable(denylist=_exploration_inputs)
+def prune_and_regrow_per_layer(masks, drop_scores, grow_scores, drop_fraction, density=None):
+    """`prune_and_regrow` for each of a list of kernels: every layer keeps or gets its density."""
     # A function of its own, so that layers of one shape are traced once.
     regrow = tf.function(prune_and_regrow, autograph=False)
     return [
-        regrow(*layer, drop_fraction) for layer in zip(masks, drop_scores, grow_scores, strict=True)
+        regrow(*layer, drop_fraction, density)
+        for layer in zip(masks, drop_scores, grow_scores, strict=True)
     ]
 
 
-@gin.configurable(denylist=["masks", "drop_scores", "grow_scores", "drop_fraction"])
-def prune_and_regrow_globally(masks, drop_scores, grow_scores, drop_fraction):
-    """`prune_and_regrow` for a list of kernels ranked as one: only the total density stays."""
-    flat = [
-        tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
-        for tensors in (masks, drop_scores, grow_scores)
-    ]
-    updated = tf.split(
-        prune_and_regrow(*flat, drop_fraction), [math.prod(mask.shape) for mask in masks]
-    )
-    return [tf.reshape(new, mask.shape) for new, mask in zip(updated, masks, strict=True)]
+@gin.configurable(denylist=_exploration_inputs)
+def prune_and_regrow_globally(masks, drop_scores, grow_scores, drop_fraction, density=None):
+    """`prune_and_regrow` for a list of kernels ranked as one: only the total density is known."""
+    flat = map(_flattened, (masks, drop_scores, grow_scores))
+    return _shaped(prune_and_regrow(*flat, drop_fraction, density), masks)
+
+
+@gin.configurable(denylist=["masks", "scores", "sparsity"])
+def prune_per_layer(masks, scores, sparsity):
+    """`prune` for each of a list of kernels: all layers become as sparse as the whole."""
+    return [prune(*layer, sparsity) for layer in zip(masks, scores, strict=True)]
+
+
+@gin.configurable(denylist=["masks", "scores", "sparsity"])
+def prune_globally(masks, scores, sparsity):
+    """`prune` for a list of kernels ranked as one; a layer may be left without any weight."""
+    return _shaped(prune(_flattened(masks), _flattened(scores), sparsity), masks)
+
+
+def _part(mask, fraction):
+    """round(fraction * size), as int32."""
+    size = tf.cast(tf.size(mask, out_type=tf.int64), tf.float64)
+    return tf.cast(tf.round(_float64(fraction) * size), tf.int32)
+
+
+def _float64(fraction):
+    """Beyond 2**24 float32 cannot count, and `tf.cast` alone would round a Python float to it."""
+    return tf.cast(tf.convert_to_tensor(fraction, dtype_hint=tf.float64), tf.float64)
+
+
+def _flattened(tensors):
+    return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
+
+
+def _shaped(flat, masks):
+    """Cuts [n] into tensors of the shapes of `masks`."""
+    parts = tf.split(flat, [math.prod(mask.shape) for mask in masks])
+    return [tf.reshape(part, mask.shape) for part, mask in zip(parts, masks, strict=True)]
 
 
 def _monotone_keys(scores):

@@ -6,8 +6,11 @@ import gin
 
 from stugan_tf.checks import check_fraction, check_instance, check_natural, check_positive
 from stugan_tf.errors import InputError
+from stugan_tf.sparsity import density_adjustment, pruning  # noqa: F401 - registers them with gin
 from stugan_tf.sparsity.exploration import Exploration
+from stugan_tf.sparsity.rule import Moment, TopologyRule
 from stugan_tf.training.augmentation import Augmentation
+from stugan_tf.training.balance import BalanceRatio
 from stugan_tf.training.losses import Loss, hinge
 from stugan_tf.training.orthogonality import OrthogonalRegularization
 
@@ -19,6 +22,8 @@ class Algorithm:
 
     Attributes:
         total_steps: generator steps of the whole training.
+        length: a factor of `total_steps`, which becomes the product: 5 makes of any training
+            ITOP's 5x, with the same intervals and with schedules over the longer run.
         batch_size: real images, and as many generated, of one discriminator update; global.
         generator_batch_size: generated images of one generator update; global.
         accumulation_steps: into how many micro-batches both batches are cut. Their gradients are
@@ -35,8 +40,11 @@ class Algorithm:
             `training.augmentation.diff_augment()`; None shows it images as they are.
         generator_regularization: an `OrthogonalRegularization` of the generator; None is none.
         discriminator_regularization: that of the discriminator.
-        generator_exploration: how the generator's topology changes; None keeps it.
+        generator_exploration: how the generator's topology changes, an `Exploration` or another
+            `sparsity.rule.TopologyRule`; None keeps it.
         discriminator_exploration: how the discriminator's topology changes; None keeps it.
+        balance_ratio: a `training.balance.BalanceRatio` that is measured and logged, and what a
+            `DensityAdjustment` goes by; None measures none.
         average_decay: beta of the averaged generator (Eq. 5).
         average_start: before this step the average is the live generator.
     """
@@ -52,10 +60,12 @@ class Algorithm:
     augmentation: Augmentation | None = None
     generator_regularization: OrthogonalRegularization | None = None
     discriminator_regularization: OrthogonalRegularization | None = None
-    generator_exploration: Exploration | None = None
-    discriminator_exploration: Exploration | None = None
+    generator_exploration: TopologyRule | None = None
+    discriminator_exploration: TopologyRule | None = None
+    balance_ratio: BalanceRatio | None = None
     average_decay: float = 0.999
     average_start: int = 0
+    length: int = 1
 
     def __post_init__(self):
         """Checks the values."""
@@ -65,8 +75,12 @@ class Algorithm:
             "generator_batch_size",
             "accumulation_steps",
             "discriminator_steps",
+            "length",
         ):
             check_positive(f"Algorithm.{name}", getattr(self, name))
+        # So that a copy of this one with other settings is as long.
+        object.__setattr__(self, "total_steps", self.length * self.total_steps)
+        object.__setattr__(self, "length", 1)
         self.check_replicas(1)
         check_instance("Algorithm.loss", self.loss, Loss)
         if self.augmentation is not None:
@@ -76,9 +90,17 @@ class Algorithm:
                 check_instance(
                     f"Algorithm.{name}_regularization", regularization, OrthogonalRegularization
                 )
+        if self.balance_ratio is not None:
+            check_instance("Algorithm.balance_ratio", self.balance_ratio, BalanceRatio)
         for name, exploration in self.explorations.items():
             if exploration is not None:
-                check_instance(f"Algorithm.{name}_exploration", exploration, Exploration)
+                check_instance(f"Algorithm.{name}_exploration", exploration, TopologyRule)
+                if exploration.needs_balance_ratio and self.balance_ratio is None:
+                    raise InputError(
+                        f"Algorithm.{name}_exploration, a {type(exploration).__name__}, goes by "
+                        "the balance ratio, which nothing measures: set Algorithm.balance_ratio = "
+                        "@BalanceRatio()."
+                    )
         if self.generator_position is None:
             object.__setattr__(self, "generator_position", self.discriminator_steps)
         check_positive("Algorithm.generator_position", self.generator_position)
@@ -142,5 +164,12 @@ class Algorithm:
         return updates / (self.discriminator_steps * self.total_steps)
 
     def drop_fraction(self, name, step):
-        """The drop fraction p of one network at `step`."""
-        return self.explorations[name].drop_fraction(self.progress(step))
+        """The drop fraction p of one network at `step`; None if it does not explore."""
+        exploration = self.explorations[name]
+        if not isinstance(exploration, Exploration):
+            return None
+        return exploration.drop_fraction(self.progress(step))
+
+    def moment(self, step, density, balance_ratio=None):
+        """The `Moment` after `step` of a network of that density."""
+        return Moment(step, self.total_steps, self.progress(step), density, balance_ratio)

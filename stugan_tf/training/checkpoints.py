@@ -14,6 +14,7 @@ import re
 import shutil
 import time
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -21,18 +22,20 @@ from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
 
 _FOLDER = re.compile(r"step_(\d{8,})")
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # How TensorFlow ends the name of a variable.
 
 
 class Checkpoints:
     """The checkpoints of one workdir."""
 
-    def __init__(self, directory, variables, keep=3):
+    def __init__(self, directory, variables, keep=3, keep_start=False):
         """Opens `directory`; `save` makes it.
 
         Args:
             directory: where the checkpoints are.
             variables: {unique name: tf.Variable}, all that a checkpoint holds.
             keep: how many of the newest to keep, at least 1; the best is kept besides.
+            keep_start: keep that of step 0, too.
         """
         if keep < 1:
             raise InputError(f"train.keep_checkpoints must be at least 1, got {keep}.")
@@ -41,6 +44,7 @@ class Checkpoints:
         self._variables = {name.replace("/", "-"): variable for name, variable in variables.items()}
         self._checkpoint = tf.train.Checkpoint(**self._variables)
         self._keep = keep
+        self._keep_start = keep_start
 
     def steps(self):
         """The steps of the complete checkpoints, ascending."""
@@ -56,6 +60,19 @@ class Checkpoints:
             if score is not None and math.isfinite(score)
         }
         return min(scored, key=lambda step: (scored[step], step), default=None)
+
+    def digest(self, step):
+        """A SHA-256 of the values in the checkpoint of a step.
+
+        Not of its files, for TensorFlow writes the same values in other bytes.
+        """
+        reader = tf.train.load_checkpoint(str(self._path(step) / "state"))
+        digest = hashlib.sha256()
+        for name in sorted(reader.get_variable_to_shape_map()):
+            if name.endswith(_VALUE) and not name.startswith("save_counter"):
+                digest.update(name.encode())
+                digest.update(np.ascontiguousarray(reader.get_tensor(name)))
+        return digest.hexdigest()
 
     def save(self, step, score=None):
         """Writes a checkpoint and removes those no longer kept.
@@ -99,7 +116,7 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 self.restore(step)
-            except _DamagedError as error:
+            except DamagedCheckpointError as error:
                 logging.warning("%s Falling back to the checkpoint before.", error)
             else:
                 return step
@@ -120,7 +137,9 @@ class Checkpoints:
         manifest = self._read_manifest(step)
         for name, expected in manifest.get("sha256", {"state.index": None}).items():
             if not (path / name).is_file() or _sha256(path / name) != expected:
-                raise _DamagedError(f"The checkpoint {path} is damaged: {name} is not as written.")
+                raise DamagedCheckpointError(
+                    f"The checkpoint {path} is damaged: {name} is not as written."
+                )
         self._check_same_variables(path)
         status = self._checkpoint.read(str(path / "state"))
         status.assert_consumed()
@@ -128,11 +147,10 @@ class Checkpoints:
     def _check_same_variables(self, path):
         # TensorFlow itself would say this in several hundred lines.
         stored = dict(tf.train.list_variables(str(path / "state")))
-        suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
         stored = {
-            name.removesuffix(suffix): tuple(shape)
+            name.removesuffix(_VALUE): tuple(shape)
             for name, shape in stored.items()
-            if name.endswith(suffix) and not name.startswith("save_counter")
+            if name.endswith(_VALUE) and not name.startswith("save_counter")
         }
         ours = {name: tuple(variable.shape) for name, variable in self._variables.items()}
         if stored != ours:
@@ -150,7 +168,7 @@ class Checkpoints:
         steps = [step for step in self.steps() if step <= newest]
         keep = {*steps[-self._keep :], self.best()}
         for step in self.steps():
-            if step not in keep:
+            if step not in keep and (step or not self._keep_start):
                 self._remove(step)
 
     def _remove(self, step):
@@ -169,7 +187,7 @@ class Checkpoints:
         return self._directory / f"step_{step:08d}"
 
 
-class _DamagedError(InputError):
+class DamagedCheckpointError(InputError):
     """A checkpoint is not as it was written."""
 
 

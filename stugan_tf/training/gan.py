@@ -12,6 +12,7 @@ from stugan_tf.layers.execution import can_run, warn_unused
 from stugan_tf.layers.fusion import fuse
 from stugan_tf.layers.masked import masked_layers, set_execution
 from stugan_tf.layers.mixing import mixing_classes
+from stugan_tf.layers.rematerialization import Rematerialized
 from stugan_tf.sparsity.averaged_model import AveragedModel
 from stugan_tf.sparsity.averaging import sema
 from stugan_tf.sparsity.sparsify import sparsify
@@ -33,7 +34,10 @@ class GAN:
         num_classes: of the data; what labels of generated images are drawn from.
         conditional: whether the networks take labels.
         latent_dim: length of a latent vector.
+        rematerializes: whether training keeps little for backward passes.
     """
+
+    rematerializes = False
 
     def __init__(
         self,
@@ -49,6 +53,7 @@ class GAN:
         average=sema,
         conditional=False,
         initialization_seed=None,
+        mask_dense=None,
     ):
         """Builds and sparsifies both networks.
 
@@ -60,14 +65,18 @@ class GAN:
                 `num_classes=...`, too.
             discriminator: likewise.
             generator_sparsity: s_G, fraction of zeros in [0, 1).
-            discriminator_sparsity: s_D, fraction of zeros in [0, 1).
+            discriminator_sparsity: s_D, fraction of zeros in [0, 1); None is as s_G.
             generator_optimizer: called without arguments, returns an optimizer.
             discriminator_optimizer: called without arguments, returns an optimizer.
             average: rule of the averaged generator, one of `sparsity.averaging`.
             conditional: whether the networks take labels, and their factories `num_classes`.
             initialization_seed: fixes the initial weights apart from `seed`; the reference runs
                 start all seeds from one initialisation.
+            mask_dense: if given, both factories are called with `mask_dense=...`: whether their
+                dense layers go under masks, too.
         """
+        if discriminator_sparsity is None:
+            discriminator_sparsity = generator_sparsity
         if conditional and num_classes < 2:
             raise InputError(
                 f"GAN.conditional is True, but the data has {num_classes} class. Choose data with "
@@ -85,6 +94,8 @@ class GAN:
         self.conditional = conditional
         self.num_classes = num_classes
         known = {"num_classes": num_classes} if conditional else {}
+        if mask_dense is not None:
+            known["mask_dense"] = mask_dense
         for name, network in {"generator": generator, "discriminator": discriminator}.items():
             self._check_factory(name, network, image_shape, known)
         initialization_seed = seed if initialization_seed is None else initialization_seed
@@ -101,6 +112,7 @@ class GAN:
             self.generator, build(generator, generator_sparsity, 1), average
         )
         self._fused = {}
+        self._rematerialized = {}
         self._mixing = {}
         self._check_shapes(image_shape)
         self.generator_optimizer = self._build(generator_optimizer(), self.generator)
@@ -123,7 +135,8 @@ class GAN:
             raise InputError(
                 f"GAN.conditional is {self.conditional}, so GAN.{name} is called with {given} "
                 f"({error}). A conditional network takes num_classes and makes a model of two "
-                "inputs, the second of labels; any other takes image_shape alone."
+                "inputs, the second of labels; any other takes image_shape alone. Only with "
+                "GAN.mask_dense is either called with mask_dense."
             ) from None
 
     def _check_shapes(self, image_shape):
@@ -172,6 +185,19 @@ class GAN:
         for model in models:
             set_execution(model, execution)
         self._fused = {} if execution == "dense" else {id(model): fuse(model) for model in models}
+        if self.rematerializes:
+            self.rematerialize()
+
+    def rematerialize(self):
+        """From now on backward passes compute again what they need, see `Rematerialized`.
+
+        Raises:
+            InputError: if a network is no functional or sequential model.
+        """
+        models = list(self.networks.values())
+        models += [self._fused[id(model)] for model in models if self._fused]
+        self._rematerialized = {id(model): Rematerialized(model) for model in models}
+        self.rematerializes = True
 
     def allow_mixtures(self):
         """Lets `generate` take weights of classes.
@@ -182,8 +208,10 @@ class GAN:
         models = (self.generator, self.averaged.model)
         self._mixing = {id(model): mixing_classes(model) for model in models}
 
-    def _fastest(self, model):
-        return self._fused[id(model)] if self._fused and can_run() else model
+    def _computing(self, model, training):
+        """What computes as `set_execution` and `rematerialize` ask for."""
+        model = self._fused[id(model)] if self._fused and can_run() else model
+        return self._rematerialized.get(id(model), model) if training else model
 
     def generate(self, latents, labels, training, averaged=False):
         """Images float32 [B, H, W, C] for latents [B, latent_dim] and labels int32 [B].
@@ -196,14 +224,15 @@ class GAN:
             # As its labels are: [B], or [B, 1] for one who builds models so.
             labels = tf.reshape(labels, [-1, *model.inputs[1].shape[1:]])
         else:
-            model = self._fastest(model)
+            model = self._computing(model, training)
         inputs = [latents, labels] if self.conditional else latents
         return tf.cast(model(inputs, training=training), tf.float32)
 
     def discriminate(self, images, labels):
         """Logits float32 [B, 1] in training mode, which is where spectral norm iterates."""
+        discriminator = self._computing(self.discriminator, training=True)
         inputs = [images, labels] if self.conditional else images
-        return tf.cast(self._fastest(self.discriminator)(inputs, training=True), tf.float32)
+        return tf.cast(discriminator(inputs, training=True), tf.float32)
 
     def state(self):
         """All variables of the training by unique name."""

@@ -9,7 +9,13 @@ import time
 import gin
 import tensorflow as tf
 
-from stugan_tf.checks import check_above_zero, check_function, check_natural, check_positive
+from stugan_tf.checks import (
+    check_above_zero,
+    check_bool,
+    check_function,
+    check_natural,
+    check_positive,
+)
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.files import JsonLines
 from stugan_tf.latents import class_rows
@@ -46,6 +52,7 @@ class Training:
         jit_compile="auto",
         execution="dense",
         precision="float32",
+        rematerialize=False,
         steps_per_execution=1,
         log_every=100,
         sample_every=1000,
@@ -72,6 +79,9 @@ class Training:
                 `layers.masked.set_execution`. The numbers are the same up to rounding.
             precision: 'float32', 'bfloat16' or 'float16': what layers compute in, see
                 `training.precision`; a choice of accelerators.
+            rematerialize: keep only what passes between the blocks of the networks for backward
+                passes, which run each block again: less memory for up to one more forward pass. See
+                `layers.rematerialization`.
             steps_per_execution: steps per call from the host. Signals are heeded, and values that
                 are not finite found, between calls.
             log_every: steps between log points.
@@ -91,6 +101,7 @@ class Training:
         """
         check_natural("train.seed", seed)
         check_execution("train.execution", execution)
+        check_bool("train.rematerialize", rematerialize)
         check_positive("train.steps_per_execution", steps_per_execution)
         check_positive("train.log_every", log_every)
         check_positive("train.sample_every", sample_every)
@@ -122,12 +133,15 @@ class Training:
         self._keep_checkpoints = keep_checkpoints
         self._max_rollbacks = max_rollbacks
         self._evaluator = evaluator
+        self._label = ""
         self._scored = {"every": evaluate_every, "best_by": best_by, "patience": patience}
         with strategy.scope():
             self.algorithm = algorithm()
             with computing_in(precision):
                 self.gan = gan(source.image_shape, source.num_classes, seed=seed)
             self.gan.set_execution(execution)
+            if rematerialize:
+                self.gan.rematerialize()
             self._steps = Steps(
                 self.gan,
                 self.algorithm,
@@ -143,9 +157,9 @@ class Training:
         for name, exploration in self.algorithm.explorations.items():
             if exploration is not None and not exploration.num_updates(total):
                 raise InputError(
-                    f"The {name} is to explore every {exploration.update_interval} steps, but the "
-                    f"training of {total} steps has no step for it. Lower "
-                    "Exploration.update_interval, or set Algorithm."
+                    f"The {name}'s topology is to change {exploration.when}, but the training of "
+                    f"{total} steps has no step for it. Lower "
+                    f"{type(exploration).__name__}.update_interval, or set Algorithm."
                     f"{name}_exploration = None for a static topology."
                 )
 
@@ -175,28 +189,61 @@ class Training:
         """All variables that a checkpoint holds, by unique name."""
         return {**self.gan.state(), **self._steps.state()}
 
-    def run(self, workdir, config):
+    @property
+    def is_chief(self):
+        """Whether this process is the one that writes."""
+        return is_chief(self._strategy)
+
+    @property
+    def best_by(self):
+        """The metric that marks the best checkpoint, or None."""
+        return self._scored["best_by"]
+
+    def assign_masks(self, masks):
+        """Puts networks of a run that begins under other masks.
+
+        Weights outside of them become zero, those of the average, too. All other state stays, but
+        for what an earlier run that it was restored from has counted.
+
+        Args:
+            masks: {name of a network: a mask for each of its masked layers}.
+        """
+        self._steps.restart()
+        for name, of_layers in masks.items():
+            self._steps.explorers[name].restart(of_layers)
+        self.gan.averaged.remask()
+
+    def run(self, workdir, config, begin=lambda training: {}, label="", keep_start=False):
         """Trains to the end, from the newest checkpoint in `workdir` if there is one.
 
         Args:
             workdir: folder of everything the run writes; made if needed.
             config: the configuration as text; a workdir belongs to one configuration.
+            begin: `training -> facts`, brings a new run to where it starts, before the checkpoint
+                of step 0; the facts, a dictionary, go into run.json.
+            label: what the run is called where its progress is shown.
+            keep_start: whether the checkpoint of step 0 is kept for good.
 
         Raises:
             InputError: if the workdir cannot be used.
             FailedRun: if a value was not finite.
             Interrupted: if a signal asked to stop; the run was saved.
         """
+        self._label = label
         state = self.state()
-        check_space(workdir, state, self._keep_checkpoints)
+        check_space(workdir, state, self._keep_checkpoints + keep_start)
         if self.scoring:
             self.scoring.evaluator.prepare()
-        with claimed(workdir, config, is_chief(self._strategy)) as (workdir, output):
+        with claimed(workdir, config, self.is_chief) as (workdir, output):
             stored = Checkpoints(workdir / "checkpoints", state)
-            checkpoints = Checkpoints(output / "checkpoints", state, self._keep_checkpoints)
-            step = stored.restore_newest()
-            record_start(output, step or 0, **self._facts())
-            message = "resumed"
+            checkpoints = Checkpoints(
+                output / "checkpoints", state, self._keep_checkpoints, keep_start
+            )
+            step, message, facts = stored.restore_newest(), "resumed", {}
+            if step is None:
+                with self._strategy.scope():
+                    facts = begin(self)
+            record_start(output, step or 0, **self._facts(), **facts)
             if step is None:
                 step, message = 0, "started"
                 checkpoints.save(0)  # What a rollback goes back to, and proof that saving works.
@@ -207,6 +254,7 @@ class Training:
                     try:
                         self._train_from(step, output, checkpoints, config, interruption, message)
                         record_end(output, checkpoints.steps()[-1])
+                        self._on_any_worker(False)  # When any goes on, all of this is written.
                         return
                     except _NotFiniteError as error:
                         failure = str(error)
@@ -230,7 +278,7 @@ class Training:
         iterator = iter(self._distributed_batches(step))
         saved_at = time.monotonic()
         with (
-            Monitor(workdir, total, step) as monitor,
+            Monitor(workdir, total, step, self._label) as monitor,
             contextlib.closing(JsonLines(workdir / "evaluations.jsonl", step)) as evaluations,
         ):
             monitor.event(step, message)
@@ -253,7 +301,9 @@ class Training:
                 topology = {}
                 for name, masks in former.items():
                     topology |= self._topology(name, masks)
-                    topology[f"{name}_drop_fraction"] = self.algorithm.drop_fraction(name, step)
+                    fraction = self.algorithm.drop_fraction(name, step)
+                    if fraction is not None:
+                        topology[f"{name}_drop_fraction"] = fraction
                     sparsities[f"{name}_sparsity"] = count_weights(self.gan.networks[name]).sparsity
                 if topology:
                     monitor.summaries(step, topology)

@@ -55,8 +55,13 @@ def record_end(workdir, step):
 
 def has_finished(workdir):
     """Whether the run in a folder is over, early or after its last step."""
+    return "finished" in read_manifest(workdir)
+
+
+def read_manifest(workdir):
+    """What `run.json` in a folder says; an empty dictionary if no run was started there."""
     path = pathlib.Path(workdir) / "run.json"
-    return path.exists() and "finished" in json.loads(path.read_text())
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _now():

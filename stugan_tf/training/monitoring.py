@@ -22,15 +22,16 @@ class Monitor:
         workdir: Gets `metrics.jsonl`, `tensorboard/` and `samples/`.
         total_steps: The step at which the run will be over.
         start_step: The last step already done: 0, or that of the checkpoint.
+        label: What the run is called in its progress.
     """
 
-    def __init__(self, workdir, total_steps, start_step=0):
+    def __init__(self, workdir, total_steps, start_step=0, label=""):
         self._workdir = pathlib.Path(workdir)
         self._start_step = start_step
         self._metrics = JsonLines(self._workdir / "metrics.jsonl", start_step)
         self._summaries = tf.summary.create_file_writer(str(self._workdir / "tensorboard"))
         _mark_start(self._summaries, start_step)
-        self._progress = Progress(total_steps, start_step)
+        self._progress = Progress(total_steps, start_step, label)
 
     def advance(self, step):
         """Moves the progress bar; cheap enough for every step."""

@@ -1,13 +1,22 @@
 """What a run is going to do, in words and tables."""
 
 import math
-from typing import NamedTuple
 
-import keras
 import tensorflow as tf
 
+from stugan_tf.layers.graph import activation_size
+from stugan_tf.layers.rematerialization import parts_of, rematerialized_sizes
 from stugan_tf.sparsity.flops import layer_costs, total_flops
 from stugan_tf.sparsity.sparsify import count_weights
+from stugan_tf.sparsity.training_flops import (
+    CONVENTIONS,
+    Cost,
+    as_dense,
+    constant_stretch,
+    cost_by_sparsity,
+    stretches_of,
+    training_flops,
+)
 
 
 def describe(training):
@@ -22,17 +31,23 @@ def describe(training):
     )
     if algorithm.accumulation_steps > 1:
         lines[-1] += f"; batches come as {algorithm.accumulation_steps} micro-batches each"
+    if training.gan.rematerializes:
+        numbers = (
+            f"the {name} in {len(parts_of(network))} parts"
+            for name, network in training.gan.networks.items()
+        )
+        lines.append(
+            f"rematerialisation: backward passes run {' and '.join(numbers)} once more, which the "
+            "full count of FLOPs below holds for a forward pass"
+        )
     for name, exploration in algorithm.explorations.items():
         if exploration is None:
             lines.append(f"{name}: the topology does not change")
             continue
-        updates = exploration.num_updates(algorithm.total_steps)
-        first = exploration.next_due(0, algorithm.total_steps)
-        lines.append(
-            f"{name}: {updates} topology updates, every {exploration.update_interval} steps; "
-            f"drop fraction {algorithm.drop_fraction(name, first):.4g} at step {first}, "
-            f"{algorithm.drop_fraction(name, algorithm.total_steps):.4g} at the end"
-        )
+        description = exploration.description(algorithm.total_steps, algorithm.progress)
+        lines.append(f"{name}: {description}")
+    if algorithm.balance_ratio is not None:
+        lines.append(f"balance ratio: {algorithm.balance_ratio}")
     lines += ["", flops_of_training(training.gan, algorithm), ""]
     parts = memory_estimate(
         training.gan, algorithm, training.num_replicas, training.keeps_gradients
@@ -46,52 +61,58 @@ def describe(training):
     return "\n".join(lines)
 
 
-class Flops(NamedTuple):
-    """Theoretical FLOPs of one generator step."""
+def flops_of_training(gan, algorithm):
+    """Sentences on theoretical FLOPs, if the densities stay as they are now."""
+    costs = [Cost(*total_flops(layer_costs(network))) for network in gan.networks.values()]
+    stretches = [constant_stretch(*costs, algorithm)]
+    return "\n".join(
+        [
+            f"theoretical FLOPs of training at the present densities, {algorithm.total_steps:,} "
+            "steps:",
+            *flops_by_convention(stretches, algorithm, gan.rematerializes),
+        ]
+    )
 
-    full: float  # All that Algorithm 1 does.
-    paper: float  # Of what the paper's Table 2 seems to count.
 
-
-def flops_of_step(generator, discriminator, algorithm):
-    """The `Flops` of a step, a backward pass counting as two forward passes.
-
-    A discriminator update generates images, without a backward pass, and sees as many real ones; a
-    generator update goes through both networks. The paper-like count, which is what reproduces the
-    ratios of its Table 2, is of a forward and a backward pass of each network on one batch per
-    update, and leaves out all else.
+def flops_so_far(training, records):
+    """Sentences on theoretical FLOPs of the steps done, over the densities they were done with.
 
     Args:
-        generator: FLOPs of a forward pass on one image.
-        discriminator: FLOPs of a forward pass on one image.
-        algorithm: an `Algorithm`.
+        training: a `Training` whose masks are those of the newest checkpoint.
+        records: of its metrics.jsonl, with sparsities that are between those of the layers as they
+            are and none.
     """
-    num_updates, batch = algorithm.discriminator_steps, algorithm.batch_size
-    return Flops(
-        full=num_updates * batch * (generator + 2 * 3 * discriminator)
-        + algorithm.generator_batch_size * 3 * (generator + discriminator),
-        paper=batch * 3 * (generator + num_updates * discriminator),
+    costs = {
+        name: (layer_costs(network), count_weights(network).sparsity)
+        for name, network in training.gan.networks.items()
+    }
+    stretches = stretches_of(records, cost_by_sparsity(costs), training.algorithm)
+    return "\n".join(
+        [
+            f"theoretical FLOPs of the {records[-1]['step']:,} steps logged so far:",
+            *flops_by_convention(stretches, training.algorithm, training.gan.rematerializes),
+        ]
     )
 
 
-def flops_of_training(gan, algorithm):
-    """A sentence on theoretical FLOPs."""
-    forward = [total_flops(layer_costs(network)) for network in (gan.generator, gan.discriminator)]
-    sparse, dense = (
-        flops_of_step(*of_networks, algorithm) for of_networks in zip(*forward, strict=True)
-    )
-    return (
-        f"theoretical FLOPs of a step at the densities of its start: {sparse.full:.4g}, "
-        f"{sparse.full / dense.full:.4f} of dense ({sparse.paper / dense.paper:.4f} as the paper "
-        f"counts); of all steps: {algorithm.total_steps * sparse.full:.4g}"
-    )
+def flops_by_convention(stretches, algorithm, rematerializes=False):
+    """A line for each convention: FLOPs, and their ratio to dense training."""
+    lines = []
+    for convention in CONVENTIONS:
+        spent, dense = (
+            training_flops(some, algorithm, convention, rematerializes).total
+            for some in (stretches, as_dense(stretches))
+        )
+        lines.append(f"  {convention.ljust(5)}  {spent:.4g}, {spent / dense:.4f} of dense")
+    return lines
 
 
 def memory_estimate(gan, algorithm, num_replicas=1, keeps_gradients=False):
     """About how many bytes a device holds at most, by what they are for.
 
     Activations are the outputs of all layers, which is more than what a backward pass needs and
-    leaves out what operations work with.
+    leaves out what operations work with; of a GAN that rematerialises, those that are kept and
+    those of the part that runs again.
 
     Args:
         gan: a `GAN`.
@@ -100,13 +121,11 @@ def memory_estimate(gan, algorithm, num_replicas=1, keeps_gradients=False):
         keeps_gradients: whether updates add up gradients in variables.
     """
     networks = gan.networks
+    of_discriminator, of_generator = _activations(gan)
     trainable = {name: _size(network.trainable_variables) for name, network in networks.items()}
     masks = {name: 4 * count_weights(network).maskable for name, network in networks.items()}
     explored = [name for name, found in algorithm.explorations.items() if found is not None]
     share = algorithm.accumulation_steps * num_replicas
-    generator, discriminator = (
-        activation_size(network) for network in (gan.generator, gan.discriminator)
-    )
     return {
         "parameters": sum(trainable.values()),
         "masks and statistics": _size(
@@ -119,24 +138,22 @@ def memory_estimate(gan, algorithm, num_replicas=1, keeps_gradients=False):
         "exploration": sum(masks.values()) + sum(masks[name] for name in explored),
         "gradients": max(trainable.values()) + keeps_gradients * sum(trainable.values()),
         "activations of one micro-batch": max(
-            # Real images and generated ones; those through which the generator learns.
-            algorithm.batch_size // share * 2 * discriminator,
-            algorithm.generator_batch_size // share * (generator + discriminator),
+            algorithm.batch_size // share * of_discriminator,
+            algorithm.generator_batch_size // share * of_generator,
         ),
     }
 
 
-def activation_size(model):
-    """Bytes of the outputs of all layers of a functional or sequential model for one sample."""
-    graph = getattr(model, "_functional", None) or model
-    size = 0
-    for depth in graph._nodes_by_depth.values():
-        for node in depth:
-            if isinstance(node.operation, keras.Model):
-                size += activation_size(node.operation)
-            elif not isinstance(node.operation, keras.layers.InputLayer):
-                size += sum(_bytes(tensor.shape[1:], tensor.dtype) for tensor in node.outputs)
-    return size
+def _activations(gan):
+    """Bytes for one sample at most, in an update of the discriminator and of the generator."""
+    networks = gan.generator, gan.discriminator
+    if not gan.rematerializes:
+        generator, discriminator = map(activation_size, networks)
+        # Of a real image and a generated one; of all through which the generator learns.
+        return 2 * discriminator, generator + discriminator
+    (g_kept, g_part), (d_kept, d_part) = map(rematerialized_sizes, networks)
+    # The discriminator's backward passes do not wait for each other.
+    return 2 * (d_kept + d_part), g_kept + d_kept + max(g_part, d_part)
 
 
 def _size(variables):

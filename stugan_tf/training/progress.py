@@ -18,12 +18,19 @@ SHOWN = {
 class Progress:
     """Rate and remaining time count the steps of this process alone."""
 
-    def __init__(self, total_steps, start_step):
+    def __init__(self, total_steps, start_step, label=""):
         self._total_steps = total_steps
+        self._label = label
         self._last_step, self._last_time = start_step, time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
-            self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=True)
+            self._bar = tqdm(
+                total=total_steps,
+                initial=start_step,
+                desc=label or None,
+                unit="step",
+                dynamic_ncols=True,
+            )
 
     def advance(self, step):
         """Moves the bar."""
@@ -40,7 +47,8 @@ class Progress:
         now = time.monotonic()
         rate = (step - self._last_step) / max(now - self._last_time, 1e-9)
         self._last_step, self._last_time = step, now
-        parts = [f"step {step}/{self._total_steps}", *(f"{k} {v}" for k, v in shown.items())]
+        parts = [self._label] if self._label else []
+        parts += [f"step {step}/{self._total_steps}", *(f"{k} {v}" for k, v in shown.items())]
         if rate > 0:
             left = datetime.timedelta(seconds=round((self._total_steps - step) / rate))
             parts += [f"{rate:.3g} steps/s", f"{left} left"]

@@ -55,14 +55,34 @@ class Scoring:
 
         Those that the evaluate command made, again or at other steps, do not count.
         """
-        self.evaluator.prepare()
-        own = json.loads(json.dumps(self.evaluator.protocol))  # As it is read: no tuples.
         costs = {
             record["step"]: self.cost(record)
-            for record in read_json_lines(path)
-            if record["step"] <= step and record.get("protocol") == own
+            for record in self._records(path)
+            if record["step"] <= step
         }
         self._history = [(costs[at], at) for at in sorted(costs) if at % self._every == 0]
+
+    def best(self, path):
+        """The best of each score of this protocol in `path`, evaluations.jsonl.
+
+        Returns:
+            {name: {"value": number, "step": int}}; of equal ones the earliest.
+        """
+        records = self._records(path)
+        found = {}
+        for name, best in self.evaluator.metrics.items():
+            scores = [(r[name], r["step"]) for r in records if r.get(name) is not None]
+            if scores:
+                value = best(value for value, _ in scores)
+                step = min(step for other, step in scores if other == value)
+                found[name] = {"value": value, "step": step}
+        return found
+
+    def _records(self, path):
+        """What `path` holds of this protocol."""
+        self.evaluator.prepare()
+        own = json.loads(json.dumps(self.evaluator.protocol))  # As it is read: no tuples.
+        return [record for record in read_json_lines(path) if record.get("protocol") == own]
 
     def score(self, gan, step):
         """Scores a `GAN` at a step.

@@ -1,14 +1,16 @@
 """The compiled updates: lines 4 to 8 of Algorithm 1 on any `tf.distribute` strategy."""
 
+import contextlib
 import functools
 
 import tensorflow as tf
 
 from stugan_tf.errors import InputError
-from stugan_tf.layers.execution import gradients_of_zeros
+from stugan_tf.layers.execution import densely, gradients_of_zeros
 from stugan_tf.layers.masked import moving_variables
 from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.sparsity.exploration import Explorer
+from stugan_tf.training.balance import BalanceMeter, balance_ratio
 from stugan_tf.training.precision import LossScale
 
 METRICS = {
@@ -52,6 +54,9 @@ class Steps:
         for name, regularization in algorithm.regularizations.items():
             if regularization is not None:
                 regularization.check(gan.networks[name])
+        measured = algorithm.balance_ratio
+        self._balance = None if measured is None else BalanceMeter(measured)
+        self._create_leftovers()
         # After a rollback the same numbers would lead to the same end.
         self.attempt = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._scales = {name: LossScale() for name in METRICS if scales_loss}
@@ -94,13 +99,30 @@ class Steps:
         self._gather = of_each_network(self._gather_parts)
         self._conclude = of_each_network(self._update_by_parts)
         self._update_averages = compiled(self._update_average)
+        self._measure = compiled(self._measure_balance)
         self._explore = {
-            name: self._on_replicas(compiled(functools.partial(self._update_topology, name)))
+            name: self._on_replicas(
+                compiled(functools.partial(self._update_topology, name, differentiate[name]))
+            )
             for name, exploration in algorithm.explorations.items()
             if exploration is not None
         }
         self._average = self._on_replicas(self._update_averages)
         self._run = tf.function(self._run_updates)
+
+    def _create_leftovers(self):
+        """What the last updates leave for measurements after them; no state of the training."""
+        algorithm, num_replicas = self._algorithm, self._strategy.num_replicas_in_sync
+        size = algorithm.batch_size // (algorithm.accumulation_steps * num_replicas)
+        shape = self._gan.discriminator.inputs[0].shape[1:]
+        self._last_batch = None
+        if self._balance or self.explorers["discriminator"].wants_hessian_gradient:
+            self._last_batch = (
+                tf.Variable(tf.zeros([size, *shape]), trainable=False),
+                # GPUs hold no variables of int32.
+                tf.Variable(tf.zeros([size], tf.int64), trainable=False),
+            )
+        self._last_fake = tf.Variable(0.0, trainable=False)
 
     def _on_replicas(self, update):
         return tf.function(lambda *arguments: self._strategy.run(update, arguments))
@@ -122,12 +144,19 @@ class Steps:
             middle = end - algorithm.discriminator_steps + algorithm.generator_position
             self._run(iterator, _int64(begin), _int64(middle), tf.constant(True))
             for name in explores:
-                fraction = tf.constant(algorithm.drop_fraction(name, last), tf.float64)
-                self._explore[name](_int64(last), fraction)
+                amount = self._amount(name, last)
+                if amount is not None:
+                    self._explore[name](_int64(last), tf.constant(amount, tf.float64))
             self._average(_int64(last))
             begin = middle
         if begin < end:
             self._run(iterator, _int64(begin), _int64(end), tf.constant(False))
+
+    def _amount(self, name, step):
+        """How much the topology of a network is to change, by its rule."""
+        ratio = self._balance and self._balance.mean(self._local, of_full_window=True)
+        moment = self._algorithm.moment(step, self.explorers[name].density(), ratio)
+        return self._algorithm.explorations[name].amount(moment)
 
     def _run_updates(self, iterator, begin, end, explores):
         """Discriminator updates number `begin` to `end` - 1 and what belongs between them.
@@ -142,6 +171,8 @@ class Steps:
             if update % per_step == self._algorithm.generator_position - 1:
                 step = update // per_step + 1
                 self._take("generator", None, step, grows)
+                if self._balance and step % self._algorithm.balance_ratio.every == 0:
+                    run(self._measure, (step,))
                 if not grows:
                     run(self._update_averages, (step,))
 
@@ -199,6 +230,9 @@ class Steps:
             The gradients of all trainable variables, and the values of `METRICS`.
         """
         gan = self._gan
+        if self._last_batch:
+            for kept, value in zip(self._last_batch, (images, labels), strict=True):
+                kept.assign(tf.cast(value, kept.dtype))
         latents, fake_labels = self._draw(
             self._algorithm.batch_size, Purpose.DISCRIMINATOR_UPDATE, update, part
         )
@@ -232,6 +266,8 @@ class Steps:
             images = gan.generate(latents, labels, training=True)
             images = self._altered(images, Purpose.GENERATOR_AUGMENTATION, step, part)
             fake = gan.discriminate(images, labels)
+            if self._balance:
+                self._last_fake.assign(tf.reduce_mean(fake))
             loss = algorithm.loss.generator(fake)
             scaled = self._scaled("generator", loss)
         return self._gradients("generator", tape, scaled), tf.stack([loss])
@@ -244,11 +280,77 @@ class Steps:
             return gradients_of_zeros(True)
         return gradients_of_zeros(grows if explorer.exploration is not None else False)
 
-    def _update_topology(self, name, step, drop_fraction):
+    def _measure_balance(self, step):
+        """Measures the balance ratio, on the last micro-batch of the updates before."""
+        gan, algorithm = self._gan, self._algorithm
+        part = algorithm.accumulation_steps - 1
+        images, labels = self._read_last_batch()
+        images = self._altered(images, Purpose.REAL_AUGMENTATION, self._last_update(step), part)
+        latents, fake_labels = self._draw(
+            algorithm.generator_batch_size, Purpose.GENERATOR_UPDATE, step, part
+        )
+        with self._undisturbed():
+            fakes = gan.generate(latents, fake_labels, training=True)
+            fakes = self._altered(fakes, Purpose.GENERATOR_AUGMENTATION, step, part)
+            after = tf.reduce_mean(gan.discriminate(fakes, fake_labels))
+            real = tf.reduce_mean(gan.discriminate(images, labels))
+        means = tf.stack([self._last_fake.value(), after, real])
+        (means,) = self._mean_over_replicas([means])
+        self._balance.append(balance_ratio(*tf.unstack(means)))
+
+    def _read_last_batch(self):
+        images, labels = self._last_batch
+        return images.value(), tf.cast(labels.value(), tf.int32)
+
+    def _last_update(self, step):
+        """The number of the discriminator update that came before the generator's."""
+        algorithm = self._algorithm
+        return algorithm.discriminator_steps * (step - 1) + algorithm.generator_position - 1
+
+    @contextlib.contextmanager
+    def _undisturbed(self):
+        """Passes through the networks inside move no statistics and no singular vectors."""
+        moving = [v for model in self._gan.networks.values() for v in moving_variables(model)]
+        before = [tf.identity(variable) for variable in moving]
+        yield
+        for variable, value in zip(moving, before, strict=True):
+            variable.assign(value)
+
+    def _update_topology(self, name, differentiate, step, amount):
         """Lines 7 and 8: one topology update of a network."""
         purpose = Purpose[f"{name.upper()}_EXPLORATION"]
         seed = fold(self._seed, self.attempt, purpose, step)
-        self.explorers[name].explore(drop_fraction, seed)
+        explorer = self.explorers[name]
+        hessian_gradients = None
+        if explorer.wants_hessian_gradient:
+            batch, count = (), step
+            if name == "discriminator":
+                batch, count = self._read_last_batch(), self._last_update(step)
+            hessian_gradients = self._hessian_gradients(explorer, differentiate, *batch, count)
+        explorer.explore(amount, seed, hessian_gradients)
+
+    def _hessian_gradients(self, explorer, differentiate, *arguments):
+        """H g per masked kernel, on the last micro-batch; g is of active weights alone."""
+        masks = [layer.kernel_mask.value for layer in explorer.layers]
+        kernels = [layer.kernel.value for layer in explorer.layers]
+        part = self._algorithm.accumulation_steps - 1
+        with self._undisturbed(), densely(), tf.GradientTape() as tape:
+            gradients, _ = differentiate(*arguments, grows=True, part=part)
+            gradients = [
+                mask * gradient
+                for mask, gradient in zip(masks, explorer.kernel_gradients(gradients), strict=True)
+            ]
+            # The loss is a mean over replicas, and so are g and H; g is constant in H g.
+            means = self._mean_over_replicas(list(map(tf.stop_gradient, gradients)))
+            flow = tf.add_n(
+                [
+                    tf.reduce_sum(gradient * tf.stop_gradient(mean))
+                    for gradient, mean in zip(gradients, means, strict=True)
+                ]
+            )
+        return self._mean_over_replicas(
+            tape.gradient(flow, kernels, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        )
 
     def _update_average(self, step):
         """Eq. 5: one update of the averaged generator."""
@@ -350,6 +452,11 @@ class Steps:
         is_first = tf.reduce_any(bad) & (first_bad[0] < 0)
         first_bad.assign(tf.where(is_first, found, first_bad))
 
+    def restart(self):
+        """Forgets rollbacks and sums of metrics, which are those of another run."""
+        self.attempt.assign(0)
+        self.pop_metrics()
+
     def first_bad(self):
         """What was the first value that is not finite.
 
@@ -384,6 +491,9 @@ class Steps:
             variable.assign(tf.zeros_like(variable))
         for name, scale in self._scales.items():
             metrics[f"{name[0]}_loss_scale"] = float(self._local(scale.factor))
+        ratio = self._balance and self._balance.mean(self._local)
+        if ratio is not None:
+            metrics["balance_ratio"] = ratio
         return metrics
 
     def _local(self, variable):
@@ -400,6 +510,8 @@ class Steps:
         for name, scale in self._scales.items():
             for part, variable in scale.state().items():
                 state[f"loss_scale/{name}/{part}"] = variable
+        for part, variable in (self._balance.state() if self._balance else {}).items():
+            state[f"balance/{part}"] = variable
         return state
 
 

@@ -26,18 +26,26 @@ FREE = (
 
 @contextlib.contextmanager
 def claimed(workdir, config, is_chief):
-    """Makes a workdir this process's own, for one configuration.
+    """`locked`, and for one configuration: see `settle`."""
+    with locked(workdir, is_chief) as (workdir, output):
+        if is_chief:
+            settle(output, config)
+        yield workdir, output
+
+
+@contextlib.contextmanager
+def locked(workdir, is_chief):
+    """Makes a workdir this process's own.
 
     Args:
         workdir: folder, made if needed.
-        config: the operative configuration; written to `config.gin`, or compared with it.
         is_chief: whether this process writes; of several workers, which compute the same, one does.
 
     Yields:
         `(workdir, output)`, paths to read from and to write to.
 
     Raises:
-        InputError: if the folder is in use, of another configuration, or of something else.
+        InputError: if the folder is in use, or of something else.
     """
     workdir = pathlib.Path(workdir)
     if not is_chief:
@@ -61,7 +69,6 @@ def claimed(workdir, config, is_chief):
                 f"Another process is training in {workdir}. Wait for it, stop it, or choose "
                 "another --workdir."
             ) from None
-        _write_or_compare(workdir, config)
         yield workdir, workdir
 
 
@@ -98,12 +105,17 @@ def _refuse_foreign(workdir):
         )
 
 
-def _write_or_compare(workdir, config):
+def settle(workdir, config):
+    """Writes a configuration to `config.gin` of a workdir, or compares it with what is there.
+
+    Raises:
+        InputError: if the workdir belongs to another one.
+    """
     path = workdir / "config.gin"
     if not path.exists():
         write_atomically(path, config.encode())
         return
-    stored, ours = _fixed_lines(path.read_text()), _fixed_lines(config)
+    stored, ours = fixed_lines(path.read_text()), fixed_lines(config)
     if stored != ours:
         changes = [line for line in difflib.ndiff(stored, ours) if line[0] in "+-"]
         raise InputError(
@@ -113,7 +125,8 @@ def _write_or_compare(workdir, config):
         )
 
 
-def _fixed_lines(config):
+def fixed_lines(config):
+    """The lines of a configuration that decide what is computed."""
     free = tuple(f"train.{name} " for name in FREE)
     lines = (line.rstrip() for line in config.splitlines())
     return [line for line in lines if line and line[0] != "#" and not line.startswith(free)]

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import reference
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,9 +11,12 @@ from hypothesis.extra.numpy import arrays
 from stugan_tf.sparsity.distributions import exact_mask
 from stugan_tf.sparsity.exploration_rate import churn
 from stugan_tf.sparsity.topology import (
+    prune,
     prune_and_regrow,
     prune_and_regrow_globally,
     prune_and_regrow_per_layer,
+    prune_globally,
+    prune_per_layer,
     top_k_mask,
 )
 
@@ -167,3 +171,42 @@ def test_xla_compiles_top_k_for_all_scores_not_for_each():
     compiled = tf.function(top_k_mask, jit_compile=True)
     program = compiled.experimental_get_compiler_ir(tf.ones(SHAPE), tf.constant(1), None)("hlo")
     assert "entry_computation_layout={(f32[3,3,2,4]{3,2,1,0}, s32[])" in program
+
+
+def scores_and_mask(seed, shape=(4, 5, 3)):
+    rng = np.random.default_rng(seed)
+    mask = (rng.uniform(size=shape) < rng.uniform()).astype(np.float32)
+    return mask, *rng.normal(size=(2, *shape)).astype(np.float32)
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 1000), drop=st.integers(0, 20), density=st.integers(0, 20))
+def test_a_density_asked_for_is_met_exactly(seed, drop, density):
+    """The lowest go, then the highest come: more go than asked for if too many would be left."""
+    mask, drop_scores, grow_scores = scores_and_mask(seed)
+    updated = prune_and_regrow(mask, drop_scores, grow_scores, drop / 20, density / 20).numpy()
+    num_after = round(density / 20 * mask.size)
+    num_kept = min(int(mask.sum()) - math.ceil(drop / 20 * int(mask.sum())), num_after)
+    kept = reference.mark_largest(drop_scores, num_kept, mask > 0)
+    grown = reference.mark_largest(grow_scores, num_after - num_kept, kept == 0)
+    np.testing.assert_array_equal(updated, kept + grown)
+    assert updated.sum() == num_after
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 1000), sparsity=st.integers(0, 40))
+def test_pruning_only_drops_and_to_the_number_asked_for(seed, sparsity):
+    mask, scores, _ = scores_and_mask(seed)
+    pruned = prune(mask, scores, sparsity / 40).numpy()
+    num_kept = min(max(round((1 - sparsity / 40) * mask.size), 1), int(mask.sum()))
+    np.testing.assert_array_equal(pruned, reference.mark_largest(scores, num_kept, mask > 0))
+
+
+def test_pruning_globally_ranks_all_layers_as_one_and_per_layer_each():
+    masks = [tf.ones([2, 4]), tf.ones([8])]
+    scores = [tf.reshape(tf.range(8.0), [2, 4]), tf.range(8.0) + 100]
+    counts = [int(tf.reduce_sum(m)) for m in prune_globally(masks, scores, 0.75)]
+    assert counts == [0, 4]
+    counts = [int(tf.reduce_sum(m)) for m in prune_per_layer(masks, scores, 0.75)]
+    assert counts == [2, 2]
+    assert prune_per_layer(masks, scores, 0.99)[1].numpy().tolist() == [0] * 7 + [1]

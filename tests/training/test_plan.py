@@ -1,40 +1,17 @@
 import functools
+import re
 
 import keras
 import pytest
 from keras import layers
 from test_loop import tiny_training
 
+from stugan_tf.layers.graph import activation_size
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
-from stugan_tf.training.plan import activation_size, describe, flops_of_step, memory_estimate
+from stugan_tf.training.plan import describe, flops_so_far, memory_estimate
 from stugan_tf.training.precision import computing_in
-
-
-@pytest.mark.parametrize(
-    ("settings", "forward", "full", "paper"),
-    [
-        # fidelity.md, section 6. SNGAN: 1.81e17 in 50,048 steps, 5.84e16 as the paper counts.
-        (
-            {"generator_batch_size": 128, "discriminator_steps": 5},
-            (3.362e9, 5.441e8),
-            1.81e17 / 50_048,
-            5.84e16 / 50_048,
-        ),
-        # BigGAN: 5.12e17 in 125,000 steps, 2.25e17 as the paper counts.
-        (
-            {"batch_size": 50, "generator_batch_size": 50, "discriminator_steps": 4},
-            (3.362e9, 2.162e9),
-            5.12e17 / 125_000,
-            2.25e17 / 125_000,
-        ),
-    ],
-)
-def test_flops_are_those_of_the_papers_models(settings, forward, full, paper):
-    flops = flops_of_step(*forward, Algorithm(total_steps=1, **settings))
-    assert flops.full == pytest.approx(full, rel=5e-3)
-    assert flops.paper == pytest.approx(paper, rel=5e-3)
 
 
 def generator(image_shape):
@@ -108,8 +85,39 @@ def test_the_plan_says_what_is_theory_and_what_an_estimate():
         )
     )
     text = describe(training)
-    assert "theoretical FLOPs of a step at the densities of its start: " in text
+    steps = training.algorithm.total_steps
+    assert f"theoretical FLOPs of training at the present densities, {steps} steps:" in text
+    ratios = dict(re.findall(r"^  (paper|full) +\S+, (\S+) of dense$", text, re.MULTILINE))
+    assert ratios.keys() == {"paper", "full"}
     assert "estimate of the memory of one device: " in text
+
+
+def test_what_was_done_is_counted_at_the_densities_it_was_done_with():
+    training = tiny_training(
+        functools.partial(
+            GAN,
+            generator=lambda _: small(8),
+            discriminator=discriminator,
+            generator_sparsity=0.5,
+            discriminator_sparsity=0.0,
+        )
+    )
+    (sparsity,) = (c.sparsity for n, c in training.counts().items() if n == "generator")
+    at_end = {"discriminator_sparsity": 0.0, "generator_sparsity": sparsity}
+    start = {"discriminator_sparsity": 0.0, "generator_sparsity": 0.0}
+    middle, last = training.algorithm.total_steps // 2, training.algorithm.total_steps
+    constant = flops_so_far(training, [{"step": last, **at_end}])
+    assert constant.splitlines()[1:] == re.findall(
+        r"^  (?:paper|full) .* of dense$", describe(training), re.M
+    )
+    pruned = flops_so_far(training, [{"step": middle, **start}, {"step": last, **at_end}])
+    dense = flops_so_far(training, [{"step": middle, **start}, {"step": last, **start}])
+    ratios = [
+        [float(ratio) for ratio in re.findall(r"([\d.]+) of dense", text)]
+        for text in (constant, pruned, dense)
+    ]
+    assert ratios[2] == [1.0, 1.0]
+    assert ratios[1] == pytest.approx([(1 + ratio) / 2 for ratio in ratios[0]], abs=1e-4)
 
 
 def small(size):

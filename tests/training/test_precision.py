@@ -54,14 +54,33 @@ def first_step(run):
     )
 
 
+def first_step_in(precision, **settings):
+    """A run, and what its first step was like."""
+    accumulation_steps = settings.pop("accumulation_steps", 1)
+    run = Run(
+        algorithm(discriminator_steps=1, accumulation_steps=accumulation_steps),
+        precision=precision,
+        **settings,
+    )
+    if precision == "float16":  # At the usual scale the first updates overflow.
+        set_scales(run, 2.0**6)
+    return run, first_step(run)
+
+
+def distance(step, expected, rounding):
+    """The larger of both networks' errors of all gradients, relatively; metrics must be close."""
+    for name, value in expected.metrics.items():
+        assert step.metrics[name] == pytest.approx(value, rel=8 * rounding, abs=8 * rounding)
+    return max(
+        np.linalg.norm(step.gradients[name] - gradients) / np.linalg.norm(gradients)
+        for name, gradients in expected.gradients.items()
+    )
+
+
 @pytest.fixture(scope="module", params=["bfloat16", "float16"])
 def half(request):
     """A run in half precision after its four steps, and what its first was like."""
-    settings = algorithm(discriminator_steps=1)
-    run = Run(settings, precision=request.param)
-    if request.param == "float16":  # At the usual scale the first updates overflow.
-        set_scales(run, 2.0**6)
-    first = first_step(run)
+    run, first = first_step_in(request.param)
     before = masks_of(run.gan.generator)
     return types.SimpleNamespace(
         run=run.advance().advance().advance(),
@@ -82,11 +101,23 @@ def test_losses_and_gradients_are_close_to_those_in_float32(half, first_in_float
     Where terms cancel they are larger than that relative to single values, not to the largest.
     """
     rounding = ROUNDING[half.precision]
-    for name, value in first_in_float32.metrics.items():
-        assert half.first.metrics[name] == pytest.approx(value, rel=8 * rounding, abs=8 * rounding)
-    for name, gradients in first_in_float32.gradients.items():
-        error = np.linalg.norm(half.first.gradients[name] - gradients) / np.linalg.norm(gradients)
-        assert 0 < error < 16 * rounding
+    assert 0 < distance(half.first, first_in_float32, rounding) < 16 * rounding
+
+
+def test_xla_takes_about_the_same_step(half):
+    """It rounds elsewhere: what it fuses it computes without rounding in between."""
+    run, first = first_step_in(half.precision, jit_compile=True)
+    rounding = ROUNDING[half.precision]
+    assert distance(first, half.first, rounding) < 16 * rounding
+    assert run.steps.first_bad() is None
+
+
+def test_micro_batches_under_xla_make_about_the_step_of_the_whole_batch(half):
+    """Gradients of micro-batches are added in float32, so these err no more."""
+    _, whole = first_step_in(half.precision, **PLAIN)
+    _, parts = first_step_in(half.precision, accumulation_steps=2, jit_compile=True, **PLAIN)
+    rounding = ROUNDING[half.precision]
+    assert distance(parts, whole, rounding) < 16 * rounding
 
 
 def test_layers_compute_in_it_and_variables_are_float32(half):

@@ -16,8 +16,9 @@ import tensorflow as tf
 TINY = pathlib.Path(__file__).with_name("tiny.gin")
 
 
-def start(workdir, *parameters):
+def start(workdir, *parameters, method=None):
     command = [sys.executable, "-m", "stugan_tf.train", f"--gin_file={TINY}"]
+    command += [f"--gin_file={method}"] if method else []
     command += [f"--workdir={workdir}", *(f"--gin_param={p}" for p in parameters)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -86,6 +87,35 @@ def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(
     finish(start(workdir, *often))
     assert_same_run(workdir, uninterrupted)
     assert 1 <= len(json.loads((workdir / "run.json").read_text())["resumes"]) <= num_kills
+
+
+ADAPT = [
+    "BalanceRatio.every = 2",
+    "BalanceRatio.window = 3",
+    "Exploration.update_interval = 5",
+    "generator/Exploration.update_interval = 5",
+    "DensityAdjustment.update_interval = 4",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("gmp_gd", ["GradualPruning.update_interval = 3"]),
+        ("adapt_relaxed", ADAPT),
+        ("adapt_strict", [*ADAPT, "generator/Exploration.drop_scores = @gradient_flow"]),
+    ],
+)
+def test_a_killed_run_of_a_method_ends_like_an_uninterrupted_one(tmp_path, method, settings):
+    file = pathlib.Path(__file__).parents[2] / "gin" / "methods" / f"{method}.gin"
+    settings = [*settings, "Algorithm.total_steps = 30", "train.checkpoint_every = 2"]
+    finish(start(tmp_path / "uninterrupted", *settings, method=file))
+    for delay in (0.05, 0.2):
+        process = start(tmp_path / "run", *settings, method=file)
+        kill_after(process, tmp_path / "run", 1, delay)
+    finish(start(tmp_path / "run", *settings, method=file))
+    assert_same_run(tmp_path / "run", tmp_path / "uninterrupted")
 
 
 @pytest.mark.slow

@@ -83,6 +83,7 @@ class Run:
         strategy=None,
         jit_compile=False,
         precision="float32",
+        rematerialize=False,
         **gan_settings,
     ):
         self.strategy = strategy or tf.distribute.OneDeviceStrategy("CPU:0")
@@ -90,6 +91,8 @@ class Run:
         with self.strategy.scope():
             with computing_in(precision):
                 self.gan = build_gan(**gan_settings)
+            if rematerialize:
+                self.gan.rematerialize()
             self.steps = Steps(
                 self.gan,
                 settings,

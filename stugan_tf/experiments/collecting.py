@@ -1,0 +1,237 @@
+"""What the runs of a grid scored: one record a cell, means over seeds, tables.
+
+Nothing is filled in: a cell that has not been run, or not to its end, is missing.
+"""
+
+import csv
+import io
+import statistics
+from typing import NamedTuple
+
+from stugan_tf.errors import InputError
+from stugan_tf.evaluation.protocol import check_comparable
+from stugan_tf.experiments import runs
+from stugan_tf.experiments.grid import Cell
+
+METRICS = ("fid", "inception_score", "kid", "precision", "recall", "density", "coverage")
+CHOICES = ("last", "best")
+
+
+class Result(NamedTuple):
+    """A cell and what became of it."""
+
+    cell: Cell
+    name: str  # Of its folder; '' if a gin file of it is missing.
+    state: str  # done, unfinished or missing
+    records: list[dict]  # Of evaluations.jsonl, by step.
+
+
+class Mean(NamedTuple):
+    """A score over seeds."""
+
+    mean: float
+    deviation: float | None  # Of the sample, n - 1; None of a single run.
+    count: int
+
+
+def collect(cells, name_of, folder):
+    """The `Result` of each cell.
+
+    Args:
+        cells: `Cell`s.
+        name_of: `cell -> name of its folder`, or None where that cannot be known.
+        folder: of all cells.
+    """
+    results = []
+    for cell in cells:
+        name = name_of(cell)
+        state, records = "missing", []
+        if name is not None and runs.workdir_of(folder / name).is_dir():
+            records = runs.scores_of(folder / name)
+            state = "done" if runs.is_done(folder / name) else "unfinished"
+        results.append(Result(cell, name or "", state, records))
+    return results
+
+
+def protocols_of(results):
+    """The protocols that all finished runs of a table have in common, by their id.
+
+    Args:
+        results: `Result`s of one table.
+
+    Returns:
+        {id: protocol}; empty if no run is finished.
+
+    Raises:
+        InputError: if finished runs have no protocol in common, or no scores.
+    """
+    finished = [result for result in results if result.state == "done"]
+    for result in finished:
+        if not result.records:
+            raise InputError(
+                f"{result.name} has finished without a score. Add one by `python -m "
+                "stugan_tf.evaluate --workdir=...`, or remove its folder and run it again with "
+                "train.evaluator."
+            )
+    known = [{r["protocol"]["id"]: r["protocol"] for r in run.records} for run in finished]
+    if not known:
+        return {}
+    common = {
+        key: protocol for key, protocol in known[0].items() if all(key in found for found in known)
+    }
+    if not common:
+        check_comparable({run.name: run.records[-1]["protocol"] for run in finished})
+    return common
+
+
+def score_of(result, protocol_id, choice):
+    """The record of a finished run that stands for it, or None.
+
+    Args:
+        result: a `Result`.
+        protocol_id: of the scores.
+        choice: 'last' is that of the last step scored, 'best' that of the lowest FID.
+    """
+    records = [r for r in result.records if r["protocol"]["id"] == protocol_id]
+    if result.state != "done" or not records:
+        return None
+    if choice == "last":
+        return records[-1]
+    scored = [record for record in records if record.get("fid") is not None]
+    return min(scored, key=lambda record: record["fid"], default=None)
+
+
+def means(results, protocol_id, choice):
+    """{(line, point): ({metric: `Mean`}, number of seeds wanted)} of one model's results.
+
+    The point of a run that stands for all points is None.
+    """
+    seeds = {}
+    for result in results:
+        seeds.setdefault((result.cell.line, result.cell.point), []).append(result)
+    return {
+        place: (_means([score_of(r, protocol_id, choice) for r in found]), len(found))
+        for place, found in seeds.items()
+    }
+
+
+def _means(records):
+    found = {}
+    for metric in METRICS:
+        values = [record[metric] for record in records if record and record.get(metric) is not None]
+        if values:
+            deviation = statistics.stdev(values) if len(values) > 1 else None
+            found[metric] = Mean(statistics.fmean(values), deviation, len(values))
+    return found
+
+
+def as_csv(results):
+    """Every run of a grid: where it stands and, if it is done, its scores and their protocol."""
+    scores = [f"{choice}_{name}" for choice in CHOICES for name in ("step", *METRICS)]
+    file = io.StringIO()
+    writer = csv.DictWriter(
+        file,
+        ["grid", "model", "line", "point", "seed", "state", "run", "protocol", *scores],
+        lineterminator="\n",
+    )
+    writer.writeheader()
+    for result in results:
+        cell = result.cell
+        row = {
+            "grid": cell.grid,
+            "model": cell.model,
+            "line": cell.line,
+            "point": cell.point or "",
+            "seed": cell.seed,
+            "state": result.state,
+            "run": result.name,
+        }
+        if result.state == "done" and result.records:
+            protocol_id = result.records[-1]["protocol"]["id"]
+            row["protocol"] = protocol_id
+            for choice in CHOICES:
+                record = score_of(result, protocol_id, choice) or {}
+                row |= {f"{choice}_{n}": record.get(n) for n in ("step", *METRICS)}
+        writer.writerow(row)
+    return file.getvalue()
+
+
+def as_markdown(grid, results, paper, choice, notes):
+    """The tables of a grid, one for each model and protocol, ours beside the paper's.
+
+    Args:
+        grid: a `Grid`.
+        results: its `Result`s.
+        paper: as `paper_results.paper_results` returns it.
+        choice: as in `score_of`.
+        notes: lines that say how the results came about.
+    """
+    done = sum(result.state == "done" for result in results)
+    parts = [f"# {grid.title}", *notes]
+    if grid.claim:
+        parts.append(f"The paper: {grid.claim}")
+    parts.append(
+        f"{done} of {len(results)} runs are done. Ours: FID, and Inception Score if there is one, "
+        f"of the {choice} evaluation, mean ± standard deviation over seeds (their number). Paper: "
+        "FID, Inception Score."
+    )
+    for model in dict.fromkeys(result.cell.model for result in results):
+        of_model = [result for result in results if result.cell.model == model]
+        protocols = protocols_of(of_model) or {None: None}
+        for protocol_id, protocol in protocols.items():
+            parts.append(f"## {model}")
+            parts.append(_table(of_model, model, protocol_id, paper, choice))
+            parts.append(f"Protocol: {summary(protocol)}" if protocol else "No run is done yet.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(results, model, protocol_id, paper, choice):
+    found = means(results, protocol_id, choice)
+    lines = list(dict.fromkeys(line for line, _ in found))
+    points = list(dict.fromkeys(point for _, point in found if point is not None)) or [None]
+    header = ["", *(name for p in points for name in (f"{p or ''} ours".strip(), "paper"))]
+    rows = [header, ["---"] * len(header)]
+    for line in lines:
+        row = [line]
+        for point in points:
+            place = (line, point) if (line, point) in found else (line, None)
+            row.append(_ours(found.get(place)))
+            known = paper.get((model, line, point or "")) or paper.get((model, line, ""), {})
+            row.append(_numbers(known.get(name) for name in ("fid", "inception_score")))
+        rows.append(row)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _ours(found):
+    if found is None:
+        return ""  # The grid has no such cell.
+    scores, wanted = found
+    if not scores:
+        return f"missing (0 of {wanted})"
+    texts = [_with_deviation(scores[name]) for name in ("fid", "inception_score") if name in scores]
+    count = max(score.count for score in scores.values())
+    of_wanted = f" of {wanted}" if count < wanted else ""
+    return f"{', '.join(texts)} ({count}{of_wanted})"
+
+
+def _with_deviation(score):
+    text = f"{score.mean:.2f}"
+    return text if score.deviation is None else f"{text} ± {score.deviation:.2f}"
+
+
+def _numbers(values):
+    return ", ".join(f"{value:.2f}" for value in values if value is not None)
+
+
+def summary(protocol):
+    """A protocol in a line."""
+    extractor, generated, real = (
+        protocol.get(name, {}) for name in ("extractor", "generated", "real")
+    )
+    origin = real.get("file") or real.get("source") or "real images"
+    return (
+        f"`{protocol['id']}`: {extractor.get('name', 'unknown')}, weights "
+        f"{extractor.get('sha256', 'unknown')}; {generated.get('num_images', 'unknown')} images "
+        f"of the {generated.get('weights', 'unknown')} generator, batch norm "
+        f"{generated.get('batch_norm', 'unknown')}; against {origin}."
+    )

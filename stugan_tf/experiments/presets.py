@@ -1,0 +1,113 @@
+"""At what size grids are run: `paper`, `cpu` and `smoke`."""
+
+import dataclasses
+import pathlib
+
+from stugan_tf.errors import InputError
+from stugan_tf.experiments.grid import Model, Preset
+
+# All scores are of one protocol, during training and at its end, as the reference scores: 50,000
+# images of the averaged generator; of BigGAN on CIFAR-10 with the statistics of batches of 256.
+PAPER = Preset(
+    models={
+        "sngan": Model(
+            "sngan_cifar10.gin",
+            bindings=("train.evaluate_every = 3128",),  # 20 passes over the data.
+            intervals=(100, 500, 1000, 2000, 5000, 10000, 20000, 30000, 50000),
+        ),
+        "biggan": Model(
+            "biggan_cifar10.gin",
+            bindings=(
+                "train.evaluate_every = 5000",
+                "Evaluator.batch_norm = 'batch'",
+                "Evaluator.batch_size = 256",
+            ),
+            intervals=(100, 500, 1000, 2000, 5000, 10000, 20000, 30000, 50000),
+        ),
+        "imagenet": Model(
+            "biggan_imagenet.gin",
+            bindings=("train.evaluate_every = 4600",),
+            variants={"small_dense": "biggan_imagenet_small_dense.gin"},
+        ),
+    },
+    evaluation=("evaluation/paper.gin",),
+    bindings=("train.evaluator = @Evaluator",),
+    description="the paper's models, lengths and protocol",
+)
+
+CPU = Preset(
+    models={
+        "sngan": Model(
+            "experiments/sngan_cpu.gin",
+            intervals=(10, 50, 100, 200, 500, 1000),
+        ),
+        "biggan": Model(
+            "experiments/biggan_cpu.gin",
+            intervals=(10, 50, 100, 200, 500, 1000),
+        ),
+        "imagenet": Model(
+            "experiments/imagenet_cpu.gin",
+            variants={"small_dense": "experiments/imagenet_cpu_small_dense.gin"},
+        ),
+    },
+    evaluation=("experiments/cpu_evaluation.gin",),
+    description="small models for two CPU cores; no rows of the paper",
+)
+
+SMOKE = Preset(
+    models={
+        "sngan": Model("experiments/sngan_smoke.gin", intervals=(2, 5)),
+        "biggan": Model("experiments/biggan_smoke.gin", intervals=(2, 5)),
+        "imagenet": Model(
+            "experiments/imagenet_smoke.gin",
+            variants={"small_dense": "experiments/imagenet_smoke_small_dense.gin"},
+        ),
+    },
+    evaluation=("experiments/smoke_evaluation.gin",),
+    generator_sparsities=(0.5, 0.9),
+    figure_models=("sngan",),
+    seeds=(0,),
+    description="a few steps on handwritten digits: the scores mean nothing",
+)
+
+# Of the preset `cpu` on digits; these models make no smaller images.
+DIGIT_SIZES = {"sngan": 16, "biggan": 32, "imagenet": 64}
+
+PRESETS = {"paper": PAPER, "cpu": CPU, "smoke": SMOKE}
+
+
+def preset(name, classifier=None):
+    """The preset of a name.
+
+    Args:
+        name: a key of `PRESETS`.
+        classifier: path of a SavedModel that scores the preset `cpu` (evaluation/saved_model.gin).
+            Without it that preset trains on digits, which the package has a classifier of.
+
+    Raises:
+        InputError: if there is no such preset or classifier.
+    """
+    if name not in PRESETS:
+        raise InputError(f"--preset={name} is none of {', '.join(PRESETS)}.")
+    found = PRESETS[name]
+    if classifier is not None:
+        if name != "cpu":
+            raise InputError(
+                f"--classifier is for --preset=cpu; {name} says itself what scores its runs."
+            )
+        if not pathlib.Path(classifier).expanduser().is_dir():
+            raise InputError(f"--classifier={classifier}: there is no such folder.")
+        return dataclasses.replace(found, bindings=(f"saved_model.path = {classifier!r}",))
+    if name == "cpu":
+        return dataclasses.replace(
+            found,
+            models={
+                name: dataclasses.replace(
+                    model, bindings=(*model.bindings, f"digits.image_size = {DIGIT_SIZES[name]}")
+                )
+                for name, model in found.models.items()
+            },
+            evaluation=("experiments/cpu_evaluation_of_digits.gin",),
+            description=f"{found.description}; on handwritten digits, for lack of a --classifier",
+        )
+    return found

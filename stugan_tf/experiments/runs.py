@@ -1,0 +1,99 @@
+"""What the folder of a cell tells: whether it is done, how far it is, what it scored.
+
+A cell is trained in `run`, below its folder. A method of several phases trains each in a folder of
+its own and says in `run/phases.json` where; the scores are then those of the last phase.
+"""
+
+import json
+import pathlib
+import re
+from typing import NamedTuple
+
+from stugan_tf.evaluation import records
+from stugan_tf.experiments.scheduler import has_succeeded
+from stugan_tf.files import read_json_lines
+from stugan_tf.training.manifest import has_finished
+
+
+class Progress(NamedTuple):
+    """How far a training is."""
+
+    step: int
+    total: int | None
+    speed: float | None  # Steps a second, between the last two log points.
+    phase: str  # '' if there is one only.
+
+    def __str__(self):
+        text = f"{self.phase} " * bool(self.phase) + f"step {self.step:,}"
+        if self.total:
+            text += f" of {self.total:,}"
+        if self.speed:
+            text += f", {self.speed:.3g} steps/s"
+            if self.total:
+                text += f", {_duration((self.total - self.step) / self.speed)} left"
+        return text
+
+
+def workdir_of(folder):
+    """Where the cell of a folder is trained."""
+    return pathlib.Path(folder) / "run"
+
+
+def is_done(folder):
+    """Whether the run of a cell is over, whoever ran it."""
+    workdir = workdir_of(folder)
+    phases = _phases(workdir)
+    if phases:
+        return all(phase.get("state") == "finished" for phase in phases)
+    return has_finished(workdir) or has_succeeded(pathlib.Path(folder))
+
+
+def progress_of(folder):
+    """The `Progress` of the run, or None before its first log point."""
+    workdir = last_run(workdir_of(folder))
+    logged = [record for record in read_json_lines(workdir / "metrics.jsonl") if "time" in record]
+    if not logged:
+        return None
+    speed = None
+    if len(logged) > 1:
+        before, last = logged[-2:]
+        seconds = last["time"] - before["time"]
+        speed = (last["step"] - before["step"]) / seconds if seconds > 0 else None
+    phase = "" if workdir == workdir_of(folder) else workdir.name
+    return Progress(logged[-1]["step"], _total_steps(workdir), speed, phase)
+
+
+def scores_of(folder):
+    """The records of evaluations.jsonl of the run that a cell's scores are those of."""
+    return records.read(last_run(workdir_of(folder)))
+
+
+def last_run(workdir):
+    """The folder of the newest phase that has started, or the workdir itself."""
+    folders = [phase["folder"] for phase in _phases(workdir) if "folder" in phase]
+    return workdir / folders[-1] if folders else workdir
+
+
+def _phases(workdir):
+    try:
+        return json.loads((workdir / "phases.json").read_text())["phases"]
+    except FileNotFoundError:
+        return []
+
+
+def _total_steps(workdir):
+    """As the operative configuration has it; of several factors the product."""
+    try:
+        text = (workdir / "config.gin").read_text()
+    except FileNotFoundError:
+        return None
+    factors = re.findall(r"^Algorithm\.(?:total_steps|length) = (\d+)$", text, re.MULTILINE)
+    total = 1
+    for factor in factors:
+        total *= int(factor)
+    return total if factors else None
+
+
+def _duration(seconds):
+    hours, seconds = divmod(round(seconds), 3600)
+    return f"{hours}:{seconds // 60:02d}:{seconds % 60:02d}"

@@ -1,0 +1,233 @@
+"""Runs commands, some at a time, and survives what happens to them and to itself.
+
+Each job has a folder with its log and `status.json`, locked while it runs. The lock is the job's
+own, so that one whose scheduler was killed is not started twice, and several schedulers may share
+folders. On Linux a job is also told to stop when its scheduler dies. A job that is killed gets a
+second try, for a training goes on from its checkpoint; one that fails is left, and the others go
+on.
+"""
+
+import collections
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from stugan_tf.files import write_atomically
+
+POLL_SECONDS = 0.5
+ATTEMPTS = 2
+
+# A program of its own: code between fork and exec could deadlock beside TensorFlow's threads.
+_STOPPED_WITH_PARENT = """
+import ctypes, os, signal, sys
+parent, *command = sys.argv[1:]
+PR_SET_PDEATHSIG = 1  # Outlives the exec.
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+if os.getppid() != int(parent):  # It died before.
+    sys.exit(128 + signal.SIGTERM)
+os.execvp(command[0], command)
+"""
+
+
+class Job(NamedTuple):
+    """One command."""
+
+    name: str
+    folder: pathlib.Path  # Of `log.txt`, `status.json` and the lock; made if needed.
+    command: list[str]
+    is_done: Callable  # () -> bool, whatever started or finished it.
+
+
+class Stopped(BaseException):
+    """A signal asked to stop; all jobs have.
+
+    Attributes:
+        exit_code: 128 + the signal's number.
+    """
+
+    def __init__(self, number):
+        """Notes the signal."""
+        super().__init__(f"{signal.Signals(number).name}: stopped. The same command goes on.")
+        self.exit_code = 128 + number
+
+
+def has_succeeded(folder):
+    """Whether the job of a folder has ended well."""
+    try:
+        return json.loads((folder / "status.json").read_text())["exit_code"] == 0
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+class Scheduler:
+    """Runs jobs, `processes` at a time."""
+
+    def __init__(self, jobs, processes, show, gpus=(), poll_seconds=POLL_SECONDS):
+        """Notes what to do.
+
+        Args:
+            jobs: `Job`s with different names.
+            processes: how many to run at once.
+            show: `(running, waiting, done, failed)`, each a list of `Job`, is called at every look
+                at the processes; it decides what to say.
+            gpus: names for CUDA_VISIBLE_DEVICES; process number i gets number i, in turn. None of
+                them leaves the environment as it is.
+            poll_seconds: between two looks at the processes.
+        """
+        self._waiting = collections.deque(jobs)
+        self._show = show
+        self._gpus = gpus
+        self._poll_seconds = poll_seconds
+        self._slots = set(range(processes))
+        self._threads = max(1, (os.cpu_count() or 1) // processes) if processes > 1 else None
+        self._running = {}  # Name -> _Running
+        self._attempts = collections.Counter()
+        self._signals = []
+        self.done = []
+        self.failed = []
+
+    def run(self):
+        """Runs all jobs that are not done.
+
+        Returns:
+            The jobs that failed.
+
+        Raises:
+            Stopped: if a signal came; a second one is handed on as well, and acts at once.
+        """
+        with self._heeding_signals():
+            while self._running or (self._waiting and not self._signals):
+                self._reap()
+                self._start()
+                for running in self._running.values():
+                    running.hand_on(self._signals)
+                jobs = [running.job for running in self._running.values()]
+                self._show(jobs, self._waiting, self.done, self.failed)
+                time.sleep(self._poll_seconds)
+        self._show([], self._waiting, self.done, self.failed)
+        if self._signals:
+            raise Stopped(self._signals[0])
+        return self.failed
+
+    @contextlib.contextmanager
+    def _heeding_signals(self):
+        def note(number, frame):
+            del frame
+            self._signals.append(number)
+
+        former = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def _reap(self):
+        for name, running in list(self._running.items()):
+            code = running.process.poll()
+            if code is None:
+                continue
+            del self._running[name]
+            self._slots.add(running.slot)
+            running.end(code)
+            if code == 0:
+                self.done.append(running.job)
+            elif self._signals or (_was_killed(code) and self._attempts[name] < ATTEMPTS):
+                self._waiting.append(running.job)
+            else:
+                self.failed.append(running.job)
+
+    def _start(self):
+        for _ in range(len(self._waiting)):
+            if not self._slots or self._signals:
+                return
+            job = self._waiting.popleft()
+            lock = _locked(job.folder)
+            if lock is None:  # Another scheduler's, or its orphan: ask again later.
+                self._waiting.append(job)
+                continue
+            with lock:
+                if job.is_done():
+                    self.done.append(job)
+                    continue
+                slot = min(self._slots)
+                self._slots.remove(slot)
+                self._attempts[job.name] += 1
+                self._running[job.name] = _Running(job, slot, lock, self._environment(slot))
+
+    def _environment(self, slot):
+        environment = dict(os.environ)
+        if self._threads is not None:
+            # Several TensorFlows with as many threads each as there are cores hinder each other.
+            environment.setdefault("TF_NUM_INTRAOP_THREADS", str(self._threads))
+        if self._gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
+        return environment
+
+
+class _Running:
+    """A job's process."""
+
+    def __init__(self, job, slot, lock, environment):
+        """Starts it.
+
+        Args:
+            job: a `Job`.
+            slot: its number among those that run at once.
+            lock: an open file, locked; the process keeps it so.
+            environment: of the process.
+        """
+        self.job = job
+        self.slot = slot
+        self._num_signals = 0
+        command = job.command
+        if sys.platform.startswith("linux"):
+            command = [sys.executable, "-c", _STOPPED_WITH_PARENT, str(os.getpid()), *command]
+        with open(job.folder / "log.txt", "ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                pass_fds=[lock.fileno()],
+                # Ctrl-C reaches the scheduler alone, which asks once: a second signal would keep
+                # a training from saving.
+                start_new_session=True,
+            )
+
+    def hand_on(self, signals):
+        """Asks the process to save and stop, once for each signal that came."""
+        for _ in signals[self._num_signals :]:
+            self.process.send_signal(signal.SIGTERM)
+        self._num_signals = len(signals)
+
+    def end(self, code):
+        """Notes how it ended."""
+        status = {"exit_code": code, "command": self.job.command}
+        write_atomically(self.job.folder / "status.json", json.dumps(status, indent=2).encode())
+
+
+def _locked(folder):
+    """The lock of a folder as an open file, or None if somebody else has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = open(folder / ".lock", "w")  # noqa: SIM115
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
+
+
+def _was_killed(code):
+    """By a signal, or after saving when one came."""
+    return code < 0 or code > 128

@@ -1,0 +1,254 @@
+"""Rematerialisation: what a backward pass needs is computed once more instead of being kept.
+
+Chen et al., *Training Deep Nets with Sublinear Memory Cost* (2016), on the graph of a functional
+model. It is cut into segments; only what passes between them outlives the forward pass, and the
+backward pass runs each segment again before it goes through it.
+
+Normalization, power iterations and dropout have state, which the first run moves. The second must
+find it as the first did, and must not move it again: otherwise the gradient is that of another
+sigma or of other dropped units. So a segment is a pure function of its inputs, weights and state
+(`keras.StatelessScope`), called twice with the same arguments.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+from tensorflow.python.eager import record  # Nothing public stops a tape that is not given.
+
+from stugan_tf.errors import InputError
+from stugan_tf.layers.execution import gradients_of_zeros, is_compiled_by_xla, zero_gradients
+from stugan_tf.layers.graph import functional, nodes, output_size, tensor_size
+from stugan_tf.layers.masked import masked_layers
+
+
+class Rematerialized:
+    """A function like a model that keeps less for the backward pass, for one more forward pass.
+
+    It shares the model's layers and weights. Its gradient has no gradient.
+
+    Attributes:
+        segments: the `Segment`s in the order of their calls.
+
+    Args:
+        model: a functional or sequential Keras model.
+
+    Raises:
+        InputError: for any other model.
+    """
+
+    def __init__(self, model):
+        graph = _graph(model)
+        self._inputs, self._outputs, self._structure = graph.inputs, graph.outputs, graph.output
+        self.segments = [Segment(part) for part in parts_of(graph)]
+
+    def __call__(self, inputs, training=False):
+        """What the model makes of the same arguments."""
+        inputs = map(tf.convert_to_tensor, keras.tree.flatten(inputs))
+        known = {id(tensor): value for tensor, value in zip(self._inputs, inputs, strict=True)}
+        for segment in self.segments:
+            outputs = segment([known[id(tensor)] for tensor in segment.part.inputs], training)
+            known |= {id(t): value for t, value in zip(segment.part.outputs, outputs, strict=True)}
+        outputs = [known[id(tensor)] for tensor in self._outputs]
+        return keras.tree.pack_sequence_as(self._structure, outputs)
+
+
+class Part(NamedTuple):
+    """Consecutive operations of a graph."""
+
+    nodes: list
+    inputs: list  # Keras tensors that come from outside.
+    outputs: list  # Keras tensors that are needed outside.
+
+
+class Segment:
+    """A `Part` as a function whose gradient runs it again.
+
+    Attributes:
+        part: the part.
+    """
+
+    def __init__(self, part):
+        self.part = part
+        inputs = [keras.Input(batch_shape=x.shape, dtype=x.dtype) for x in part.inputs]
+        known = {id(tensor): new for tensor, new in zip(part.inputs, inputs, strict=True)}
+        for node in part.nodes:
+            args, kwargs = node.arguments.fill_in(known)
+            outputs = keras.tree.flatten(node.operation(*args, **kwargs))
+            known |= {id(tensor): new for tensor, new in zip(node.outputs, outputs, strict=True)}
+        self._model = keras.Model(inputs, [known[id(tensor)] for tensor in part.outputs])
+        self._masks = {id(layer.kernel_mask) for layer in masked_layers(self._model)}
+
+    def __call__(self, inputs, training):
+        """A list of outputs for a list of inputs, tensors both; moves the state."""
+        weights = self._model.trainable_variables
+        state = [v for v in self._model.non_trainable_variables if id(v) not in self._masks]
+        variables = [*weights, *state]
+        num_sources = len(inputs) + len(weights)
+        # What the gradient is asked for may not be the same any more once it is computed.
+        of_zeros = zero_gradients()
+
+        def run(arguments):
+            values = zip(variables, arguments[len(inputs) :], strict=True)
+            with keras.StatelessScope(state_mapping=values) as scope:
+                outputs = self._model(list(arguments[: len(inputs)]), training=training)
+            return keras.tree.flatten(outputs), [scope.get_current_value(v) for v in state]
+
+        @tf.custom_gradient
+        def call(*arguments):
+            with record.stop_recording():
+                outputs, moved = run(arguments)
+            for variable, value in zip(state, moved, strict=True):
+                variable.assign(value)
+
+            def gradients(*of_outputs):
+                with gradients_of_zeros(of_zeros):
+                    found = _gradients(run, arguments, num_sources, of_outputs)
+                return [*found, *[None] * len(state)]
+
+            return outputs, gradients
+
+        return call(*inputs, *(tf.identity(variable.value) for variable in variables))
+
+
+def _gradients(run, arguments, num_sources, of_outputs):
+    """Gradients of the first `num_sources` arguments of `run`, which is run again for that."""
+    arguments = _once_there_are(of_outputs, arguments)
+    sources = [x for x in arguments[:num_sources] if x.dtype.is_floating]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(sources)
+        outputs, _ = run(arguments)
+    floating = [index for index, output in enumerate(outputs) if output.dtype.is_floating]
+    found = iter(
+        tape.gradient(
+            [outputs[index] for index in floating],
+            sources,
+            output_gradients=[of_outputs[index] for index in floating],
+        )
+    )
+    found = [next(found) if x.dtype.is_floating else None for x in arguments[:num_sources]]
+    # Those of embeddings come as IndexedSlices.
+    return [gradient if gradient is None else tf.convert_to_tensor(gradient) for gradient in found]
+
+
+def _once_there_are(gradients, tensors):
+    """The same tensors as new ones, which come only after the gradients.
+
+    Otherwise a compiler would find the same operations on the same tensors in the forward pass, and
+    keep those results; or an executor would run them as early as it can.
+    """
+    gradients = [gradient for gradient in gradients if gradient is not None]
+    if not is_compiled_by_xla():
+        with tf.control_dependencies(gradients):
+            return [tf.identity(tensor) for tensor in tensors]
+    # XLA knows no control dependencies, and for CPUs removes its optimization barriers before it
+    # last looks for common expressions. That a number equals itself it cannot know: NaN does not.
+    numbers = tf.concat([tf.cast(tf.reshape(g, [-1])[:1], tf.float32) for g in gradients], axis=0)
+    are_numbers = tf.reduce_all(numbers == numbers)
+    return [
+        tf.where(
+            are_numbers, tensor, tf.cast(math.nan if tensor.dtype.is_floating else 0, tensor.dtype)
+        )
+        for tensor in tensors
+    ]
+
+
+def parts_of(model):
+    """How a model is cut: its operations, each in one `Part`, in the order of their calls.
+
+    It can be cut where at most one feature map (a tensor of rank 3 or more) is alive besides
+    vectors such as latents and embeddings: between residual blocks, not inside. Of these cuts those
+    are made for which what is kept and the largest part take the least memory in sum.
+
+    Args:
+        model: a functional or sequential Keras model.
+
+    Raises:
+        InputError: for any other model.
+    """
+    graph = _graph(model)
+    order = nodes(graph)
+    last_use = {id(x): index for index, node in enumerate(order) for x in node.input_tensors}
+    made, alive = [], []  # What operations have made so far; what of it later ones need.
+    for index, node in enumerate(order):
+        made += node.outputs
+        alive.append([x for x in made if last_use.get(id(x), index) > index])
+    ends = [index for index, tensors in enumerate(alive[:-1]) if _num_feature_maps(tensors) <= 1]
+    bounds = [0, *(end + 1 for end in ends), len(order)]
+    sizes = [sum(map(output_size, order[i:j])) for i, j in itertools.pairwise(bounds)]
+    chosen = _cheapest_cuts(sizes, [sum(map(tensor_size, alive[end])) for end in ends])
+    returned = {id(tensor) for tensor in graph.outputs}
+    parts = []
+    for begin, end in itertools.pairwise(bounds[index] for index in chosen):
+        own = {id(x): x for node in order[begin:end] for x in node.outputs}
+        used = {id(x): x for node in order[begin:end] for x in node.input_tensors}
+        parts.append(
+            Part(
+                order[begin:end],
+                [x for key, x in used.items() if key not in own],
+                [x for key, x in own.items() if key in returned or last_use[key] >= end],
+            )
+        )
+    return parts
+
+
+def rematerialized_sizes(model):
+    """Bytes for one sample: (kept from forward to backward pass, of the part that runs again)."""
+    parts = parts_of(model)
+    kept = sum(tensor_size(tensor) for part in parts for tensor in part.outputs)
+    return kept, max(sum(map(output_size, part.nodes)) for part in parts)
+
+
+def _graph(model):
+    graph = functional(model)
+    if graph is None:
+        raise InputError(
+            f"{model.name!r}, a {type(model).__name__}, cannot be rematerialised: only functional "
+            "and sequential models can be cut into parts. Build it of keras.Input and keras.Model, "
+            "or set train.rematerialize = False."
+        )
+    return graph
+
+
+def _num_feature_maps(tensors):
+    return sum(len(tensor.shape) > 2 for tensor in tensors)
+
+
+def _cheapest_cuts(sizes, kept):
+    """Where to cut a row of pieces so that what is kept and the largest part are least in sum.
+
+    For each size that a part may have at most, the least that must be kept is found from left to
+    right: a part that ends here begins where that is cheapest.
+
+    Args:
+        sizes: bytes of each piece.
+        kept: bytes kept by a cut after each piece but the last.
+
+    Returns:
+        The indices of the pieces that begin a part, and the number of pieces.
+    """
+    before = [0, *itertools.accumulate(sizes)]
+    price = [0, *kept]  # Of a part that begins at this piece.
+    ends = range(1, len(before))
+    best, best_starts = math.inf, None
+    for limit in sorted({before[end] - before[start] for end in ends for start in range(end)}):
+        if limit >= best:
+            break
+        costs, starts = [0], [None]
+        for end in ends:
+            options = [
+                (costs[start] + price[start], start)
+                for start in range(end)
+                if before[end] - before[start] <= limit
+            ]
+            cost, start = min(options, default=(math.inf, None))
+            costs.append(cost)
+            starts.append(start)
+        if costs[-1] + limit < best:
+            best, best_starts = costs[-1] + limit, starts
+    cuts = [len(sizes)]
+    while cuts[0]:
+        cuts.insert(0, best_starts[cuts[0]])
+    return cuts

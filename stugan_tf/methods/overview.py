@@ -1,0 +1,131 @@
+"""`phases.json`: what the phases of a method have come to, in the folder above theirs."""
+
+import json
+import pathlib
+
+from stugan_tf.errors import InputError
+from stugan_tf.files import write_atomically
+from stugan_tf.training.checkpoints import Checkpoints
+from stugan_tf.training.manifest import has_finished as run_has_finished
+
+NAME = "phases.json"
+
+
+class Overview:
+    """The phases of one workdir by name, each a dictionary.
+
+    `name`, `about`, `state` (waiting, started or finished); once started `folder`, relative to the
+    workdir unless it is shared with other runs; once finished `steps`, `latest` and `best` (steps
+    of checkpoints), `sparsity` of each network, and `scores`: the best of each metric.
+    """
+
+    def __init__(self, workdir, phases):
+        """Reads what is there.
+
+        Args:
+            workdir: the folder above; it need not exist.
+            phases: of the method.
+        """
+        self._workdir = pathlib.Path(workdir)
+        stored = {record["name"]: record for record in _read(self._workdir)}
+        self._records = {
+            phase.name: stored.get(
+                phase.name, {"name": phase.name, "about": phase.about, "state": "waiting"}
+            )
+            for phase in phases
+        }
+
+    def folder(self, name):
+        """Where a phase is, or None if it has not started."""
+        folder = self._records[name].get("folder")
+        return None if folder is None else self._workdir / folder
+
+    def step(self, name, which):
+        """The step of the `latest` or `best` checkpoint of a finished phase, or None."""
+        return self._records[name][which]
+
+    def is_finished(self, name):
+        """Whether a phase is over and what others start from is still there."""
+        record = self._records[name]
+        if record["state"] != "finished":
+            return False
+        kept = Checkpoints(self.folder(name) / "checkpoints", {}).steps()
+        return {record["latest"], record["best"]} - {None} <= set(kept)
+
+    def note(self, output, name, **values):
+        """Adds to what is known of a phase, and writes it to the folder `output`."""
+        folder = values.get("folder")
+        if folder is not None and folder.is_relative_to(self._workdir):
+            folder = folder.relative_to(self._workdir)  # So that the whole may be moved.
+        if folder is not None:
+            values["folder"] = str(folder)
+        self._records[name] |= values
+        text = json.dumps({"phases": list(self._records.values())}, indent=2) + "\n"
+        write_atomically(output / NAME, text.encode())
+
+
+def has_finished(workdir):
+    """Whether what was started in a workdir is over, be it one training or several phases."""
+    phases = _read(pathlib.Path(workdir))
+    if not phases:
+        return run_has_finished(workdir)
+    return all(record["state"] == "finished" for record in phases)
+
+
+def run_folder(workdir):
+    """The folder of the run that a workdir stands for: of phases, the last that has a checkpoint.
+
+    Raises:
+        InputError: if there are phases, but no checkpoint yet.
+    """
+    workdir = pathlib.Path(workdir)
+    phases = _read(workdir)
+    if not phases:
+        return workdir
+    folders = [workdir / record["folder"] for record in phases if "folder" in record]
+    for folder in reversed(folders):
+        if Checkpoints(folder / "checkpoints", {}).steps():
+            return folder
+    raise InputError(
+        f"{workdir} is for {len(phases)} phases ({', '.join(r['name'] for r in phases)}), none of "
+        "which has a checkpoint yet. Train it first."
+    )
+
+
+def table(workdir):
+    """The phases of a workdir as text, or '' if it has none."""
+    phases = _read(pathlib.Path(workdir))
+    if not phases:
+        return ""
+    scores = list(dict.fromkeys(name for record in phases for name in record.get("scores", ())))
+    rows = [("phase", "state", "steps", "s_G", "s_D", *(f"best {name}" for name in scores))]
+    for record in phases:
+        sparsity, best = record.get("sparsity", {}), record.get("scores", {})
+        rows.append(
+            (
+                record["name"],
+                record["state"],
+                f"{record['steps']:,}" if "steps" in record else "",
+                *(
+                    f"{sparsity[name]:.4f}" if name in sparsity else ""
+                    for name in ("generator", "discriminator")
+                ),
+                *(
+                    f"{best[name]['value']:.5g} at {best[name]['step']}" if name in best else ""
+                    for name in scores
+                ),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if index < 2 else text.rjust(width)
+            for index, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _read(workdir):
+    path = workdir / NAME
+    return json.loads(path.read_text())["phases"] if path.exists() else []

@@ -1,0 +1,64 @@
+"""Prune and fine-tune (PF, Sec. 3.2): train densely, prune once by magnitude, train on.
+
+As in the authors' code, the raw weights are pruned, not the averaged ones, and all else goes on
+from the checkpoint as it is: Adam's moments and its clock, the average (zero where the masks are),
+statistics of batch norm, singular vectors. The fine-tuning is as long as the dense training and
+draws the same random numbers.
+"""
+
+import gin
+
+from stugan_tf.checks import check_fraction, check_function
+from stugan_tf.errors import InputError
+from stugan_tf.layers.masked import masked_layers
+from stugan_tf.methods.masking import prune
+from stugan_tf.methods.phases import Phase, Phases
+from stugan_tf.methods.pretraining import DENSE, dense_phase
+from stugan_tf.sparsity.magnitude_pruning import prune_jointly
+
+STARTS = ("latest", "best")
+
+
+@gin.configurable(denylist=["sparsities"])
+def prune_and_finetune(sparsities, pruning=prune_jointly, start_from="latest"):
+    """Dense training, then fine-tuning of what is left of it.
+
+    Args:
+        sparsities: s_G and s_D as configured, by the name of the network. A discriminator of 0
+            stays dense ("pruning G"); else it is pruned by itself ("pruning G & D").
+        pruning: `(kernels, sparsity) -> masks`, one of `sparsity.magnitude_pruning`.
+        start_from: `latest` or `best`, the checkpoint of the dense training that is pruned. The
+            authors take the best one for BigGAN.
+    """
+    for name, sparsity in sparsities.items():
+        check_fraction(f"GAN.{name}_sparsity", sparsity, "Write 0.9 to prune to 90% zeros.")
+    if not sparsities["generator"]:
+        raise InputError(
+            "prune_and_finetune prunes the generator, but GAN.generator_sparsity is 0. Set it to "
+            "the fraction of zeros that is wanted, such as 0.9."
+        )
+    check_function("prune_and_finetune.pruning", pruning)
+    if start_from not in STARTS:
+        raise InputError(
+            f"prune_and_finetune.start_from must be one of {', '.join(STARTS)}, got {start_from!r}."
+        )
+    pruned = {name: sparsity for name, sparsity in sparsities.items() if sparsity}
+
+    def begin(training, parent):
+        parent.restore(training)
+        masks = {}
+        for name, sparsity in pruned.items():
+            layers = masked_layers(training.gan.networks[name])
+            masks[name] = pruning([layer.kernel.value for layer in layers], sparsity)
+        prune(training, masks)
+        return {"pruning": pruning.__name__, "sparsities": pruned}
+
+    wanted = " and ".join(f"{name} to {sparsity:.2%}" for name, sparsity in pruned.items())
+    finetuning = Phase(
+        name="finetune",
+        about=f"{start_from} checkpoint of dense, {pruning.__name__} ({wanted} zeros), trained on",
+        begin=begin,
+        settings=DENSE,
+        start_from=start_from,
+    )
+    return Phases("prune_and_finetune", [dense_phase(), finetuning])

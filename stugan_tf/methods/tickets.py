@@ -1,0 +1,90 @@
+"""GAN Tickets (Chen et al., 2021): iterative magnitude pruning with rewinding.
+
+After a dense training each round removes a fraction of the weights that are left, the smallest of
+all convolutions ranked as one; puts the survivors and everything else of both networks back to
+where they began; and trains the whole schedule again with new optimizers. The discriminator starts
+dense ("IMP on G") or is pruned likewise, by itself ("IMP on G & D").
+"""
+
+import math
+
+import gin
+import tensorflow as tf
+
+from stugan_tf.checks import check_fraction, check_positive
+from stugan_tf.errors import InputError
+from stugan_tf.layers.masked import masked_layers
+from stugan_tf.methods.masking import prune
+from stugan_tf.methods.phases import Phase, Phases
+from stugan_tf.methods.pretraining import DENSE, dense_phase
+from stugan_tf.sparsity.magnitude_pruning import prune_remaining
+
+
+@gin.configurable(denylist=["sparsities"])
+def tickets(sparsities, rounds=None, rate=0.2):
+    """A dense training, then rounds of pruning, rewinding and training.
+
+    Args:
+        sparsities: s_G and s_D as configured, by the name of the network: what the last round is
+            to reach. A discriminator of 0 is not pruned.
+        rounds: how many; None is as many as come nearest to the sparsities. Given, it must agree
+            with them.
+        rate: fraction of the weights left that each round removes.
+    """
+    for name, sparsity in sparsities.items():
+        check_fraction(f"GAN.{name}_sparsity", sparsity, "Write 0.8 to prune to 80% zeros.")
+    check_fraction("tickets.rate", rate)
+    if not rate:
+        raise InputError("tickets.rate is 0, so no round removes anything. Write 0.2 for 20%.")
+    if not sparsities["generator"]:
+        raise InputError(
+            "tickets prunes the generator, but GAN.generator_sparsity is 0. Set it to what the "
+            f"last round is to reach, such as {1 - (1 - rate) ** 10:.4f} for 10 rounds."
+        )
+    if rounds is not None:
+        check_positive("tickets.rounds", rounds)
+    pruned = [name for name, sparsity in sparsities.items() if sparsity]
+    needed = {name: _rounds_to(sparsities[name], rate) for name in pruned}
+    for name, number in needed.items():
+        wanted = needed["generator"] if rounds is None else rounds
+        if number != wanted:
+            raise InputError(
+                f"GAN.{name}_sparsity = {sparsities[name]} is reached by {number} round(s) of "
+                f"{rate:.0%}, but there are to be {wanted}, which reach "
+                f"{1 - (1 - rate) ** wanted:.4f}. Let tickets.rounds and the sparsities agree."
+            )
+    numbers = range(1, needed["generator"] + 1)
+    return Phases("tickets", [dense_phase(), *(_round(n, rate, pruned) for n in numbers)])
+
+
+def _rounds_to(sparsity, rate):
+    """The number of rounds after which the sparsity is nearest, in the measure of rounds."""
+    return max(1, round(math.log(1 - sparsity) / math.log(1 - rate)))
+
+
+def _round(number, rate, pruned):
+    def begin(training, parent):
+        parent.restore(training)
+        masks = {name: _pruned(training.gan.networks[name], rate) for name in pruned}
+        parent.rewind(training)
+        prune(training, masks)
+        return {"pruning": prune_remaining.__name__, "rate": rate}
+
+    return Phase(
+        name=f"round_{number:02d}",
+        about=f"{' and '.join(pruned)} pruned to {1 - (1 - rate) ** number:.2%} zeros, rewound, "
+        "trained anew",
+        begin=begin,
+        settings=DENSE,
+        start_from="latest",
+    )
+
+
+def _pruned(network, rate):
+    """The masks of a network after one more round."""
+    layers = masked_layers(network)
+    return prune_remaining(
+        [tf.convert_to_tensor(layer.kernel.value) for layer in layers],
+        [tf.convert_to_tensor(layer.kernel_mask.value) for layer in layers],
+        rate,
+    )

@@ -1,0 +1,166 @@
+"""Gradual magnitude pruning (Zhu & Gupta 2017): dense at first, sparser by a schedule of tfmot.
+
+A schedule is one of a family, `(total_steps, update_interval) -> tfmot schedule`: an object that is
+called on int steps [n] and returns whether to prune, bool, and the sparsity, float32, each [n] or a
+scalar. tfmot has its extra: `pip install stugan_tf[pruning]`.
+
+Open is whether the layers share the sparsity, as in tfmot (`prune_per_layer`, our default), or are
+ranked together (`prune_globally`).
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import gin
+import numpy as np
+import tensorflow as tf
+
+from stugan_tf.checks import check_fraction, check_function, check_positive
+from stugan_tf.errors import InputError
+from stugan_tf.sparsity import criteria
+from stugan_tf.sparsity.rule import TopologyRule
+from stugan_tf.sparsity.topology import prune_per_layer
+
+
+@gin.configurable(denylist=["total_steps", "update_interval"])
+def polynomial_sparsity(
+    total_steps, update_interval, initial=0.0, final=0.95, begin=0.0, end=0.75, power=3
+):
+    """As PolynomialDecay of tfmot: s_f + (s_i - s_f) (1 - (t - t_0) / (t_1 - t_0))^power.
+
+    Args:
+        total_steps: generator steps of the training.
+        update_interval: steps between prunings, tfmot's `frequency`.
+        initial: s_i, sparsity at `begin`.
+        final: s_f, sparsity from `end` on.
+        begin: where t_0 is, as a fraction of the training.
+        end: where t_1 is; moved back to the last pruning before it, so that s_f is reached.
+        power: 3 in the paper.
+    """
+    check_fraction("polynomial_sparsity.initial", initial)
+    check_fraction("polynomial_sparsity.final", final, "Write 0.9 for 90% sparse.")
+    begin_step, end_step = _steps("polynomial_sparsity", total_steps, begin, end)
+    num_updates = max(1, (end_step - begin_step) // update_interval)
+    end_step = begin_step + num_updates * update_interval
+    return _tfmot().PolynomialDecay(
+        initial, final, begin_step, end_step, power=power, frequency=update_interval
+    )
+
+
+@gin.configurable(denylist=["total_steps", "update_interval"])
+def constant_sparsity(total_steps, update_interval, final=0.95, begin=0.5):
+    """As ConstantSparsity of tfmot: dense until `begin`, then pruned once.
+
+    Args:
+        total_steps: generator steps of the training.
+        update_interval: steps between prunings; the first happens at `begin` or, if that is
+            before the first step, after so many.
+        final: sparsity from `begin` on.
+        begin: a fraction of the training.
+    """
+    check_fraction("constant_sparsity.final", final, "Write 0.9 for 90% sparse.")
+    begin_step, _ = _steps("constant_sparsity", total_steps, begin, 1.0)
+    return _tfmot().ConstantSparsity(final, begin_step, frequency=update_interval)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class GradualPruning(TopologyRule):
+    """Prunes a network bit by bit; what is zero stays zero.
+
+    Attributes:
+        schedule: `(total_steps, update_interval) -> tfmot schedule`, such as
+            `polynomial_sparsity`. It is asked at steps counted from 1. Where it asks for no more
+            zeros than before, no update is made.
+        update_interval: generator steps between prunings; 100 is tfmot's.
+        drop_scores: `(weight, gradient, seed) -> scores`; the smallest are dropped.
+        update: `prune_per_layer` makes all layers as sparse as the schedule says,
+            `prune_globally` only the network.
+        gradient_momentum: see `TopologyRule`.
+    """
+
+    schedule: Callable = polynomial_sparsity
+    update_interval: int = 100
+    drop_scores: Callable = criteria.magnitude
+    update: Callable = prune_per_layer
+    gradient_momentum: float = 0.0
+    _tables: dict = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        """Checks the values."""
+        check_positive("GradualPruning.update_interval", self.update_interval)
+        check_fraction("GradualPruning.gradient_momentum", self.gradient_momentum)
+        for name in ("schedule", "drop_scores", "update"):
+            check_function(f"GradualPruning.{name}", getattr(self, name))
+
+    def _updates(self, total_steps):
+        """Steps of the updates, ascending, and the sparsity after each, as the schedule has it."""
+        if total_steps not in self._tables:
+            steps = tf.range(1, total_steps + 1)
+            prunes, sparsities = self.schedule(total_steps, self.update_interval)(steps)
+            prunes, sparsities = (
+                np.broadcast_to(values, [total_steps]) for values in (prunes, sparsities)
+            )
+            wanted = np.where(prunes, sparsities.astype(np.float64), 0.0)
+            sparser = wanted > np.maximum.accumulate(np.concatenate([[0.0], wanted[:-1]]))
+            self._tables[total_steps] = np.flatnonzero(sparser) + 1, wanted[sparser]
+        return self._tables[total_steps]
+
+    def is_due(self, step, total_steps):
+        """Whether the network becomes sparser at generator step `step`, counted from 1."""
+        return self.next_due(step - 1, total_steps) == step
+
+    def next_due(self, step, total_steps):
+        """The first step after `step` at which the network becomes sparser, or None."""
+        steps, _ = self._updates(total_steps)
+        index = np.searchsorted(steps, step, side="right")
+        return int(steps[index]) if index < len(steps) else None
+
+    def num_updates(self, total_steps):
+        """How often the network becomes sparser in `total_steps` generator steps."""
+        return len(self._updates(total_steps)[0])
+
+    def sparsity_after(self, step, total_steps):
+        """What the sparsity is to be after generator step `step`; 0 before the first update."""
+        steps, sparsities = self._updates(total_steps)
+        index = np.searchsorted(steps, step, side="right")
+        return float(sparsities[index - 1]) if index else 0.0
+
+    def amount(self, moment):
+        """The sparsity to reach."""
+        return self.sparsity_after(moment.step, moment.total_steps)
+
+    def new_masks(self, masks, drop_scores, grow_scores, amount):
+        """Drops."""
+        del grow_scores
+        return self.update(masks, drop_scores, amount)
+
+    def description(self, total_steps, progress):
+        """From when to when it prunes, and to what sparsity."""
+        del progress
+        steps, sparsities = self._updates(total_steps)
+        return (
+            f"pruned in {len(steps)} topology updates from step {steps[0]} to {steps[-1]}, "
+            f"from sparsity {sparsities[0]:.4g} to {sparsities[-1]:.4g}"
+        )
+
+
+def _steps(name, total_steps, begin, end):
+    if not 0 <= begin <= end <= 1:
+        raise InputError(
+            f"{name} must begin and end within the training, as fractions 0 <= begin <= end <= 1, "
+            f"got {begin} and {end}."
+        )
+    return int(begin * total_steps), int(end * total_steps)
+
+
+def _tfmot():
+    """The module of tfmot's schedules."""
+    try:
+        from tensorflow_model_optimization.python.core.sparsity.keras import pruning_schedule
+    except ImportError as error:
+        raise InputError(
+            "Gradual pruning takes its schedules from tensorflow_model_optimization, which cannot "
+            f"be imported ({error}). Install it: pip install 'stugan_tf[pruning]'."
+        ) from error
+    return pruning_schedule

@@ -1,0 +1,237 @@
+"""Collection, from folders of runs that were written by hand."""
+
+import csv
+import io
+import json
+import math
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from stugan_tf.errors import InputError
+from stugan_tf.evaluation import records
+from stugan_tf.experiments import collecting, figures, runs
+from stugan_tf.experiments.grid import S_G, Cell, Grid, Line, Point
+from stugan_tf.experiments.paper_results import paper_results
+
+PROTOCOL = {"extractor": {"name": "mine", "sha256": "ab"}, "generated": {"num_images": 10}}
+OTHER = {"extractor": {"name": "mine", "sha256": "ab"}, "generated": {"num_images": 99}}
+STU = "STU-GAN, s_D 50 %"
+COLUMN = "s_G 95 %"
+GRID = Grid(
+    "figure0",
+    "A figure",
+    ("sngan",),
+    lines=(Line("Dense", points=()), Line(STU)),
+    points=(Point(COLUMN, 0.95), Point("s_G 90 %", 0.9)),
+    axis=S_G,
+)
+
+
+def cell(line=STU, point=COLUMN, value=0.95, seed=0, model="sngan"):
+    return Cell("figure0", model, line, point, value, seed, (), ())
+
+
+def dense(seed=0):
+    return cell("Dense", None, None, seed)
+
+
+def name_of(found):
+    return f"{found.line}-{found.point}-{found.seed}".replace(" ", "")
+
+
+def write(folder, found, *scores, protocol=PROTOCOL, finished=True):
+    """A run's folder with scores at steps 10, 20, ..."""
+    workdir = runs.workdir_of(folder / name_of(found))
+    workdir.mkdir(parents=True)
+    for number, (fid, inception_score) in enumerate(scores, start=1):
+        score = {"fid": fid, "inception_score": inception_score, "protocol": dict(protocol)}
+        records.append(workdir, {"step": 10 * number, **score})
+    manifest = {"finished": {"step": 10 * len(scores)}} if finished else {}
+    (workdir / "run.json").write_text(json.dumps(manifest))
+    return workdir
+
+
+def collect(folder, cells):
+    return collecting.collect(cells, name_of, folder)
+
+
+def the_protocol(results):
+    (found,) = collecting.protocols_of(results)
+    return found
+
+
+@pytest.fixture
+def three_seeds(tmp_path):
+    """Final FID 3, 4 and 8: mean 5, deviation sqrt((4 + 1 + 9) / 2). Best ones 3, 2 and 8."""
+    cells = [cell(seed=seed) for seed in range(3)]
+    write(tmp_path, cells[0], (9.0, 1.0), (3.0, 2.0))
+    write(tmp_path, cells[1], (2.0, 5.0), (4.0, 3.0))
+    write(tmp_path, cells[2], (9.0, 1.0), (8.0, 4.0))
+    return collect(tmp_path, cells)
+
+
+def test_means_and_deviations_by_hand(three_seeds):
+    scores, wanted = collecting.means(three_seeds, the_protocol(three_seeds), "last")[STU, COLUMN]
+    assert wanted == 3
+    assert scores["fid"] == (5.0, pytest.approx(math.sqrt(7)), 3)
+    assert scores["inception_score"] == (3.0, 1.0, 3)
+
+
+def test_the_best_is_that_of_the_lowest_fid_with_its_own_inception_score(three_seeds):
+    scores, _ = collecting.means(three_seeds, the_protocol(three_seeds), "best")[STU, COLUMN]
+    assert scores["fid"].mean == pytest.approx((3 + 2 + 8) / 3)
+    assert scores["inception_score"].mean == pytest.approx((2 + 5 + 4) / 3)
+
+
+def test_unfinished_and_absent_runs_are_missing(tmp_path):
+    cells = [cell(seed=seed) for seed in range(3)]
+    write(tmp_path, cells[0], (3.0, 2.0))
+    write(tmp_path, cells[1], (1.0, 9.0), finished=False)
+    results = collect(tmp_path, cells)
+    assert [r.state for r in results] == ["done", "unfinished", "missing"]
+    table = collecting.as_markdown(GRID, results, {}, "last", [])
+    assert "| STU-GAN, s_D 50 % | 3.00, 2.00 (1 of 3) |  |" in table
+    assert "1 of 3 runs are done" in table
+    nothing = collect(tmp_path / "elsewhere", cells)
+    table = collecting.as_markdown(GRID, nothing, {}, "last", [])
+    assert "missing (0 of 3)" in table
+    assert "No run is done yet." in table
+
+
+def test_the_papers_numbers_stand_beside_ours(tmp_path, three_seeds):
+    write(tmp_path, dense(), (2.5, 9.0))
+    results = [*three_seeds, *collect(tmp_path, [dense()])]
+    table = collecting.as_markdown(GRID, results, paper_results(), "last", ["how it came about"])
+    lines = [[text.strip() for text in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert ["", "s_G 95 % ours", "paper"] in lines
+    assert [STU, "5.00 ± 2.65, 3.00 ± 1.00 (3)", "22.34, 7.71"] in lines
+    assert ["Dense", "2.50, 9.00 (1)", "14.01, 8.26"] in lines
+    assert "how it came about" in table
+    assert "10 images" in table
+
+
+def test_different_protocols_never_share_a_table(tmp_path):
+    one, other = cell(seed=0), cell(seed=1)
+    write(tmp_path, one, (3.0, 2.0))
+    write(tmp_path, other, (1.0, 2.0), protocol=OTHER)
+    results = collect(tmp_path, [one, other])
+    with pytest.raises(InputError, match=r"generated.num_images: 10 and 99"):
+        collecting.as_markdown(GRID, results, {}, "last", [])
+
+
+def test_a_protocol_that_only_some_runs_have_beside_the_common_one_is_left_out(tmp_path):
+    one, other = cell(seed=0), cell(seed=1)
+    workdir = write(tmp_path, one, (3.0, 2.0))
+    records.append(workdir, {"step": 10, "fid": 0.5, "protocol": OTHER})
+    write(tmp_path, other, (1.0, 2.0))
+    results = collect(tmp_path, [one, other])
+    protocol = the_protocol(results)
+    scores, _ = collecting.means(results, protocol, "best")[STU, COLUMN]
+    assert scores["fid"].mean == 2.0
+
+
+def test_models_have_tables_and_protocols_of_their_own(tmp_path):
+    one, other = cell(seed=0), cell(seed=1, model="biggan")
+    write(tmp_path, one, (3.0, 2.0))
+    write(tmp_path, other, (1.0, 2.0), protocol=OTHER)
+    table = collecting.as_markdown(GRID, collect(tmp_path, [one, other]), {}, "last", [])
+    first, second = table.split("## biggan")
+    assert "3.00, 2.00" in first
+    assert "10 images" in first
+    assert "1.00, 2.00" in second
+    assert "99 images" in second
+
+
+def test_a_finished_run_without_scores_is_told(tmp_path):
+    write(tmp_path, cell())
+    with pytest.raises(InputError, match="finished without a score"):
+        collecting.protocols_of(collect(tmp_path, [cell()]))
+
+
+def test_a_score_that_was_not_finite_is_none(tmp_path):
+    write(tmp_path, cell(seed=0), (3.0, 2.0))
+    write(tmp_path, cell(seed=1), (None, 1.0))
+    results = collect(tmp_path, [cell(seed=0), cell(seed=1)])
+    scores, wanted = collecting.means(results, the_protocol(results), "last")[STU, COLUMN]
+    assert scores["fid"] == (3.0, None, 1)
+    assert scores["inception_score"].count == wanted == 2
+
+
+def test_csv_has_every_run(tmp_path, three_seeds):
+    results = [*three_seeds, *collect(tmp_path, [dense()])]
+    rows = list(csv.DictReader(io.StringIO(collecting.as_csv(results))))
+    assert [row["state"] for row in rows] == ["done"] * 3 + ["missing"]
+    assert [row["seed"] for row in rows] == ["0", "1", "2", "0"]
+    assert rows[1]["last_fid"] == "4.0"
+    assert rows[1]["best_fid"] == "2.0"
+    assert rows[1]["best_step"] == "10"
+    assert rows[1]["last_step"] == "20"
+    assert rows[3]["last_fid"] == ""
+    assert rows[0]["protocol"] == the_protocol(three_seeds)
+
+
+def test_a_cell_whose_gin_file_is_missing_is_missing(tmp_path):
+    (result,) = collecting.collect([cell()], lambda _: None, tmp_path)
+    assert (result.state, result.name) == ("missing", "")
+
+
+def phases(folder, **states):
+    """A method of several phases, of which each is a run in a folder of its own."""
+    workdir = runs.workdir_of(folder)
+    workdir.mkdir(parents=True)
+    listed = []
+    for number, (name, state) in enumerate(states.items()):
+        record = {"name": name, "state": state}
+        if state != "waiting":
+            (workdir / name).mkdir()
+            records.append(workdir / name, {"step": 10, "fid": number, "protocol": PROTOCOL})
+            record["folder"] = name
+        listed.append(record)
+    (workdir / "phases.json").write_text(json.dumps({"phases": listed}))
+    return workdir
+
+
+def test_of_several_phases_the_last_is_scored_and_all_must_be_finished(tmp_path):
+    phases(tmp_path / "a", dense="finished", fine_tuning="finished")
+    phases(tmp_path / "b", dense="finished", fine_tuning="started")
+    phases(tmp_path / "c", dense="started", fine_tuning="waiting")
+    assert [runs.is_done(tmp_path / name) for name in "abc"] == [True, False, False]
+    assert [runs.scores_of(tmp_path / name)[0]["fid"] for name in "abc"] == [1, 1, 0]
+
+
+def test_progress_is_read_from_metrics_and_the_configuration(tmp_path):
+    assert runs.progress_of(tmp_path) is None
+    workdir = runs.workdir_of(tmp_path)
+    workdir.mkdir()
+    lines = [{"step": 10, "time": 100.0}, {"step": 30, "time": 110.0}]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert str(runs.progress_of(tmp_path)) == "step 30, 2 steps/s"
+    (workdir / "config.gin").write_text("Algorithm.length = 5\nAlgorithm.total_steps = 2000\n")
+    assert str(runs.progress_of(tmp_path)) == "step 30 of 10,000, 2 steps/s, 1:23:05 left"
+
+
+@pytest.mark.parametrize("style", ["lines", "bars"])
+def test_figures_are_drawn_of_what_is_there_and_always_alike(tmp_path, three_seeds, style):
+    grid = Grid(**{**GRID.__dict__, "style": style})
+    write(tmp_path, dense(), (2.5, 9.0))
+    absent = cell(point="s_G 90 %", value=0.9)
+    results = [*three_seeds, *collect(tmp_path, [dense(), absent])]
+    protocols = {"sngan": the_protocol(results)}
+    for name in ("one", "other"):
+        figures.write_figure(tmp_path / name, grid, results, protocols, "last")
+    for suffix in figures.FORMATS:
+        assert (tmp_path / f"one.{suffix}").read_bytes() == (
+            tmp_path / f"other.{suffix}"
+        ).read_bytes()
+    pixels = matplotlib.image.imread(tmp_path / "one.png")
+    assert np.std(pixels[..., :3]) > 0.02
+    drawing = (tmp_path / "one.svg").read_text()
+    assert "<svg" in drawing
+
+
+def test_a_figure_of_nothing_is_drawn_too(tmp_path):
+    results = collect(tmp_path, [dense(), cell()])
+    figures.write_figure(tmp_path / "empty", GRID, results, {"sngan": None}, "last")
+    assert (tmp_path / "empty.png").exists()

@@ -1,0 +1,267 @@
+"""The grids are the paper's, and what names their runs does not change without a reason."""
+
+import collections
+import pathlib
+
+import pytest
+
+from stugan_tf import (
+    config,
+    models,  # noqa: F401 - registers them with gin, which a parsed file forbids
+)
+from stugan_tf.data import data  # noqa: F401
+from stugan_tf.errors import InputError
+from stugan_tf.evaluation import evaluator  # noqa: F401
+from stugan_tf.experiments import recipe
+from stugan_tf.experiments.grid import cells_of, select
+from stugan_tf.experiments.grids import ABLATIONS, GRIDS
+from stugan_tf.experiments.paper_results import paper_results
+from stugan_tf.experiments.presets import PRESETS, preset
+from stugan_tf.sparsity import criteria
+from stugan_tf.training.algorithm import Algorithm
+from stugan_tf.training.loop import Training  # noqa: F401
+
+ROOT = pathlib.Path(__file__).parents[2]
+GIN = ROOT / "gin"
+PAPER = PRESETS["paper"]
+
+
+def cells(name, preset_name="paper", **options):
+    return cells_of(GRIDS[name], PRESETS[preset_name], **options)
+
+
+def setting(cell, name):
+    """The last binding of `name` of a cell, as text, or None."""
+    values = [b.split(" = ", 1)[1] for b in cell.bindings if b.startswith(f"{name} = ")]
+    return values[-1] if values else None
+
+
+def sparsities(cell):
+    return tuple(setting(cell, f"GAN.{name}_sparsity") for name in ("generator", "discriminator"))
+
+
+def test_table_1_has_the_papers_cells():
+    for model in ("sngan", "biggan"):
+        found = collections.defaultdict(set)
+        for cell in cells("table1"):
+            if cell.model == model:
+                found[cell.line].add(sparsities(cell))
+        of_table = ("0.95", "0.9", "0.8")
+        assert found == {
+            "Dense": {(None, None)},
+            "PF (global)": {(s, None) for s in of_table},
+            "PF (uniform)": {(s, None) for s in of_table},
+            "GAN Tickets": {("0.8658", None), ("0.7903", None)},
+            **{
+                f"{method}, s_D {percent} %": {(s, sparsity) for s in of_table}
+                for method in ("Static Sparse", "STU-GAN")
+                for percent, sparsity in ((50, "0.5"), (70, "0.7"))
+            },
+        }
+    assert len(cells("table1")) == 2 * 21 * 3  # Three runs each.
+    assert {cell.seed for cell in cells("table1")} == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("table3", 2 * 2 * 3),
+        ("table4", 4),
+        ("figure2", 1 + 4 * 10),
+        ("figure3", 2 * (1 + 3 * 10)),
+        ("figure4", 2 * (1 + 8 * 10)),
+        ("figure5", 2 * (1 + 4 * 3)),
+        ("figure6", 3 * 9),
+    ],
+)
+def test_each_grid_has_as_many_cells_as_the_paper(name, count):
+    assert len(cells(name, seeds=(0,))) == count
+
+
+def test_figures_are_of_the_sparsities_of_the_paper():
+    for name, discriminator in (
+        ("figure3", {"0.0", "0.5", "0.9"}),
+        ("figure4", {"0.0", "0.5", "0.7", "0.9"}),
+        ("figure5", {"0.5"}),
+    ):
+        assert {sparsities(c)[1] for c in cells(name) if c.point} == discriminator
+    for cell in cells("figure2"):
+        if "G & D" in cell.line:
+            assert sparsities(cell)[0] == sparsities(cell)[1] == str(cell.value)
+    found = {(c.model, *sparsities(c)) for c in cells("figure6")}
+    assert found == {
+        ("sngan", "0.95", "0.5"),
+        ("biggan", "0.95", "0.95"),
+        ("biggan", "0.95", "0.7"),
+    }
+    intervals = {setting(c, "Exploration.update_interval") for c in cells("figure6")}
+    assert intervals == set(map(str, (100, 500, 1000, 2000, 5000, 10000, 20000, 30000, 50000)))
+
+
+def test_every_result_of_the_paper_has_a_place_in_a_grid():
+    places = set()
+    for grid in GRIDS.values():
+        for cell in cells_of(grid, PAPER):
+            places.add((cell.model, cell.line, cell.point or ""))
+    unknown = set(paper_results()) - places
+    assert not unknown
+
+
+def test_results_of_the_paper_are_those_of_its_tables():
+    """Some of fidelity.md, 7.1 to 7.4."""
+    known = paper_results()
+    stu = known["biggan", "STU-GAN, s_D 70 %", "s_G 80 %"]
+    assert stu == {"fid": 8.57, "inception_score": 8.91, "training": 0.27, "testing": 0.20}
+    assert known["sngan", "Dense", ""] == {
+        "fid": 14.01,
+        "inception_score": 8.26,
+        "training": 0.5e17,
+        "testing": 3.36e9,
+    }
+    assert known["sngan", "PF (uniform)", "s_G 95 %"]["fid"] == 27.35
+    assert known["biggan", "GAN Tickets", "s_G 90 %"]["training"] == 4.57
+    assert ("sngan", "GAN Tickets", "s_G 95 %") not in known
+    assert known["biggan", "STU-GAN, 5x steps", "s_G 80 %"]["inception_score"] == 8.71
+    assert known["imagenet", "STU-GAN, s_D 50 %, s_G 60 %", ""] == {"fid": 9.68}
+
+
+def all_cells(preset_name):
+    grids = GRIDS.values()
+    return [cell for grid in grids for cell in cells_of(grid, preset(preset_name), seeds=(0, 1))]
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """The gin files with stand-ins for methods that this checkout does not have."""
+    folder = tmp_path / "gin"
+    for path in GIN.rglob("*.gin"):
+        copy = folder / path.relative_to(GIN)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(path.read_text())
+    for name in PRESETS:
+        for file in recipe.missing_files(all_cells(name), folder):
+            (folder / file).write_text(f"{pathlib.Path(file).stem}.stands_in = 1\n")
+    return folder
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_runs_have_one_name_exactly_if_they_have_one_configuration(whole, name):
+    by_name, by_content = {}, {}
+    for cell in all_cells(name):
+        found = recipe.name_of(cell, whole)
+        content = (cell.files, cell.bindings)
+        assert by_name.setdefault(found, content) == content
+        assert by_content.setdefault(content, found) == found
+    assert len(by_name) < len(all_cells(name))  # Tables share runs.
+
+
+def test_tables_share_what_they_both_need(whole):
+    names = {
+        grid: {
+            recipe.name_of(cell, whole)
+            for cell in cells(grid)
+            if cell.model == "sngan" and cell.line in ("Dense", "STU-GAN, 1x steps", line)
+        }
+        for grid, line in (
+            ("table1", "STU-GAN, s_D 50 %"),
+            ("table3", ""),
+            ("figure4", "STU-GAN, s_D 50 %"),
+        )
+    }
+    assert len(names["table1"]) == 4 * 3
+    assert names["table1"] <= names["figure4"]
+    assert names["table3"] < names["table1"]
+
+
+def test_a_name_is_of_statements_not_of_comments_or_paths(whole, tmp_path):
+    first = cells("table1")[0]
+    before = recipe.name_of(first, whole)
+    base = whole / first.files[0]
+    base.write_text("# Another comment.\n" + base.read_text() + "\n# More\n")
+    assert recipe.name_of(first, whole) == before
+    moved = tmp_path / "elsewhere"
+    whole.rename(moved)
+    assert recipe.name_of(first, moved) == before
+    included = moved / "methods/stu.gin"
+    included.write_text(included.read_text() + "Algorithm.average_decay = 0.5\n")
+    assert recipe.name_of(first, moved) != before
+    assert recipe.name_of(first, moved, extra_bindings=["train.seed = 9"]) != recipe.name_of(
+        first, moved
+    )
+
+
+def test_a_comment_sign_in_a_string_is_no_comment(tmp_path):
+    file = tmp_path / "a.gin"
+    file.write_text("a.b = 'x # y'  # z\n\n# w\nc.d = 1\n")
+    assert recipe.statements(file) == "a.b = 'x # y'\nc.d = 1"
+
+
+def test_a_missing_gin_file_is_told_with_its_rows():
+    cell = cells("table1")[0]
+    tickets = [c for c in cells("table1") if c.line == "GAN Tickets"]
+    with pytest.raises(InputError, match=r"methods/tickets.gin, for GAN Tickets\n(.|\n)*--line"):
+        recipe.check_files([cell, *tickets], pathlib.Path("nowhere/gin"))
+
+
+def test_models_and_lines_are_chosen_by_how_they_begin():
+    found = select(cells("table1"), ["SNGAN"], ["stu", "Dense"])
+    assert {(c.model, c.line) for c in found} == {
+        ("sngan", line) for line in ("Dense", "STU-GAN, s_D 50 %", "STU-GAN, s_D 70 %")
+    }
+    with pytest.raises(InputError, match=r"--line: nothing here begins with 'Stuu'\. There are: D"):
+        select(cells("table1"), (), ["Stuu"])
+
+
+def test_the_paper_preset_scores_as_the_reference_does():
+    """Every 20 passes of SNGAN, every 5000 steps of BigGAN with batch statistics; fidelity.md."""
+    for cell in cells("table1"):
+        expected = ("3128", None) if cell.model == "sngan" else ("5000", "'batch'")
+        assert (
+            setting(cell, "train.evaluate_every"),
+            setting(cell, "Evaluator.batch_norm"),
+        ) == expected
+        assert cell.files[-1] == "evaluation/paper.gin"
+
+
+def _is_here(cell):
+    """Whether this checkout has all criteria that a cell names."""
+    return cell.grid != "ablation_drop_scores" or hasattr(criteria, "gradient_flow")
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_every_configuration_can_be_read(name):
+    """All names are known and Figure 6 explores; methods that are not there yet are left out."""
+    read = set()
+    known = [cell for cell in all_cells(name) if _is_here(cell)]
+    for cell in known:
+        # Sparsities are read alike; intervals have to be shorter than the training.
+        kind = (cell.files, cell.line, cell.grid == "figure6" and cell.value)
+        if kind in read or recipe.missing_files([cell], GIN):
+            continue
+        read.add(kind)
+        config.parse_gin([GIN / file for file in cell.files], cell.bindings)
+        algorithm = Algorithm()
+        for exploration in algorithm.explorations.values():
+            assert exploration is None or exploration.num_updates(algorithm.total_steps)
+    config.parse_gin()
+    assert len(read) > 10
+
+
+def test_the_cpu_preset_says_which_data_it_uses(tmp_path):
+    assert "digits" in preset("cpu").description
+    chosen = preset("cpu", str(tmp_path))
+    assert chosen.bindings == (f"saved_model.path = {str(tmp_path)!r}",)
+    assert chosen.evaluation == ("experiments/cpu_evaluation.gin",)
+    with pytest.raises(InputError, match="there is no such folder"):
+        preset("cpu", str(tmp_path / "none"))
+    with pytest.raises(InputError, match="is for --preset=cpu"):
+        preset("smoke", str(tmp_path))
+    with pytest.raises(InputError, match="none of paper, cpu, smoke"):
+        preset("tiny")
+
+
+def test_ablations_change_stu_gan_at_one_place():
+    for grid in ABLATIONS:
+        found = cells_of(grid, PAPER, seeds=(0,))
+        assert {c.line for c in found} > {"STU-GAN, s_D 50 %"}
+        assert {sparsities(c) for c in found} == {("0.95", "0.5"), ("0.9", "0.5")}
