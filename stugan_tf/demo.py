@@ -9,8 +9,6 @@ docs/demo.md.
 """
 
 from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
-import contextlib
-import os
 import pathlib
 import socket
 import sys
@@ -29,13 +27,15 @@ flags.DEFINE_string("host", "127.0.0.1", "Address that it is served on; 0.0.0.0 
 
 PAGE = pathlib.Path(__file__).with_name("demo_page.py")
 MAX_ARTIFACTS = 4
-# Read when Streamlit is imported. It reports its use to its makers unless told not to.
 _SETTINGS = {
-    "STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false",
-    "STREAMLIT_CLIENT_SHOW_ERROR_DETAILS": "none",
-    "STREAMLIT_CLIENT_TOOLBAR_MODE": "viewer",
-    "STREAMLIT_SERVER_FILE_WATCHER_TYPE": "none",
-    "STREAMLIT_SERVER_HEADLESS": "true",
+    "browser.gatherUsageStats": False,  # It reports to its makers unless told not to.
+    "client.showErrorDetails": "none",
+    "client.toolbarMode": "viewer",
+    "logger.hideWelcomeMessage": True,
+    "logger.level": "warning",
+    "server.fileWatcherType": "none",
+    "server.headless": True,
+    "theme.paddingTop": "3rem",
 }
 # Has the browser, too, refuse all that is not from here. Streamlit's page has styles and a script
 # inline, and charts compile expressions.
@@ -49,17 +49,14 @@ _POLICY = (
 def main(_):
     """Does what the flags say, until it is interrupted."""
     _check_flags()
-    uvicorn, app = _page()
-    with _listening(FLAGS.host, FLAGS.port) as listening:
-        # The page asks for the same and gets these.
-        names = [exhibit.name for exhibit in open_exhibits(tuple(FLAGS.artifact))]
-        sys.argv = [str(PAGE), *FLAGS.artifact]
-        print(f"{_address(listening)} shows {', '.join(names)}. Stop it by Ctrl-C.", flush=True)
-        server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-        )
-        with contextlib.suppress(KeyboardInterrupt):
-            server.run(sockets=[listening])
+    app = _app()
+    address = _address(FLAGS.host, FLAGS.port)
+    # The page asks for the same and gets these.
+    names = [exhibit.name for exhibit in open_exhibits(tuple(FLAGS.artifact))]
+    sys.argv = [str(PAGE), *FLAGS.artifact]
+    print(f"{_url(address)} shows {', '.join(names)}. Stop it by Ctrl-C.", flush=True)
+    host, port = address[:2]
+    app.run(config={**_SETTINGS, "server.address": host, "server.port": port})
 
 
 def _check_flags():
@@ -78,18 +75,16 @@ def _check_flags():
         raise InputError(f"--port must be from 1 to 65535, got {FLAGS.port}.")
 
 
-def _page():
-    """The server's module, and the page as a program for it."""
-    os.environ.update(_SETTINGS)
+def _app():
+    """The page as a program for a server."""
     try:
-        import uvicorn
         from starlette.middleware import Middleware
         from streamlit.starlette import App
     except ImportError as error:
         raise InputError(
             f"The demo needs Streamlit ({error}). Install it: pip install 'stugan_tf[demo]'."
         ) from None
-    return uvicorn, App(PAGE, middleware=[Middleware(_OnlyFromHere)])
+    return App(PAGE, middleware=[Middleware(_OnlyFromHere)])
 
 
 class _OnlyFromHere:
@@ -108,11 +103,11 @@ class _OnlyFromHere:
         await self._app(scope, receive, send_with_policy)
 
 
-def _listening(host, port):
-    """A socket bound there.
+def _address(host, port):
+    """The numbers of a host and a port that can be served on.
 
     Raises:
-        InputError: if it cannot be.
+        InputError: if they cannot.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -121,23 +116,23 @@ def _listening(host, port):
             f"--host={host} is no address. Use 127.0.0.1 for this machine alone, 0.0.0.0 for all "
             "that can reach it."
         ) from None
-    listening = socket.socket(family, kind)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen()
-    except OSError as error:
-        listening.close()
-        raise InputError(
-            f"--port={port} of --host={host} cannot be served on: {error.strerror}. Choose another."
-        ) from None
-    return listening
+    with socket.socket(family, kind) as tried:
+        try:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+            tried.listen()
+        except OSError as error:
+            raise InputError(
+                f"--port={port} of --host={host} cannot be served on: {error.strerror}. Choose "
+                "another."
+            ) from None
+    return address
 
 
-def _address(listening):
-    host, port = listening.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{host}:{port}"
+def _url(address):
+    host, port = address[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from stugan_tf.serving import drawing, exhibits, latency, tables
 
 NUMBERS = (4, 16, 36, 64)
 BATCHES = (1, 16, 64)
-GRID = 480  # pixels
-FRAME = 256
+GRID = 540  # pixels
+FRAME = 280
 STRIP = 8
 
 
@@ -26,7 +26,7 @@ def show(shown):
         shown: `Exhibit`s.
     """
     st.set_page_config("stugan_tf: generators", layout="wide")
-    st.title("Generators, sparse and dense" if len(shown) > 1 else "A generator")
+    st.header("Generators, sparse and dense" if len(shown) > 1 else "A generator")
     pages = {"Images": images, "Walk": walk, "Cost": cost, "Density": density}
     tabs = st.tabs(list(pages), on_change="rerun", key="tab")
     for tab, page in zip(tabs, pages.values(), strict=True):
@@ -62,7 +62,11 @@ def images(shown):
         with column, said():
             found, in_a_row = drawing.draw(exhibit.generator, sheet)
             words = drawing.describe(exhibit.generator, sheet)
-            st.image(drawing.picture(found, in_a_row, GRID), alt=f"{exhibit.name}. {words}")
+            st.image(
+                drawing.picture(found, in_a_row, GRID),
+                alt=f"{exhibit.name}. {words}",
+                output_format="PNG",
+            )
             st.caption(plain(words))
 
 
@@ -71,12 +75,12 @@ def walk(shown):
     columns = st.columns(4)
     seeds = [
         seed_input(columns[0], "From seed", 0, "from_seed"),
-        seed_input(columns[1], "to seed", 1, "to_seed"),
+        seed_input(columns[1], "To seed", 1, "to_seed"),
     ]
     any_class = [drawing.ANY]
     labels = [
         class_input(columns[2], shown, "From class", "from_class", any_class),
-        class_input(columns[3], shown, "to class", "to_class", any_class),
+        class_input(columns[3], shown, "To class", "to_class", any_class),
     ]
     columns = st.columns(2)
     way = drawing.Walk(tuple(seeds), tuple(labels), truncation_input(columns[0], "cut"))
@@ -88,10 +92,12 @@ def walk(shown):
             st.image(
                 drawing.picture(found[:1], 1, FRAME),
                 alt=f"{exhibit.name} at {position} % of the walk",
+                output_format="PNG",
             )
             st.image(
-                drawing.picture(found[1:], STRIP, 2 * GRID),
+                drawing.picture(found[1:], STRIP, GRID),
                 alt=f"{exhibit.name} at equal distances from start to end",
+                output_format="PNG",
             )
 
 
@@ -111,9 +117,9 @@ def cost(shown):
     )
     st.caption(
         plain(
-            "Theoretical FLOPs leave out every zero; what computes these artifacts may not. Measured "
-            f"is the median, with quartiles, of calls in turn on {latency.machine()}, once they are "
-            "compiled."
+            "Theoretical FLOPs leave out every zero; what computes these artifacts may not. "
+            f"Measured on {latency.machine()}: calls of each in turn, median and quartiles, "
+            "compilation not counted."
         )
     )
 
@@ -131,13 +137,26 @@ def density(shown):
         stack=False,
         sort=False,
         x_label="",
-        y_label="density: fraction of weights not under a zero of a mask",
-        height=40 + len(names) * (14 + 10 * len(shown)),
+        y_label="density",
+        height=110 + len(names) * (10 + 14 * len(shown)),
         alt="Density of each layer",
     )
+    st.caption("Density: the fraction of a kernel's weights that no mask makes zero.")
     for exhibit in shown:
         st.subheader(plain(exhibit.name))
-        st.dataframe(tables.layer_rows(exhibit.facts), hide_index=True)
+        st.dataframe(
+            tables.layer_rows(exhibit.facts), hide_index=True, column_config=_layer_columns()
+        )
+
+
+def _layer_columns():
+    whole = st.column_config.NumberColumn(format="localized")
+    return {
+        "Weights": whole,
+        "Active": whole,
+        "Density": st.column_config.ProgressColumn(format="%.4f", min_value=0, max_value=1),
+        f"FLOPs, {tables.THEORY}": whole,
+    }
 
 
 def side_by_side(shown):

@@ -71,12 +71,7 @@ def classes_of(interfaces):
         A list, empty if none of them takes labels.
     """
     conditional = [interface for interface in interfaces if interface.conditional]
-    return max(map(_class_names, conditional), key=len, default=[])
-
-
-def _class_names(interface):
-    names = interface.class_names or [f"class {number}" for number in range(interface.num_classes)]
-    return list(names)
+    return max((list(interface.names()) for interface in conditional), key=len, default=[])
 
 
 def draw(generator, sheet):
@@ -117,7 +112,7 @@ def describe(generator, sheet):
     start = f"Seed {sheet.seed}"
     if not interface.conditional:
         return f"{start}. This generator takes no classes."
-    names = _class_names(interface)
+    names = interface.names()
     if sheet.label == EACH:
         return f"{start}. Rows from the top: {', '.join(names)}."
     if sheet.label == ANY:
