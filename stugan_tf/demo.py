@@ -30,12 +30,12 @@ MAX_ARTIFACTS = 4
 _SETTINGS = {
     "browser.gatherUsageStats": False,  # It reports to its makers unless told not to.
     "client.showErrorDetails": "none",
-    "client.toolbarMode": "viewer",
+    "client.toolbarMode": "minimal",
     "logger.hideWelcomeMessage": True,
     "logger.level": "warning",
     "server.fileWatcherType": "none",
     "server.headless": True,
-    "theme.paddingTop": "3rem",
+    "theme.paddingTop": "1rem",
 }
 # Has the browser, too, refuse all that is not from here. Streamlit's page has styles and a script
 # inline, and charts compile expressions.

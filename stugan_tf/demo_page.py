@@ -17,6 +17,7 @@ BATCHES = (1, 16, 64)
 GRID = 540  # pixels
 FRAME = 280
 STRIP = 8
+WIDTH = 156  # of a control: two fit beside each other on a phone
 
 
 def show(shown):
@@ -26,7 +27,7 @@ def show(shown):
         shown: `Exhibit`s.
     """
     st.set_page_config("stugan_tf: generators", layout="wide")
-    st.header("Generators, sparse and dense" if len(shown) > 1 else "A generator")
+    st.header("Generators")
     pages = {"Images": images, "Walk": walk, "Cost": cost, "Density": density}
     tabs = st.tabs(list(pages), on_change="rerun", key="tab")
     for tab, page in zip(tabs, pages.values(), strict=True):
@@ -51,65 +52,53 @@ def plain(text):
 
 def images(shown):
     """Images by seed, class and truncation, of all generators."""
-    columns = st.columns(4)
-    sheet = drawing.Sheet(
-        seed=seed_input(columns[0], "Seed", 0, "seed"),
-        label=class_input(columns[1], shown, "Class", "class", [drawing.ANY, drawing.EACH]),
-        truncation=truncation_input(columns[2], "truncation"),
-        num_images=columns[3].selectbox("Images", NUMBERS, 1, key="num_images"),
-    )
+    with st.container(horizontal=True):
+        sheet = drawing.Sheet(
+            seed=seed_input("Seed", 0, "seed"),
+            label=class_input(shown, "Class", "class", [drawing.ANY, drawing.EACH]),
+            truncation=truncation_input("truncation"),
+            num_images=st.selectbox("Images", NUMBERS, 1, key="num_images", width=WIDTH),
+        )
     for column, exhibit in side_by_side(shown):
         with column, said():
             found, in_a_row = drawing.draw(exhibit.generator, sheet)
             words = drawing.describe(exhibit.generator, sheet)
-            st.image(
-                drawing.picture(found, in_a_row, GRID),
-                alt=f"{exhibit.name}. {words}",
-                output_format="PNG",
-            )
+            picture(drawing.picture(found, in_a_row, GRID), f"{exhibit.name}. {words}")
             st.caption(plain(words))
 
 
 def walk(shown):
     """From one image to another."""
-    columns = st.columns(4)
-    seeds = [
-        seed_input(columns[0], "From seed", 0, "from_seed"),
-        seed_input(columns[1], "To seed", 1, "to_seed"),
-    ]
-    any_class = [drawing.ANY]
-    labels = [
-        class_input(columns[2], shown, "From class", "from_class", any_class),
-        class_input(columns[3], shown, "To class", "to_class", any_class),
-    ]
-    columns = st.columns(2)
-    way = drawing.Walk(tuple(seeds), tuple(labels), truncation_input(columns[0], "cut"))
-    position = columns[1].slider("Position", 0, 100, 50, format="%d %%", key="position")
+    with st.container(horizontal=True):
+        seeds = seed_input("From seed", 0, "from_seed"), seed_input("To seed", 1, "to_seed")
+        labels = (
+            class_input(shown, "From class", "from_class", [drawing.ANY]),
+            class_input(shown, "To class", "to_class", [drawing.ANY]),
+        )
+        way = drawing.Walk(seeds, labels, truncation_input("cut"))
+    position = st.slider("Position", 0, 100, 50, format="%d %%", key="position")
     for column, exhibit in side_by_side(shown):
         with column, said():
-            positions = [position, *drawing.strip_positions(STRIP)]
-            found = drawing.walk_images(exhibit.generator, way, positions)
-            st.image(
-                drawing.picture(found[:1], 1, FRAME),
-                alt=f"{exhibit.name} at {position} % of the walk",
-                output_format="PNG",
+            found = drawing.walk_images(
+                exhibit.generator, way, [position, *drawing.strip_positions(STRIP)]
             )
-            st.image(
-                drawing.picture(found[1:], STRIP, GRID),
-                alt=f"{exhibit.name} at equal distances from start to end",
-                output_format="PNG",
-            )
+            words = drawing.describe_walk(exhibit.generator, way)
+            frame = drawing.picture(found[:1], 1, FRAME)
+            picture(frame, f"{exhibit.name} at {position} % of the way")
+            strip = drawing.picture(found[1:], STRIP, GRID)
+            picture(strip, f"{exhibit.name}, {STRIP} images of the way. {words}")
+            st.caption(plain(words))
 
 
 def cost(shown):
     """What generators cost: theory, bytes and what is measured."""
     measured = st.session_state.setdefault("latencies", {})
-    columns = st.columns(2, vertical_alignment="bottom")
-    batch_size = columns[0].selectbox("Images in a batch", BATCHES, key="batch_size")
-    if columns[1].button("Measure the time it takes", key="measure"):
-        with st.spinner("Measuring"):
-            generators = [exhibit.generator for exhibit in shown]
-            measured[batch_size] = latency.measure(generators, batch_size)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        batch_size = st.selectbox("Images in a batch", BATCHES, key="batch_size", width=WIDTH)
+        if st.button("Measure the time", key="measure"):
+            with st.spinner("Measuring"):
+                generators = [exhibit.generator for exhibit in shown]
+                measured[batch_size] = latency.measure(generators, batch_size)
     rows = tables.cost_rows(shown, measured)
     st.table(
         {" ": [plain(row["what"]) for row in rows]}
@@ -166,20 +155,25 @@ def side_by_side(shown):
         yield column, exhibit
 
 
-def seed_input(place, label, value, key):
+def picture(image, alt):
+    """A picture, pixel by pixel."""
+    st.image(image, alt=alt, output_format="PNG")
+
+
+def seed_input(label, value, key):
     """A natural number."""
-    return place.number_input(label, 0, drawing.MAX_SEED, value, key=key)
+    return st.number_input(label, 0, drawing.MAX_SEED, value, key=key, width=WIDTH)
 
 
-def truncation_input(place, key):
+def truncation_input(key):
     """Where latents are cut off, or None."""
     choices = drawing.TRUNCATIONS
-    text = place.select_slider("Truncation", choices, drawing.NO_TRUNCATION, key=key)
+    text = st.select_slider("Truncation", choices, drawing.NO_TRUNCATION, key=key, width=WIDTH)
     return drawing.truncation_of(text)
 
 
-def class_input(place, shown, label, key, first):
-    """A class by its number, or one of what is offered first."""
+def class_input(shown, label, key, first):
+    """A class by its number, or one of what is offered first; nothing to ask without classes."""
     names = drawing.classes_of([exhibit.generator.interface for exhibit in shown])
     if not names:
         return drawing.ANY
@@ -189,7 +183,8 @@ def class_input(place, shown, label, key, first):
     def named(choice):
         return choice if isinstance(choice, str) else f"{choice} {names[choice]}"
 
-    return place.selectbox(label, [*first, *range(len(names))], format_func=named, key=key)
+    choices = [*first, *range(len(names))]
+    return st.selectbox(label, choices, format_func=named, key=key, width=WIDTH)
 
 
 if __name__ == "__main__":

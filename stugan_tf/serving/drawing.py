@@ -167,6 +167,17 @@ def _stop(generator, seed, label, truncation):
     return latents, label
 
 
+def describe_walk(generator, walk):
+    """What a walk goes from and to, in words."""
+    interface = generator.interface
+    stops = []
+    for seed, label in zip(walk.seeds, walk.labels, strict=True):
+        _, label = _stop(generator, seed, label, walk.truncation)
+        named = f", class {label} {interface.names()[label]}" if interface.conditional else ""
+        stops.append(f"seed {seed}{named}")
+    return f"From {stops[0]} to {stops[1]}."
+
+
 def strip_positions(num_images):
     """Positions of images at equal distances, the first at the start, the last at the end."""
     check_positive("num_images", num_images)

@@ -19,7 +19,7 @@ def cost_rows(exhibits, latencies=None):
         ("Training step", lambda facts: f"{facts.step:,}"),
         ("Zeros among weights under masks", lambda facts: f"{facts.sparsity:.1%}"),
         ("Parameters, zeros included", lambda facts: f"{facts.parameters:,}"),
-        ("Bytes of all files", lambda facts: f"{facts.num_bytes:,}"),
+        ("Bytes of the generator's files", lambda facts: f"{facts.num_bytes:,}"),
         (f"FLOPs an image, {THEORY}", lambda facts: in_units(facts.flops)),
         (f"... of those of a dense one, {THEORY}", _share),
     ]
