@@ -150,9 +150,10 @@ def _layer_columns():
 
 def side_by_side(shown):
     """A column for each exhibit, under its name."""
-    for column, exhibit in zip(st.columns(len(shown)), shown, strict=True):
+    pairs = list(zip(st.columns(len(shown)), shown, strict=True))
+    for column, exhibit in pairs:
         column.subheader(plain(exhibit.name))
-        yield column, exhibit
+    return pairs
 
 
 def picture(image, alt):

@@ -21,7 +21,7 @@ def cost_rows(exhibits, latencies=None):
         ("Parameters, zeros included", lambda facts: f"{facts.parameters:,}"),
         ("Bytes of the generator's files", lambda facts: f"{facts.num_bytes:,}"),
         (f"FLOPs an image, {THEORY}", lambda facts: in_units(facts.flops)),
-        (f"... of those of a dense one, {THEORY}", _share),
+        (f"... as a share of dense, {THEORY}", _share),
     ]
     found = [
         {"what": what, **{one.name: words(one.facts) for one in exhibits}} for what, words in rows
