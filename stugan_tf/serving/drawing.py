@@ -1,6 +1,7 @@
 """What a page of generators shows: images of a seed, and ways from one image to another."""
 
 import dataclasses
+import functools
 import threading
 
 import numpy as np
@@ -155,6 +156,7 @@ def walk_images(generator, walk, positions):
         return to_uint8(np.concatenate(list(generator.batches(latents, weights))))
 
 
+@functools.lru_cache(maxsize=128)
 def _stop(generator, seed, label, truncation):
     """Latents float32 [1, latent_dim] and class where a walk starts or ends."""
     interface = generator.interface
