@@ -9,6 +9,7 @@ docs/demo.md.
 """
 
 from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
+import contextlib
 import pathlib
 import socket
 import sys
@@ -35,7 +36,6 @@ _SETTINGS = {
     "logger.level": "warning",
     "server.fileWatcherType": "none",
     "server.headless": True,
-    "theme.paddingTop": "1rem",
 }
 # Has the browser, too, refuse all that is not from here. Streamlit's page has styles and a script
 # inline, and charts compile expressions.
@@ -56,7 +56,8 @@ def main(_):
     sys.argv = [str(PAGE), *FLAGS.artifact]
     print(f"{_url(address)} shows {', '.join(names)}. Stop it by Ctrl-C.", flush=True)
     host, port = address[:2]
-    app.run(config={**_SETTINGS, "server.address": host, "server.port": port})
+    with contextlib.suppress(KeyboardInterrupt):
+        app.run(config={**_SETTINGS, "server.address": host, "server.port": port})
 
 
 def _check_flags():
