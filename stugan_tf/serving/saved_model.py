@@ -45,9 +45,9 @@ class _Module(tf.Module):
         self._interface = interface
         # Keras' variables are none that tf.Module would find.
         self.weights = [variable.value for variable in model.variables]
-        self._call = lambda inputs: model(inputs, training=False)
+        self._call = _shared(model)
         mixing = mixing_or_reason(model, interface)
-        self._mix = None if isinstance(mixing, str) else lambda x: mixing(x, training=False)
+        self._mix = None if isinstance(mixing, str) else _shared(mixing)
 
     def signatures(self):
         """Concrete functions by name."""
@@ -98,6 +98,11 @@ class _Module(tf.Module):
             return self._of_latents(latents)
         chosen = tf.where(class_id == ANY_CLASS, labels, class_id)
         return self._of_latents(latents, tf.ensure_shape(chosen, [None]))
+
+
+def _shared(model):
+    """A function that all signatures call, so that its graph is there once."""
+    return tf.function(lambda inputs: model(inputs, training=False), autograph=False)
 
 
 def mixing_or_reason(model, interface):

@@ -144,7 +144,7 @@ functions = tf.saved_model.load(sys.argv[1]).signatures
 inputs = dict(seed=tf.constant(5, tf.int64), num_images=tf.constant(3),
     truncation=tf.constant(0.7), class_id=tf.constant(-1))
 np.save(sys.argv[2], functions["pixels_of_seed"](**inputs)["pixels"])
-assert not {"stugan_tf", "keras", "tf_keras"} & set(sys.modules)
+assert "stugan_tf" not in sys.modules
 """
 
 
