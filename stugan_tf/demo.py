@@ -49,12 +49,18 @@ _POLICY = (
 def main(_):
     """Does what the flags say, until it is interrupted."""
     _check_flags()
-    app = _app()
+    app_class, middleware_class = _classes()
     address = _address(FLAGS.host, FLAGS.port)
     # The page asks for the same and gets these.
     names = [exhibit.name for exhibit in open_exhibits(tuple(FLAGS.artifact))]
     sys.argv = [str(PAGE), *FLAGS.artifact]
-    print(f"{_url(address)} shows {', '.join(names)}. Stop it by Ctrl-C.", flush=True)
+
+    @contextlib.asynccontextmanager
+    async def while_served(_):
+        print(f"{_url(address)} shows {', '.join(names)}. Stop it by Ctrl-C.", flush=True)
+        yield
+
+    app = app_class(PAGE, middleware=[middleware_class(_OnlyFromHere)], lifespan=while_served)
     host, port = address[:2]
     with contextlib.suppress(KeyboardInterrupt):
         app.run(config={**_SETTINGS, "server.address": host, "server.port": port})
@@ -76,8 +82,8 @@ def _check_flags():
         raise InputError(f"--port must be from 1 to 65535, got {FLAGS.port}.")
 
 
-def _app():
-    """The page as a program for a server."""
+def _classes():
+    """What Streamlit makes a server's program of."""
     try:
         from starlette.middleware import Middleware
         from streamlit.starlette import App
@@ -85,7 +91,7 @@ def _app():
         raise InputError(
             f"The demo needs Streamlit ({error}). Install it: pip install 'stugan_tf[demo]'."
         ) from None
-    return App(PAGE, middleware=[Middleware(_OnlyFromHere)])
+    return App, Middleware
 
 
 class _OnlyFromHere:
