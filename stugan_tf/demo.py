@@ -31,6 +31,7 @@ MAX_ARTIFACTS = 4
 _SETTINGS = {
     "browser.gatherUsageStats": False,  # It reports to its makers unless told not to.
     "client.showErrorDetails": "none",
+    "global.developmentMode": False,  # which it is where no folder is called site-packages
     "client.toolbarMode": "minimal",
     "logger.hideWelcomeMessage": True,
     "logger.level": "warning",

@@ -11,9 +11,8 @@ import time
 import urllib.request
 
 import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "serving"))
 from exhibited import exhibit
+from served_networks import CONDITIONAL, call, train
 
 import stugan_tf
 from stugan_tf.serving import exhibits
@@ -180,8 +179,6 @@ def browser():
 def served(tmp_path_factory):
     """The address of a page of two conditional generators, one of them sparse."""
     pytest.importorskip("streamlit")
-    from served_networks import CONDITIONAL, call, train
-
     folder = tmp_path_factory.mktemp("demo")
     flags = []
     for name, sparsity in (("dense", 0.0), ("sparse", 0.9)):
