@@ -65,6 +65,39 @@ def parse_gin(files=(), bindings=()):
         raise InputError(str(error)) from error
 
 
+def statements(files=(), bindings=()):
+    """The configuration of `files` and `bindings`, which were parsed before, in pieces of text.
+
+    Put together they are one file that says the same, without any `include`.
+
+    Yields:
+        `(selector, text)`: what a binding binds, complete, as `module.name`; None for others. An
+        import is `import module` as selector.
+    """
+    for file in files:
+        path = _find(file, [pathlib.Path()])
+        yield from _pieces(path.read_text(), path.parent)
+    for binding in bindings:
+        yield from _pieces(binding, pathlib.Path())
+
+
+def _pieces(text, folder):
+    lines = text.splitlines(keepends=True)
+    parsed = list(_statements(text, str))
+    starts = [statement.location.line_num - 1 for statement in parsed]
+    for statement, start, end in zip(parsed, starts, [*starts[1:], len(lines)], strict=True):
+        if isinstance(statement, config_parser.IncludeStatement):
+            path = _find(statement.filename, [folder, pathlib.Path()])
+            yield from _pieces(path.read_text(), path.parent)
+            continue
+        selector = None
+        if isinstance(statement, config_parser.ImportStatement):
+            selector = f"import {statement.module}"
+        elif isinstance(statement, config_parser.BlockDeclaration) or statement.arg_name:
+            selector = _match(statement.selector).selector
+        yield selector, "".join(lines[start:end]).rstrip() + "\n"
+
+
 def check_all_used():
     """Rejects bindings that nothing uses; call it when everything is built, before step 1.
 

@@ -11,6 +11,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import hypothesis
 import pytest
 import tensorflow as tf
+import tensorflow_hub  # noqa: F401 - likewise
 from absl.testing import flagsaver
 
 import stugan_tf.command  # noqa: F401 - its flags must be there before any are saved
@@ -55,6 +56,14 @@ def use(capfd, monkeypatch):
 
     yield run
     config.parse_gin()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """A command that a test module imports leaves no flags behind for others of the same names."""
+    del collector
+    with flagsaver.flagsaver():
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)

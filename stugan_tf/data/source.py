@@ -58,6 +58,34 @@ class Source:
         """All records in stored order."""
         return tf.data.Dataset.range(self.num_images)
 
+    @property
+    def has_random_access(self):
+        """Whether a record is the index of an image, so that any can be had at once."""
+        return isinstance(self.blocks, IndexBlock)
+
+    def examples_at(self, positions):
+        """Some images.
+
+        Args:
+            positions: int64 [n] in stored order; without random access n in a row, ascending.
+
+        Returns:
+            Dataset of `(image, label)`, checked as everything that is read: uint8 [H, W, C], never
+            mirrored, and an int32 scalar.
+        """
+        self.image_shape  # noqa: B018 - may be that of the first image, which is not read in a graph
+        return self.records_at(positions).map(self._load, tf.data.AUTOTUNE)
+
+    def records_at(self, positions):
+        """As `examples_at`, not yet loaded."""
+        if self.has_random_access:
+            return tf.data.Dataset.from_tensor_slices(np.asarray(positions, np.int64))
+        return self.records().skip(positions[0]).take(len(positions))
+
+    def example(self, record):
+        """One image and its label from one record, as `examples_at` gives them."""
+        return self._load(record)
+
     def sample(self, count):
         """`count` records spread evenly over the set."""
         return tf.data.Dataset.from_tensor_slices(
@@ -165,10 +193,7 @@ class Source:
             yield
         except tf.errors.OpError as error:
             self.diagnose()
-            message = re.sub(
-                r"(?s)^.*(InputError|assertion failed|}}):? | \[Op:.*|\n.*", "", error.message
-            )
-            raise InputError(f"{self.name} cannot be read. {message}") from error
+            raise InputError(f"{self.name} cannot be read. {reason(error)}") from error
 
     @functools.cached_property
     def _cache(self):
@@ -202,6 +227,11 @@ class Source:
         if self.flip:
             images = tf.where(flips[:, None, None, None], images[:, :, ::-1], images)
         return tf.cast(images, tf.float32) / 127.5 - 1.0, labels
+
+
+def reason(error):
+    """What TensorFlow's error over an image says, without where in TensorFlow it arose."""
+    return re.sub(r"(?s)^.*(InputError|assertion failed|}}):? | \[Op:.*|\n.*", "", error.message)
 
 
 @gin.configurable

@@ -25,6 +25,7 @@ def tfrecords(
     flip=False,
     cache_gib=2.0,
     block_size=8192,
+    class_names=None,
 ):
     """Shards whose names match a pattern.
 
@@ -39,8 +40,14 @@ def tfrecords(
         flip: As in `Source`.
         cache_gib: As in `Source`.
         block_size: About how many records of a set too large for memory are shuffled at once.
+        class_names: A str for each class, for people.
     """
     check_channels(channels)
+    if class_names is not None and len(class_names) != num_classes:
+        raise InputError(
+            f"tfrecords.class_names has {len(class_names)} names for tfrecords.num_classes = "
+            f"{num_classes}. Name every class, or none."
+        )
     paths = sorted(tf.io.gfile.glob(pattern))
     if not paths:
         raise InputError(
@@ -57,6 +64,7 @@ def tfrecords(
         image_feature=image_feature,
         label_feature=label_feature if num_classes > 1 else None,
         label_offset=label_offset,
+        class_names=None if class_names is None else tuple(class_names),
         flip=flip,
         cache_gib=cache_gib,
         block_size=block_size,
@@ -154,6 +162,17 @@ class TFRecords(Source):
     def records(self):
         """Serialized examples."""
         return self._read(self.shards)
+
+    def records_at(self, positions):
+        """Opens only the shards that hold some of them."""
+        start, stop = positions[0], positions[-1] + 1
+        parts, first = [], 0
+        for path, skip, take in self.shards:
+            begin, end = max(start - first, 0), min(stop - first, take)
+            if begin < end:
+                parts.append((path, skip + begin, end - begin))
+            first += take
+        return self._read(parts)
 
     def sample(self, count):
         """The first records of shards spread evenly."""

@@ -199,10 +199,24 @@ class Evaluator:
             f"{known.get('file', self._source.name)}"
         )
 
-    def prepare(self):
-        """Computes or reads the statistics of real images, which may take long the first time."""
+    @property
+    def source(self):
+        """The real images that are compared with."""
+        return self._source
+
+    @property
+    def extraction(self):
+        """The `Extraction` that scores are made by."""
+        return self._extraction
+
+    def prepare(self, compute=real_statistics):
+        """Computes or reads the statistics of real images, which may take long the first time.
+
+        Args:
+            compute: what does it, with the arguments and the result of `real_statistics`.
+        """
         if self._statistics is None and self.metrics.keys() != {"inception_score"}:
-            self._statistics = real_statistics(
+            self._statistics = compute(
                 self._source, self._extraction, self._num_kept, self._cache_dir
             )
 

@@ -60,10 +60,7 @@ class Collector:
         self._moments = Moments(num_features)
         num_kept = min(num_kept, num_images)
         self._kept = np.zeros([num_kept, num_features], np.float32)
-        # Where the features of an image go: -1 for nowhere.
-        self._places = np.full(num_images, -1)
-        chosen = np.random.default_rng(seed).permutation(num_images)[:num_kept]
-        self._places[chosen] = np.arange(num_kept)
+        self._places = places_of_kept(num_images, num_kept, seed)
 
     @property
     def num_kept(self):
@@ -113,36 +110,77 @@ def real_statistics(source, extraction, num_kept, cache_dir=None):
     Returns:
         `Statistics`.
     """
-    inspection = source.inspect()
-    protocol = {
-        "source": source.name,
-        "fingerprint": inspection.fingerprint,
-        "num_images": inspection.num_images,
-    }
-    content = {"extractor": extraction.extractor.protocol, **protocol}
-    del content["source"]  # A name is not content.
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    path = pathlib.Path(cache_dir or cache_folder() / "statistics") / f"{key}.npz"
-    num_kept = min(num_kept, inspection.num_images)
-    stored = _read(path) if path.exists() else None
-    is_there = stored is not None and len(stored["features"]) >= num_kept
+    entry = CacheEntry(source, extraction.extractor, num_kept, cache_dir)
     # Workers extract together, so none may leave because it alone has the file.
-    if not all(extraction.on_all_workers(is_there)):
-        num_stored = min(max(num_kept, STORED), inspection.num_images)
-        description = json.dumps(
-            {"source": source.name, **content, "num_kept": num_stored}, indent=2
+    if not all(extraction.on_all_workers(entry.is_there())):
+        entry.announce()
+        entry.write(_compute(source, extraction, entry.num_stored, entry.path))
+        _partial(entry.path).unlink(missing_ok=True)
+    return entry.read()
+
+
+def places_of_kept(num_images, num_kept, seed=0):
+    """Int [num_images]: where the features of each image are kept, -1 for nowhere."""
+    places = np.full(num_images, -1)
+    chosen = np.random.default_rng(seed).permutation(num_images)[:num_kept]
+    places[chosen] = np.arange(len(chosen))
+    return places
+
+
+class CacheEntry:
+    """Where the statistics of all images of a source are kept, under a name made of content.
+
+    Attributes:
+        path: of the file.
+        num_stored: int, of how many images the features are to be kept.
+    """
+
+    def __init__(self, source, extractor, num_kept, cache_dir=None):
+        """Reads what the name depends on; for the arguments see `real_statistics`."""
+        inspection = source.inspect()
+        self._protocol = {
+            "source": source.name,
+            "fingerprint": inspection.fingerprint,
+            "num_images": inspection.num_images,
+        }
+        content = {"extractor": extractor.protocol, **self._protocol}
+        del content["source"]  # A name is not content.
+        key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        self.path = pathlib.Path(cache_dir or cache_folder() / "statistics") / f"{key}.npz"
+        self._num_kept = min(num_kept, inspection.num_images)
+        self.num_stored = min(max(self._num_kept, STORED), inspection.num_images)
+        self._description = json.dumps(
+            {"source": source.name, **content, "num_kept": self.num_stored}, indent=2
         )
-        # For people; nothing reads it. Written first, for it may take an hour until there is more.
-        _write(path.with_suffix(".json"), description.encode())
-        found = _compute(source, extraction, num_stored, path).statistics(protocol)
-        stored = {"mean": found.mean, "covariance": found.covariance, "features": found.features}
-        _write_arrays(path, **stored, description=description)
-        _partial(path).unlink(missing_ok=True)
-    # Which features are kept is a draw of which a smaller one is the beginning.
-    features = stored["features"][:num_kept]
-    return Statistics(
-        protocol, stored["mean"], stored["covariance"], features, inspection.num_images
-    )
+
+    def is_there(self):
+        """Whether enough is kept to be read."""
+        return self.path.exists() and len(_read(self.path)["features"]) >= self._num_kept
+
+    def announce(self):
+        """Says what is going to be here: it may take an hour. For people; nothing reads it."""
+        _write(self.path.with_suffix(".json"), self._description.encode())
+
+    def write(self, collector):
+        """Keeps what a `Collector`, or something with its `statistics`, has seen."""
+        found = collector.statistics(self._protocol)
+        _write_arrays(
+            self.path,
+            mean=found.mean,
+            covariance=found.covariance,
+            features=found.features,
+            description=self._description,
+        )
+
+    def read(self):
+        """The `Statistics`, which must be there."""
+        stored = _read(self.path)
+        # Which features are kept is a draw of which a smaller one is the beginning.
+        features = stored["features"][: self._num_kept]
+        num_images = self._protocol["num_images"]
+        return Statistics(
+            self._protocol, stored["mean"], stored["covariance"], features, num_images
+        )
 
 
 def ttur_statistics(path):

@@ -3,14 +3,11 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl.testing import flagsaver
 
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.digits_classifier import model as digits
+from stugan_tf.evaluation.digits_classifier import train
 from stugan_tf.evaluation.extractors import digits_classifier
-
-with flagsaver.flagsaver():  # It is a command, and others have flags of the same names.
-    from stugan_tf.evaluation.digits_classifier import train
 
 CARD = (digits.WEIGHTS.parent / "CARD.md").read_text()
 

@@ -104,6 +104,9 @@ def test_losses_and_gradients_are_close_to_those_in_float32(half, first_in_float
     assert 0 < distance(half.first, first_in_float32, rounding) < 16 * rounding
 
 
+@pytest.mark.parametrize(
+    "half", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"], indirect=True
+)
 def test_xla_takes_about_the_same_step(half):
     """It rounds elsewhere: what it fuses it computes without rounding in between."""
     run, first = first_step_in(half.precision, jit_compile=True)
@@ -112,11 +115,12 @@ def test_xla_takes_about_the_same_step(half):
     assert run.steps.first_bad() is None
 
 
-def test_micro_batches_under_xla_make_about_the_step_of_the_whole_batch(half):
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+def test_micro_batches_under_xla_make_about_the_step_of_the_whole_batch(precision):
     """Gradients of micro-batches are added in float32, so these err no more."""
-    _, whole = first_step_in(half.precision, **PLAIN)
-    _, parts = first_step_in(half.precision, accumulation_steps=2, jit_compile=True, **PLAIN)
-    rounding = ROUNDING[half.precision]
+    _, whole = first_step_in(precision, **PLAIN)
+    _, parts = first_step_in(precision, accumulation_steps=2, jit_compile=True, **PLAIN)
+    rounding = ROUNDING[precision]
     assert distance(parts, whole, rounding) < 16 * rounding
 
 

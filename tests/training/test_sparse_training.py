@@ -20,6 +20,7 @@ from stugan_tf.kernels.convolution import Choice
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.layers.spectral import SpectralConv2D
 from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
+from stugan_tf.sparsity.criteria import gradient_flow
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
@@ -230,6 +231,21 @@ def test_what_needs_the_gradients_of_all_weights_gets_them_in_every_step(setting
         sparse.advance()
         assert_same_masks(sparse.masks(), dense.masks())
         assert_close(sparse.state(), dense.state(), tolerance=2e-5)
+
+
+@pytest.mark.slow
+def test_what_needs_second_derivatives_gets_them():
+    """The kernels have none: a topology update that asks for them computes densely."""
+    exploration = Exploration(update_interval=2, drop_scores=gradient_flow)
+    dense, sparse = Run("dense", None, exploration), Run("sparse", None, exploration)
+    former = dense.masks()
+    for _ in range(2):
+        dense.advance()
+        sparse.advance()
+    assert_same_masks(sparse.masks(), dense.masks())
+    assert_close(sparse.state(), dense.state(), tolerance=2e-5)
+    pairs = zip(dense.masks()["generator"], former["generator"], strict=True)
+    assert any(np.any(new != old) for new, old in pairs)
 
 
 def test_replicas_agree_and_take_the_steps_of_one(mirrored):

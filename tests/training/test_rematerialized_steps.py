@@ -43,6 +43,7 @@ def test_xla_takes_the_same_steps(history):
     check(history, jit_compile=True)
 
 
+@pytest.mark.slow
 def test_it_goes_with_accumulation_in_half_precision():
     """The same roundings are made in the second run, as are the scale's decisions."""
     settings = algorithm(accumulation_steps=2, discriminator_steps=1, **SETTINGS)

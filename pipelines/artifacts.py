@@ -1,0 +1,184 @@
+"""What components hand on: typed, small, and with an `id` that stands for the content.
+
+An artifact is what JSON can hold besides the folder that it lies in, so that a pipeline root can be
+moved. Components see artifacts only, never each other.
+"""
+
+import dataclasses
+import pathlib
+
+ARTIFACTS = {}
+
+
+def artifact(cls):
+    """Registers an artifact under its name."""
+    cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    ARTIFACTS[cls.__name__] = cls
+    return cls
+
+
+@artifact
+class Artifact:
+    """What all have.
+
+    Attributes:
+        folder: where it lies; not part of its content.
+        id: str; what was made of artifacts with the same ids need not be made again.
+    """
+
+    folder: pathlib.Path
+    id: str
+
+
+@artifact
+class Plan(Artifact):
+    """The training was checked; `plan.txt` says what it is going to do."""
+
+
+@artifact
+class Examples(Artifact):
+    """Shards of images.
+
+    Attributes:
+        fingerprint: of the source that they were made from.
+        num_images, num_shards: int.
+        source: str, for people.
+    """
+
+    fingerprint: str
+    num_images: int
+    num_shards: int
+    source: str
+
+    @property
+    def gin_file(self):
+        """A file that sets `data.source` to the shards."""
+        return self.folder / "data.gin"
+
+    @property
+    def statistics(self):
+        """A JSON file with counts, sizes, classes, channels, anomalies."""
+        return self.folder / "statistics.json"
+
+
+@artifact
+class References(Artifact):
+    """Statistics of the features of real images, in the cache that scores are made with."""
+
+    @property
+    def cache_dir(self):
+        """What `Evaluator.cache_dir` is set to; shared by all references of a pipeline root."""
+        return self.folder.parents[1] / "statistics"
+
+
+@artifact
+class Run(Artifact):
+    """A finished training.
+
+    Attributes:
+        step: int, its last.
+        commit: of the source, None if not known.
+    """
+
+    step: int
+    commit: str | None
+
+    @property
+    def workdir(self):
+        """Of the training."""
+        return self.folder / "workdir"
+
+
+@artifact
+class Scores(Artifact):
+    """Of one checkpoint.
+
+    Attributes:
+        step: int, of the checkpoint.
+        scores: {name: number or None}.
+        protocol: of the scores.
+    """
+
+    step: int
+    scores: dict
+    protocol: dict
+
+
+@artifact
+class Exported(Artifact):
+    """A generator for serving.
+
+    Attributes:
+        step: int, of the checkpoint.
+        version: str, the folder within this one.
+        format: str.
+        num_bytes: int, of the files that serving needs.
+        sparsity: of weights under masks.
+        active_weights: int.
+        flops: theoretical, of an image.
+    """
+
+    step: int
+    version: str
+    format: str
+    num_bytes: int
+    sparsity: float
+    active_weights: int
+    flops: float
+
+    @property
+    def path(self):
+        """Of the files."""
+        return self.folder / self.version
+
+
+@artifact
+class Blessing(Artifact):
+    """Whether a model may be pushed, and why.
+
+    Attributes:
+        blessed: bool.
+        checks: list of {'passed': bool, 'words': str}.
+        baseline: int, the version it was compared with; None if there was none.
+    """
+
+    blessed: bool
+    checks: list
+    baseline: int | None
+
+    @property
+    def words(self):
+        """The reasons, one a line."""
+        return "\n".join(
+            f"{'passed' if check['passed'] else 'FAILED'}  {check['words']}"
+            for check in self.checks
+        )
+
+
+@artifact
+class Pushed(Artifact):
+    """A version that is served.
+
+    Attributes:
+        version: int.
+        serving: str, the folder of versions.
+    """
+
+    version: int
+    serving: str
+
+
+def to_json(found):
+    """What `from_json` makes the artifact of, given its folder."""
+    values = {
+        field.name: getattr(found, field.name)
+        for field in dataclasses.fields(found)
+        if field.name != "folder"
+    }
+    return {"type": type(found).__name__, **values}
+
+
+def from_json(values, folder):
+    """See `to_json`."""
+    values = dict(values)
+    return ARTIFACTS[values.pop("type")](folder=pathlib.Path(folder), **values)

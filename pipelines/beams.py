@@ -1,0 +1,97 @@
+"""Apache Beam: the runner that settings choose, and what its workers need to know."""
+
+import logging
+import os
+
+import tensorflow as tf
+
+from pipelines.settings import Beam
+from stugan_tf.errors import FailedRun, InputError
+
+logging.disable(logging.WARNING)  # It warns of clients for Google's cloud that are not there.
+try:
+    import apache_beam as beam
+except ImportError as error:
+    raise InputError("Pipelines need Apache Beam: pip install 'stugan_tf[pipelines]'.") from error
+finally:
+    logging.disable(logging.NOTSET)
+
+# configuration text -> what was built of it in this process
+_built = {}
+_driver = os.getpid()
+
+
+def pipeline(settings):
+    """A `beam.Pipeline` that is run at the end of its `with`.
+
+    Args:
+        settings: a `Beam`.
+    """
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    options = [f"--runner={settings.runner}", *settings.options]
+    runner = settings.runner
+    if settings.runner == "DirectRunner":
+        # By its name Beam would first try to download another runner, Prism, and start that.
+        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+        runner = FnApiRunner()
+        options[0] = "--runner=FnApiRunner"
+        if settings.num_workers > 1:
+            options += [
+                f"--direct_num_workers={settings.num_workers}",
+                "--direct_running_mode=multi_processing",
+                "--default_sdk_harness_log_level=ERROR",  # They tell how they end, line by line.
+            ]
+    elif settings.num_workers != Beam().num_workers:
+        raise InputError(
+            f"Beam.num_workers = {settings.num_workers} is for the DirectRunner. Tell "
+            f"{settings.runner} by Beam.options, as Beam's documentation says."
+        )
+    try:
+        return beam.Pipeline(runner=runner, options=PipelineOptions(options))
+    except (ValueError, ImportError) as error:
+        raise InputError(f"Beam refuses Beam.runner = {settings.runner!r}: {error}") from error
+
+
+def run(settings, build):
+    """Builds a pipeline by `build(pipeline)` and runs it.
+
+    Raises:
+        InputError: what a worker raised as such; Beam would show it in hundreds of lines.
+        FailedRun: if it failed otherwise.
+    """
+    try:
+        with pipeline(settings) as made:
+            build(made)
+    except (InputError, FailedRun):
+        raise
+    except Exception as error:  # whatever a runner makes of what happened in its workers
+        own = _input_error(error)
+        if own is None:
+            raise FailedRun(f"Beam's {settings.runner} failed: {str(error)[:2000]}") from error
+        raise InputError(own) from error
+
+
+def shared(text, build):
+    """What `build()` makes in a process that has not yet done so for this text.
+
+    In this process nothing is built: see `put`. In others, which have one core, no GPU is used.
+    """
+    if text not in _built:
+        if os.getpid() != _driver:
+            tf.config.set_visible_devices([], "GPU")
+        _built[text] = build()
+    return _built[text]
+
+
+def put(text, built):
+    """Has `shared` of this process find what is there already."""
+    _built.clear()
+    _built[text] = built
+
+
+def _input_error(error):
+    marker = f"{InputError.__name__}: "
+    lines = [line for line in str(error).splitlines() if marker in line]
+    return lines[-1].partition(marker)[2] if lines else None

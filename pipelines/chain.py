@@ -1,0 +1,60 @@
+"""The pipeline: which components there are, in which order, and what each hands to which."""
+
+import dataclasses
+
+from pipelines.components import (
+    bless,
+    check,
+    evaluate,
+    export,
+    ingest,
+    push,
+    reference,
+    train,
+)
+from pipelines.steps import execute
+from stugan_tf.errors import InputError
+
+COMPONENTS = {
+    module.COMPONENT.name: module.COMPONENT
+    for module in (check, ingest, reference, train, evaluate, export, bless, push)
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of a pipeline.
+
+    Attributes:
+        artifacts: {name of a component: its artifact}.
+        made: names of the components that had something to do.
+    """
+
+    artifacts: dict
+    made: list[str]
+
+
+def run(context, until="push"):
+    """Runs all components in their order; what is there is not made again.
+
+    Args:
+        context: a `steps.Context`.
+        until: name of the last component to run.
+
+    Returns:
+        An `Outcome`; without `push` if the model was not blessed.
+    """
+    if until not in COMPONENTS:
+        raise InputError(f"--until must be one of {', '.join(COMPONENTS)}, got {until!r}.")
+    artifacts, made = {}, []
+    for component in COMPONENTS.values():
+        if component.name == "push" and not artifacts["bless"].blessed:
+            break
+        result = execute(component, context, [artifacts[name] for name in component.inputs])
+        artifacts[component.name] = result.artifact
+        if not result.was_there:
+            made.append(component.name)
+        context.say(f"{component.name}: {'unchanged' if result.was_there else 'done'}")
+        if component.name == until:
+            break
+    return Outcome(artifacts, made)

@@ -1,0 +1,73 @@
+"""Commands as child processes that do not outlive the pipeline."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+from stugan_tf.errors import FailedRun, InputError
+
+TAIL = 2000  # characters of a log that an error shows
+
+# Executed by a Python of its own, because what happens between fork and exec in this process, which
+# has threads, may hang. A trainer that is asked to end saves first.
+_LAUNCH = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def run(module, flags, log=None, keep=()):
+    """Runs `python -m module flags` to its end.
+
+    Args:
+        module: str.
+        flags: list of str.
+        log: path of a file that gets its output; None lets it write to ours.
+        keep: file descriptors that the command holds open, and with them the locks on them.
+
+    Raises:
+        InputError: with its message, if it refused its input.
+        FailedRun: if it failed otherwise.
+    """
+    command = [sys.executable, "-m", module, *map(str, flags)]
+    launch = [sys.executable, "-c", _LAUNCH, str(os.getpid()), *command]
+    start = 0
+    if log is None:
+        child = subprocess.Popen(launch, pass_fds=keep)
+    else:
+        log = pathlib.Path(log)
+        start = log.stat().st_size if log.exists() else 0
+        with open(log, "ab") as file:
+            child = subprocess.Popen(launch, stdout=file, stderr=file, pass_fds=keep)
+    try:
+        code = child.wait()
+    except KeyboardInterrupt:  # A terminal told the child, too.
+        child.send_signal(signal.SIGINT)
+        child.wait()
+        raise
+    except BaseException:
+        child.terminate()
+        child.wait()
+        raise
+    if code:
+        _fail(
+            module, code, "" if log is None else log.read_bytes()[start:].decode(errors="replace")
+        )
+
+
+def _fail(module, code, output):
+    message = output.rpartition("\nerror: ")[2] if "\nerror: " in f"\n{output}" else ""
+    if code == 1 and message:
+        raise InputError(message.removeprefix("error: ").strip())
+    shown = f":\n{output[-TAIL:].strip()}" if output.strip() else "."
+    if code < 0:
+        code = signal.Signals(-code).name
+    raise FailedRun(
+        f"{module} ended with {code}{shown}\nThe same command goes on from what was finished."
+    )

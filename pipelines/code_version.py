@@ -1,0 +1,56 @@
+"""The version of code and libraries that a result depends on, by content.
+
+A commit would do, were it not that most commits do not touch most components: what changed in
+serving is no reason to train anew.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+LIBRARIES = ("tensorflow", "keras", "numpy")
+SUFFIXES = (".py", ".cc", ".h", ".npz")
+
+
+@functools.cache
+def of_code(*names):
+    """Sixteen hexadecimal digits.
+
+    Args:
+        *names: files and folders, relative to the folder that our packages are in.
+    """
+    digest = hashlib.sha256()
+    for library in LIBRARIES:
+        digest.update(f"{library} {importlib.metadata.version(library)}\n".encode())
+    for name in names:
+        for path in _files(ROOT / name):
+            digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def of_imports(text):
+    """{module: sixteen hexadecimal digits} of the modules that a configuration imports."""
+    found = {}
+    for name in re.findall(r"(?m)^\s*(?:import|from)\s+([\w.]+)", text):
+        spec = importlib.util.find_spec(name)
+        if spec is None or not spec.origin or not os.path.isfile(spec.origin):
+            continue
+        source = pathlib.Path(spec.origin)
+        paths = _files(source.parent) if source.name == "__init__.py" else [source]
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths))
+        found[name] = digest.hexdigest()[:16]
+    return found
+
+
+def _files(path):
+    if path.is_file():
+        return [path]
+    files = sorted(found for found in path.rglob("*") if found.suffix in SUFFIXES)
+    assert files, path
+    return files

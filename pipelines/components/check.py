@@ -1,0 +1,26 @@
+"""Configuration -> plan: the trainer's own check of everything, before anything is made."""
+
+from pipelines import children, configuration
+from pipelines.artifacts import Plan
+from pipelines.components.train import CODE
+from pipelines.steps import Component
+from stugan_tf.files import write_atomically
+
+
+def _depends_on(context):
+    return {"training": configuration.canonical(context.configuration.training)}
+
+
+def _make(context, workplace):
+    file = workplace.folder / "training.gin"
+    write_atomically(file, context.configuration.training.encode())
+    flags = [f"--gin_file={file}", "--strategy=one_device", "--dry_run"]
+    plan = workplace.folder / "plan.txt"
+    plan.unlink(missing_ok=True)
+    children.run("stugan_tf.train", flags, log=plan, keep=[workplace.lock])
+    if context.verbose:
+        print(plan.read_text())
+    return Plan(folder=workplace.folder, id=workplace.id)
+
+
+COMPONENT = Component(name="check", inputs=(), code=CODE, depends_on=_depends_on, make=_make)

@@ -1,0 +1,66 @@
+"""A training and its scores -> files for serving.
+
+It comes before the blessing, which judges these very files by their size.
+"""
+
+import json
+
+from pipelines import children
+from pipelines.artifacts import Exported
+from pipelines.components.train import CODE
+from pipelines.settings import plain
+from pipelines.steps import Component
+from stugan_tf.serving import artifact
+
+
+def _depends_on(context, examples, run, scores):
+    del examples, run
+    return {"step": scores.step, **plain(context.settings.export)}
+
+
+def _make(context, workplace, examples, run, scores):
+    settings = context.settings.export
+    output = workplace.folder / "versions"
+    children.run(
+        "stugan_tf.export",
+        [
+            f"--workdir={run.workdir}",
+            f"--gin_file={examples.gin_file}",
+            f"--output={output}",
+            f"--checkpoint={scores.step}",
+            f"--format={settings.format}",
+            f"--weights={settings.weights}",
+            *settings.flags,
+        ],
+        log=workplace.log,
+        keep=[workplace.lock],
+    )
+    version = artifact.versions(output)[-1]  # One that was killed may have left an earlier one.
+    card = json.loads((output / str(version) / artifact.CARD).read_text())
+    generator = card["generator"]
+    return Exported(
+        folder=workplace.folder,
+        id=workplace.id,
+        step=scores.step,
+        version=f"versions/{version}",
+        format=settings.format,
+        num_bytes=card["bytes"],
+        sparsity=generator["sparsity_under_masks"],
+        active_weights=generator["active_weights_under_masks"],
+        flops=generator["theoretical_flops_per_image"]["sparse"],
+    )
+
+
+def _is_intact(context, exported):
+    del context
+    return (exported.path / artifact.MANIFEST).is_file()
+
+
+COMPONENT = Component(
+    name="export",
+    inputs=("ingest", "train", "evaluate"),
+    code=(*CODE, "stugan_tf/serving", "stugan_tf/export.py"),
+    depends_on=_depends_on,
+    make=_make,
+    is_intact=_is_intact,
+)

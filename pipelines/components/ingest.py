@@ -1,0 +1,109 @@
+"""Data source -> shards and statistics."""
+
+import functools
+import hashlib
+import json
+
+from pipelines import configuration, ingestion
+from pipelines.artifacts import Examples
+from pipelines.settings import plain
+from pipelines.steps import Component
+from stugan_tf.data.inspection import fingerprint as fingerprint_of
+from stugan_tf.errors import InputError
+from stugan_tf.files import write_atomically
+
+
+def _depends_on(context):
+    source = _source(context)
+    return {
+        "fingerprint": _fingerprint(source),
+        "num_images": source.num_images,
+        "image_shape": list(source.image_shape),
+        "class_names": source.class_names,
+        "flip": source.flip,
+        "cache_gib": source.cache_gib,
+        **plain(context.settings.ingest),
+    }
+
+
+def _make(context, workplace):
+    source = _source(context)
+    fingerprint = _fingerprint(source)
+    text, folder = context.configuration.training, str(workplace.folder)
+    settings = context.settings
+    found = ingestion.ingest(source, text, settings.ingest, settings.beam, folder)
+    _of_text.cache_clear()  # The images it may hold are not needed any more.
+    fixed, pattern = gin_lines(source, workplace.folder, found["shards"])
+    content = hashlib.sha256(f"{found['content']}\n{fixed}".encode()).hexdigest()[:16]
+    examples = Examples(
+        folder=workplace.folder,
+        id=content,
+        fingerprint=fingerprint,
+        num_images=found["images"],
+        num_shards=found["shards"],
+        source=source.name,
+    )
+    write_atomically(examples.gin_file, f"{fixed}{pattern}".encode())
+    text = json.dumps({"fingerprint": fingerprint, **found}, indent=1, ensure_ascii=False)
+    write_atomically(examples.statistics, f"{text}\n".encode())
+    return examples
+
+
+def _source(context):
+    return _of_text(context.configuration.training)
+
+
+@functools.lru_cache(maxsize=1)
+def _of_text(training):
+    return configuration.source(training)
+
+
+def _fingerprint(source):
+    """Of the content; if some of it cannot be read, of the length of every file."""
+    try:
+        return source.inspect().fingerprint
+    except InputError:
+        return "layout-" + fingerprint_of(source.num_images, (), (), source.layout())
+
+
+def gin_lines(source, folder, num_shards):
+    """Gin that sets `data.source` to shards: what depends on their content, and where they are.
+
+    Every parameter is set, because bindings without a scope would otherwise be inherited.
+    """
+    values = {
+        "image_size": None,
+        "channels": source.image_shape[-1],
+        "num_classes": source.num_classes,
+        "image_feature": "image/encoded",
+        "label_feature": "image/class/label",
+        "label_offset": 0,
+        "flip": source.flip,
+        "cache_gib": source.cache_gib,
+        "class_names": source.class_names,
+    }
+    lines = [f"ingested/tfrecords.{name} = {value!r}\n" for name, value in values.items()]
+    pattern = f"{folder}/train-*-of-{num_shards:05}.tfrecord"
+    return (
+        "".join(["data.source = @ingested/tfrecords()\n", *lines]),
+        f"ingested/tfrecords.pattern = {pattern!r}\n",
+    )
+
+
+def _is_intact(context, examples):
+    del context
+    return len(list(examples.folder.glob("train-*.tfrecord"))) == examples.num_shards
+
+
+COMPONENT = Component(
+    name="ingest",
+    inputs=(),
+    code=(
+        "stugan_tf/data",
+        "pipelines/ingestion.py",
+        "pipelines/components/ingest.py",
+    ),
+    depends_on=_depends_on,
+    make=_make,
+    is_intact=_is_intact,
+)

@@ -1,0 +1,85 @@
+"""A blessed export -> a version that is served, with its lineage."""
+
+import json
+
+from pipelines import serving
+from pipelines.artifacts import Pushed
+from pipelines.steps import Component
+from stugan_tf.errors import FailedRun
+
+
+def _depends_on(context, *artifacts):
+    del artifacts
+    return {"serving": str(context.serving)}
+
+
+def _make(context, workplace, examples, run, scores, exported, blessing):
+    if not blessing.blessed:
+        raise FailedRun(f"What is not blessed is not pushed.\n{blessing.words}")
+    lineage = lineage_of(context, examples, run, scores, exported, blessing)
+    version = serving.push(context.serving, exported.path, lineage)
+    return Pushed(
+        folder=workplace.folder, id=workplace.id, version=version, serving=str(context.serving)
+    )
+
+
+def lineage_of(context, examples, run, scores, exported, blessing):
+    """All that is to be known of a version, even where nothing else of the pipeline is left."""
+    manifest = json.loads((run.workdir / "run.json").read_text())
+    manifest.pop("host", None)  # Versions may be published; names of machines need not be.
+    artifacts = {
+        "ingest": examples,
+        "train": run,
+        "evaluate": scores,
+        "export": exported,
+        "bless": blessing,
+    }
+    return {
+        "export": exported.id,
+        "baseline": blessing.baseline,
+        "step": scores.step,
+        "scores": scores.scores,
+        "protocol": scores.protocol,
+        "workdir": run.workdir.relative_to(context.root).as_posix(),
+        "blessing": {"checks": blessing.checks},
+        "size": {
+            "bytes": exported.num_bytes,
+            "sparsity": exported.sparsity,
+            "active_weights": exported.active_weights,
+            "theoretical_flops_per_image": exported.flops,
+            "format": exported.format,
+        },
+        "data": {
+            "fingerprint": examples.fingerprint,
+            "shards": examples.id,
+            "statistics": json.loads(examples.statistics.read_text()),
+        },
+        "training": manifest,
+        "gin": (run.workdir / "config.gin").read_text(),
+        "configuration": {
+            "training": context.configuration.training,
+            "evaluation": context.configuration.evaluation,
+            "pipeline": context.configuration.pipeline,
+        },
+        "folders": {
+            name: artifact.folder.relative_to(context.root).as_posix()
+            for name, artifact in artifacts.items()
+        },
+    }
+
+
+def _is_intact(context, pushed):
+    """Whether it is served, now or after a roll-back to before it: that is for `push` to refuse."""
+    record = serving.record(context.serving, pushed.version)
+    withdrawn = context.serving / serving.WITHDRAWN / str(pushed.version)
+    return record is not None and not withdrawn.is_dir()
+
+
+COMPONENT = Component(
+    name="push",
+    inputs=("ingest", "train", "evaluate", "export", "bless"),
+    code=("pipelines/serving.py", "pipelines/components/push.py"),
+    depends_on=_depends_on,
+    make=_make,
+    is_intact=_is_intact,
+)

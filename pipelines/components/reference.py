@@ -1,0 +1,49 @@
+"""Shards -> statistics of the features of real images."""
+
+from pipelines import children, configuration
+from pipelines.artifacts import References
+from pipelines.components import scoring
+from pipelines.steps import Component
+
+
+def _depends_on(context, plan, examples):
+    del plan, examples
+    return {
+        "training": configuration.canonical(context.configuration.training),
+        "evaluation": configuration.canonical(context.configuration.evaluation),
+    }
+
+
+def _make(context, workplace, plan, examples):
+    del plan
+    references = References(folder=workplace.folder, id=workplace.id)
+    beam = context.settings.beam
+    flags = [
+        *scoring.flags(context, workplace, examples, references),
+        f"--runner={beam.runner}",
+        f"--workers={beam.num_workers}",
+        *(f"--option={option}" for option in beam.options),
+    ]
+    training = workplace.folder / "training.gin"
+    training.write_text(context.configuration.training)
+    children.run(
+        "pipelines.statistics",
+        [f"--gin_file={training}", *flags],
+        log=workplace.log,
+        keep=[workplace.lock],
+    )
+    return references
+
+
+COMPONENT = Component(
+    name="reference",
+    inputs=("check", "ingest"),
+    code=(
+        "stugan_tf/data",
+        "stugan_tf/evaluation",
+        "pipelines/extraction.py",
+        "pipelines/components/reference.py",
+    ),
+    depends_on=_depends_on,
+    make=_make,
+)

@@ -1,0 +1,90 @@
+"""Shards -> a finished training, by the ordinary trainer, which resumes what was begun."""
+
+import json
+import shlex
+
+from pipelines import children, configuration
+from pipelines.artifacts import Run
+from pipelines.steps import Component, place_of
+from stugan_tf.errors import FailedRun
+from stugan_tf.files import write_atomically
+from stugan_tf.training.manifest import has_finished
+
+CODE = (
+    "stugan_tf/data",
+    "stugan_tf/evaluation",
+    "stugan_tf/kernels",
+    "stugan_tf/layers",
+    "stugan_tf/models",
+    "stugan_tf/sparsity",
+    "stugan_tf/training",
+    "stugan_tf/config.py",
+    "stugan_tf/latents.py",
+    "stugan_tf/randomness.py",
+    "stugan_tf/train.py",
+)
+
+
+def _depends_on(context, plan, examples, references):
+    del plan, examples, references
+    return {"training": configuration.canonical(context.configuration.training)}
+
+
+def _make(context, workplace, plan, examples, references):
+    del plan
+    run = Run(folder=workplace.folder, id=workplace.id, step=0, commit=None)
+    if not has_finished(run.workdir):  # Others, several workers say, may have trained it.
+        flags = flags_of(context, workplace.folder, examples, references)
+        children.run("stugan_tf.train", flags, log=workplace.log, keep=[workplace.lock])
+    manifest = json.loads((run.workdir / "run.json").read_text())
+    if "finished" not in manifest:
+        raise FailedRun(f"The training in {run.workdir} ended before its last step.")
+    return Run(
+        folder=workplace.folder,
+        id=workplace.id,
+        step=manifest["finished"]["step"],
+        commit=manifest["commit"],
+    )
+
+
+def command_of(context, artifacts):
+    """The command that trains, for several workers to start themselves.
+
+    Args:
+        context: a `steps.Context`.
+        artifacts: {name of a component: its artifact}, of those that come before.
+    """
+    taken = [artifacts[name] for name in COMPONENT.inputs]
+    _, folder = place_of(COMPONENT, context, taken)
+    folder.mkdir(parents=True, exist_ok=True)
+    return shlex.join(["python", "-m", "stugan_tf.train", *flags_of(context, folder, *taken[1:])])
+
+
+def flags_of(context, folder, examples, references):
+    """What `stugan_tf.train` is started with."""
+    file = folder / "training.gin"
+    write_atomically(file, context.configuration.training.encode())
+    flags = [
+        f"--gin_file={file}",
+        f"--gin_file={examples.gin_file}",
+        f"--workdir={folder / 'workdir'}",
+        f"--strategy={context.strategy}",
+    ]
+    if configuration.scores_while_training(context.configuration.training):
+        flags.append(f"--gin_param=Evaluator.cache_dir = {str(references.cache_dir)!r}")
+    return flags
+
+
+def _is_intact(context, run):
+    del context
+    return any(run.workdir.glob("checkpoints/step_*"))
+
+
+COMPONENT = Component(
+    name="train",
+    inputs=("check", "ingest", "reference"),
+    code=CODE,
+    depends_on=_depends_on,
+    make=_make,
+    is_intact=_is_intact,
+)

@@ -1,0 +1,108 @@
+"""From gin files to what components are given: text of the training and of the scores, settings.
+
+A pipeline's file is a training's file that may say more. Components run commands that know nothing
+of pipelines, perhaps on another machine; so the text is taken apart here, includes and all.
+"""
+
+import dataclasses
+import json
+
+import gin
+
+from pipelines import settings as settings_module
+from pipelines.settings import Settings
+from stugan_tf import (
+    config,
+    models,  # noqa: F401 - registers them with gin
+)
+from stugan_tf.data import data
+from stugan_tf.errors import InputError
+from stugan_tf.evaluation.evaluator import Evaluator
+from stugan_tf.training import loop  # noqa: F401 - registers `train` with gin
+from stugan_tf.training.workdir import FREE
+
+_OURS = f"{__name__.partition('.')[0]}."
+
+
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+    """All that a pipeline is told, as text.
+
+    Attributes:
+        training: gin, what `stugan_tf.train` is to be given.
+        evaluation: gin, what `stugan_tf.evaluate` is to be given besides the run.
+        pipeline: gin, the settings of components.
+    """
+
+    training: str
+    evaluation: str
+    pipeline: str
+
+    def to_json(self):
+        """One line of text; see `from_json`."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text):
+        """From what `to_json` made."""
+        return cls(**json.loads(text))
+
+
+def read(files, params=()):
+    """The `Configuration` of gin files and bindings; later ones win.
+
+    Raises:
+        InputError: for whatever is wrong with them alone; `stugan_tf.train --dry_run` finds more.
+    """
+    if not files:
+        raise InputError("--gin_file is missing. Try --gin_file=gin/pipelines/digits.gin.")
+    config.parse_gin(files, params)
+    training, pipeline = [], []
+    for selector, text in config.statements(files, params):
+        name = (selector or "").removeprefix("import ")
+        (pipeline if f"{name}.".startswith(_OURS) else training).append(text)
+    pipeline = "".join(pipeline)
+    score = settings(pipeline).score
+    config.parse_gin(score.gin_files, score.gin_params)
+    evaluation = "".join(text for _, text in config.statements(score.gin_files, score.gin_params))
+    return Configuration("".join(training), evaluation, pipeline)
+
+
+def settings(pipeline):
+    """The `Settings` that gin text configures."""
+    config.parse_gin((), [pipeline])
+    return Settings(
+        **{
+            field.name: getattr(settings_module, field.type.__name__)()
+            for field in dataclasses.fields(Settings)
+        }
+    )
+
+
+def canonical(text):
+    """Gin text without what changes nothing: comments, order, what is overridden, `FREE` settings.
+
+    Paths and imports stay as they are.
+    """
+    config.parse_gin((), [text])
+    free = tuple(f"train.{name} " for name in FREE)
+    lines = (line.rstrip() for line in gin.config_str().splitlines())
+    return "\n".join(
+        line for line in lines if line and line[0] != "#" and not line.startswith(free)
+    )
+
+
+def source(training):
+    """The data source that the gin text of a training chooses."""
+    config.parse_gin((), [training])
+    return data()
+
+
+def scores_while_training(training):
+    """Whether a training uses `Evaluator`, which then may be told where its cache is."""
+    config.parse_gin((), [training])
+    try:
+        chosen = gin.query_parameter("train.evaluator")
+    except ValueError:
+        return False
+    return getattr(getattr(chosen, "configurable", None), "wrapped", None) is Evaluator

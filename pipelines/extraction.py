@@ -1,0 +1,141 @@
+"""Statistics of the features of real images by Beam: a range of images is one element.
+
+Each range leaves a file of moments and features; these are put together in the order of the ranges,
+which are a function of the number of images alone. So the result does not depend on the workers,
+and a job that was killed goes on with the ranges that are missing.
+"""
+
+import io
+import math
+import pathlib
+import shutil
+
+import numpy as np
+import tensorflow as tf
+
+from pipelines import beams
+from pipelines.beams import beam
+from stugan_tf import config
+from stugan_tf.data import data
+from stugan_tf.evaluation.evaluator import Evaluator
+from stugan_tf.evaluation.moments import Moments
+from stugan_tf.evaluation.statistics import CacheEntry, Statistics, places_of_kept
+from stugan_tf.files import write_atomically
+
+RANGE = 1024  # images in a range at least
+MOST_RANGES = 64  # each leaves a covariance on the disk until all are done
+
+
+def evaluator():
+    """The `Evaluator` that gin configures, on one device."""
+    return Evaluator(data(), tf.distribute.get_strategy())
+
+
+def real_statistics(source, extraction, num_kept, cache_dir=None, *, text, runner):
+    """As `evaluation.statistics.real_statistics`, by workers.
+
+    Args:
+        source: as there.
+        extraction: as there.
+        num_kept: as there.
+        cache_dir: as there.
+        text: gin, from which a worker can make the `Evaluator` again.
+        runner: a `Beam`.
+    """
+    entry = CacheEntry(source, extraction.extractor, num_kept, cache_dir)
+    if not entry.is_there():
+        entry.announce()
+        parts = entry.path.with_suffix(".parts")
+        parts.mkdir(parents=True, exist_ok=True)
+        bounds = ranges(source.num_images)
+        missing = [
+            (start, stop) for start, stop in bounds if not _part(parts, start, stop).exists()
+        ]
+        places = places_of_kept(source.num_images, entry.num_stored)
+        kept = {(a, b): np.flatnonzero(places[a:b] >= 0) for a, b in missing}
+        tasks = [(a, b, positions) for (a, b), positions in kept.items()]
+
+        def build(pipeline):
+            (
+                pipeline
+                | beam.Create(tasks)
+                | beam.Reshuffle()  # Or one worker would be given them all.
+                | beam.ParDo(Extract(text, str(parts)))
+            )
+
+        if tasks:
+            beams.run(runner, build)
+        entry.write(Merged(parts, bounds, places))
+        shutil.rmtree(parts)
+    return entry.read()
+
+
+def ranges(num_images):
+    """`(start, stop)` of the ranges of positions that are worked on as one.
+
+    A function of the number alone, so that sums are formed in the same order whoever works.
+    """
+    length = max(RANGE, math.ceil(num_images / MOST_RANGES))
+    return [(start, min(start + length, num_images)) for start in range(0, num_images, length)]
+
+
+class Extract(beam.DoFn):
+    """From `(start, stop, which of them are kept)` to a file of moments and features."""
+
+    def __init__(self, text, folder):
+        """Notes what workers make the `Evaluator` of, and where parts go."""
+        self._text, self._folder = text, folder
+
+    def process(self, task):
+        """Writes one part; yields its range."""
+        start, stop, kept = task
+        found = beams.shared(self._text, self._build)
+        write_part(found.source, found.extraction, self._folder, start, stop, kept)
+        yield start, stop
+
+    def _build(self):
+        config.parse_gin((), [self._text])
+        return evaluator()
+
+
+def write_part(source, extraction, folder, start, stop, kept):
+    """Moments of images `start` .. `stop - 1`, and features of those `kept`, from `start` on."""
+    moments = Moments(extraction.extractor.num_features)
+    features = []
+    with source.reading():
+        examples = source.examples_at(np.arange(start, stop)).batch(extraction.batch_size)
+        for images, _ in examples.as_numpy_iterator():
+            found, _ = extraction(images)
+            chosen = kept[(kept >= moments.count) & (kept < moments.count + len(found))]
+            features.append(found[chosen - moments.count])
+            moments.update(found)
+    buffer = io.BytesIO()
+    np.savez(buffer, features=np.concatenate(features), **moments.state())
+    write_atomically(_part(pathlib.Path(folder), start, stop), buffer.getvalue())
+
+
+class Merged:
+    """The parts of all ranges, put together in their order."""
+
+    def __init__(self, folder, bounds, places):
+        """Notes where they are, and where the features of each image go, -1 for nowhere."""
+        self._folder, self._bounds, self._places = folder, bounds, places
+
+    def statistics(self, protocol):
+        """The `Statistics` of all images."""
+        moments, kept = None, None
+        for start, stop in self._bounds:
+            with np.load(_part(self._folder, start, stop)) as part:
+                places = self._places[start:stop]
+                features, found = part["features"], Moments.from_state(part)
+            if moments is None:
+                moments = found
+                kept = np.zeros([(self._places >= 0).sum(), features.shape[1]], np.float32)
+            else:
+                moments.merge(found)
+            kept[places[places >= 0]] = features
+        return Statistics(protocol, moments.mean, moments.covariance, kept, moments.count)
+
+
+def _part(folder, start, stop):
+    return folder / f"{start:010}-{stop:010}.npz"

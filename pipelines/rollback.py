@@ -1,0 +1,29 @@
+"""Serves an earlier version again: `python -m pipelines.rollback --serving=DIR [--version=3]`.
+
+Later versions are withdrawn: moved aside, with the reason, and not pushed again. A withdrawn one is
+brought back by its --version.
+"""
+
+from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
+from absl import flags
+
+from pipelines import serving
+from stugan_tf.errors import InputError
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("serving", None, "Folder of versions: `serving` in the pipeline root.")
+flags.DEFINE_integer("version", None, "To serve; by default the one before that which is served.")
+flags.DEFINE_string("reason", "", "For the record.")
+
+
+def main(_):
+    """Does what the flags say."""
+    if not FLAGS.serving:
+        raise InputError("--serving is missing: the folder of versions, ROOT/serving by default.")
+    version, withdrawn = serving.roll_back(FLAGS.serving, FLAGS.version, FLAGS.reason)
+    gone = f", {', '.join(map(str, withdrawn))} withdrawn" if withdrawn else ""
+    print(f"Version {version} is served from {FLAGS.serving}{gone}.")
+
+
+if __name__ == "__main__":
+    command.run(main)

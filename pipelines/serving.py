@@ -1,0 +1,205 @@
+"""The folder that models are served from, in the layout of TensorFlow Serving.
+
+    SERVING/1/  SERVING/2/         versions; the highest is served. Each is there in one piece.
+    SERVING/2/lineage.json         where it comes from
+    SERVING/.withdrawn/2/          a version that was rolled back
+
+A number is never used twice. Versions are only added, by a rename, and withdrawn, by a rename: at
+every moment a server sees whole models.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+
+from stugan_tf import serving
+from stugan_tf.errors import FailedRun, InputError
+from stugan_tf.files import write_atomically
+from stugan_tf.serving import artifact
+
+LINEAGE = "lineage.json"
+WITHDRAWN = ".withdrawn"
+REASON = "withdrawn.json"
+_ASIDE = ".pushing_"
+
+
+def current(folder):
+    """The record of the version that is served; None if there is none."""
+    there = artifact.versions(folder)
+    return record(folder, there[-1]) if there else None
+
+
+def record(folder, version):
+    """The record of a version, withdrawn ones included; None if there is no such version.
+
+    Raises:
+        InputError: if it was not pushed by a pipeline, or is damaged.
+    """
+    if version is None:
+        return None
+    folder = pathlib.Path(folder)
+    for place in (folder / str(version), folder / WITHDRAWN / str(version)):
+        if place.is_dir():
+            try:
+                return json.loads((place / LINEAGE).read_text())
+            except (OSError, ValueError) as error:
+                raise InputError(
+                    f"{place} has no {LINEAGE}, or a damaged one: it was not pushed by a pipeline. "
+                    "Move it elsewhere, or push to another folder by Push.folder."
+                ) from error
+    return None
+
+
+def history(folder):
+    """Records of all versions, ascending; withdrawn ones have `withdrawn`: when and why."""
+    folder = pathlib.Path(folder)
+    gone = artifact.versions(folder / WITHDRAWN)
+    found = []
+    for version in sorted({*artifact.versions(folder), *gone}):
+        values = record(folder, version)
+        if version in gone:
+            with contextlib.suppress(OSError, ValueError):
+                about = json.loads((folder / WITHDRAWN / str(version) / REASON).read_text())
+                values = {**values, "withdrawn": about}
+        found.append(values)
+    return found
+
+
+def push(folder, exported, lineage):
+    """Makes an export the next version.
+
+    What cannot be loaded, or makes images that are not finite, is not pushed.
+
+    Args:
+        folder: of versions; made if needed.
+        exported: path of the artifact.
+        lineage: dictionary that becomes its record, with `export`, an id: it is pushed once, and
+            not again after it was withdrawn.
+
+    Returns:
+        The version, int.
+
+    Raises:
+        InputError: if it was withdrawn, or the folder cannot be used.
+        FailedRun: if it does not work.
+    """
+    folder = pathlib.Path(folder)
+    with _locked(folder):
+        for former in history(folder):
+            if former["export"] == lineage["export"]:
+                if "withdrawn" in former:
+                    raise InputError(
+                        f"This very model was version {former['version']}, which was withdrawn: "
+                        f"{former['withdrawn']['reason']}. Bring it back by `python -m "
+                        f"pipelines.rollback --serving={folder} --version={former['version']}`, or "
+                        "change the configuration."
+                    )
+                return former["version"]
+        for leftover in folder.glob(f"{_ASIDE}*"):  # by a kill
+            shutil.rmtree(leftover)
+        versions = [*artifact.versions(folder), *artifact.versions(folder / WITHDRAWN)]
+        version = max(versions, default=0) + 1
+        aside = folder / f"{_ASIDE}{version}"
+        try:
+            shutil.copytree(exported, aside)
+            text = json.dumps({"version": version, "pushed": _now(), **lineage}, indent=1)
+            write_atomically(aside / LINEAGE, f"{text}\n".encode())
+            try_out(aside)
+            _sync(aside)
+            aside.rename(folder / str(version))
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+    return version
+
+
+def try_out(path):
+    """Loads an artifact, checksums and all, and has it draw.
+
+    Raises:
+        FailedRun: if it does not.
+    """
+    try:
+        generator = serving.load(path)
+        images = generator(2, seed=0)
+    except Exception as error:  # whatever a broken model can raise
+        raise FailedRun(f"The export does not work, so it is not pushed: {error}") from error
+    if images.dtype != np.uint8 or len(images) != 2:
+        raise FailedRun(f"The export draws {images.dtype} {images.shape}, so it is not pushed.")
+
+
+def roll_back(folder, version=None, reason=""):
+    """Has an earlier version be served; later ones are withdrawn.
+
+    Args:
+        folder: of versions.
+        version: int to go back to, or a withdrawn one to bring back; None is the one before that
+            which is served.
+        reason: str, for the record.
+
+    Returns:
+        `(version, withdrawn)`: what is served now, and a list of what no longer is.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}.")
+    with _locked(folder):
+        there, gone = artifact.versions(folder), artifact.versions(folder / WITHDRAWN)
+        if version is None:
+            if len(there) < 2:
+                raise InputError(
+                    f"{folder} serves {there or 'nothing'}: there is no earlier version to go back "
+                    f"to. Withdrawn are {gone or 'none'}; one is brought back by --version."
+                )
+            version = there[-2]
+        if version not in there and version not in gone:
+            raise InputError(
+                f"{folder} has no version {version}. There are {there}, and withdrawn {gone}."
+            )
+        try_out(folder / (str(version) if version in there else f"{WITHDRAWN}/{version}"))
+        if version in gone:
+            place = folder / WITHDRAWN / str(version)
+            (place / REASON).unlink(missing_ok=True)
+            place.rename(folder / str(version))
+        later = [number for number in reversed(there) if number > version]
+        (folder / WITHDRAWN).mkdir(exist_ok=True)
+        for number in later:
+            about = {"time": _now(), "reason": reason or f"rolled back to version {version}"}
+            # Inside: what reads it finds it with the version, wherever a kill left that.
+            write_atomically(folder / str(number) / REASON, json.dumps(about).encode())
+            (folder / str(number)).rename(folder / WITHDRAWN / str(number))
+    return version, later
+
+
+@contextlib.contextmanager
+def _locked(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise InputError(
+            f"Push.folder: {folder} cannot be written to: {error.strerror}. Choose another."
+        ) from error
+    with lock:
+        with contextlib.suppress(OSError):  # Buckets that are mounted know no locks.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _sync(folder):
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _now():
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

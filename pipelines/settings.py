@@ -1,0 +1,200 @@
+"""What a gin file can say of a pipeline, beside the training that it configures."""
+
+import dataclasses
+
+import gin
+
+from stugan_tf.checks import check_above_zero, check_natural, check_positive
+from stugan_tf.errors import InputError
+from stugan_tf.evaluation.metrics import METRICS
+
+
+def configurable(cls):
+    """A frozen dataclass whose fields gin sets."""
+    return gin.configurable(module="pipelines")(dataclasses.dataclass(frozen=True)(cls))
+
+
+@configurable
+class Ingest:
+    """How a data source becomes shards.
+
+    Attributes:
+        num_shards: int; None for about 1024 images in each.
+        image_format: 'png', which keeps every pixel, or 'jpeg'.
+        quality: int in [1, 100], of JPEG.
+        seed: of the order of images; a streamed source keeps its own.
+        skip_unreadable: whether images that cannot be read are left out. Otherwise they end the
+            pipeline, after all were looked at.
+        duplicates: 'keep' or 'drop' images that are, pixel by pixel, like an earlier one of the
+            same class. Either way they are reported.
+    """
+
+    num_shards: int | None = None
+    image_format: str = "png"
+    quality: int = 95
+    seed: int = 0
+    skip_unreadable: bool = False
+    duplicates: str = "keep"
+
+    def __post_init__(self):
+        if self.num_shards is not None:
+            check_positive("Ingest.num_shards", self.num_shards)
+        check_natural("Ingest.seed", self.seed)
+        if self.duplicates not in ("keep", "drop"):
+            raise InputError(
+                f"Ingest.duplicates must be 'keep' or 'drop', got {self.duplicates!r}."
+            )
+
+
+@configurable
+class Beam:
+    """Where Apache Beam runs. It changes how fast results come, never what they are.
+
+    Attributes:
+        runner: 'DirectRunner', or 'FlinkRunner', 'SparkRunner', 'DataflowRunner', or another that
+            Beam knows.
+        num_workers: int, of the DirectRunner: 1 works in this process, more are processes.
+        options: str of Beam's own command line each, such as '--flink_master=localhost:8081'.
+    """
+
+    runner: str = "DirectRunner"
+    num_workers: int = 1
+    options: tuple = ()
+
+    def __post_init__(self):
+        check_positive("Beam.num_workers", self.num_workers)
+
+
+@configurable
+class Score:
+    """Which checkpoint is scored and exported, and by what.
+
+    Attributes:
+        checkpoint: 'latest', 'best' or a step.
+        gin_files: on top of the run's own configuration, as for `stugan_tf.evaluate`.
+        gin_params: bindings on top of these.
+    """
+
+    checkpoint: str | int = "latest"
+    gin_files: tuple = ()
+    gin_params: tuple = ()
+
+
+@configurable
+class Export:
+    """What is written for serving, as flags of `stugan_tf.export`.
+
+    Attributes:
+        format: 'saved_model', 'tflite' or 'sparse'.
+        weights: 'averaged' or 'live'.
+        flags: further flags, such as '--precision=float16'.
+    """
+
+    format: str = "saved_model"
+    weights: str = "averaged"
+    flags: tuple = ()
+
+
+@configurable
+class Bless:
+    """What a model must be to be pushed.
+
+    Attributes:
+        at_most: {score: limit}, e.g. {'fid': 20.0}.
+        at_least: {score: limit}.
+        compare: names of the scores by which it must not be worse than the version pushed now.
+        tolerance: by how much of the pushed version's score it may be worse, 0.02 for 2 %.
+        min_sparsity: of the weights under masks.
+        max_active_weights: int, weights under masks that are not zero.
+        max_bytes: int, of the exported files.
+        max_flops: theoretical, of an image.
+    """
+
+    at_most: dict = dataclasses.field(default_factory=dict)
+    at_least: dict = dataclasses.field(default_factory=dict)
+    compare: tuple = ("fid",)
+    tolerance: float = 0.0
+    min_sparsity: float | None = None
+    max_active_weights: int | None = None
+    max_bytes: int | None = None
+    max_flops: float | None = None
+
+    def __post_init__(self):
+        for field in ("at_most", "at_least"):
+            if not isinstance(getattr(self, field), dict):
+                raise InputError(
+                    f"Bless.{field} must be limits by the name of the score, such as "
+                    f"{{'fid': 20.0}}, got {getattr(self, field)!r}."
+                )
+        if isinstance(self.compare, str):
+            raise InputError(
+                f"Bless.compare must be a list of names, got {self.compare!r}. Write "
+                f"Bless.compare = [{self.compare!r}] for a single one."
+            )
+        unknown = {*self.at_most, *self.at_least, *self.compare} - METRICS.keys()
+        if unknown:
+            raise InputError(
+                f"Bless names {', '.join(sorted(unknown))}, which is no score. There are "
+                f"{', '.join(METRICS)}."
+            )
+        if self.tolerance != 0:
+            check_above_zero("Bless.tolerance", self.tolerance)
+
+
+@configurable
+class Push:
+    """Where models are served from.
+
+    Attributes:
+        folder: of numbered versions, which TensorFlow Serving watches; None is `serving` in the
+            pipeline root.
+    """
+
+    folder: str | None = None
+
+
+@configurable
+class Cluster:
+    """What the compiled pipeline asks of a cluster.
+
+    Attributes:
+        image: with stugan_tf and this package, see pipelines/Dockerfile.
+        cpu, memory: of a step, as Kubernetes writes them.
+        accelerator: of training and scoring, e.g. 'nvidia.com/gpu'; None asks for none.
+        num_accelerators: int.
+        volume_claim: of Kubeflow: name of a claim that is mounted where the pipeline root is.
+            None where that is mounted anyway, as /gcs is on Vertex AI.
+        mount: where, a path that begins the pipeline root.
+        retries: int, how often a step that failed or was preempted is tried again.
+    """
+
+    image: str = "stugan_tf:latest"
+    cpu: str = "4"
+    memory: str = "16Gi"
+    accelerator: str | None = None
+    num_accelerators: int = 1
+    volume_claim: str | None = None
+    mount: str = "/pipeline"
+    retries: int = 3
+
+    def __post_init__(self):
+        check_positive("Cluster.num_accelerators", self.num_accelerators)
+        check_natural("Cluster.retries", self.retries)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All of a pipeline's."""
+
+    ingest: Ingest = dataclasses.field(default_factory=Ingest)
+    beam: Beam = dataclasses.field(default_factory=Beam)
+    score: Score = dataclasses.field(default_factory=Score)
+    export: Export = dataclasses.field(default_factory=Export)
+    bless: Bless = dataclasses.field(default_factory=Bless)
+    push: Push = dataclasses.field(default_factory=Push)
+    cluster: Cluster = dataclasses.field(default_factory=Cluster)
+
+
+def plain(settings):
+    """A settings object as what JSON can hold and a digest can be made of."""
+    return dataclasses.asdict(settings)

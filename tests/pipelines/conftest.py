@@ -1,0 +1,22 @@
+"""A context to work in, and the images of tests/data."""
+
+import pathlib
+import sys
+
+import pytest
+
+from pipelines import steps
+from pipelines.configuration import Configuration
+from stugan_tf import config
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "data"))  # numbered_images
+
+
+@pytest.fixture
+def make_context(tmp_path):
+    def make(training="data.source = @digits()\n", evaluation="", pipeline="", code="1", **more):
+        configuration = Configuration(training, evaluation, pipeline)
+        return steps.Context(tmp_path / "root", configuration, code=code, **more)
+
+    yield make
+    config.parse_gin()
