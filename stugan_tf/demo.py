@@ -1,0 +1,147 @@
+"""Shows exported generators in the browser: `python -m stugan_tf.demo --artifact=DIR`.
+
+    --artifact=DENSE --artifact=SPARSE        side by side
+    --port=7860 --host=127.0.0.1              where the page is served
+
+Images by seed, class and truncation; walks through latent space; what each generator costs, in
+theory and measured; the density of each layer. Needs `pip install 'stugan_tf[demo]'`. See
+docs/demo.md.
+"""
+
+from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
+import contextlib
+import pathlib
+import socket
+import sys
+
+from absl import flags
+
+from stugan_tf.errors import InputError
+from stugan_tf.serving.exhibits import open_exhibits
+
+FLAGS = flags.FLAGS
+flags.DEFINE_multi_string(
+    "artifact", [], "Folder that export wrote, or a .safetensors file of it; several to compare."
+)
+flags.DEFINE_integer("port", 7860, "Port that the page is served on.")
+flags.DEFINE_string("host", "127.0.0.1", "Address that it is served on; 0.0.0.0 for all.")
+
+PAGE = pathlib.Path(__file__).with_name("demo_page.py")
+MAX_ARTIFACTS = 4
+_SETTINGS = {
+    "browser.gatherUsageStats": False,  # It reports to its makers unless told not to.
+    "client.showErrorDetails": "none",
+    "global.developmentMode": False,  # which it is where no folder is called site-packages
+    "client.toolbarMode": "minimal",
+    "logger.hideWelcomeMessage": True,
+    "logger.level": "warning",
+    "server.fileWatcherType": "none",
+    "server.headless": True,
+}
+# Has the browser, too, refuse all that is not from here. Streamlit's page has styles and a script
+# inline, and charts compile expressions.
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+    "worker-src 'self' blob:; connect-src 'self' ws: wss:; frame-src 'self'"
+)
+
+
+def main(_):
+    """Does what the flags say, until it is interrupted."""
+    _check_flags()
+    app_class, middleware_class = _classes()
+    address = _address(FLAGS.host, FLAGS.port)
+    # The page asks for the same and gets these.
+    names = [exhibit.name for exhibit in open_exhibits(tuple(FLAGS.artifact))]
+    sys.argv = [str(PAGE), *FLAGS.artifact]
+
+    @contextlib.asynccontextmanager
+    async def while_served(_):
+        print(f"{_url(address)} shows {', '.join(names)}. Stop it by Ctrl-C.", flush=True)
+        yield
+
+    app = app_class(PAGE, middleware=[middleware_class(_OnlyFromHere)], lifespan=while_served)
+    host, port = address[:2]
+    with contextlib.suppress(KeyboardInterrupt):
+        app.run(config={**_SETTINGS, "server.address": host, "server.port": port})
+
+
+def _check_flags():
+    if FLAGS.gin_file or FLAGS.gin_param:
+        raise InputError("The demo reads no gin: leave out --gin_file and --gin_param.")
+    if not FLAGS.artifact:
+        raise InputError(
+            "--artifact is missing: a folder that python -m stugan_tf.export wrote. Give it "
+            "several times to compare."
+        )
+    if len(FLAGS.artifact) > MAX_ARTIFACTS:
+        raise InputError(
+            f"A page shows up to {MAX_ARTIFACTS} artifacts side by side, got {len(FLAGS.artifact)}."
+        )
+    if not 1 <= FLAGS.port <= 65535:
+        raise InputError(f"--port must be from 1 to 65535, got {FLAGS.port}.")
+
+
+def _classes():
+    """What Streamlit makes a server's program of."""
+    try:
+        from starlette.middleware import Middleware
+        from streamlit.starlette import App
+    except ImportError as error:
+        raise InputError(
+            f"The demo needs Streamlit ({error}). Install it: pip install 'stugan_tf[demo]'."
+        ) from None
+    return App, Middleware
+
+
+class _OnlyFromHere:
+    """Adds `_POLICY` to every response."""
+
+    def __init__(self, app):
+        self._app = app
+
+    async def __call__(self, scope, receive, send):
+        async def send_with_policy(message):
+            if message["type"] == "http.response.start":
+                policy = (b"content-security-policy", _POLICY.encode())
+                message = {**message, "headers": [*message.get("headers", ()), policy]}
+            await send(message)
+
+        await self._app(scope, receive, send_with_policy)
+
+
+def _address(host, port):
+    """The numbers of a host and a port that can be served on.
+
+    Raises:
+        InputError: if they cannot.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError):
+        raise InputError(
+            f"--host={host} is no address. Use 127.0.0.1 for this machine alone, 0.0.0.0 for all "
+            "that can reach it."
+        ) from None
+    with socket.socket(family, kind) as tried:
+        try:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+            tried.listen()
+        except OSError as error:
+            raise InputError(
+                f"--port={port} of --host={host} cannot be served on: {error.strerror}. Choose "
+                "another."
+            ) from None
+    return address
+
+
+def _url(address):
+    host, port = address[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+if __name__ == "__main__":
+    command.run(main)
