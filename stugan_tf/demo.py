@@ -43,7 +43,7 @@ _SETTINGS = {
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
-    "worker-src 'self' blob:; connect-src 'self' ws: wss:; frame-src 'self'"
+    "worker-src 'self' blob:; connect-src 'self'; frame-src 'self'"
 )
 
 
