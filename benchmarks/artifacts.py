@@ -120,8 +120,8 @@ def measure(root, sparsity, width, rounds):
 
 
 def spread(values):
-    median, least, greatest = values
-    return f"{median:.3g} ({least:.3g} to {greatest:.3g})"
+    median, least, greatest = (f"{v:,.0f}" if v >= 100 else f"{v:.3g}" for v in values)
+    return f"{median} ({least} to {greatest})"
 
 
 def table(rows):
