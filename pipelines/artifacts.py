@@ -7,6 +7,8 @@ moved. Components see artifacts only, never each other.
 import dataclasses
 import pathlib
 
+from stugan_tf.methods.overview import run_folder
+
 ARTIFACTS = {}
 
 
@@ -87,6 +89,11 @@ class Run(Artifact):
     def workdir(self):
         """Of the training."""
         return self.folder / "workdir"
+
+    @property
+    def final_phase(self):
+        """Folder of the training that counts: the workdir, or, of several phases, the last."""
+        return run_folder(self.workdir)
 
 
 @artifact

@@ -1,7 +1,8 @@
 """Apache Beam: the runner that settings choose, and what its workers need to know."""
 
+import contextlib
 import logging
-import os
+import threading
 
 import tensorflow as tf
 
@@ -16,9 +17,11 @@ except ImportError as error:
 finally:
     logging.disable(logging.NOTSET)
 
+TAIL = 2000  # characters of Beam's errors, which end with the reason
+
 # configuration text -> what was built of it in this process
 _built = {}
-_driver = os.getpid()
+_building = threading.Lock()  # A worker may have several threads.
 
 
 def pipeline(settings):
@@ -69,26 +72,30 @@ def run(settings, build):
     except Exception as error:  # whatever a runner makes of what happened in its workers
         own = _input_error(error)
         if own is None:
-            raise FailedRun(f"Beam's {settings.runner} failed: {str(error)[:2000]}") from error
+            raise FailedRun(f"Beam's {settings.runner} failed: {str(error)[-TAIL:]}") from error
         raise InputError(own) from error
 
 
 def shared(text, build):
-    """What `build()` makes in a process that has not yet done so for this text.
+    """What `build()` makes, once in each process, of a text.
 
-    In this process nothing is built: see `put`. In others, which have one core, no GPU is used.
+    A process that has to build it is a worker, of which there may be many: it uses no GPU.
     """
-    if text not in _built:
-        if os.getpid() != _driver:
+    with _building:
+        if text not in _built:
             tf.config.set_visible_devices([], "GPU")
-        _built[text] = build()
-    return _built[text]
+            _built[text] = build()
+        return _built[text]
 
 
-def put(text, built):
-    """Has `shared` of this process find what is there already."""
-    _built.clear()
+@contextlib.contextmanager
+def kept(text, built):
+    """Has `shared` of this process find what is there already, while the context is open."""
     _built[text] = built
+    try:
+        yield
+    finally:
+        _built.clear()
 
 
 def _input_error(error):

@@ -5,10 +5,12 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 from stugan_tf.errors import FailedRun, InputError
 
 TAIL = 2000  # characters of a log that an error shows
+POLL_SECONDS = 0.2
 
 # Executed by a Python of its own, because what happens between fork and exec in this process, which
 # has threads, may hang. A trainer that is asked to end saves first.
@@ -22,13 +24,14 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def run(module, flags, log=None, keep=()):
+def run(module, flags, log, show=False, keep=()):
     """Runs `python -m module flags` to its end.
 
     Args:
         module: str.
         flags: list of str.
-        log: path of a file that gets its output; None lets it write to ours.
+        log: path of a file that its output is added to. Not a pipe: it may outlive its reader.
+        show: whether what it writes is shown, too.
         keep: file descriptors that the command holds open, and with them the locks on them.
 
     Raises:
@@ -37,15 +40,13 @@ def run(module, flags, log=None, keep=()):
     """
     command = [sys.executable, "-m", module, *map(str, flags)]
     launch = [sys.executable, "-c", _LAUNCH, str(os.getpid()), *command]
-    start = 0
-    if log is None:
-        child = subprocess.Popen(launch, pass_fds=keep)
-    else:
-        log = pathlib.Path(log)
-        start = log.stat().st_size if log.exists() else 0
-        with open(log, "ab") as file:
-            child = subprocess.Popen(launch, stdout=file, stderr=file, pass_fds=keep)
+    log = pathlib.Path(log)
+    start = log.stat().st_size if log.exists() else 0
+    with open(log, "ab") as file:
+        child = subprocess.Popen(launch, stdout=file, stderr=file, pass_fds=keep)
     try:
+        if show:
+            _show(child, log, start)
         code = child.wait()
     except KeyboardInterrupt:  # A terminal told the child, too.
         child.send_signal(signal.SIGINT)
@@ -56,9 +57,20 @@ def run(module, flags, log=None, keep=()):
         child.wait()
         raise
     if code:
-        _fail(
-            module, code, "" if log is None else log.read_bytes()[start:].decode(errors="replace")
-        )
+        _fail(module, code, log.read_bytes()[start:].decode(errors="replace"))
+
+
+def _show(child, log, start):
+    """Copies to our output what a child adds to its log, until it ends."""
+    with open(log, encoding="utf-8", errors="replace") as file:
+        file.seek(start)
+        ended = False
+        while not ended:
+            ended = child.poll() is not None  # Asked first: what it wrote last is there then.
+            sys.stdout.write(file.read())
+            sys.stdout.flush()
+            if not ended:
+                time.sleep(POLL_SECONDS)
 
 
 def _fail(module, code, output):

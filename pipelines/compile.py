@@ -46,7 +46,7 @@ def main(_):
         raise InputError(f"{error.name} is missing: pip install 'stugan_tf[pipelines]'.") from error
     made = kubeflow.build(found, cluster, root, FLAGS.strategy, FLAGS.code_version)
     output.parent.mkdir(parents=True, exist_ok=True)
-    kubeflow.compile_to(output, made, cluster)
+    kubeflow.compile_to(output, made)
     print(f"{output} expects the image {cluster.image} and works in {root}.")
 
 

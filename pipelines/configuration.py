@@ -18,7 +18,9 @@ from stugan_tf import (
 from stugan_tf.data import data
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.evaluator import Evaluator
-from stugan_tf.training import loop  # noqa: F401 - registers `train` with gin
+from stugan_tf.evaluation.metrics import METRICS
+from stugan_tf.methods import method  # noqa: F401 - likewise
+from stugan_tf.training import loop  # noqa: F401 - likewise
 from stugan_tf.training.workdir import FREE
 
 _OURS = f"{__name__.partition('.')[0]}."
@@ -62,10 +64,26 @@ def read(files, params=()):
         name = (selector or "").removeprefix("import ")
         (pipeline if f"{name}.".startswith(_OURS) else training).append(text)
     pipeline = "".join(pipeline)
-    score = settings(pipeline).score
+    found = settings(pipeline)
+    score = found.score
     config.parse_gin(score.gin_files, score.gin_params)
     evaluation = "".join(text for _, text in config.statements(score.gin_files, score.gin_params))
-    return Configuration("".join(training), evaluation, pipeline)
+    training = "".join(training)
+    _check_scores(training + evaluation, found.bless)
+    return Configuration(training, evaluation, pipeline)
+
+
+def _check_scores(text, bless):
+    """Raises InputError if scores are asked for that will not be there after the training."""
+    config.parse_gin((), [text])
+    computed = config.value_of("Evaluator.metrics")
+    missing = {*bless.at_most, *bless.at_least, *bless.compare} - set(computed or METRICS)
+    if missing:
+        raise InputError(
+            f"Bless asks for {', '.join(sorted(missing))}, but Evaluator.metrics = {computed!r} "
+            "has it not computed. Add it there, or change Bless.at_most, Bless.at_least and "
+            "Bless.compare, which is ['fid'] if not set."
+        )
 
 
 def settings(pipeline):

@@ -5,6 +5,7 @@ which are a function of the number of images alone. So the result does not depen
 and a job that was killed goes on with the ranges that are missing.
 """
 
+import functools
 import io
 import math
 import pathlib
@@ -20,7 +21,7 @@ from stugan_tf.data import data
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.moments import Moments
 from stugan_tf.evaluation.statistics import CacheEntry, Statistics, places_of_kept
-from stugan_tf.files import write_atomically
+from stugan_tf.files import locked, write_atomically
 
 RANGE = 1024  # images in a range at least
 MOST_RANGES = 64  # each leaves a covariance on the disk until all are done
@@ -43,31 +44,41 @@ def real_statistics(source, extraction, num_kept, cache_dir=None, *, text, runne
         runner: a `Beam`.
     """
     entry = CacheEntry(source, extraction.extractor, num_kept, cache_dir)
-    if not entry.is_there():
-        entry.announce()
-        parts = entry.path.with_suffix(".parts")
-        parts.mkdir(parents=True, exist_ok=True)
-        bounds = ranges(source.num_images)
-        missing = [
-            (start, stop) for start, stop in bounds if not _part(parts, start, stop).exists()
-        ]
-        places = places_of_kept(source.num_images, entry.num_stored)
-        kept = {(a, b): np.flatnonzero(places[a:b] >= 0) for a, b in missing}
-        tasks = [(a, b, positions) for (a, b), positions in kept.items()]
-
-        def build(pipeline):
-            (
-                pipeline
-                | beam.Create(tasks)
-                | beam.Reshuffle()  # Or one worker would be given them all.
-                | beam.ParDo(Extract(text, str(parts)))
-            )
-
-        if tasks:
-            beams.run(runner, build)
-        entry.write(Merged(parts, bounds, places))
-        shutil.rmtree(parts)
+    name = entry.path.stem
+    say = functools.partial(print, flush=True)
+    with locked(entry.path.with_name(f".{name}.lock"), str(entry.path), say):
+        if not entry.is_there():
+            entry.announce()
+            # What is in a part depends on how many features are kept.
+            parts = entry.path.with_name(f"{name}.{entry.num_stored}.parts")
+            entry.write(_merged(source.num_images, entry.num_stored, parts, text, runner))
+        for parts in entry.path.parent.glob(f"{name}.*.parts"):  # A kill may have left others.
+            shutil.rmtree(parts)
     return entry.read()
+
+
+def _merged(num_images, num_stored, parts, text, runner):
+    """The `Merged` of all ranges, after the workers made the parts that are missing."""
+    parts.mkdir(parents=True, exist_ok=True)
+    bounds = ranges(num_images)
+    places = places_of_kept(num_images, num_stored)
+    tasks = [
+        (start, stop, np.flatnonzero(places[start:stop] >= 0))
+        for start, stop in bounds
+        if not _part(parts, start, stop).exists()
+    ]
+
+    def build(pipeline):
+        (
+            pipeline
+            | beam.Create(tasks)
+            | beam.Reshuffle()  # Or one worker would be given them all.
+            | beam.ParDo(Extract(text, str(parts)))
+        )
+
+    if tasks:
+        beams.run(runner, build)
+    return Merged(parts, bounds, places)
 
 
 def ranges(num_images):

@@ -6,11 +6,13 @@ which TFDS or `stugan_tf.shard` wrote in random order, keeps its own, so that no
 shuffled through the workers' memory.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
+import uuid
 
 import numpy as np
 import tensorflow as tf
@@ -98,14 +100,17 @@ def ingest(source, text, settings, runner, folder):
     encoding = Encoding(1, source.image_shape[-1], settings.image_format, settings.quality)
     tasks = plan(source, settings, folder)
     tf.io.gfile.makedirs(f"{folder}/parts")
-    beams.put(text, source)
-    found = _run(tasks, text, encoding, runner, folder)
-    if settings.duplicates == "drop":
-        dropped = {position for group in found["duplicates"] for position in _later_ones(group)}
-        if dropped:
-            tasks = [_without(task, dropped) for task in tasks]
-            kept = found["duplicates"]
-            found = {**_run(tasks, text, encoding, runner, folder), "duplicates": kept}
+    for left_over in (f"{folder}/.*.*", f"{folder}/parts/.*.*"):  # by a kill
+        for path in tf.io.gfile.glob(left_over):
+            tf.io.gfile.remove(path)
+    with beams.kept(text, source):
+        found = _run(tasks, text, encoding, runner, folder)
+        if settings.duplicates == "drop":
+            dropped = {position for group in found["duplicates"] for position in _later_ones(group)}
+            if dropped:
+                tasks = [_without(task, dropped) for task in tasks]
+                kept = found["duplicates"]
+                found = {**_run(tasks, text, encoding, runner, folder), "duplicates": kept}
     unreadable = {int(position): why for position, why in found["unreadable"].items()}
     if unreadable and not settings.skip_unreadable:
         raise InputError(_complaint(unreadable, source))
@@ -230,29 +235,24 @@ def write_shard(source, task, encoding):
     images, labels, unreadable, sizes, blank = [], [], {}, [], []
     channels = source.image_shape[-1]
     sums, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
-    temporary = f"{os.path.dirname(task.path)}/.{os.path.basename(task.path)}.{os.getpid()}"
-    with tf.io.TFRecordWriter(temporary) as writer:
-        for position, found in examples(source, task.positions, encoding):
-            if isinstance(found, str):
-                unreadable[str(position)] = found
-            elif position not in task.left_out:
-                encoded, pixels, label = found
-                writer.write(example(encoded, label))
-                digest = hashlib.sha256(pixels.tobytes()).hexdigest()[:24]
-                images.append([position, digest, label])
-                labels.append(label)
-                sizes.append(len(encoded))
-                values = pixels.reshape(-1, channels).astype(np.int64)
-                sums += values.sum(axis=0)
-                squares += (values**2).sum(axis=0)
-                if (values == values[0]).all():
-                    blank.append(position)
-    with tf.io.gfile.GFile(temporary, "rb") as file:
-        digest, num_bytes = hashlib.sha256(), 0
-        while block := file.read(2**20):
-            digest.update(block)
-            num_bytes += len(block)
-    tf.io.gfile.rename(temporary, task.path, overwrite=True)
+    with _renamed(task.path) as temporary:
+        with tf.io.TFRecordWriter(temporary) as writer:
+            for position, found in examples(source, task.positions, encoding):
+                if isinstance(found, str):
+                    unreadable[str(position)] = found
+                elif position not in task.left_out:
+                    encoded, pixels, label = found
+                    writer.write(example(encoded, label))
+                    digest = hashlib.sha256(pixels.tobytes()).hexdigest()[:24]
+                    images.append([position, digest, label])
+                    labels.append(label)
+                    sizes.append(len(encoded))
+                    values = pixels.reshape(-1, channels).astype(np.int64)
+                    sums += values.sum(axis=0)
+                    squares += (values**2).sum(axis=0)
+                    if (values == values[0]).all():
+                        blank.append(position)
+        digest, num_bytes = _digest(temporary)
     part = {
         "count": len(images),
         "bytes": num_bytes,
@@ -262,12 +262,42 @@ def write_shard(source, task, encoding):
         "encoded": [min(sizes), max(sizes)] if sizes else [],
         "blank": blank,
         "unreadable": unreadable,
-        "shards": [[task.index, digest.hexdigest()]],
+        "shards": [[task.index, digest]],
         "left_out": list(task.left_out),
         "images": images,
     }
     write_json(task.part, part)
     return part
+
+
+@contextlib.contextmanager
+def _renamed(path):
+    """Yields a path to write to, which gets its name at the end, or is gone if anything fails.
+
+    Runners may have two workers, on two machines, do the same at once.
+    """
+    folder, name = os.path.split(path)
+    temporary = f"{folder}/.{name}.{uuid.uuid4().hex}"
+    try:
+        yield temporary
+        if os.path.exists(temporary):  # else it is in a bucket
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+        tf.io.gfile.rename(temporary, path, overwrite=True)
+    except BaseException:
+        with contextlib.suppress(tf.errors.OpError):
+            tf.io.gfile.remove(temporary)
+        raise
+
+
+def _digest(path):
+    """`(SHA-256, number of bytes)` of a file."""
+    digest, num_bytes = hashlib.sha256(), 0
+    with tf.io.gfile.GFile(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+            num_bytes += len(block)
+    return digest.hexdigest(), num_bytes
 
 
 def examples(source, positions, encoding):
@@ -384,18 +414,16 @@ def _complaint(unreadable, source):
         [
             f"{len(unreadable)} of {source.num_images} images of {source.name} cannot be read:",
             *lines,
-            "Repair them, or leave them out by Ingest.skip_unreadable = True; the shards that are "
-            "finished are kept.",
+            "Repair them, or leave them out by Ingest.skip_unreadable = True, for which the "
+            "shards are ready.",
         ]
     )
 
 
 def write_json(path, values):
     """Writes what JSON can hold, whole or not at all, wherever TensorFlow can write."""
-    temporary = f"{path}.{os.getpid()}"
-    with tf.io.gfile.GFile(temporary, "w") as file:
+    with _renamed(path) as temporary, tf.io.gfile.GFile(temporary, "w") as file:
         file.write(json.dumps(values))
-    tf.io.gfile.rename(temporary, path, overwrite=True)
 
 
 def read_json(path):

@@ -11,62 +11,32 @@ from kfp.dsl import Artifact, Dataset, Input, Markdown, Metrics, Model, Output
 from pipelines.chain import COMPONENTS
 
 # KFP copies the source of a component's function into the pipeline, so it imports what it needs.
+# What all of them are told, configuration and all, the first writes into its plan.
 
 
-def _component(function):
-    return dsl.component(function, base_image=IMAGE, install_kfp_package=False)
-
-
-IMAGE = "stugan_tf:latest"  # replaced in `build`
-
-
-@_component
 def check(configuration: str, root: str, strategy: str, code_version: str, plan: Output[Artifact]):
     """Configuration -> plan."""
     from pipelines import pod
 
-    pod.execute("check", (configuration, root, strategy, code_version), plan)
+    pod.begin(configuration, root, strategy, code_version, plan)
 
 
-@_component
-def ingest(
-    configuration: str,
-    root: str,
-    strategy: str,
-    code_version: str,
-    examples: Output[Dataset],
-    statistics: Output[Metrics],
-):
+def ingest(plan: Input[Artifact], examples: Output[Dataset], statistics: Output[Metrics]):
     """Data source -> shards and statistics."""
     from pipelines import pod
 
-    pod.execute("ingest", (configuration, root, strategy, code_version), examples)
+    pod.execute("ingest", plan, examples)
     pod.log_statistics(examples, statistics)
 
 
-@_component
-def reference(
-    configuration: str,
-    root: str,
-    strategy: str,
-    code_version: str,
-    plan: Input[Artifact],
-    examples: Input[Dataset],
-    references: Output[Artifact],
-):
+def reference(plan: Input[Artifact], examples: Input[Dataset], references: Output[Artifact]):
     """Shards -> statistics of the features of real images."""
     from pipelines import pod
 
-    parameters = (configuration, root, strategy, code_version)
-    pod.execute("reference", parameters, references, plan, examples)
+    pod.execute("reference", plan, references, examples)
 
 
-@_component
 def train(
-    configuration: str,
-    root: str,
-    strategy: str,
-    code_version: str,
     plan: Input[Artifact],
     examples: Input[Dataset],
     references: Input[Artifact],
@@ -75,16 +45,11 @@ def train(
     """Shards -> a finished training."""
     from pipelines import pod
 
-    parameters = (configuration, root, strategy, code_version)
-    pod.execute("train", parameters, run, plan, examples, references)
+    pod.execute("train", plan, run, examples, references)
 
 
-@_component
 def evaluate(
-    configuration: str,
-    root: str,
-    strategy: str,
-    code_version: str,
+    plan: Input[Artifact],
     examples: Input[Dataset],
     references: Input[Artifact],
     run: Input[Model],
@@ -93,17 +58,12 @@ def evaluate(
     """A training -> scores."""
     from pipelines import pod
 
-    parameters = (configuration, root, strategy, code_version)
-    pod.execute("evaluate", parameters, scores, examples, references, run)
+    pod.execute("evaluate", plan, scores, examples, references, run)
     pod.log_scores(scores)
 
 
-@_component
 def export(
-    configuration: str,
-    root: str,
-    strategy: str,
-    code_version: str,
+    plan: Input[Artifact],
     examples: Input[Dataset],
     run: Input[Model],
     scores: Input[Metrics],
@@ -112,16 +72,11 @@ def export(
     """A training and its scores -> files for serving."""
     from pipelines import pod
 
-    parameters = (configuration, root, strategy, code_version)
-    pod.execute("export", parameters, exported, examples, run, scores)
+    pod.execute("export", plan, exported, examples, run, scores)
 
 
-@_component
 def bless(
-    configuration: str,
-    root: str,
-    strategy: str,
-    code_version: str,
+    plan: Input[Artifact],
     examples: Input[Dataset],
     references: Input[Artifact],
     scores: Input[Metrics],
@@ -132,17 +87,12 @@ def bless(
     """Scores and an export -> a blessing; returns 'blessed' or 'not blessed'."""
     from pipelines import pod
 
-    parameters = (configuration, root, strategy, code_version)
-    found = pod.execute("bless", parameters, blessing, examples, references, scores, exported)
+    found = pod.execute("bless", plan, blessing, examples, references, scores, exported)
     return pod.say_blessing(found, reasons)
 
 
-@_component
 def push(
-    configuration: str,
-    root: str,
-    strategy: str,
-    code_version: str,
+    plan: Input[Artifact],
     examples: Input[Dataset],
     run: Input[Model],
     scores: Input[Metrics],
@@ -153,8 +103,7 @@ def push(
     """A blessed export -> a version that is served."""
     from pipelines import pod
 
-    parameters = (configuration, root, strategy, code_version)
-    pod.execute("push", parameters, pushed, examples, run, scores, exported, blessing)
+    pod.execute("push", plan, pushed, examples, run, scores, exported, blessing)
 
 
 # What each component calls its artifact.
@@ -181,7 +130,10 @@ def build(configuration, settings, root, strategy="auto", code_version=""):
         strategy: what training and scoring run on.
         code_version: str; '' for the code itself.
     """
-    functions = {name: globals()[name] for name in COMPONENTS}
+    steps = {
+        name: dsl.component(globals()[name], base_image=settings.image, install_kfp_package=False)
+        for name in COMPONENTS
+    }
 
     @dsl.pipeline(name="stugan-tf", description="From data to a served sparse generator.")
     def stugan_tf(
@@ -190,26 +142,29 @@ def build(configuration, settings, root, strategy="auto", code_version=""):
         strategy: str = strategy,
         code_version: str = code_version,
     ):
-        tasks = {}
+        found = {}
 
-        def start(name):
-            inputs = {
-                OUTPUTS[one]: tasks[one].outputs[OUTPUTS[one]] for one in COMPONENTS[name].inputs
+        def start(name, **parameters):
+            # After the first, all take its plan.
+            taken = {
+                OUTPUTS[one]: found[one] for one in ("check", *COMPONENTS[name].inputs) if found
             }
-            task = functions[name](
-                configuration=configuration,
-                root=root,
-                strategy=strategy,
-                code_version=code_version,
-                **inputs,
-            )
+            task = steps[name](**parameters, **taken)
             _place(task, name, settings)
-            tasks[name] = task
+            found[name] = task.outputs[OUTPUTS[name]]
+            return task
 
+        start(
+            "check",
+            configuration=configuration,
+            root=root,
+            strategy=strategy,
+            code_version=code_version,
+        )
         for name in COMPONENTS:
-            if name != "push":
+            if name not in ("check", "bless", "push"):
                 start(name)
-        with dsl.If(tasks["bless"].outputs["Output"] == "blessed"):
+        with dsl.If(start("bless").outputs["Output"] == "blessed"):
             start("push")
 
     return stugan_tf
@@ -230,8 +185,6 @@ def _place(task, name, settings):
         kubernetes.mount_pvc(task, pvc_name=settings.volume_claim, mount_path=settings.mount)
 
 
-def compile_to(path, pipeline, settings):
-    """Writes a pipeline as YAML, with the image of the settings in all its components."""
+def compile_to(path, pipeline):
+    """Writes a pipeline as YAML."""
     compiler.Compiler().compile(pipeline, str(path))
-    text = path.read_text().replace(f"image: {IMAGE}\n", f"image: {settings.image}\n")
-    path.write_text(text)

@@ -51,12 +51,13 @@ def _chosen(history):
 def sections(record):
     """{title: {fact: value}} in the order of the pipeline."""
     training, data = record["training"], record["data"]
+    finished = training["finished"]
     statistics, size = data["statistics"], record["size"]
     anomalies = {name: len(found) for name, found in statistics["anomalies"].items() if found}
-    version = {"number": record["version"], "pushed": record["pushed"]}
+    version = {"number": record["version"], "pushed": _time(record["pushed"])}
     if "withdrawn" in record:
         withdrawn = record["withdrawn"]
-        version["withdrawn"] = f"{withdrawn['time']}: {withdrawn['reason']}"
+        version["withdrawn"] = f"{_time(withdrawn['time'])}: {withdrawn['reason']}"
     return {
         "data": {
             "source": statistics["source"],
@@ -71,8 +72,8 @@ def sections(record):
             "versions": ", ".join(f"{k} {v}" for k, v in training["versions"].items()),
             "seed": training.get("seed"),
             "command": training["command"],
-            "begun": training["time"],
-            "finished": f"step {training['finished']['step']}, {training['finished']['time']}",
+            "begun": _time(training["time"]),
+            "finished": f"step {finished['step']}, {_time(finished['time'])}",
             "resumed": f"{len(training['resumes'])} time(s)",
             "folder": record["folders"]["train"],
         },
@@ -104,25 +105,81 @@ def sections(record):
 
 
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 62em; color: #222; }
-.chain { display: flex; flex-wrap: wrap; gap: 0 1.6em; margin: 1.5em 0; }
-.chain a { position: relative; border: 1px solid #7a8ba8; border-radius: 6px; padding: .5em .9em;
-  margin: .4em 0; background: #f3f6fb; color: inherit; text-decoration: none; }
-.chain a:not(:last-child)::after { content: "\\2192"; position: absolute; right: -1.3em; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; padding: 0 1em; max-width: 70em;
+  color: #222; }
+h1 small { font-size: 55%; font-weight: normal; color: #666; margin-left: .6em; }
+h2 { font-size: 1.05em; margin: 0 0 .5em; color: #2c4a7c; }
+section, details { border: 1px solid #d5dbe6; border-radius: 8px; padding: .9em 1.1em;
+  margin-bottom: 1.2em; }
+summary { cursor: pointer; font-weight: bold; color: #2c4a7c; }
+.chain { display: flex; flex-wrap: wrap; align-items: center; gap: .5em; margin: 1.5em 0; }
+.chain a { border: 1px solid #7a8ba8; border-radius: 8px; padding: .5em .9em; background: #f3f6fb;
+  color: inherit; text-decoration: none; }
 .chain small { display: block; color: #555; }
-table { border-collapse: collapse; margin: .4em 0 1.6em; }
+.facts { columns: 2; column-gap: 1.2em; margin-bottom: 1.2em; }
+.facts section { break-inside: avoid; }
+table { border-collapse: collapse; }
 td, th { padding: .15em 1.2em .15em 0; text-align: left; vertical-align: top;
-  overflow-wrap: anywhere; }
-td:first-child { color: #555; white-space: nowrap; }
-tr.withdrawn { color: #999; text-decoration: line-through; }
-pre { background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: 13px; }
+  overflow-wrap: anywhere; white-space: pre-wrap; }
+.facts td:first-child { color: #555; white-space: nowrap; }
+.classes { columns: 4 15em; }
+.classes div { position: relative; break-inside: avoid; display: flex; padding: 0 .4em; }
+.classes i { position: absolute; left: 0; top: .15em; bottom: .15em; background: #dde6f5; }
+.classes span { position: relative; flex: 1; overflow-wrap: anywhere; }
+.classes b { position: relative; font-weight: normal; }
+.passed { color: #1a7f37; }
+.failed { color: #b42318; }
+tr.shown td { font-weight: bold; }
+tr.withdrawn td { color: #999; text-decoration: line-through; }
+tr.withdrawn td:last-child { text-decoration: none; }
+pre { overflow-x: auto; font-size: 13px; }
+@media (max-width: 50em) { .facts { columns: 1; } }
 """
+_MARKS = {True: '<b class="passed">&#10003;</b>', False: '<b class="failed">&#10007;</b>'}
 
 
 def drawn(record, history):
     """A page of HTML that needs nothing else."""
     found = sections(record)
     title = f"Lineage of version {record['version']}"
+    checks = [(_MARKS[check["passed"]], check["words"]) for check in record["blessing"]["checks"]]
+    command = found["training"].pop("command").replace(" --", " \\\n    --")
+    found["blessing"] = {"compared with": found["blessing"]["compared with"]}
+    cards = [
+        _card(name, _table(facts) + (_table(checks) if name == "blessing" else ""))
+        for name, facts in found.items()
+    ]
+    classes = record["data"]["statistics"]["classes"]
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{_STYLE}</style><h1>{title}<small>{_pushed(record)}</small></h1>"
+        f'<div class="chain">{_chain(record, found)}</div>'
+        f'<div class="facts">{"".join(cards)}</div>'
+        + (_card("images of each class", _bars(classes)) if classes else "")
+        + _card("all versions", _versions(history, record["version"]))
+        + "<details><summary>Command and configuration of the training</summary>"
+        f"<pre>{html.escape(command)}</pre>"
+        f"<pre>{html.escape(record['gin'])}</pre></details></html>\n"
+    )
+
+
+def _pushed(record):
+    words = f"pushed {_time(record['pushed'])}"
+    if "withdrawn" in record:
+        words += f', <span class="failed">{_withdrawn(record)}</span>'
+    return words
+
+
+def _withdrawn(record):
+    """When and why a version was withdrawn, as HTML; '' if it was not."""
+    about = record.get("withdrawn")
+    if about is None:
+        return ""
+    return html.escape(f"withdrawn {_time(about['time'])}: {about['reason']}")
+
+
+def _chain(record, names):
+    """A box for each section, in the order of the pipeline."""
     fid = record["scores"].get("fid")
     notes = {
         "data": record["data"]["fingerprint"],
@@ -132,51 +189,57 @@ def drawn(record, history):
         "blessing": f"{len(record['blessing']['checks'])} checks",
         "version": f"{record['version']}",
     }
-    chain = "".join(
-        f'<a href="#{name}">{name}<small>{html.escape(notes[name])}</small></a>' for name in found
+    boxes = (
+        f'<a href="#{name}">{name}<small>{html.escape(notes[name])}</small></a>' for name in names
     )
-    parts = [
-        f"<h2 id={name!r}>{name.capitalize()}</h2>{_table(facts)}" for name, facts in found.items()
-    ]
-    if record["data"]["statistics"]["classes"]:
-        parts.append("<h2>Classes</h2>" + _table(record["data"]["statistics"]["classes"]))
-    parts += [
-        "<h2>Configuration of the training</h2>",
-        f"<pre>{html.escape(record['gin'])}</pre>",
-        "<h2>All versions</h2>",
-        _versions(history),
-    ]
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style><h1>{title}</h1>"
-        f'<div class="chain">{chain}</div>{"".join(parts)}</html>\n'
-    )
+    return "<span>&#8594;</span>".join(boxes)
+
+
+def _card(title, content):
+    return f'<section id="{title}"><h2>{title.capitalize()}</h2>{content}</section>'
 
 
 def _table(facts):
+    """Of {name: value}, or of pairs whose first part is HTML already."""
+    rows = facts
+    if isinstance(facts, dict):
+        rows = [(html.escape(name), str(value)) for name, value in facts.items()]
+    cells = (f"<tr><td>{name}<td>{html.escape(value)}" for name, value in rows)
+    return f"<table>{''.join(cells)}</table>"
+
+
+def _bars(classes):
+    """Counts by class, each on a bar."""
+    most = max(classes.values()) or 1
     rows = (
-        f"<tr><td>{html.escape(str(name))}<td>{html.escape(str(value))}"
-        for name, value in facts.items()
+        f'<div><i style="width: {100 * count / most:.1f}%"></i>'
+        f"<span>{html.escape(name)}</span><b>{count:,}</b></div>"
+        for name, count in classes.items()
     )
-    return f"<table>{''.join(rows)}</table>"
+    return f'<div class="classes">{"".join(rows)}</div>'
 
 
-def _versions(history):
+def _versions(history, shown):
     names = list(dict.fromkeys(name for record in history for name in record["scores"]))
-    rows = [
-        "".join(f"<th>{html.escape(name)}" for name in ("version", "pushed", *names, "protocol"))
-    ]
+    columns = ("version", "pushed", *names, "protocol", "")
+    rows = ["".join(f"<th>{html.escape(name)}" for name in columns)]
     for record in history:
         values = [record["scores"].get(name) for name in names]
         cells = [
             record["version"],
-            record["pushed"],
+            _time(record["pushed"]),
             *("-" if value is None else f"{value:.5g}" for value in values),
             record["protocol"]["id"],
         ]
-        mark = ' class="withdrawn"' if "withdrawn" in record else ""
-        rows.append(f"<tr{mark}>" + "".join(f"<td>{html.escape(str(cell))}" for cell in cells))
+        marks = "withdrawn " * ("withdrawn" in record) + "shown" * (record["version"] == shown)
+        text = "".join(f"<td>{html.escape(str(cell))}" for cell in cells)
+        rows.append(f'<tr class="{marks.strip()}">{text}<td>{_withdrawn(record)}')
     return f"<table>{''.join(rows)}</table>"
+
+
+def _time(text):
+    """An ISO time of ours as people write it."""
+    return text.replace("T", " ").replace("+00:00", " UTC")
 
 
 def _times(shape):

@@ -13,60 +13,91 @@ from pipelines.configuration import Configuration
 del command
 
 
-def execute(name, parameters, output, *inputs):
+def begin(configuration, root, strategy, code_version, plan):
+    """Runs the first component, and writes beside its artifact what the others are told.
+
+    Args:
+        configuration: a `Configuration` as JSON.
+        root: str, folder of everything.
+        strategy: what training and scoring run on.
+        code_version: str; '' for the code itself.
+        plan: KFP's artifact to write.
+    """
+    parameters = {
+        "configuration": configuration,
+        "root": root,
+        "strategy": strategy,
+        "code_version": code_version,
+    }
+    context = _context(parameters)
+    _execute("check", context, [], plan, parameters=parameters)
+
+
+def execute(name, plan, output, *inputs):
     """Runs a component.
 
     Args:
         name: of the component.
-        parameters: configuration as JSON, root, strategy, version of the code or ''.
+        plan: KFP's artifact that `begin` wrote.
         output: KFP's artifact to write.
-        *inputs: KFP's artifacts that earlier steps wrote, in the component's order.
+        *inputs: KFP's artifacts that other steps wrote, in the component's order.
 
     Returns:
         Our artifact.
     """
-    text, root, strategy, code_version = parameters
-    context = steps.Context(
-        root=root,
-        configuration=Configuration.from_json(text),
-        strategy=strategy,
-        code=code_version or None,
+    context = _context(_values(plan)["parameters"])
+    given = [plan, *inputs] if "check" in COMPONENTS[name].inputs else inputs
+    return _execute(name, context, [read(one, context.root) for one in given], output)
+
+
+def _context(parameters):
+    return steps.Context(
+        root=parameters["root"],
+        configuration=Configuration.from_json(parameters["configuration"]),
+        strategy=parameters["strategy"],
+        code=parameters["code_version"] or None,
         verbose=True,
     )
-    artifacts = [read(one, context.root) for one in inputs]
+
+
+def _execute(name, context, artifacts, output, **more):
     result = steps.execute(COMPONENTS[name], context, artifacts)
-    write(output, result.artifact, context.root)
+    write(output, result.artifact, context.root, **more)
     context.say(f"{name}: {'unchanged' if result.was_there else 'done'}")
     return result.artifact
 
 
-def write(output, artifact, root):
+def write(output, artifact, root, **more):
     """Writes an artifact of ours as one of KFP's: a small file, and metadata."""
-    values = {**to_json(artifact), "folder": artifact.folder.relative_to(root).as_posix()}
+    values = {"artifact": to_json(artifact), "folder": artifact.folder.relative_to(root).as_posix()}
     path = pathlib.Path(output.path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=1))
-    plain = {k: v for k, v in values.items() if isinstance(v, (str, int, float)) and k != "type"}
+    path.write_text(json.dumps({**values, **more}, indent=1))
+    facts = {**values["artifact"], "folder": values["folder"]}
+    plain = {k: v for k, v in facts.items() if isinstance(v, (str, int, float)) and k != "type"}
     output.metadata.update(plain)
 
 
 def read(given, root):
     """What `write` wrote."""
-    values = json.loads(pathlib.Path(given.path).read_text())
-    return from_json(values, root / values.pop("folder"))
+    values = _values(given)
+    return from_json(values["artifact"], root / values["folder"])
+
+
+def _values(given):
+    return json.loads(pathlib.Path(given.path).read_text())
 
 
 def log_statistics(given, metrics):
     """Shows what was ingested where KFP shows metrics."""
-    values = json.loads(pathlib.Path(given.path).read_text())
+    values = _values(given)["artifact"]
     metrics.log_metric("images", values["num_images"])
     metrics.log_metric("shards", values["num_shards"])
 
 
 def log_scores(scores):
     """Shows scores where KFP shows metrics."""
-    values = json.loads(pathlib.Path(scores.path).read_text())
-    for name, value in values["scores"].items():
+    for name, value in _values(scores)["artifact"]["scores"].items():
         if value is not None:
             scores.log_metric(name, value)
 

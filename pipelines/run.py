@@ -11,7 +11,7 @@ import sys
 import tensorflow as tf
 from absl import flags
 
-from pipelines import chain, configuration
+from pipelines import chain, configuration, serving
 from pipelines.components import train
 from pipelines.steps import Context
 from stugan_tf.errors import InputError
@@ -61,7 +61,7 @@ def main(_):
         print("Nothing has changed, so nothing was done.")
     pushed = outcome.artifacts.get("push")
     if pushed is not None:
-        print(f"Version {pushed.version} is served from {pushed.serving}.")
+        print(serving.after_push(pushed.serving, pushed.version))
     elif blessing is not None and not blessing.blessed:
         print("Not blessed: what is served stays as it is.", file=sys.stderr)
         sys.exit(NOT_BLESSED)

@@ -10,9 +10,8 @@ every moment a server sees whole models.
 
 import contextlib
 import datetime
-import fcntl
+import functools
 import json
-import os
 import pathlib
 import shutil
 
@@ -20,13 +19,12 @@ import numpy as np
 
 from stugan_tf import serving
 from stugan_tf.errors import FailedRun, InputError
-from stugan_tf.files import write_atomically
+from stugan_tf.files import locked, write_atomically
 from stugan_tf.serving import artifact
 
 LINEAGE = "lineage.json"
 WITHDRAWN = ".withdrawn"
 REASON = "withdrawn.json"
-_ASIDE = ".pushing_"
 
 
 def current(folder):
@@ -64,9 +62,10 @@ def history(folder):
     for version in sorted({*artifact.versions(folder), *gone}):
         values = record(folder, version)
         if version in gone:
+            values = {**values, "withdrawn": {"time": "some time", "reason": "not known"}}
             with contextlib.suppress(OSError, ValueError):
                 about = json.loads((folder / WITHDRAWN / str(version) / REASON).read_text())
-                values = {**values, "withdrawn": about}
+                values["withdrawn"] |= about
         found.append(values)
     return found
 
@@ -80,14 +79,15 @@ def push(folder, exported, lineage):
         folder: of versions; made if needed.
         exported: path of the artifact.
         lineage: dictionary that becomes its record, with `export`, an id: it is pushed once, and
-            not again after it was withdrawn.
+            not again after it was withdrawn; and `baseline`, the version that must be served, for
+            it was judged against that one.
 
     Returns:
         The version, int.
 
     Raises:
         InputError: if it was withdrawn, or the folder cannot be used.
-        FailedRun: if it does not work.
+        FailedRun: if it does not work, or another version is served by now.
     """
     folder = pathlib.Path(folder)
     with _locked(folder):
@@ -101,22 +101,38 @@ def push(folder, exported, lineage):
                         "change the configuration."
                     )
                 return former["version"]
-        for leftover in folder.glob(f"{_ASIDE}*"):  # by a kill
-            shutil.rmtree(leftover)
+        _check_baseline(folder, lineage["baseline"])
         versions = [*artifact.versions(folder), *artifact.versions(folder / WITHDRAWN)]
         version = max(versions, default=0) + 1
-        aside = folder / f"{_ASIDE}{version}"
-        try:
-            shutil.copytree(exported, aside)
+        with artifact.appearing(folder, version) as aside:
+            shutil.copytree(exported, aside, dirs_exist_ok=True)
             text = json.dumps({"version": version, "pushed": _now(), **lineage}, indent=1)
             write_atomically(aside / LINEAGE, f"{text}\n".encode())
             try_out(aside)
-            _sync(aside)
-            aside.rename(folder / str(version))
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
     return version
+
+
+def _check_baseline(folder, baseline):
+    """Raises FailedRun if another version is served by now than a model was judged against."""
+    served = max(artifact.versions(folder), default=None)
+    if served != baseline:
+        raise FailedRun(
+            f"Version {served} is served from {folder} by now, but the model was compared with "
+            f"{'none' if baseline is None else f'version {baseline}'}. Start the same command "
+            "again: it compares anew."
+        )
+
+
+def after_push(folder, version):
+    """What is served, in words: a model that was pushed before is not pushed over a later one."""
+    served = artifact.versions(folder)[-1]
+    if served == version:
+        return f"Version {version} is served from {folder}."
+    return (
+        f"This model was pushed before, as version {version}; version {served} is served from "
+        f"{folder}. To go back: python -m pipelines.rollback --serving={folder} "
+        f"--version={version}"
+    )
 
 
 def try_out(path):
@@ -164,9 +180,8 @@ def roll_back(folder, version=None, reason=""):
             )
         try_out(folder / (str(version) if version in there else f"{WITHDRAWN}/{version}"))
         if version in gone:
-            place = folder / WITHDRAWN / str(version)
-            (place / REASON).unlink(missing_ok=True)
-            place.rename(folder / str(version))
+            (folder / WITHDRAWN / str(version)).rename(folder / str(version))
+            (folder / str(version) / REASON).unlink(missing_ok=True)
         later = [number for number in reversed(there) if number > version]
         (folder / WITHDRAWN).mkdir(exist_ok=True)
         for number in later:
@@ -177,28 +192,10 @@ def roll_back(folder, version=None, reason=""):
     return version, later
 
 
-@contextlib.contextmanager
 def _locked(folder):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")  # noqa: SIM115
-    except OSError as error:
-        raise InputError(
-            f"Push.folder: {folder} cannot be written to: {error.strerror}. Choose another."
-        ) from error
-    with lock:
-        with contextlib.suppress(OSError):  # Buckets that are mounted know no locks.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _sync(folder):
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Waits for whoever else pushes or rolls back: that takes seconds."""
+    say = functools.partial(print, flush=True)
+    return locked(folder / ".lock", f"Push.folder: {folder}", say)
 
 
 def _now():

@@ -1,12 +1,15 @@
 """What a gin file can say of a pipeline, beside the training that it configures."""
 
 import dataclasses
+import numbers
 
 import gin
 
-from stugan_tf.checks import check_above_zero, check_natural, check_positive
+from stugan_tf.checks import check_above_zero, check_bool, check_natural, check_positive
+from stugan_tf.data.sharding import Encoding
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.metrics import METRICS
+from stugan_tf.serving import artifact
 
 
 def configurable(cls):
@@ -40,10 +43,9 @@ class Ingest:
         if self.num_shards is not None:
             check_positive("Ingest.num_shards", self.num_shards)
         check_natural("Ingest.seed", self.seed)
-        if self.duplicates not in ("keep", "drop"):
-            raise InputError(
-                f"Ingest.duplicates must be 'keep' or 'drop', got {self.duplicates!r}."
-            )
+        check_bool("Ingest.skip_unreadable", self.skip_unreadable)
+        Encoding(1, 3, self.image_format, self.quality)
+        _check_choice("Ingest.duplicates", self.duplicates, ("keep", "drop"))
 
 
 @configurable
@@ -63,6 +65,7 @@ class Beam:
 
     def __post_init__(self):
         check_positive("Beam.num_workers", self.num_workers)
+        _check_texts("Beam.options", self.options)
 
 
 @configurable
@@ -79,6 +82,12 @@ class Score:
     gin_files: tuple = ()
     gin_params: tuple = ()
 
+    def __post_init__(self):
+        if not isinstance(self.checkpoint, int):
+            _check_choice("Score.checkpoint", self.checkpoint, ("latest", "best"), "a step")
+        _check_texts("Score.gin_files", self.gin_files)
+        _check_texts("Score.gin_params", self.gin_params)
+
 
 @configurable
 class Export:
@@ -93,6 +102,11 @@ class Export:
     format: str = "saved_model"
     weights: str = "averaged"
     flags: tuple = ()
+
+    def __post_init__(self):
+        _check_choice("Export.format", self.format, artifact.FORMATS)
+        _check_choice("Export.weights", self.weights, ("averaged", "live"))
+        _check_texts("Export.flags", self.flags)
 
 
 @configurable
@@ -126,11 +140,12 @@ class Bless:
                     f"Bless.{field} must be limits by the name of the score, such as "
                     f"{{'fid': 20.0}}, got {getattr(self, field)!r}."
                 )
-        if isinstance(self.compare, str):
-            raise InputError(
-                f"Bless.compare must be a list of names, got {self.compare!r}. Write "
-                f"Bless.compare = [{self.compare!r}] for a single one."
-            )
+            for name, limit in getattr(self, field).items():
+                _check_number(f"Bless.{field}[{name!r}]", limit)
+        _check_texts("Bless.compare", self.compare)
+        for field in ("min_sparsity", "max_active_weights", "max_bytes", "max_flops"):
+            if getattr(self, field) is not None:
+                _check_number(f"Bless.{field}", getattr(self, field))
         unknown = {*self.at_most, *self.at_least, *self.compare} - METRICS.keys()
         if unknown:
             raise InputError(
@@ -193,6 +208,27 @@ class Settings:
     bless: Bless = dataclasses.field(default_factory=Bless)
     push: Push = dataclasses.field(default_factory=Push)
     cluster: Cluster = dataclasses.field(default_factory=Cluster)
+
+
+def _check_choice(name, value, choices, other=None):
+    """Raises InputError unless a value is one of some texts; `other` says what else it may be."""
+    if value not in choices:
+        known = ", ".join([*map(repr, choices), *filter(None, [other])])
+        raise InputError(f"{name} must be one of {known}, got {value!r}.")
+
+
+def _check_texts(name, values):
+    """Raises InputError unless `values` is a list of texts."""
+    if not isinstance(values, (list, tuple)) or not all(isinstance(one, str) for one in values):
+        raise InputError(
+            f"{name} must be a list of texts, got {values!r}. Write {name} = [{str(values)!r}] for "
+            "a single one."
+        )
+
+
+def _check_number(name, value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise InputError(f"{name} must be a number, got {value!r}.")
 
 
 def plain(settings):

@@ -32,12 +32,12 @@ def main(_):
     text = "".join(text for _, text in config.statements(FLAGS.gin_file, FLAGS.gin_param))
     runner = Beam(FLAGS.runner, FLAGS.workers, tuple(FLAGS.option))
     evaluator = extraction.evaluator()
-    beams.put(text, evaluator)
 
     def compute(*arguments):
         return extraction.real_statistics(*arguments, text=text, runner=runner)
 
-    evaluator.prepare(compute)
+    with beams.kept(text, evaluator):
+        evaluator.prepare(compute)
     print(json.dumps(evaluator.protocol))
 
 

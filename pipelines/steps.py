@@ -7,22 +7,19 @@ On a cluster the root is a volume or bucket that all steps see, so that a step t
 or another pipeline with the same beginning, finds what is there.
 """
 
-import contextlib
 import dataclasses
 import datetime
-import errno
-import fcntl
 import hashlib
 import json
 import pathlib
 import time
 from collections.abc import Callable
 
-from pipelines import code_version, configuration
+from pipelines import children, code_version, configuration
 from pipelines.artifacts import Artifact, from_json, to_json
 from pipelines.configuration import Configuration
 from pipelines.settings import Settings
-from stugan_tf.files import write_atomically
+from stugan_tf.files import locked, write_atomically
 
 DONE = "done.json"
 
@@ -36,7 +33,7 @@ class Context:
         configuration: a `Configuration`.
         strategy: what training and scoring run on, as for `stugan_tf.train`.
         code: str that stands for the version of the code; None for the code itself.
-        verbose: whether what commands say is shown, or written to `log.txt` in their folder.
+        verbose: whether what commands write to `log.txt` in their folder is shown, too.
         say: called with lines for people.
     """
 
@@ -99,13 +96,25 @@ class Workplace:
         folder: its own.
         id: str, the digest of all that the result depends on.
         lock: file descriptor; who holds it open holds the folder.
-        log: for `children.run`.
+        verbose: as of the `Context`.
     """
 
     folder: pathlib.Path
     id: str
     lock: int
-    log: pathlib.Path | None
+    verbose: bool
+
+    def run(self, module, flags, log="log.txt", keep=()):
+        """Runs a command that holds this folder, even when this process is killed.
+
+        Args:
+            module: str.
+            flags: list of str.
+            log: name of a file in the folder.
+            keep: file descriptors of further locks that it holds.
+        """
+        keep = [self.lock, *keep]
+        children.run(module, flags, log=self.folder / log, show=self.verbose, keep=keep)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,15 +140,15 @@ def execute(component, context, artifacts):
     found = _finished(component, context, folder)
     if found is not None:
         return Result(found, was_there=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder, context) as lock:
+    # It may be held by a trainer that saves after a kill.
+    with locked(folder / ".lock", str(folder), context.say) as lock:
         found = _finished(component, context, folder)
         if found is not None:  # Another pipeline has just made it.
             return Result(found, was_there=True)
         context.say(f"{component.name}: working in {folder}")
-        log = None if context.verbose else folder / "log.txt"
         begun, start = _now(), time.monotonic()
-        artifact = component.make(context, Workplace(folder, folder.name, lock, log), *artifacts)
+        workplace = Workplace(folder, folder.name, lock, context.verbose)
+        artifact = component.make(context, workplace, *artifacts)
         record = {
             "artifact": to_json(artifact),
             "made_of": {
@@ -169,39 +178,21 @@ def place_of(component, context, artifacts):
     return request, context.root / component.name / key
 
 
-def record_of(folder):
-    """What `done.json` in a component's folder says; None if there is none or it is torn."""
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads((pathlib.Path(folder) / DONE).read_bytes())
-    return None
-
-
 def artifact_in(folder):
-    """The artifact in a component's folder, which must be there."""
-    return from_json(record_of(folder)["artifact"], folder)
+    """The artifact that a component's folder holds by its `done.json`.
+
+    None if there is none, or one of another version of our code.
+    """
+    try:
+        record = json.loads((pathlib.Path(folder) / DONE).read_bytes())
+        return from_json(record["artifact"], folder)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _finished(component, context, folder):
-    record = record_of(folder)
-    if record is None:
-        return None
-    artifact = from_json(record["artifact"], folder)
-    return artifact if component.is_intact(context, artifact) else None
-
-
-@contextlib.contextmanager
-def _locked(folder, context):
-    """Holds a folder; waits while another process does, a trainer that saves after a kill, say."""
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            context.say(f"waiting for another process that works in {folder}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # Buckets that are mounted know no locks.
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
-        yield file.fileno()
+    artifact = artifact_in(folder)
+    return artifact if artifact is not None and component.is_intact(context, artifact) else None
 
 
 def _now():

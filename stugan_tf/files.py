@@ -1,12 +1,22 @@
-"""Files that survive a kill: written whole or not at all, or line by line."""
+"""Files that survive a kill: written whole or not at all, or line by line; and whose they are."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import math
 import os
 import pathlib
+import platform
+import re
 
 import numpy as np
+
+from stugan_tf.errors import InputError
+
+
+class InUseError(InputError):
+    """Another process works where this one was to work."""
 
 
 def cache_folder():
@@ -29,6 +39,82 @@ def write_atomically(path, data):
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def locked(path, what, wait=None):
+    """Holds a lock that no other process can hold, on this machine or another that sees the file.
+
+    Args:
+        path: of the lock file, made if needed; its folder must be fit to write to.
+        what: str that messages begin with, names what is locked.
+        wait: called with a line for people if another process has it, then it is waited for; None
+            refuses.
+
+    Yields:
+        A file descriptor. A child process that keeps it open keeps the lock, whatever becomes of
+        this one.
+
+    Raises:
+        InUseError: if another process has it and is not to be waited for.
+        InputError: if nothing can be written there.
+    """
+    path = pathlib.Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab+", buffering=0)  # noqa: SIM115
+    except OSError as error:
+        raise InputError(
+            f"{what} cannot be written to: {error.strerror}. Choose a folder that can be, or that "
+            "does not exist yet."
+        ) from error
+    with file:
+        if not _lock(file, fcntl.LOCK_NB):
+            message = f"{what} is in use by {_holder(file)}"
+            if wait is None:
+                raise InUseError(f"{message}. Wait for it, stop it, or choose another folder.")
+            wait(f"{message}: waiting")
+            _lock(file, 0)
+        _write_holder(file, f"{os.getpid()} {platform.node()}")
+        try:
+            yield file.fileno()
+        finally:
+            _write_holder(file, "")
+
+
+def _write_holder(file, text):
+    with contextlib.suppress(OSError):  # A full disk hinders nobody from holding a lock.
+        file.truncate(0)
+        file.write(text.encode())
+
+
+def _lock(file, flags):
+    """Whether the lock is ours now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | flags)
+    except BlockingIOError:
+        return False
+    except OSError as error:  # Buckets that are mounted know no locks.
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    return True
+
+
+def _holder(file):
+    """Who has a lock, in words. If it is gone, one that it started still keeps the lock."""
+    file.seek(0)
+    found = re.fullmatch(r"([1-9]\d{0,8}) (\S+)", file.read(300).decode(errors="replace"))
+    if not found:
+        return "another process"
+    pid, host = found.groups()
+    if host == platform.node():
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return "another process"
+        except OSError:  # It is somebody else's.
+            pass
+    return f"process {pid} on {host}"
 
 
 class JsonLines:

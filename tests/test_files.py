@@ -1,4 +1,10 @@
+import fcntl
 import json
+import os
+import platform
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -6,7 +12,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stugan_tf.files import JsonLines, read_json_lines, write_atomically
+from stugan_tf.errors import InputError
+from stugan_tf.files import InUseError, JsonLines, locked, read_json_lines, write_atomically
 
 
 def test_a_failed_write_leaves_the_former_content_and_nothing_else(tmp_path, monkeypatch):
@@ -47,3 +54,72 @@ def test_lines_are_on_disk_at_once_and_strict_json(tmp_path):
 
 def test_no_file_is_no_lines(tmp_path):
     assert read_json_lines(tmp_path / "metrics.jsonl") == []
+
+
+@pytest.fixture
+def lock(tmp_path):
+    return tmp_path / "new" / ".lock"
+
+
+def test_what_is_locked_is_refused_and_the_message_says_who_has_it(lock):
+    us = f"process {os.getpid()} on {platform.node()}"
+    with locked(lock, "--output=new"):
+        for _ in range(2):  # Who is refused leaves the name of who was not.
+            with pytest.raises(InUseError, match=rf"^--output=new is in use by {re.escape(us)}\."):
+                locked(lock, "--output=new").__enter__()
+    with locked(lock, "--output=new"):
+        pass
+    assert lock.read_bytes() == b""  # Folders are published, the names of machines need not be.
+
+
+def test_who_waits_is_told_for_whom_and_gets_the_lock_next(lock):
+    with locked(lock, "new"):
+
+        def stop(message):
+            raise KeyboardInterrupt(message)
+
+        with pytest.raises(KeyboardInterrupt, match=f"new is in use by process {os.getpid()} .*g$"):
+            locked(lock, "new", stop).__enter__()
+    with locked(lock, "new", stop):
+        pass
+
+
+def test_a_child_that_keeps_the_descriptor_keeps_the_lock(lock):
+    command = [sys.executable, "-S", "-c", "input()"]
+    with locked(lock, "new") as descriptor:
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[descriptor])
+    with pytest.raises(InUseError):
+        locked(lock, "new").__enter__()
+    child.communicate(b"\n")
+    with locked(lock, "new"):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "12", "7 elsewhere", "0 {host}", "{dead} {host}"])
+def test_nobody_is_named_who_is_gone(lock, content):
+    dead = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    dead.wait()
+    lock.parent.mkdir()
+    lock.write_text(content.format(host=platform.node(), dead=dead.pid))
+    with open(lock) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        holder = "process 7 on elsewhere" if "elsewhere" in content else "another process"
+        with pytest.raises(InUseError, match=f"new is in use by {holder}"):
+            locked(lock, "new").__enter__()
+
+
+def test_where_nothing_can_be_written_is_no_place_to_lock(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"--output=file cannot be written to: .* Choose a folder"):
+        locked(tmp_path / "file" / ".lock", "--output=file").__enter__()
+
+
+def test_without_locks_one_goes_on(lock, monkeypatch):
+    """As on a bucket that is mounted."""
+
+    def refuse(*_):
+        raise OSError(95, os.strerror(95))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with locked(lock, "new"), locked(lock, "new"):
+        pass

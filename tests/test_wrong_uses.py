@@ -1009,7 +1009,7 @@ WRONG_USES = {
         ),
         WrongUse(
             "workdir in use",
-            ("Another process is training in", "Wait", "another --workdir"),
+            ("--workdir", "is in use by another process", "Wait", "another folder"),
             prepare=_in_use,
             shown="--workdir=runs/mine",
         ),

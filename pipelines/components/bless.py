@@ -11,7 +11,7 @@ from pipelines.artifacts import Blessing
 from pipelines.components import scoring
 from pipelines.settings import plain
 from pipelines.steps import Component
-from stugan_tf.errors import UserError
+from stugan_tf.errors import InputError
 from stugan_tf.evaluation.metrics import METRICS
 from stugan_tf.files import write_atomically
 
@@ -21,7 +21,6 @@ def _depends_on(context, examples, references, scores, exported):
     baseline = baseline_of(context, exported)
     return {
         "baseline": None if baseline is None else [baseline["version"], baseline["export"]],
-        "serving": str(context.serving),
         **plain(context.settings.bless),
     }
 
@@ -117,15 +116,17 @@ def _compared(name, new, old, version, settings):
 
 def _by_protocol_of(scores, baseline, context, workplace, examples, references):
     """The record of a version with its scores by the protocol of `scores`."""
-    if baseline["protocol"] == json.loads(json.dumps(scores.protocol)):
+    same = baseline["protocol"] == json.loads(json.dumps(scores.protocol))
+    # Of what protocols do not say, which scores were computed.
+    if same and baseline["scores"].keys() >= set(context.settings.bless.compare):
         return baseline
     workdir = context.root / baseline["workdir"]
     context.say(f"bless: scoring version {baseline['version']} by the present protocol")
     try:
         found = scoring.score(context, workplace, examples, references, workdir, baseline["step"])
-    except UserError as error:
+    except InputError as error:  # Another failure may pass; this one is kept as a reason.
         reason = str(error).splitlines()[0]
-        return {**baseline, "scores": f"it was scored by another protocol, and now: {reason}"}
+        return {**baseline, "scores": f"it was scored in another way, and now: {reason}"}
     if found.protocol != scores.protocol:
         return {**baseline, "scores": "its protocol is another one even now"}
     return {**baseline, "scores": found.scores}

@@ -1,6 +1,6 @@
 """Configuration -> plan: the trainer's own check of everything, before anything is made."""
 
-from pipelines import children, configuration
+from pipelines import configuration
 from pipelines.artifacts import Plan
 from pipelines.components.train import CODE
 from pipelines.steps import Component
@@ -17,9 +17,7 @@ def _make(context, workplace):
     flags = [f"--gin_file={file}", "--strategy=one_device", "--dry_run"]
     plan = workplace.folder / "plan.txt"
     plan.unlink(missing_ok=True)
-    children.run("stugan_tf.train", flags, log=plan, keep=[workplace.lock])
-    if context.verbose:
-        print(plan.read_text())
+    workplace.run("stugan_tf.train", flags, log=plan.name)
     return Plan(folder=workplace.folder, id=workplace.id)
 
 

@@ -5,7 +5,6 @@ It comes before the blessing, which judges these very files by their size.
 
 import json
 
-from pipelines import children
 from pipelines.artifacts import Exported
 from pipelines.components.train import CODE
 from pipelines.settings import plain
@@ -21,7 +20,7 @@ def _depends_on(context, examples, run, scores):
 def _make(context, workplace, examples, run, scores):
     settings = context.settings.export
     output = workplace.folder / "versions"
-    children.run(
+    workplace.run(
         "stugan_tf.export",
         [
             f"--workdir={run.workdir}",
@@ -32,8 +31,6 @@ def _make(context, workplace, examples, run, scores):
             f"--weights={settings.weights}",
             *settings.flags,
         ],
-        log=workplace.log,
-        keep=[workplace.lock],
     )
     version = artifact.versions(output)[-1]  # One that was killed may have left an earlier one.
     card = json.loads((output / str(version) / artifact.CARD).read_text())

@@ -15,6 +15,9 @@ from stugan_tf.files import write_atomically
 
 def _depends_on(context):
     source = _source(context)
+    settings = plain(context.settings.ingest)
+    # Asked of what is there, see `_is_intact`: the shards do not depend on it.
+    del settings["skip_unreadable"]
     return {
         "fingerprint": _fingerprint(source),
         "num_images": source.num_images,
@@ -22,7 +25,7 @@ def _depends_on(context):
         "class_names": source.class_names,
         "flip": source.flip,
         "cache_gib": source.cache_gib,
-        **plain(context.settings.ingest),
+        **settings,
     }
 
 
@@ -83,16 +86,27 @@ def gin_lines(source, folder, num_shards):
         "class_names": source.class_names,
     }
     lines = [f"ingested/tfrecords.{name} = {value!r}\n" for name, value in values.items()]
+    return "".join(["data.source = @ingested/tfrecords()\n", *lines]), _where(folder, num_shards)
+
+
+def _where(folder, num_shards):
     pattern = f"{folder}/train-*-of-{num_shards:05}.tfrecord"
-    return (
-        "".join(["data.source = @ingested/tfrecords()\n", *lines]),
-        f"ingested/tfrecords.pattern = {pattern!r}\n",
-    )
+    return f"ingested/tfrecords.pattern = {pattern!r}\n"
 
 
 def _is_intact(context, examples):
-    del context
-    return len(list(examples.folder.glob("train-*.tfrecord"))) == examples.num_shards
+    """Whether all shards are there, where `data.gin` says, and all images are in them."""
+    try:
+        found = json.loads(examples.statistics.read_text())
+        lines = examples.gin_file.read_text()
+        sizes = [path.stat().st_size for path in examples.folder.glob("train-*.tfrecord")]
+    except (OSError, ValueError):
+        return False
+    return (
+        (len(sizes), sum(sizes)) == (examples.num_shards, found["bytes"]["shards"])
+        and lines.endswith(_where(examples.folder, examples.num_shards))  # The root may be moved.
+        and (context.settings.ingest.skip_unreadable or not found["anomalies"]["unreadable"])
+    )
 
 
 COMPONENT = Component(

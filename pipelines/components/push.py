@@ -6,6 +6,7 @@ from pipelines import serving
 from pipelines.artifacts import Pushed
 from pipelines.steps import Component
 from stugan_tf.errors import FailedRun
+from stugan_tf.training.manifest import read_manifest
 
 
 def _depends_on(context, *artifacts):
@@ -25,7 +26,7 @@ def _make(context, workplace, examples, run, scores, exported, blessing):
 
 def lineage_of(context, examples, run, scores, exported, blessing):
     """All that is to be known of a version, even where nothing else of the pipeline is left."""
-    manifest = json.loads((run.workdir / "run.json").read_text())
+    manifest = read_manifest(run.final_phase)
     manifest.pop("host", None)  # Versions may be published; names of machines need not be.
     artifacts = {
         "ingest": examples,
@@ -55,7 +56,7 @@ def lineage_of(context, examples, run, scores, exported, blessing):
             "statistics": json.loads(examples.statistics.read_text()),
         },
         "training": manifest,
-        "gin": (run.workdir / "config.gin").read_text(),
+        "gin": (run.final_phase / "config.gin").read_text(),
         "configuration": {
             "training": context.configuration.training,
             "evaluation": context.configuration.evaluation,

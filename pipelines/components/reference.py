@@ -1,6 +1,6 @@
 """Shards -> statistics of the features of real images."""
 
-from pipelines import children, configuration
+from pipelines import configuration
 from pipelines.artifacts import References
 from pipelines.components import scoring
 from pipelines.steps import Component
@@ -26,12 +26,7 @@ def _make(context, workplace, plan, examples):
     ]
     training = workplace.folder / "training.gin"
     training.write_text(context.configuration.training)
-    children.run(
-        "pipelines.statistics",
-        [f"--gin_file={training}", *flags],
-        log=workplace.log,
-        keep=[workplace.lock],
-    )
+    workplace.run("pipelines.statistics", [f"--gin_file={training}", *flags])
     return references
 
 

@@ -1,9 +1,9 @@
 """How `stugan_tf.evaluate` is told what to score, and what it said."""
 
-from pipelines import children
 from pipelines.artifacts import Scores
-from stugan_tf.errors import FailedRun
-from stugan_tf.evaluation import records
+from stugan_tf.errors import FailedRun, InputError
+from stugan_tf.files import locked, read_json_lines
+from stugan_tf.methods.overview import run_folder
 
 
 def flags(context, workplace, examples, references):
@@ -30,21 +30,21 @@ def score(context, workplace, examples, references, workdir, checkpoint):
     Returns:
         `Scores` in the workplace.
     """
-    children.run(
-        "stugan_tf.evaluate",
-        [
-            f"--workdir={workdir}",
-            f"--checkpoint={checkpoint}",
-            f"--strategy={context.strategy}",
-            *flags(context, workplace, examples, references),
-        ],
-        log=workplace.log,
-        keep=[workplace.lock],
-    )
-    found = records.read(workdir)
+    if not workdir.is_dir():
+        raise InputError(f"{workdir} is gone.")
+    flags_of_run = [
+        f"--workdir={workdir}",
+        f"--checkpoint={checkpoint}",
+        f"--strategy={context.strategy}",
+    ]
+    # Others that score the same run would leave their scores among ours.
+    with locked(workdir.parent / ".lock", str(workdir.parent), context.say) as lock:
+        flags_of_scores = flags(context, workplace, examples, references)
+        workplace.run("stugan_tf.evaluate", [*flags_of_run, *flags_of_scores], keep=[lock])
+        found = read_json_lines(run_folder(workdir) / "evaluations.jsonl")
     if not found:
         raise FailedRun(f"stugan_tf.evaluate left no scores in {workdir}.")
-    newest = dict(max(found, key=lambda record: record["time"]))
+    newest = found[-1]  # By its place: clocks of machines differ.
     protocol, step = newest.pop("protocol"), newest.pop("step")
     del newest["time"]
     return Scores(

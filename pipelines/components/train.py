@@ -1,20 +1,21 @@
 """Shards -> a finished training, by the ordinary trainer, which resumes what was begun."""
 
-import json
 import shlex
 
-from pipelines import children, configuration
+from pipelines import configuration
 from pipelines.artifacts import Run
 from pipelines.steps import Component, place_of
-from stugan_tf.errors import FailedRun
+from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.files import write_atomically
-from stugan_tf.training.manifest import has_finished
+from stugan_tf.methods.overview import has_finished
+from stugan_tf.training.manifest import read_manifest
 
 CODE = (
     "stugan_tf/data",
     "stugan_tf/evaluation",
     "stugan_tf/kernels",
     "stugan_tf/layers",
+    "stugan_tf/methods",
     "stugan_tf/models",
     "stugan_tf/sparsity",
     "stugan_tf/training",
@@ -33,12 +34,12 @@ def _depends_on(context, plan, examples, references):
 def _make(context, workplace, plan, examples, references):
     del plan
     run = Run(folder=workplace.folder, id=workplace.id, step=0, commit=None)
-    if not has_finished(run.workdir):  # Others, several workers say, may have trained it.
+    if not _is_intact(context, run):  # Others, several workers say, may have trained it.
         flags = flags_of(context, workplace.folder, examples, references)
-        children.run("stugan_tf.train", flags, log=workplace.log, keep=[workplace.lock])
-    manifest = json.loads((run.workdir / "run.json").read_text())
-    if "finished" not in manifest:
+        workplace.run("stugan_tf.train", flags)
+    if not has_finished(run.workdir):
         raise FailedRun(f"The training in {run.workdir} ended before its last step.")
+    manifest = read_manifest(run.final_phase)
     return Run(
         folder=workplace.folder,
         id=workplace.id,
@@ -77,7 +78,11 @@ def flags_of(context, folder, examples, references):
 
 def _is_intact(context, run):
     del context
-    return any(run.workdir.glob("checkpoints/step_*"))
+    try:
+        checkpoints = run.final_phase.glob("checkpoints/step_*")
+    except InputError:  # of phases none of which has any
+        return False
+    return has_finished(run.workdir) and any(checkpoints)
 
 
 COMPONENT = Component(

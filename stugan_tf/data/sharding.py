@@ -8,7 +8,6 @@ it says, or written anew; a job that was killed is started again and goes on.
 import concurrent.futures
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import io
@@ -28,7 +27,7 @@ from stugan_tf.checks import check_natural, check_positive
 from stugan_tf.data.decoding import check_channels, check_image_size, damage, decode, square
 from stugan_tf.data.image_folder import list_images
 from stugan_tf.errors import FailedRun, InputError
-from stugan_tf.files import write_atomically
+from stugan_tf.files import locked, write_atomically
 
 IMAGES_PER_SHARD = 1024  # unless told: an eighth of what `tfrecords` shuffles at once
 NUM_NAMED = 20  # images that an error lists
@@ -284,22 +283,7 @@ class Sharding:
 
     @contextlib.contextmanager
     def _locked(self):
-        try:
-            self._output.mkdir(parents=True, exist_ok=True)
-            lock = open(self._output / f".{self._split}.lock", "w")  # noqa: SIM115
-        except OSError as error:
-            raise InputError(
-                f"The output {self._output} cannot be written to: {error.strerror}. Choose a "
-                "folder that can be, or that does not exist yet."
-            ) from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(
-                    f"Another process is writing {self._split} shards to {self._output}. Wait for "
-                    "it, stop it, or choose another output."
-                ) from None
+        with locked(self._output / f".{self._split}.lock", f"The output {self._output}"):
             for name in (f"{self._split}-*.tfrecord", self.manifest_path.name):
                 for left_over in self._output.glob(f".{name}.*"):  # by a kill
                     left_over.unlink()

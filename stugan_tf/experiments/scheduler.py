@@ -9,7 +9,6 @@ on.
 
 import collections
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -20,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from stugan_tf.files import write_atomically
+from stugan_tf.files import InUseError, locked, write_atomically
 
 POLL_SECONDS = 0.5
 ATTEMPTS = 2
@@ -150,18 +149,20 @@ class Scheduler:
             if not self._slots or self._signals:
                 return
             job = self._waiting.popleft()
-            lock = _locked(job.folder)
-            if lock is None:  # Another scheduler's, or its orphan: ask again later.
+            try:
+                with locked(job.folder / ".lock", str(job.folder)) as lock:
+                    self._start_job(job, lock)
+            except InUseError:  # Another scheduler's, or its orphan: ask again later.
                 self._waiting.append(job)
-                continue
-            with lock:
-                if job.is_done():
-                    self.done.append(job)
-                    continue
-                slot = min(self._slots)
-                self._slots.remove(slot)
-                self._attempts[job.name] += 1
-                self._running[job.name] = _Running(job, slot, lock, self._environment(slot))
+
+    def _start_job(self, job, lock):
+        if job.is_done():
+            self.done.append(job)
+            return
+        slot = min(self._slots)
+        self._slots.remove(slot)
+        self._attempts[job.name] += 1
+        self._running[job.name] = _Running(job, slot, lock, self._environment(slot))
 
     def _environment(self, slot):
         environment = dict(os.environ)
@@ -182,7 +183,7 @@ class _Running:
         Args:
             job: a `Job`.
             slot: its number among those that run at once.
-            lock: an open file, locked; the process keeps it so.
+            lock: file descriptor of its lock, which the process keeps.
             environment: of the process.
         """
         self.job = job
@@ -198,7 +199,7 @@ class _Running:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                pass_fds=[lock.fileno()],
+                pass_fds=[lock],
                 # Ctrl-C reaches the scheduler alone, which asks once: a second signal would keep
                 # a training from saving.
                 start_new_session=True,
@@ -214,18 +215,6 @@ class _Running:
         """Notes how it ended."""
         status = {"exit_code": code, "command": self.job.command}
         write_atomically(self.job.folder / "status.json", json.dumps(status, indent=2).encode())
-
-
-def _locked(folder):
-    """The lock of a folder as an open file, or None if somebody else has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / ".lock", "w")  # noqa: SIM115
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return None
-    return lock
 
 
 def _was_killed(code):

@@ -8,7 +8,7 @@ phases that are over are skipped, a phase that has begun resumes by itself.
 import contextlib
 import dataclasses
 import difflib
-import fcntl
+import functools
 import gc
 import hashlib
 import pathlib
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
+from stugan_tf import files
 from stugan_tf.errors import InputError
 from stugan_tf.methods.overview import Overview, table
 from stugan_tf.training import plan
@@ -288,24 +289,10 @@ def _digest(training, config):
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-@contextlib.contextmanager
 def _turn(folder):
-    """Waits until no other process has this folder, and keeps it."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(folder.parent / f".{folder.name}.lock", "w")  # noqa: SIM115
-    except OSError as error:
-        raise InputError(
-            f"--shared={folder.parent} cannot be written to: {error.strerror}. Choose a folder "
-            "that can be, or that does not exist yet."
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another process is training {folder}: waiting", file=sys.stderr, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    """Waits until no other process has this folder, and keeps it while the context is open."""
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    return files.locked(folder.parent / f".{folder.name}.lock", f"--shared: {folder}", say)
 
 
 def _is_over(folder):

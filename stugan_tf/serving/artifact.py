@@ -7,7 +7,6 @@ against damage, not against somebody who can write both files and manifest.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ import re
 import shutil
 
 from stugan_tf.errors import InputError
-from stugan_tf.files import write_atomically
+from stugan_tf.files import locked, write_atomically
 
 FORMATS = ("saved_model", "tflite", "sparse")
 VERSION = 2  # since the manifest has a checksum of its own
@@ -60,35 +59,33 @@ def new_version(output, kind):
         InputError: if the folder is used for something else.
     """
     output = pathlib.Path(output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = open(output / ".lock", "w")  # noqa: SIM115
-    except OSError as error:
-        raise InputError(
-            f"--output={output} cannot be written to: {error.strerror}. Choose a folder that can "
-            "be, or that does not exist yet."
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"Another process is exporting to {output}. Wait for it, or choose another "
-                "--output."
-            ) from None
+    with locked(output / ".lock", f"--output={output}"):
         _check_is_ours(output, kind)
-        for leftover in output.glob(f"{_ASIDE}*"):  # of a process that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
         number = max(versions(output), default=0) + 1
-        folder = output / f"{_ASIDE}{number}"
-        folder.mkdir()
-        try:
+        with appearing(output, number) as folder:
             yield folder, number
-            _sync(folder)
-            folder.rename(output / str(number))
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+
+
+@contextlib.contextmanager
+def appearing(output, number):
+    """Makes a folder to write into, which at the end is version `number`; `output` is locked.
+
+    Yields:
+        The folder. If anything fails it is gone; if the process is killed, the next one that
+        writes removes it.
+    """
+    for leftover in output.glob(f"{_ASIDE}*"):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    folder = output / f"{_ASIDE}{number}"
+    folder.mkdir()
+    try:
+        yield folder
+        _sync([*folder.rglob("*"), folder])
+        folder.rename(output / str(number))
+        _sync([output])
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def check_output(output, kind):
@@ -122,9 +119,9 @@ def _check_is_ours(output, kind):
             )
 
 
-def _sync(folder):
-    """Has the disk write what is in a folder, so that a version is whole after a power cut."""
-    for path in [*folder.rglob("*"), folder]:
+def _sync(paths):
+    """Has the disk write files and folders, so that a version is whole after a power cut."""
+    for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

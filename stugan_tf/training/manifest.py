@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import pathlib
 import platform
 import shlex
@@ -89,10 +90,13 @@ def process():
 
 
 def _commit():
-    """The commit of our source, `-dirty` if changed since; None if it is no checkout."""
+    """The commit of our source, `-dirty` if changed since.
+
+    What is no checkout, as in a container, may be told by STUGAN_TF_COMMIT; else it is None.
+    """
     source = pathlib.Path(stugan_tf.__file__).parents[1]
     if not (source / ".git").exists():  # a checkout further up may be somebody else's
-        return None
+        return os.environ.get("STUGAN_TF_COMMIT") or None
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         result = subprocess.run(describe, cwd=source, capture_output=True, text=True, check=True)

@@ -2,11 +2,11 @@
 
 import contextlib
 import difflib
-import fcntl
 import pathlib
 import shutil
 import tempfile
 
+from stugan_tf import files
 from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
 
@@ -52,23 +52,9 @@ def locked(workdir, is_chief):
         with tempfile.TemporaryDirectory() as scratch:
             yield workdir, pathlib.Path(scratch)
         return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
+    if workdir.is_dir():
         _refuse_foreign(workdir)
-        lock = open(workdir / ".lock", "w")  # noqa: SIM115
-    except OSError as error:
-        raise InputError(
-            f"--workdir={workdir} cannot be written to: {error.strerror}. Choose a folder that can "
-            "be, or that does not exist yet."
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"Another process is training in {workdir}. Wait for it, stop it, or choose "
-                "another --workdir."
-            ) from None
+    with files.locked(workdir / ".lock", f"--workdir={workdir}"):
         yield workdir, workdir
 
 

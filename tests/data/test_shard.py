@@ -336,7 +336,7 @@ def test_another_configuration_needs_another_folder(tmp_path):
 
 def test_two_at_once_are_refused(tmp_path):
     plan = Sharding(write_folder(tmp_path / "folder"), str(tmp_path / "out"), PNG)
-    with plan._locked(), pytest.raises(InputError, match="Another process is writing train"):
+    with plan._locked(), pytest.raises(InputError, match=f"The output {tmp_path}/out is in use"):
         plan.run()
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import threading
 
 import pytest
@@ -124,14 +125,14 @@ def test_of_two_processes_the_second_waits(tmp_path, capsys):
         assert not entered.wait(0.2)
     thread.join(10)
     assert entered.is_set()
-    assert f"another process is training {folder}: waiting" in capsys.readouterr().err
+    assert f"--shared: {folder} is in use by process {os.getpid()} on" in capsys.readouterr().err
 
 
 def test_two_processes_cannot_have_one_workdir(tmp_path):
     method = prune_and_finetune(GENERATOR_ALONE)
     with open(tmp_path / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="Another process is training"):
+        with pytest.raises(InputError, match="is in use by another process"):
             method.run(tmp_path, opening(method))
 
 

@@ -1,21 +1,25 @@
 """The pipeline with commands that take no time: what is made again, and what is refused."""
 
+import dataclasses
 import json
 import pathlib
 import shlex
+import shutil
 
 import pytest
 from numbered_images import Numbers
 
 from pipelines import chain, children, configuration, ingestion, serving
-from pipelines.components import bless, train
 from pipelines.components import ingest as ingest_component
-from pipelines.steps import artifact_in, execute
+from pipelines.components import scoring, train
+from pipelines.steps import execute
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.evaluation import records
+from stugan_tf.methods import overview
 from stugan_tf.serving import artifact
 
 TRAINING = "data.source = @digits()\nAlgorithm.total_steps = 5\ntrain.seed = 0\n"
+SEED_1 = TRAINING + "train.seed = 1\n"
 INGEST = "Ingest.num_shards = 2\n"
 ORDER = ["check", "ingest", "reference", "train", "evaluate", "export", "bless", "push"]
 
@@ -29,11 +33,12 @@ class Commands:
 
     def __init__(self):
         self.called = []
-        self.fid = 20.0
+        self.scores = {"fid": 20.0}
         self.protocol = "p"
         self.dies_in = None
+        self.phases = ()
 
-    def __call__(self, module, flags, log=None, keep=()):
+    def __call__(self, module, flags, log=None, show=False, keep=()):
         flags = dict(flag.removeprefix("--").partition("=")[::2] for flag in flags)
         self.called.append(module)
         if module == self.dies_in:
@@ -48,20 +53,27 @@ class Commands:
 
     def train(self, flags):
         workdir = pathlib.Path(flags["workdir"])
-        (workdir / "checkpoints" / "step_00000005").mkdir(parents=True)
-        finished = {"step": 5, "time": "now"}
-        manifest = {"commit": "c0ffee", "finished": finished, "host": "secret"}
-        (workdir / "run.json").write_text(json.dumps(manifest))
-        (workdir / "config.gin").write_text("operative")
+        for folder in [workdir / phase for phase in self.phases] or [workdir]:
+            checkpoint = folder / "checkpoints" / "step_00000005"
+            checkpoint.mkdir(parents=True, exist_ok=True)
+            (checkpoint / "checkpoint.json").write_text("{}")
+            finished = {"step": 5, "time": "now"}
+            manifest = {"commit": "c0ffee", "finished": finished, "host": "secret"}
+            (folder / "run.json").write_text(json.dumps(manifest))
+            (folder / "config.gin").write_text(f"operative of {folder.name}")
+        if self.phases:
+            phases = [{"name": n, "folder": n, "state": "finished"} for n in self.phases]
+            (workdir / "phases.json").write_text(json.dumps({"phases": phases}))
 
     def evaluate(self, flags):
-        protocol = {"id": self.protocol}
-        time = len(self.called)
-        record = {"step": 5, "time": time, "fid": self.fid, "protocol": protocol}
-        records.append(flags["workdir"], record)
+        workdir = overview.run_folder(flags["workdir"])
+        time = -len(self.called)  # Clocks of machines differ.
+        record = {"step": 5, "time": time, "protocol": {"id": self.protocol}, **self.scores}
+        records.append(workdir, record)
 
     def export(self, flags):
-        folder = pathlib.Path(flags["output"]) / "1"
+        output = pathlib.Path(flags["output"])
+        folder = output / str(len(artifact.versions(output)) + 1)
         folder.mkdir(parents=True)
         generator = {
             "sparsity_under_masks": 0.8,
@@ -84,15 +96,25 @@ def commands(monkeypatch):
 def ingested(monkeypatch):
     """Beam takes a second; what it does is tested elsewhere."""
 
+    unreadable = {}
+
     def ingest(source, text, settings, runner, folder):
+        if unreadable and not settings.skip_unreadable:
+            raise InputError("An image cannot be read.")
         for index in range(settings.num_shards):
             (pathlib.Path(folder) / f"train-{index}.tfrecord").write_bytes(b"shard")
-        content = f"{source.name} {settings.seed}"
-        return {"content": content, "images": 6, "shards": settings.num_shards}
+        return {
+            "content": f"{source.name} {settings.seed}",
+            "images": 6,
+            "shards": settings.num_shards,
+            "bytes": {"shards": 5 * settings.num_shards},
+            "anomalies": {"unreadable": unreadable},
+        }
 
     monkeypatch.setattr(ingestion, "ingest", ingest)
     monkeypatch.setattr(configuration, "source", lambda training: Numbers(6))
     ingest_component._of_text.cache_clear()
+    return unreadable
 
 
 @pytest.fixture
@@ -116,7 +138,7 @@ def test_a_second_run_does_nothing(start, commands):
     ("change", "made"),
     [
         ({"training": TRAINING + "# a comment\ntrain.log_every = 3\n"}, []),
-        ({"training": TRAINING + "train.seed = 1\n"}, [c for c in ORDER if c != "ingest"]),
+        ({"training": SEED_1}, [c for c in ORDER if c != "ingest"]),
         # Another order of images is other data.
         ({"pipeline": "Ingest.seed = 1\n"}, [c for c in ORDER if c != "check"]),
         ({"pipeline": "Beam.num_workers = 2\n"}, []),
@@ -170,8 +192,6 @@ def test_killed_before_it_is_noted_as_done_a_component_comes_to_the_same_end(
         patch.setattr(steps, "write_atomically", write_or_die)
         with pytest.raises(Killed):
             start()
-    if name == "export":  # The stand-in makes version 1 only.
-        return
     outcome = start()
     assert outcome.made == ORDER[ORDER.index(name) :]
     assert outcome.artifacts["push"].version == 1
@@ -179,21 +199,21 @@ def test_killed_before_it_is_noted_as_done_a_component_comes_to_the_same_end(
 
 def test_a_worse_model_is_refused_and_what_is_served_stays(start, commands):
     start()
-    commands.fid = 25.0
-    outcome = start(TRAINING + "train.seed = 1\n")
+    commands.scores = {"fid": 25.0}
+    outcome = start(SEED_1)
     blessing = outcome.artifacts["bless"]
     assert not blessing.blessed
     assert "fid is 25, worse than 20 of version 1" in blessing.words
     assert "push" not in outcome.artifacts
     # Asked again, the answer is the same, and what is served still is.
-    assert start(TRAINING + "train.seed = 1\n").made == []
+    assert start(SEED_1).made == []
     assert start().artifacts["push"].version == 1
 
 
 def test_a_better_model_is_pushed_and_compared_with_the_former_ever_after(start, commands):
     start()
-    commands.fid = 15.0
-    better = TRAINING + "train.seed = 1\n"
+    commands.scores = {"fid": 15.0}
+    better = SEED_1
     outcome = start(better)
     assert outcome.artifacts["push"].version == 2
     assert outcome.artifacts["bless"].baseline == 1
@@ -203,24 +223,71 @@ def test_a_better_model_is_pushed_and_compared_with_the_former_ever_after(start,
 
 def test_the_served_model_is_scored_anew_if_the_protocol_is_another(start, commands):
     start()
-    commands.protocol, commands.fid = "q", 30.0  # By this one the served model has 30, too.
-    outcome = start(TRAINING + "train.seed = 1\n")
+    commands.protocol, commands.scores = "q", {"fid": 30.0}  # So the served one has 30, too.
+    outcome = start(SEED_1)
     assert outcome.artifacts["bless"].blessed
     assert "equal to 30 of version 1" in outcome.artifacts["bless"].words
     assert commands.called[-1] == "stugan_tf.evaluate"
 
 
-def test_without_its_checkpoint_a_served_model_cannot_be_compared(start, commands, monkeypatch):
+@pytest.fixture
+def rescoring_raises(start, commands, monkeypatch):
+    """Version 1 is served and has to be scored anew, by which `error` is raised once."""
     start()
     commands.protocol = "q"
+    score, errors = scoring.score, []
 
-    def gone(*arguments):
-        raise InputError("The checkpoint is gone.")
+    def score_or_raise(context, workplace, *arguments):
+        if errors and workplace.folder.parent.name == "bless":
+            raise errors.pop()
+        return score(context, workplace, *arguments)
 
-    monkeypatch.setattr(bless.scoring, "score", gone)
-    context_of_new = TRAINING + "train.seed = 1\n"
-    with pytest.raises(InputError):  # Scoring the new one is refused, too.
-        start(context_of_new)
+    monkeypatch.setattr(scoring, "score", score_or_raise)
+    return errors.append
+
+
+def test_without_its_checkpoint_a_served_model_cannot_be_compared(start, rescoring_raises):
+    rescoring_raises(InputError("The checkpoint is gone."))
+    blessing = start(SEED_1).artifacts["bless"]
+    assert not blessing.blessed
+    assert "version 1 cannot be compared with: " in blessing.words
+    assert "The checkpoint is gone." in blessing.words
+
+
+def test_a_failure_that_may_pass_is_no_verdict(start, rescoring_raises):
+    rescoring_raises(FailedRun("Out of memory."))
+    with pytest.raises(FailedRun, match="Out of memory"):
+        start(SEED_1)
+    assert start(SEED_1).artifacts["bless"].blessed
+
+
+def test_the_served_model_is_scored_anew_if_a_score_is_missing(start, commands):
+    start()
+    commands.scores = {"fid": 20.0, "kid": 0.5}
+    outcome = start(SEED_1, "Bless.compare = ['fid', 'kid']\n")
+    assert "kid is 0.5, equal to 0.5 of version 1" in outcome.artifacts["bless"].words
+
+
+def test_scores_are_those_written_last_whatever_clocks_say(start, commands):
+    start()
+    commands.protocol, commands.scores = "q", {"fid": 19.0}
+    assert start(pipeline="Score.checkpoint = 5\n").artifacts["evaluate"].scores == {"fid": 19.0}
+
+
+def test_what_is_pushed_was_compared_with_what_is_served(start, make_context, commands):
+    """Two pipelines judge by version 1; the better one is pushed first."""
+    start()
+    contexts = [make_context(TRAINING + f"train.seed = {n}\n", "", INGEST) for n in (1, 2)]
+    found = []
+    for context, fid in zip(contexts, (10.0, 15.0), strict=True):
+        commands.scores = {"fid": fid}
+        found.append(chain.run(context, "bless").artifacts)
+    component = chain.COMPONENTS["push"]
+    better, worse = ([of_one[name] for name in component.inputs] for of_one in found)
+    assert execute(component, contexts[0], better).artifact.version == 2
+    with pytest.raises(FailedRun, match=r"Version 2 is served .* compared with version 1"):
+        execute(component, contexts[1], worse)
+    assert not chain.run(contexts[1]).artifacts["bless"].blessed
 
 
 def test_what_is_not_blessed_cannot_be_pushed_by_calling_the_component(start, make_context):
@@ -234,8 +301,8 @@ def test_what_is_not_blessed_cannot_be_pushed_by_calling_the_component(start, ma
 
 def test_a_withdrawn_model_is_not_pushed_again(start, make_context, commands):
     start()
-    commands.fid = 10.0
-    better = TRAINING + "train.seed = 1\n"
+    commands.scores = {"fid": 10.0}
+    better = SEED_1
     start(better)
     serving.roll_back(make_context(TRAINING, "", INGEST).serving, reason="artefacts")
     with pytest.raises(InputError, match="withdrawn: artefacts"):
@@ -248,7 +315,7 @@ def test_the_record_of_a_version_says_where_it_comes_from(start, make_context):
     record = serving.current(make_context(TRAINING, "", INGEST).serving)
     assert record["training"]["commit"] == "c0ffee"
     assert "host" not in record["training"]
-    assert record["gin"] == "operative"
+    assert record["gin"] == "operative of workdir"
     assert record["scores"] == {"fid": 20.0}
     assert record["data"]["fingerprint"]
     assert record["configuration"]["training"] == TRAINING
@@ -257,27 +324,67 @@ def test_the_record_of_a_version_says_where_it_comes_from(start, make_context):
 def test_a_pipeline_root_can_be_moved(start, make_context, tmp_path):
     start()
     (tmp_path / "root").rename(tmp_path / "elsewhere")
-    (folder,) = (tmp_path / "elsewhere" / "train").iterdir()
-    assert artifact_in(folder).workdir == folder / "workdir"
-    assert artifact_in(folder).workdir.is_dir()
+    context = dataclasses.replace(
+        make_context(TRAINING, "", INGEST), root=tmp_path / "elsewhere", settings=None
+    )
+    outcome = chain.run(context)
+    assert outcome.made == ["ingest", "push"]  # Where shards are, and where is served from.
+    assert str(tmp_path / "elsewhere") in outcome.artifacts["ingest"].gin_file.read_text()
+    assert outcome.artifacts["push"].version == 1
+    assert outcome.artifacts["train"].workdir.is_dir()
 
 
 def test_several_workers_may_train_by_the_command_that_is_printed(start, make_context, commands):
     found = start().artifacts
-    context = make_context(TRAINING + "train.seed = 1\n", "", INGEST, strategy="multi_worker")
+    context = make_context(SEED_1, "", INGEST, strategy="multi_worker")
     before = chain.run(context, "reference").artifacts
     name, *flags = shlex.split(train.command_of(context, before))[2:]
     assert "--strategy=multi_worker" in flags
     commands(name, flags)  # as each worker does
     called = len(commands.called)
-    outcome = start(TRAINING + "train.seed = 1\n")
+    outcome = start(SEED_1)
     assert outcome.made == ["train", "evaluate", "export", "bless", "push"]
     assert "stugan_tf.train" not in commands.called[called:]
     assert outcome.artifacts["train"].workdir != found["train"].workdir
 
 
-def test_shards_that_are_gone_are_made_again(start, tmp_path):
+@pytest.mark.parametrize("damage", [pathlib.Path.unlink, lambda path: path.write_bytes(b"sh")])
+def test_shards_that_are_gone_or_torn_are_made_again(start, tmp_path, damage):
     start()
     for path in (tmp_path / "root" / "ingest").rglob("train-0.tfrecord"):
-        path.unlink()
+        damage(path)
     assert start().made == ["ingest"]  # The same, so nothing follows.
+
+
+def test_what_cannot_be_read_is_left_out_only_while_that_is_asked_for(start, ingested):
+    ingested["3"] = "torn"
+    skip = "Ingest.skip_unreadable = True\n"
+    start(pipeline=skip)
+    with pytest.raises(InputError, match="cannot be read"):
+        start()
+    assert start(pipeline=skip).made == []
+
+
+def test_a_training_whose_checkpoints_are_gone_is_trained_again(start, commands, tmp_path):
+    start()
+    (workdir,) = (tmp_path / "root" / "train").glob("*/workdir")
+    shutil.rmtree(workdir / "checkpoints")
+    assert start().made == ["train"]
+    assert commands.called[-1] == "stugan_tf.train"
+
+
+def test_of_several_phases_the_last_is_scored_and_has_its_lineage(start, make_context, commands):
+    commands.phases = ("pretraining", "finetuning")
+    assert start().artifacts["train"].final_phase.name == "finetuning"
+    record = serving.current(make_context(TRAINING, "", INGEST).serving)
+    assert record["gin"] == "operative of finetuning"
+    assert record["scores"] == {"fid": 20.0}
+    assert start().made == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"artifact": {"type": "Plan", "new": 1}}'])
+def test_what_another_version_of_the_code_left_is_made_again(start, tmp_path, text):
+    start()
+    (path,) = (tmp_path / "root" / "check").glob("*/done.json")
+    path.write_text(text)
+    assert start().made == ["check"]

@@ -36,6 +36,14 @@ def test_what_a_command_refuses_is_said_as_it_said_it(module, tmp_path):
         children.run(name, [], log=tmp_path / "log.txt")
 
 
+def test_what_is_shown_is_in_the_log_too_and_errors_are_told_as_well(module, tmp_path, capsys):
+    name = module("import sys; print('five'); sys.exit('error: six')")
+    with pytest.raises(InputError, match=r"^six$"):
+        children.run(name, [], log=tmp_path / "log.txt", show=True)
+    assert sorted(capsys.readouterr().out.split()) == ["error:", "five", "six"]
+    assert "five" in (tmp_path / "log.txt").read_text()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -63,8 +71,9 @@ signal.signal(signal.SIGTERM, leave)
 time.sleep(60)
 """
     )
-    run = f"from pipelines import children; children.run({name!r}, [{str(tmp_path)!r}])"
-    parent = subprocess.Popen([sys.executable, "-c", run], cwd=pathlib.Path(__file__).parents[2])
+    call = f"children.run({name!r}, [{str(tmp_path)!r}], log={str(tmp_path / 'log.txt')!r})"
+    command = [sys.executable, "-c", f"from pipelines import children; {call}"]
+    parent = subprocess.Popen(command, cwd=pathlib.Path(__file__).parents[2])
     assert _appears(tmp_path / "started")
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()

@@ -7,35 +7,46 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from numbered_images import Numbers
 
 from pipelines import beams, extraction
 from pipelines.settings import Beam
-from stugan_tf.data import digits
 from stugan_tf.evaluation import statistics
 from stugan_tf.evaluation.extraction import Extraction
+from stugan_tf.files import locked
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "evaluation"))
-from stand_ins import Projection
+from stand_ins import SIZE, Projection
+
+
+class Pictures(Numbers):
+    """Grey images, each another."""
+
+    image_shape = (SIZE, SIZE, 1)
+
+    def load(self, record):
+        pixels = tf.range(SIZE * SIZE, dtype=record.dtype) * (record + 1) % 251
+        return tf.cast(tf.reshape(pixels, self.image_shape), tf.uint8), record % 3
 
 
 class Scorer:
     """What a worker takes of an `Evaluator`."""
 
     def __init__(self):
-        self.source = digits()
-        self.extraction = Extraction(Projection(), tf.distribute.get_strategy(), 100)
+        self.source = Pictures(190)
+        self.extraction = Extraction(Projection(), tf.distribute.get_strategy(), 30)
 
 
 def by_beam(scorer, folder, num_kept=50):
-    beams.put("text", scorer)
-    return extraction.real_statistics(
-        scorer.source, scorer.extraction, num_kept, folder, text="text", runner=Beam()
-    )
+    with beams.kept("text", scorer):
+        return extraction.real_statistics(
+            scorer.source, scorer.extraction, num_kept, folder, text="text", runner=Beam()
+        )
 
 
 @pytest.fixture
 def scorer(monkeypatch):
-    monkeypatch.setattr(extraction, "RANGE", 500)  # four ranges, the last a short one
+    monkeypatch.setattr(extraction, "RANGE", 50)  # four ranges, the last a short one
     return Scorer()
 
 
@@ -47,19 +58,19 @@ def test_statistics_by_beam_are_those_of_one_pass(tmp_path, scorer, monkeypatch)
     np.testing.assert_allclose(ours.covariance, plain.covariance, rtol=1e-9, atol=1e-12)
     np.testing.assert_array_equal(ours.features, plain.features)
     assert ours.protocol == plain.protocol
-    assert {path.name for path in (tmp_path / "beam").iterdir()} == {
-        path.name for path in (tmp_path / "plain").iterdir()
-    }
+    assert names(tmp_path / "beam") == names(tmp_path / "plain")
 
-
-def test_the_evaluator_finds_them(tmp_path, scorer, monkeypatch):
-    by_beam(scorer, tmp_path)
+    # So the evaluator finds them.
 
     def refuse(*arguments):
         raise AssertionError("computed again")
 
     monkeypatch.setattr(statistics, "_compute", refuse)
-    statistics.real_statistics(scorer.source, scorer.extraction, 50, tmp_path)
+    statistics.real_statistics(scorer.source, scorer.extraction, 50, tmp_path / "beam")
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir() if not path.name.endswith(".lock")}
 
 
 def test_a_kill_leaves_finished_ranges_to_go_on_from(tmp_path, scorer, monkeypatch):
@@ -81,10 +92,40 @@ def test_a_kill_leaves_finished_ranges_to_go_on_from(tmp_path, scorer, monkeypat
         write(*arguments)
 
     monkeypatch.setattr(extraction, "write_part", write_and_note)
+    # Killed again, after all is kept.
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction.shutil, "rmtree", stop)
+        with pytest.raises(KeyboardInterrupt):
+            by_beam(scorer, tmp_path / "killed")
     again = by_beam(scorer, tmp_path / "killed")
-    assert sorted(done) == [0, 500, 1000, 1500]
+    assert names(tmp_path / "killed") == names(tmp_path / "whole")
+    assert sorted(done) == [0, 50, 100, 150]
     np.testing.assert_array_equal(again.covariance, whole.covariance)
     np.testing.assert_array_equal(again.features, whole.features)
+
+
+def test_parts_are_of_so_many_features_as_are_kept(tmp_path, scorer, monkeypatch):
+    """Of a computation that was stopped, and is wanted with more features then."""
+    with monkeypatch.context() as patch:
+        patch.setattr(statistics, "STORED", 10)
+        patch.setattr(extraction, "Merged", stop)
+        with pytest.raises(KeyboardInterrupt):
+            by_beam(scorer, tmp_path, num_kept=10)
+    assert by_beam(scorer, tmp_path, num_kept=50).features.shape[0] == 50
+
+
+def test_two_at_once_do_not_take_each_other_s_parts(tmp_path, scorer, monkeypatch):
+    path = statistics.CacheEntry(scorer.source, scorer.extraction.extractor, 50, tmp_path).path
+    monkeypatch.setattr(extraction, "print", stop, raising=False)
+    with (
+        locked(path.with_name(f".{path.stem}.lock"), "the cache"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        by_beam(scorer, tmp_path)
+
+
+def stop(*_, **__):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("num_images", [1, 1023, 1024, 1025, 65536, 70000, 1281167])

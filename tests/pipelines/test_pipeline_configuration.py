@@ -62,6 +62,12 @@ def test_the_text_of_a_training_says_what_its_files_say():
     assert config.gin.config_str() == expected
 
 
+@pytest.mark.parametrize("method", ["tickets", "prune_and_finetune_global"])
+def test_methods_of_several_phases_are_known(method):
+    files = [ROOT / "gin/pipelines/digits.gin", ROOT / f"gin/methods/{method}.gin"]
+    assert "method.phases" in configuration.read(files).training
+
+
 @pytest.mark.parametrize(
     ("text", "same"),
     [
@@ -82,10 +88,19 @@ def test_what_changes_nothing_is_no_change(text, same):
     [
         ("Bless.at_most = {'fud': 1.0}", "fud, which is no score"),
         ("Bless.at_most = 20.0", "limits by the name"),
-        ("Bless.compare = 'fid'", "list of names"),
+        ("Bless.compare = 'fid'", "list of texts"),
         ("Ingest.num_shard = 3", "no parameter 'num_shard'"),
-        ("Ingest.duplicates = 'remove'", "'keep' or 'drop'"),
+        ("Ingest.duplicates = 'remove'", "'keep', 'drop', got"),
+        ("Ingest.image_format = 'gif'", "must be jpeg or png"),
         ("Beam.num_workers = 0", "positive integer"),
+        ("Beam.options = '--flink_master=x'", "list of texts"),
+        ("Score.gin_files = 'scores.gin'", "list of texts"),
+        ("Score.checkpoint = 'newest'", "'latest', 'best', a step"),
+        ("Export.format = 'onnx'", "'saved_model', 'tflite', 'sparse'"),
+        ("Bless.at_most = {'fid': '20'}", "Bless.at_most['fid'] must be a number"),
+        ("Bless.min_sparsity = '0.8'", "Bless.min_sparsity must be a number"),
+        ("Evaluator.metrics = ['kid']", "Bless asks for fid, but Evaluator.metrics = ['kid']"),
+        ("Score.gin_params = [\"Evaluator.metrics = ['kid']\"]", "Bless asks for fid"),
     ],
 )
 def test_wrong_settings_are_refused(line, message):

@@ -33,7 +33,8 @@ def push(folder, name, text=None):
     source = folder.parent / f"exported_{name}"
     source.mkdir(exist_ok=True)
     (source / "model").write_text(text or name)
-    return serving.push(folder, source, {"export": name, "baseline": None, "scores": {}})
+    baseline = max(artifact.versions(folder), default=None)
+    return serving.push(folder, source, {"export": name, "baseline": baseline, "scores": {}})
 
 
 def served(folder):
@@ -69,14 +70,14 @@ def test_a_kill_leaves_what_is_served_and_the_push_goes_on(folder, monkeypatch, 
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", lambda *a, **o: None)  # A kill tidies nothing up.
-        target = {"copytree": shutil, "_sync": serving, "rename": serving.pathlib.Path}[function]
+        target = {"copytree": shutil, "_sync": artifact, "rename": serving.pathlib.Path}[function]
         patch.setattr(target, function, die)
         with pytest.raises(Killed):
             push(folder, "b")
     assert served(folder) == (1, "a")
     assert push(folder, "b") == 2
     assert served(folder) == (2, "b")
-    assert not list(folder.glob(".pushing_*"))
+    assert not list(folder.glob(".writing_*"))
 
 
 def test_a_roll_back_is_recorded_and_sticks(folder):
@@ -101,6 +102,45 @@ def test_a_withdrawn_version_can_be_brought_back(folder):
     assert served(folder) == (2, "b")
     assert push(folder, "b") == 2
     assert not any("withdrawn" in record for record in serving.history(folder))
+
+
+def test_a_kill_while_a_version_is_brought_back_leaves_it_withdrawn_or_served(folder, monkeypatch):
+    for name in "ab":
+        push(folder, name)
+    serving.roll_back(folder, reason="odd sevens")
+
+    class Killed(BaseException):
+        pass
+
+    def die(*arguments, **options):
+        raise Killed
+
+    for function in ("rename", "unlink"):
+        with monkeypatch.context() as patch:
+            patch.setattr(serving.pathlib.Path, function, die)
+            with pytest.raises(Killed):
+                serving.roll_back(folder, 2)
+        state = {record["version"]: record.get("withdrawn") for record in serving.history(folder)}
+        assert served(folder)[0] == (1 if function == "rename" else 2)
+        assert (state[2] is None) == (function == "unlink")
+        assert function == "unlink" or state[2]["reason"] == "odd sevens"
+
+
+def test_what_is_withdrawn_is_so_without_a_reason_too(folder):
+    for name in "ab":
+        push(folder, name)
+    serving.roll_back(folder)
+    (folder / serving.WITHDRAWN / "2" / serving.REASON).unlink()
+    assert serving.history(folder)[1]["withdrawn"]["reason"] == "not known"
+    with pytest.raises(InputError, match="was withdrawn"):
+        push(folder, "b")
+
+
+def test_a_model_that_was_pushed_before_is_not_said_to_be_served(folder):
+    for name in "ab":
+        push(folder, name)
+    assert serving.after_push(folder, push(folder, "b")) == f"Version 2 is served from {folder}."
+    assert "as version 1; version 2 is served" in serving.after_push(folder, push(folder, "a"))
 
 
 def test_there_must_be_something_to_go_back_to(folder):
@@ -172,10 +212,12 @@ RECORD = {
 
 
 def test_lineage_leads_back_to_data_configuration_commit_and_scores():
-    former = {**RECORD, "version": 1, "scores": {"fid": 13.0}, "withdrawn": {}}
+    withdrawn = {"time": "2026-01-03T03:04:05+00:00", "reason": "odd <sevens>"}
+    former = {**RECORD, "version": 1, "scores": {"fid": 13.0}, "withdrawn": withdrawn}
     page = lineage.drawn(RECORD, [former, RECORD])
     for fact in ("f1f2", "c0ffee", "train.seed = 4", "12.5", "abcd", "1 duplicates", "cat"):
         assert fact in page
     assert "&lt;better&gt;" in page
     assert 'class="withdrawn"' in page
+    assert "withdrawn 2026-01-03 03:04:05 UTC: odd &lt;sevens&gt;" in page
     assert json.dumps(lineage.sections(RECORD))
