@@ -14,10 +14,8 @@ import shutil
 import numpy as np
 import tensorflow as tf
 
-from pipelines import beams
+from pipelines import beams, configuration
 from pipelines.beams import beam
-from stugan_tf import config
-from stugan_tf.data import data
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.moments import Moments
 from stugan_tf.evaluation.statistics import CacheEntry, Statistics, places_of_kept
@@ -27,9 +25,9 @@ RANGE = 1024  # images in a range at least
 MOST_RANGES = 64  # each leaves a covariance on the disk until all are done
 
 
-def evaluator():
-    """The `Evaluator` that gin configures, on one device."""
-    return Evaluator(data(), tf.distribute.get_strategy())
+def evaluator(text):
+    """The `Evaluator` that gin text configures, on one device."""
+    return Evaluator(configuration.source(text), tf.distribute.get_strategy())
 
 
 def real_statistics(source, extraction, num_kept, cache_dir=None, *, text, runner):
@@ -100,13 +98,9 @@ class Extract(beam.DoFn):
     def process(self, task):
         """Writes one part; yields its range."""
         start, stop, kept = task
-        found = beams.shared(self._text, self._build)
+        found = beams.shared(self._text, functools.partial(evaluator, self._text))
         write_part(found.source, found.extraction, self._folder, start, stop, kept)
         yield start, stop
-
-    def _build(self):
-        config.parse_gin((), [self._text])
-        return evaluator()
 
 
 def write_part(source, extraction, folder, start, stop, kept):

@@ -11,11 +11,9 @@ import json
 
 from absl import flags
 
-from pipelines import beams, configuration, extraction
+from pipelines import beams, extraction
 from pipelines.settings import Beam
 from stugan_tf.errors import InputError
-
-del configuration  # It registers everything with gin.
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
@@ -31,7 +29,7 @@ def main(_):
     config.parse_gin(FLAGS.gin_file, FLAGS.gin_param)
     text = "".join(text for _, text in config.statements(FLAGS.gin_file, FLAGS.gin_param))
     runner = Beam(FLAGS.runner, FLAGS.workers, tuple(FLAGS.option))
-    evaluator = extraction.evaluator()
+    evaluator = extraction.evaluator(text)
 
     def compute(*arguments):
         return extraction.real_statistics(*arguments, text=text, runner=runner)

@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import subprocess
 import sys
 
 import numpy as np
@@ -67,6 +68,17 @@ def test_statistics_by_beam_are_those_of_one_pass(tmp_path, scorer, monkeypatch)
 
     monkeypatch.setattr(statistics, "_compute", refuse)
     statistics.real_statistics(scorer.source, scorer.extraction, 50, tmp_path / "beam")
+
+
+def test_a_worker_understands_the_whole_configuration_of_a_training():
+    """It has imported no more than what it is to do."""
+    text = (
+        "GAN.generator = @sngan_generator\nGAN.average = @sema\nGAN.generator_sparsity = 0.9\n"
+        "generator/Exploration.drop_scores = @magnitude\nmethod.phases = @tickets\n"
+        "data.source = @digits()\nEvaluator.extractor = @digits_classifier\n"
+    )
+    program = f"from pipelines.extraction import evaluator; print(evaluator({text!r}).source.name)"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "digits\n"
 
 
 def names(folder):
