@@ -45,6 +45,14 @@ def operations():
 
 
 @pytest.fixture
+def untraced():
+    """Spares tests of what happens around compiled functions the time of compiling them."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
 def use(capfd, monkeypatch):
     """Runs a command like `python -m`, less the start of Python; returns code, stdout, stderr."""
 
@@ -64,6 +72,11 @@ def pytest_make_collect_report(collector):
     del collector
     with flagsaver.flagsaver():
         return (yield)
+
+
+def pytest_collection_finish():
+    """What modules and libraries made is there to stay, and is not looked at again and again."""
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

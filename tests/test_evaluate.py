@@ -106,6 +106,7 @@ def test_what_is_scored_anew_is_as_the_training_scored_it(workdir, evaluate):
     assert {path: after[path] for path in before} == before
 
 
+@pytest.mark.usefixtures("untraced")
 def test_latest_best_and_a_step(workdir, evaluate):
     best = min(records.read(workdir), key=lambda record: record["fid"])["step"]
     few = flags_of("Evaluator.metrics = ['inception_score']", "Evaluator.num_images = 2")
@@ -120,6 +121,7 @@ def test_latest_best_and_a_step(workdir, evaluate):
     assert list(evaluate("--checkpoint=best", *few)[0]) == [10]
 
 
+@pytest.mark.usefixtures("untraced")
 def test_other_settings_are_another_protocol_and_not_compared(workdir, evaluate, use, tmp_path):
     (known,) = {record["protocol"]["id"] for record in records.read(workdir)}
     other = tmp_path / "other"
@@ -145,6 +147,7 @@ def test_other_settings_are_another_protocol_and_not_compared(workdir, evaluate,
     assert "generated.seed: 1 and 2" in errors
 
 
+@pytest.mark.usefixtures("untraced")
 def test_truncations_make_a_curve_and_neighbours_a_picture(workdir, evaluate):
     _, output, _ = evaluate("--truncation=0.5", "--truncation=1.5")
     assert output.startswith("truncation 0.5, step 20: fid ")
@@ -158,6 +161,7 @@ def test_truncations_make_a_curve_and_neighbours_a_picture(workdir, evaluate):
     assert "generated images on the left" in output
 
 
+@pytest.mark.usefixtures("untraced")
 def test_watching_scores_what_has_no_record_and_is_still_there(workdir, evaluate, monkeypatch):
     assert list(evaluate("--watch")[0]) == [0]
     assert evaluate("--watch")[0] == {}

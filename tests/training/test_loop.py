@@ -118,6 +118,7 @@ def test_other_samples_are_of_latents_and_labels_as_drawn(make):
     assert training.sample_columns is None
 
 
+@pytest.mark.usefixtures("untraced")
 def test_the_seed_decides_everything(tmp_path):
     results = []
     for run, seed in enumerate([1, 1, 2]):
@@ -181,6 +182,7 @@ def kept(workdir):
     return [int(path.name[-8:]) for path in sorted((workdir / "checkpoints").iterdir())]
 
 
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize(("metric", "best"), [("fid", 2), ("inception_score", 3)])
 def test_the_checkpoint_with_the_best_score_is_kept(tmp_path, metric, best):
     training = scored([3.0, 1.0, 6.0, 4.0], best_by=metric, keep_checkpoints=1)
@@ -190,6 +192,7 @@ def test_the_checkpoint_with_the_best_score_is_kept(tmp_path, metric, best):
     assert [json.loads(line)["fid"] for line in lines] == [3.0, 1.0, 6.0, 4.0]
 
 
+@pytest.mark.usefixtures("untraced")
 def test_a_run_ends_after_evaluations_without_a_better_one(tmp_path):
     values = [5.0, 6.0, 4.0, float("nan"), 4.0, 7.0, 1.0, 1.0]
     training = scored(values, patience=3, total_steps=8)
@@ -201,6 +204,7 @@ def test_a_run_ends_after_evaluations_without_a_better_one(tmp_path):
     assert kept(tmp_path)[-1] == 6
 
 
+@pytest.mark.usefixtures("untraced")
 def test_patience_survives_a_kill(tmp_path):
     killed = scored([5.0, 4.0, 6.0, StopAtTwoError], patience=2, total_steps=8)
     with pytest.raises(StopAtTwoError):
@@ -210,6 +214,7 @@ def test_patience_survives_a_kill(tmp_path):
     assert kept(tmp_path)[-1] == 4
 
 
+@pytest.mark.usefixtures("untraced")
 def test_scores_of_another_protocol_do_not_count(tmp_path):
     records = [{"step": 0, "fid": 0.1, "protocol": {"id": "of evaluate"}}]
     workdir = tmp_path / "run"
@@ -266,6 +271,7 @@ def test_a_value_that_is_not_finite_stops_the_run_and_is_named(tmp_path):
     assert all(np.all(np.isfinite(kernel)) for kernel in kernels(training))
 
 
+@pytest.mark.usefixtures("untraced")
 def test_a_rollback_goes_on_with_other_random_numbers(tmp_path, monkeypatch):
     straight = tiny_training()
     straight.run(tmp_path / "straight", "")
@@ -282,6 +288,7 @@ def test_a_rollback_goes_on_with_other_random_numbers(tmp_path, monkeypatch):
     assert steps == [4]
 
 
+@pytest.mark.usefixtures("untraced")
 def test_a_run_goes_on_under_another_number_of_replicas(tmp_path, mirrored):
     gan = tiny_gan(
         generator=functools.partial(
@@ -297,6 +304,7 @@ def test_a_run_goes_on_under_another_number_of_replicas(tmp_path, mirrored):
     )
     with pytest.raises(StopAtTwoError):
         first.run(tmp_path / "twice", "")
+    tf.config.run_functions_eagerly(False)
     second = tiny_training(gan, tiny_algorithm(), mirrored)
     second.run(tmp_path / "twice", "")
     for one, other in zip(kernels(once), kernels(second), strict=True):

@@ -94,10 +94,16 @@ def train(workdir, execution, evaluator=None):
     return {name: variable.numpy() for name, variable in training.state().items()}
 
 
-@pytest.mark.parametrize("execution", ["dense", pytest.param("sparse", marks=pytest.mark.slow)])
-def test_scores_change_nothing_and_survive_a_kill(execution, tmp_path, request):
-    if execution == "sparse":
-        request.getfixturevalue("operations")
+@pytest.mark.parametrize(
+    ("execution", "needed"),
+    [
+        ("dense", "untraced"),
+        pytest.param("dense", "tmp_path", marks=pytest.mark.slow),
+        pytest.param("sparse", "operations", marks=pytest.mark.slow),
+    ],
+)
+def test_scores_change_nothing_and_survive_a_kill(execution, needed, tmp_path, request):
+    request.getfixturevalue(needed)
     everyway = functools.partial(Everyway, cache_dir=tmp_path / "cache")
     without = train(tmp_path / "without", execution)
     scored = train(tmp_path / "scored", execution, everyway)
