@@ -57,6 +57,8 @@ def main(_):
     output = pathlib.Path(FLAGS.output)
     experiment = Experiment(output)
     grids = [GRIDS[name] for name in names if name != COMPUTED]
+    if grids and not FLAGS.dry_run:
+        figures.check_plots()
     failed = [] if FLAGS.collect_only else experiment.run(grids)
     if FLAGS.dry_run:
         return
@@ -169,19 +171,20 @@ class Experiment:
             )
             write_atomically(folder / "table.md", table.encode())
             print(table)
-            if grid.axis is not None:
-                self._draw(folder / grid.name, grid, results)
+            self._draw(folder, grid, results)
         except InputError as error:
             return [f"{grid.name}: {error}"]
         print(f"written to {folder}", file=sys.stderr)
         return []
 
-    def _draw(self, path, grid, results):
+    def _draw(self, folder, grid, results):
         protocols = {}
         for model in models_of(grid, self._preset):
             found = collecting.protocols_of([r for r in results if r.cell.model == model])
             protocols[model] = next(reversed(found), None)
-        figures.write_figure(path, grid, results, protocols, FLAGS.score)
+        if grid.axis is not None:
+            figures.write_figure(folder / grid.name, grid, results, protocols, FLAGS.score)
+        figures.write_curves(folder / "curves", grid, results, protocols)
 
     def compute_table2(self):
         """Writes and prints Table 2."""

@@ -1,7 +1,11 @@
-"""Figures in the paper's form: FID along an axis, a line for each method, dense training dashed."""
+"""Figures in the paper's form: FID along an axis, a line for each method, dense training dashed.
+
+And curves: FID during training.
+"""
 
 import importlib.util
 import io
+import math
 
 from stugan_tf.errors import InputError
 from stugan_tf.experiments.collecting import means
@@ -9,6 +13,7 @@ from stugan_tf.experiments.grid import S_G
 from stugan_tf.files import write_atomically
 
 FORMATS = ("png", "svg")
+MAX_COLUMNS = 4
 
 
 def check_plots():
@@ -27,15 +32,11 @@ def write_figure(path, grid, results, protocols, choice):
         protocols: {model: id of the protocol of its scores}.
         choice: as in `collecting.score_of`.
     """
-    check_plots()
-    import matplotlib
-    from matplotlib.figure import Figure
-
     models = list(dict.fromkeys(result.cell.model for result in results))
     panels = list(dict.fromkeys(line.panel for line in grid.lines if line.panel)) or [""]
     # Models are rows, unless they would be rows of a single panel.
     rows, columns = (1, len(models)) if len(panels) == 1 else (len(models), len(panels))
-    figure = Figure(figsize=(1 + 4 * columns, 0.6 + 3.4 * rows), layout="constrained")
+    figure = _figure(rows, columns)
     several = len(panels) > 1
     subplots = figure.subplots(
         rows, columns, squeeze=False, sharex=several, sharey="row" if several else False
@@ -47,7 +48,88 @@ def write_figure(path, grid, results, protocols, choice):
         for panel in panels:
             _draw_panel(next(axes), grid, model, panel, of_model, found)
     figure.supylabel(f"FID ({choice} evaluation)")
-    figure.suptitle(grid.title)
+    _save(figure, path, grid)
+
+
+def write_curves(path, grid, results, protocols):
+    """Draws FID during training: a panel for each point, a line for each run, finished or not.
+
+    Args:
+        path: of the files, without suffix; there are none if no run has a score.
+        grid: a `Grid`.
+        results: its `Result`s.
+        protocols: as in `write_figure`.
+    """
+    scored = [(result, _curve(result, protocols[result.cell.model])) for result in results]
+    scored = [(result, curve) for result, curve in scored if curve]
+    panels = list(dict.fromkeys((r.cell.model, r.cell.point) for r, _ in scored if r.cell.point))
+    # Of runs that stand for all points there are curves in every panel, or in one of their own.
+    with_points = {model for model, _ in panels}
+    panels += list(
+        dict.fromkeys((r.cell.model, None) for r, _ in scored if r.cell.model not in with_points)
+    )
+    if not panels:
+        return
+    columns = min(MAX_COLUMNS, len(panels))
+    figure = _figure(math.ceil(len(panels) / columns), columns)
+    for number, (model, point) in enumerate(panels, start=1):
+        axes = figure.add_subplot(math.ceil(len(panels) / columns), columns, number)
+        here = [pair for pair in scored if _is_in(pair[0].cell, model, point)]
+        _draw_curves(axes, [line.label for line in grid.lines], here)
+        axes.set_title(", ".join(text for text in (model, point) if text))
+    figure.supxlabel("generator steps")
+    figure.supylabel("FID")
+    figure.suptitle(f"{grid.title}: during training")
+    _save(figure, path, grid)
+
+
+def _is_in(cell, model, point):
+    return cell.model == model and cell.point in (point, None)
+
+
+def _curve(result, protocol_id):
+    """(step, FID) of the evaluations of a run by a protocol, or by its own if that is None."""
+    if protocol_id is None and result.records:
+        protocol_id = result.records[-1]["protocol"]["id"]
+    return [
+        (record["step"], record["fid"])
+        for record in result.records
+        if record["protocol"]["id"] == protocol_id and record.get("fid") is not None
+    ]
+
+
+def _draw_curves(axes, labels, scored):
+    """One colour for each line of the grid, the same in all panels."""
+    there = set()
+    for result, curve in scored:
+        label = result.cell.line
+        steps, scores = zip(*curve, strict=True)
+        style = {"linestyle": "--"} if result.cell.point is None else {}
+        axes.plot(
+            steps,
+            scores,
+            color=f"C{labels.index(label) % 10}",
+            marker=".",
+            label=None if label in there else label,
+            **style,
+        )
+        there.add(label)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize="small")
+
+
+def _figure(rows, columns):
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(1 + 4 * columns, 0.6 + 3.4 * rows), layout="constrained")
+
+
+def _save(figure, path, grid):
+    import matplotlib
+
     # The same results make the same file.
     with matplotlib.rc_context({"svg.hashsalt": grid.name}):
         for suffix in FORMATS:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 
 import matplotlib.image
 import numpy as np
@@ -237,3 +238,24 @@ def test_a_figure_of_nothing_is_drawn_too(tmp_path):
     results = collect(tmp_path, [dense(), cell()])
     figures.write_figure(tmp_path / "empty", GRID, results, {"sngan": None}, "last")
     assert (tmp_path / "empty.png").exists()
+
+
+def test_curves_are_of_every_run_that_has_scores(tmp_path):
+    unfinished, unscored = cell(seed=1), cell("SET", "s_G 90 %", 0.9)
+    write(tmp_path, dense(), (9.0, 1.0), (2.5, 9.0))
+    write(tmp_path, unfinished, (8.0, 1.0), (4.0, 2.0), finished=False)
+    write(tmp_path, unscored, finished=False)
+    results = collect(tmp_path, [dense(), cell(), unfinished, unscored])
+    grid = Grid(**{**GRID.__dict__, "lines": (*GRID.lines, Line("SET"))})
+    figures.write_curves(tmp_path / "curves", grid, results, {"sngan": the_protocol(results)})
+    # The backend notes texts as comments.
+    texts = re.findall("<!-- (.*) -->", (tmp_path / "curves.svg").read_text())
+    assert {"sngan, s_G 95 %", "Dense", STU} <= set(texts)
+    assert not {"sngan, s_G 90 %", "SET"} & set(texts)
+    assert texts.count(STU) == 1
+
+
+def test_without_scores_there_are_no_curves(tmp_path):
+    results = collect(tmp_path, [dense(), cell()])
+    figures.write_curves(tmp_path / "curves", GRID, results, {"sngan": None})
+    assert not list(tmp_path.iterdir())
