@@ -180,5 +180,5 @@ def test_a_changing_topology_is_refused_before_anything_is_trained(tmp_path):
 def test_a_shared_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     method = tickets(GENERATOR_ALONE)
-    with pytest.raises(InputError, match=r"--shared=.*cannot be written to"):
+    with pytest.raises(InputError, match=r"--shared: .*cannot be written to"):
         method.run(tmp_path / "run", opening(method), tmp_path / "notes.txt" / "shared")
