@@ -33,17 +33,17 @@ _SETTINGS = {
     "client.showErrorDetails": "none",
     "global.developmentMode": False,  # which it is where no folder is called site-packages
     "client.toolbarMode": "minimal",
-    "logger.hideWelcomeMessage": True,
+    "logger.hideWelcomeMessage": True,  # which asks elsewhere how this machine is reached
     "logger.level": "warning",
     "server.fileWatcherType": "none",
     "server.headless": True,
 }
-# Has the browser, too, refuse all that is not from here. Streamlit's page has styles and a script
-# inline, and charts compile expressions.
+# Has the browser, too, refuse all that is not from here; the page's WebSocket is. Streamlit's page
+# has styles and a script inline, and charts compile expressions.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
-    "worker-src 'self' blob:; connect-src 'self'; frame-src 'self'"
+    "worker-src 'self' blob:; base-uri 'self'; form-action 'self'"
 )
 
 
@@ -96,7 +96,10 @@ def _classes():
 
 
 class _OnlyFromHere:
-    """Adds `_POLICY` to every response."""
+    """Adds `_POLICY` to every response, and lets no page of another address connect.
+
+    Streamlit, too, refuses most such pages, but first asks elsewhere for this machine's address.
+    """
 
     def __init__(self, app):
         self._app = app
@@ -108,7 +111,17 @@ class _OnlyFromHere:
                 message = {**message, "headers": [*message.get("headers", ()), policy]}
             await send(message)
 
+        if scope["type"] == "websocket" and not _is_from_here(dict(scope["headers"])):
+            await receive()
+            await send({"type": "websocket.close"})
+            return
         await self._app(scope, receive, send_with_policy)
+
+
+def _is_from_here(headers):
+    """Whether a page of this server asks, or none: browsers name the page's address."""
+    origin = headers.get(b"origin")
+    return origin is None or origin.partition(b"://")[2] == headers.get(b"host")
 
 
 def _address(host, port):

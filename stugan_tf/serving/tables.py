@@ -15,7 +15,7 @@ def cost_rows(exhibits, latencies=None):
         Dictionaries: `what` is in a row, and under the name of each exhibit, its words.
     """
     rows = [
-        ("Format", lambda facts: f"{facts.format}, {facts.precision}"),
+        ("Format of the files", lambda facts: f"{facts.format}, {facts.precision}"),
         ("Training step", lambda facts: f"{facts.step:,}"),
         ("Zeros among weights under masks", lambda facts: f"{facts.sparsity:.1%}"),
         ("Parameters, zeros included", lambda facts: f"{facts.parameters:,}"),
@@ -74,10 +74,10 @@ def layer_rows(facts):
     return [
         {
             "Layer": layer.name,
+            "Density": layer.density,
             "Kernel": "x".join(map(str, layer.kernel_shape)),
             "Weights": layer.weights,
             "Active": layer.active,
-            "Density": layer.density,
             "Under a mask": layer.masked,
             f"FLOPs, {THEORY}": layer.flops,
         }

@@ -1,8 +1,13 @@
 """Generators that are sums in NumPy, and a card, as exhibits."""
 
-import numpy as np
+import json
 
+import numpy as np
+from served_networks import interface_of
+
+from stugan_tf.serving import artifact, card, compact
 from stugan_tf.serving.exhibits import Exhibit, read_facts
+from stugan_tf.serving.folding import fold
 from stugan_tf.serving.generator import ServedGenerator
 from stugan_tf.serving.interface import Interface
 
@@ -66,3 +71,13 @@ def generator(num_classes=None, mixes=True, class_names=None):
 
 def exhibit(name="mine", **settings):
     return Exhibit(name, generator(**settings), read_facts(CARD))
+
+
+def write(output, model):
+    """An artifact of a model as `export` makes it, with a card that says what is shown of it."""
+    folder, interface = output / "1", interface_of(model)
+    folder.mkdir(parents=True)
+    about = {**CARD, "generator": card.describe_generator(model), "interface": interface.to_json()}
+    compact.write(folder / artifact.FILES["sparse"], fold(model), "float32", about)
+    (folder / artifact.CARD).write_text(json.dumps(about))
+    artifact.write_manifest(folder, "sparse", interface)

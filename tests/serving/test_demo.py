@@ -1,9 +1,11 @@
 """The command `demo`: what it refuses, its page without a browser, and in one."""
 
 import contextlib
+import http.client
 import pathlib
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -11,8 +13,10 @@ import time
 import urllib.request
 
 import pytest
-from exhibited import exhibit
-from served_networks import CONDITIONAL, call, train
+from exhibited import exhibit, write
+from playwright.sync_api import sync_playwright
+from served_networks import served_generator, unlike_new
+from streamlit.testing.v1 import AppTest
 
 import stugan_tf
 from stugan_tf.serving import exhibits
@@ -50,7 +54,6 @@ def test_without_streamlit_it_says_what_to_install(use, monkeypatch):
 
 
 def test_what_is_no_artifact_is_refused(use, tmp_path):
-    pytest.importorskip("streamlit")
     flags = [f"--artifact={tmp_path / 'nowhere'}", f"--port={_free_port()}"]
     code, _, errors = use("demo", flags)
     assert code == 1
@@ -58,7 +61,6 @@ def test_what_is_no_artifact_is_refused(use, tmp_path):
 
 
 def test_a_port_in_use_is_refused(use):
-    pytest.importorskip("streamlit")
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -69,7 +71,6 @@ def test_a_port_in_use_is_refused(use):
 
 
 def test_a_host_that_is_none_is_refused(use):
-    pytest.importorskip("streamlit")
     code, _, errors = use("demo", ["--artifact=nowhere", "--host=256.0.0.1"])
     assert code == 1
     assert errors.startswith("error: --host=256.0.0.1 is no address.")
@@ -78,11 +79,10 @@ def test_a_host_that_is_none_is_refused(use):
 @pytest.fixture
 def page(monkeypatch):
     """`(*exhibits) -> a running page`, without a browser."""
-    testing = pytest.importorskip("streamlit.testing.v1")
 
     def open_page(*shown):
         monkeypatch.setattr(exhibits, "open_exhibits", lambda paths: shown)
-        running = testing.AppTest.from_file(PAGE, default_timeout=60).run()
+        running = AppTest.from_file(PAGE, default_timeout=60).run()
         assert not running.exception
         return running
 
@@ -161,11 +161,10 @@ def test_markdown_in_a_name_stays_text(page):
 @pytest.fixture(scope="module")
 def browser():
     """A browser for which there is no network but this machine, as a person holds it."""
-    playwright = pytest.importorskip("playwright.sync_api")
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
     if chromium is None:
-        pytest.skip("There is no Chromium.")
-    with playwright.sync_playwright() as driver:
+        pytest.skip("There is no Chromium on the path. Debian: apt-get install chromium")
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(
             executable_path=chromium,
             # Nothing else resolves, whatever the machine could reach.
@@ -177,26 +176,18 @@ def browser():
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """The address of a page of two conditional generators, one of them sparse."""
-    pytest.importorskip("streamlit")
+    """The address of a page of two conditional generators, one of them sparse; its process; log."""
     folder = tmp_path_factory.mktemp("demo")
-    flags = []
-    for name, sparsity in (("dense", 0.0), ("sparse", 0.9)):
-        binding = f"GAN.generator_sparsity = {sparsity}"
-        workdir = train(folder / f"{name}_run", *CONDITIONAL, binding)
-        output = folder / name
-        code, _, errors = call(
-            "export", f"--workdir={workdir}", f"--output={output}", "--format=sparse"
-        )
-        assert code == 0, errors
-        flags.append(f"--artifact={output}")
-    port = _free_port()
-    with open(folder / "log", "w+") as log:
+    for name, density in (("dense", 1.0), ("sparse", 0.1)):
+        write(folder / name, unlike_new(served_generator((8, 8, 3)), density))
+    flags = [f"--artifact={folder / name}" for name in ("dense", "sparse")]
+    port, path = _free_port(), folder / "log"
+    with open(path, "w") as log:
         command = [sys.executable, "-m", "stugan_tf.demo", *flags, f"--port={port}"]
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
         try:
-            _wait_for(folder / "log", "Ctrl-C", process)
-            yield f"http://127.0.0.1:{port}", process, folder
+            _wait_for(path, "Ctrl-C", process)
+            yield f"http://127.0.0.1:{port}", process, path
         finally:
             process.kill()
             process.wait()
@@ -210,7 +201,6 @@ def _wait_for(log, words, process):
         time.sleep(0.2)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1280, 900), (390, 844)])
 def test_a_person_can_use_the_page(browser, served, size, tmp_path):
     address, _, _ = served
@@ -285,9 +275,47 @@ def _until(condition, seconds=60):
         time.sleep(0.2)
 
 
-@pytest.mark.slow
+def test_the_browser_refuses_what_is_from_elsewhere(browser, served):
+    tab = browser.new_page()
+    _open(tab, served[0])
+    refused = tab.evaluate(
+        """async elsewhere => {
+        const refused = []
+        document.addEventListener("securitypolicyviolation", one => refused.push(one.blockedURI))
+        await fetch(`http://${elsewhere}/fetched`).catch(() => {})
+        try { new WebSocket(`ws://${elsewhere}/connected`) } catch {}
+        new Image().src = `http://${elsewhere}/shown.png`
+        await new Promise(resolve => setTimeout(resolve, 500))
+        return refused.map(url => url.split("/").pop()).sort()
+    }""",
+        f"127.0.0.1:{_free_port()}",
+    )
+    assert refused == ["connected", "fetched", "shown.png"]
+    tab.close()
+
+
+@pytest.mark.parametrize(("origin", "status"), [("", 101), (":1", 403), (".example.com", 403)])
+def test_only_its_own_page_may_connect(served, origin, status):
+    """Asked by others, Streamlit would look up this machine's address, which is elsewhere."""
+    host = served[0].removeprefix("http://")
+    connection = http.client.HTTPConnection(host)
+    connection.request(
+        "GET",
+        "/_stcore/stream",
+        headers={
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Origin": f"http://{host}{origin}",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+        },
+    )
+    assert connection.getresponse().status == status
+    connection.close()
+
+
 def test_interrupted_it_ends_well(served):
-    _, process, folder = served
-    process.send_signal(2)
+    _, process, log = served
+    process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
-    assert "Traceback" not in (folder / "log").read_text()
+    assert "Traceback" not in log.read_text()
