@@ -157,7 +157,7 @@ def check_any_model(data, training):
     check(model, draw(3, *model.inputs[0].shape[1:]), modes=(training,))
 
 
-@settings(max_examples=8)
+@settings(max_examples=16)
 @given(data=st.data(), training=st.booleans())
 def test_any_model_is_the_same(data, training):
     check_any_model(data, training)
