@@ -148,6 +148,7 @@ def test_a_signal_saves_and_the_next_start_goes_on(uninterrupted, tmp_path):
     assert_same_run(workdir, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(uninterrupted, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(uninterrupted, workdir)
