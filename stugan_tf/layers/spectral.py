@@ -80,9 +80,11 @@ class SpectralNormalization:
     def normalized_kernel(self, training):
         """W / sigma(W), a tensor of the kernel's shape in the precision of the layer's work.
 
-        sigma and the quotient are computed in the precision of the variable.
+        sigma and the quotient are computed in the precision of the variable. Where W = 0, as after
+        pruning that took the whole layer, it is 0 (the references compute 0 / 0).
         """
-        return tf.cast(self.kernel / self.sigma(training), self.compute_dtype)
+        normalized = tf.math.divide_no_nan(self.kernel, self.sigma(training))
+        return tf.cast(normalized, self.compute_dtype)
 
     def sigma(self, training):
         """The largest singular value of W as estimated now, a float scalar."""
@@ -93,9 +95,11 @@ class SpectralNormalization:
         product = tf.linalg.matvec(matrix, v, transpose_a=True)  # W'v, a multiple of the new u
         u = tf.stop_gradient(self._normalized(product) if iterates else self.u.value)
         if training:
-            self.u.assign(u)
+            # Of W = 0 nothing is learned, and vectors of zeros would never leave zero again.
+            known = tf.reduce_any(product != 0)
+            self.u.assign(tf.where(known, u, self.u))
             if self.v is not None:
-                self.v.assign(v)
+                self.v.assign(tf.where(known, v, self.v))
         return tf.reduce_sum(u * product)
 
 
@@ -139,7 +143,8 @@ class SpectralEmbedding(SpectralNormalization, keras.layers.Embedding):
     def call(self, inputs, training=False):
         """Rows of W / sigma(W)."""
         rows = tf.gather(self.embeddings, tf.cast(inputs, tf.int32))
-        return tf.cast(rows / self.sigma(training), self.compute_dtype)
+        rows = tf.math.divide_no_nan(rows, self.sigma(training))
+        return tf.cast(rows, self.compute_dtype)
 
     def compute_output_spec(self, inputs, training=False):
         """As of `Embedding`, which takes no `training`."""

@@ -262,7 +262,8 @@ def _weights(layer):
             weights[name] = value.numpy().astype(np.float64)
     if isinstance(layer, SpectralNormalization):
         normalized = "embeddings" if "embeddings" in weights else "kernel"
-        weights[normalized] = weights[normalized] / float(layer.sigma(training=False))
+        sigma = float(layer.sigma(training=False))
+        weights[normalized] /= sigma or 1.0  # sigma = 0 where W = 0, and so is W / sigma.
     return weights
 
 

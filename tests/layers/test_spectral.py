@@ -207,6 +207,37 @@ def test_where_vectors_vanish_epsilon_bounds_them():
     assert float(layer.sigma(training=False)) == pytest.approx(0.02 * 0.04, rel=1e-5)
 
 
+@pytest.mark.parametrize("settings", [{}, BIGGAN], ids=["pytorch", "biggan"])
+@pytest.mark.parametrize("kind", [SpectralConv2D, SpectralDense, SpectralEmbedding])
+def test_a_layer_of_zeros_computes_zero_and_comes_back_to_life(kind, settings):
+    """As after pruning that took the whole layer; 0 / 0 would spoil the loss of the network."""
+    make = {SpectralConv2D: (4, 3), SpectralDense: (4,), SpectralEmbedding: (6, 4)}[kind]
+    shape = {SpectralConv2D: (2, 5, 5, 3), SpectralDense: (2, 3), SpectralEmbedding: (3,)}[kind]
+    layer = kind(*make, **settings)
+    inputs = np.ones(shape, np.int32 if kind is SpectralEmbedding else np.float32)
+    layer(inputs)
+    weights = layer.embeddings if kind is SpectralEmbedding else layer.kernel
+    alive = weights.numpy()
+    for _ in range(20):
+        layer.sigma(training=True)
+    expected = layer(inputs).numpy()
+
+    weights.assign(tf.zeros_like(weights))
+    for training in (True, False, True):
+        with tf.GradientTape() as tape:
+            outputs = layer(inputs, training=training)
+            loss = tf.reduce_sum(outputs + outputs**2)
+        np.testing.assert_array_equal(outputs, tf.zeros_like(outputs))
+        gradient = tape.gradient(loss, weights.value)
+        np.testing.assert_array_equal(tf.convert_to_tensor(gradient), np.zeros_like(alive))
+
+    weights.assign(alive)
+    for _ in range(20):
+        layer.sigma(training=True)
+    assert np.abs(expected).max() > 0.01
+    np.testing.assert_allclose(layer(inputs), expected, rtol=1e-2, atol=1e-4)
+
+
 @pytest.mark.parametrize("settings", [{}, BIGGAN])
 def test_a_saved_embedding_goes_on_where_it_was(settings, tmp_path):
     labels = keras.Input([], dtype="int32")

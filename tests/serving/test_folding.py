@@ -5,10 +5,12 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from served_networks import generator, images_of, inputs_of
 
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import masked_layers
+from stugan_tf.layers.spectral import SpectralConv2D
 from stugan_tf.serving.folding import fold
 from stugan_tf.serving.graph import from_json, to_json, to_keras
 
@@ -26,6 +28,16 @@ def test_a_folded_generator_makes_the_same_images(name):
     expected = images_of(model, *inputs)
     assert expected.std() > 0.1
     np.testing.assert_allclose(images_of(folded, *inputs), expected, rtol=0, atol=1e-5)
+
+
+def test_a_spectral_layer_whose_weights_are_all_pruned_folds_to_zeros():
+    model = generator("biggan")
+    layer = next(layer for layer in masked_layers(model) if isinstance(layer.layer, SpectralConv2D))
+    layer.layer.kernel.assign(tf.zeros_like(layer.layer.kernel))
+    inputs = inputs_of(model)
+    expected = images_of(model, *inputs)
+    assert np.all(np.isfinite(expected))
+    np.testing.assert_allclose(images_of(to_keras(fold(model)), *inputs), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
