@@ -182,7 +182,7 @@ def class_input(shown, label, key, first):
         first = [choice for choice in first if choice != drawing.EACH]
 
     def named(choice):
-        return choice if isinstance(choice, str) else f"{choice} {names[choice]}"
+        return choice if isinstance(choice, str) else names[choice]
 
     choices = [*first, *range(len(names))]
     return st.selectbox(label, choices, format_func=named, key=key, width=WIDTH)

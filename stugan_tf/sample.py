@@ -236,8 +236,8 @@ def _check_classes(interface):
         )
     wrong = [number for number in FLAGS.class_id if not 0 <= number < interface.num_classes]
     if wrong:
-        names = (f"{number} {name}" for number, name in enumerate(interface.names()))
-        raise InputError(f"--class_id={wrong[0]} is none of the classes: {', '.join(names)}.")
+        names = ", ".join(interface.numbered_names())
+        raise InputError(f"--class_id={wrong[0]} is none of the classes: {names}.")
 
 
 def _has_class_rows():

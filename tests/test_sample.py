@@ -259,7 +259,7 @@ def test_truncation_makes_images_alike(plain):
         (["--interpolate=latents", "--columns=1"], "--columns of at least 2"),
         (["--interpolate=latents", "--num=12"], "--num=12 must be a multiple of --columns (8)"),
         (["--interpolate=classes", "--class_id=1"], "give two --class_id, or none"),
-        (["--class_id=10"], "--class_id=10 is none of the classes: 0 0, 1 1"),
+        (["--class_id=10"], "--class_id=10 is none of the classes: 0, 1, 2"),
         (["--class_id=-1"], "--class_id=-1 is none of the classes"),
         (["--checkpoint=7"], "neither latest nor best, nor a step that was kept: 0, 1"),
         (["--checkpoint=all"], "--checkpoint=all is neither"),

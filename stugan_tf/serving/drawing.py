@@ -63,7 +63,7 @@ def truncation_of(text):
 
 
 def classes_of(interfaces):
-    """The names of classes to choose from: those of the generator that has most of them.
+    """The numbered names of classes to choose from: of the generator that has most of them.
 
     Args:
         interfaces: an `Interface` of each generator.
@@ -72,7 +72,7 @@ def classes_of(interfaces):
         A list, empty if none of them takes labels.
     """
     conditional = [interface for interface in interfaces if interface.conditional]
-    return max((list(interface.names()) for interface in conditional), key=len, default=[])
+    return max((interface.numbered_names() for interface in conditional), key=len, default=[])
 
 
 def draw(generator, sheet):
@@ -113,12 +113,12 @@ def describe(generator, sheet):
     start = f"Seed {sheet.seed}"
     if not interface.conditional:
         return f"{start}. This generator takes no classes."
-    names = interface.names()
+    names = interface.numbered_names()
     if sheet.label == EACH:
         return f"{start}. Rows from the top: {', '.join(names)}."
     if sheet.label == ANY:
         return f"{start}. Classes are drawn, too."
-    return f"{start}. All are of class {sheet.label}, {names[sheet.label]}."
+    return f"{start}. All are of class {names[sheet.label]}."
 
 
 def walk_images(generator, walk, positions):
@@ -175,7 +175,7 @@ def describe_walk(generator, walk):
     stops = []
     for seed, label in zip(walk.seeds, walk.labels, strict=True):
         _, label = _stop(generator, seed, label, walk.truncation)
-        named = f", class {label} {interface.names()[label]}" if interface.conditional else ""
+        named = f", class {interface.numbered_names()[label]}" if interface.conditional else ""
         stops.append(f"seed {seed}{named}")
     return f"From {stops[0]} to {stops[1]}."
 

@@ -41,6 +41,14 @@ class Interface:
         """The classes by name."""
         return self.class_names or [f"class {number}" for number in range(self.num_classes)]
 
+    def numbered_names(self):
+        """The classes by number, and by name where that says more: "3 cat", or "3"."""
+        numbers = [str(number) for number in range(self.num_classes)]
+        return [
+            number if name == number else f"{number} {name}"
+            for number, name in zip(numbers, self.class_names or numbers, strict=True)
+        ]
+
     def to_json(self):
         """A dictionary that JSON can hold."""
         return dataclasses.asdict(self)

@@ -51,8 +51,8 @@ def test_a_class_of_another_generator_is_refused_in_words():
 
 def test_sheets_and_walks_are_told_by_the_names_of_classes():
     one = generator(num_classes=2, class_names=("cat", "dog"))
-    assert drawing.describe(one, Sheet(3, label=EACH)) == "Seed 3. Rows from the top: cat, dog."
-    assert drawing.describe(one, Sheet(3, label=1)) == "Seed 3. All are of class 1, dog."
+    assert drawing.describe(one, Sheet(3, label=EACH)) == "Seed 3. Rows from the top: 0 cat, 1 dog."
+    assert drawing.describe(one, Sheet(3, label=1)) == "Seed 3. All are of class 1 dog."
     described = drawing.describe_walk(one, Walk((3, 4), (0, 1)))
     assert described == "From seed 3, class 0 cat to seed 4, class 1 dog."
     drawn = one.inputs(1, 3)[1][0]
@@ -116,9 +116,11 @@ def test_classes_to_choose_from_are_those_of_the_generator_with_most():
         generator(num_classes=3).interface,
         generator().interface,
     ]
-    assert drawing.classes_of(interfaces) == ["class 0", "class 1", "class 2"]
-    assert drawing.classes_of(interfaces[:1]) == ["cat", "dog"]
+    assert drawing.classes_of(interfaces) == ["0", "1", "2"]
+    assert drawing.classes_of(interfaces[:1]) == ["0 cat", "1 dog"]
     assert drawing.classes_of(interfaces[2:]) == []
+    digits = generator(num_classes=2, class_names=("0", "1")).interface
+    assert drawing.classes_of([digits]) == ["0", "1"]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
