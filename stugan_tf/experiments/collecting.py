@@ -177,11 +177,13 @@ def as_markdown(grid, results, paper, choice, notes):
     )
     for model in dict.fromkeys(result.cell.model for result in results):
         of_model = [result for result in results if result.cell.model == model]
-        protocols = protocols_of(of_model) or {None: None}
+        protocols = protocols_of(of_model)
         for protocol_id, protocol in protocols.items():
             parts.append(f"## {model}")
             parts.append(_table(of_model, model, protocol_id, paper, choice))
-            parts.append(f"Protocol: {summary(protocol)}" if protocol else "No run is done yet.")
+            parts.append(f"Protocol: {summary(protocol)}")
+        if not protocols:
+            parts.append(f"## {model}\n\nNo run is done yet.")
     return "\n\n".join(parts) + "\n"
 
 

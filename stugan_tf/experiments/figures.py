@@ -6,6 +6,7 @@ And curves: FID during training.
 import importlib.util
 import io
 import math
+import textwrap
 
 from stugan_tf.errors import InputError
 from stugan_tf.experiments.collecting import means
@@ -23,16 +24,18 @@ def check_plots():
 
 
 def write_figure(path, grid, results, protocols, choice):
-    """Draws a figure of what has finished; what is missing leaves a gap.
+    """Draws a figure of what has finished; what is missing leaves a gap, or no panel if it is all.
 
     Args:
-        path: of the files, without suffix.
+        path: of the files, without suffix; there are none if no run has finished.
         grid: a `Grid` with an axis.
         results: its `Result`s.
         protocols: {model: id of the protocol of its scores}.
         choice: as in `collecting.score_of`.
     """
-    models = list(dict.fromkeys(result.cell.model for result in results))
+    models = list(dict.fromkeys(r.cell.model for r in results if r.state == "done"))
+    if not models:
+        return
     panels = list(dict.fromkeys(line.panel for line in grid.lines if line.panel)) or [""]
     # Models are rows, unless they would be rows of a single panel.
     rows, columns = (1, len(models)) if len(panels) == 1 else (len(models), len(panels))
@@ -71,15 +74,26 @@ def write_curves(path, grid, results, protocols):
     if not panels:
         return
     columns = min(MAX_COLUMNS, len(panels))
-    figure = _figure(math.ceil(len(panels) / columns), columns)
+    rows = math.ceil(len(panels) / columns)
+    figure = _figure(rows, columns, margin=3.5)  # The legend's place is beside the panels.
+    first = {}  # Of each model, whose panels have one scale.
     for number, (model, point) in enumerate(panels, start=1):
-        axes = figure.add_subplot(math.ceil(len(panels) / columns), columns, number)
+        axes = figure.add_subplot(rows, columns, number, sharey=first.get(model))
+        first.setdefault(model, axes)
         here = [pair for pair in scored if _is_in(pair[0].cell, model, point)]
         _draw_curves(axes, [line.label for line in grid.lines], here)
         axes.set_title(", ".join(text for text in (model, point) if text))
     figure.supxlabel("generator steps")
     figure.supylabel("FID")
-    figure.suptitle(f"{grid.title}: during training")
+    figure.suptitle(
+        textwrap.fill(f"{grid.title}: during training", round(10 * figure.get_figwidth()))
+    )
+    known = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        known |= zip(labels, handles, strict=True)
+    known = {line.label: known[line.label] for line in grid.lines if line.label in known}
+    figure.legend(known.values(), known, loc="outside right center", fontsize="small")
     _save(figure, path, grid)
 
 
@@ -117,14 +131,14 @@ def _draw_curves(axes, labels, scored):
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize="small")
 
 
-def _figure(rows, columns):
+def _figure(rows, columns, margin=1):
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(1 + 4 * columns, 0.6 + 3.4 * rows), layout="constrained")
+    return Figure(figsize=(margin + 4 * columns, 0.6 + 3.4 * rows), layout="constrained")
 
 
 def _save(figure, path, grid):
@@ -163,7 +177,7 @@ def _draw_panel(axes, grid, model, panel, results, found):
     axes.tick_params(labelbottom=True)
     axes.grid(alpha=0.3)
     if axes.has_data():
-        axes.legend(fontsize="small", loc="upper left")
+        axes.legend(fontsize="small", loc="upper left" if grid.style == "bars" else "best")
 
 
 def _axis_label(grid):
@@ -197,6 +211,9 @@ def _curves(axes, grid, lines):
         _across(axes, label, series)
     if grid.logarithmic:
         axes.set_xscale("log")
+        places = sorted({x for _, series in lines for x, _ in series if x is not None})
+        axes.set_xticks(places, [f"{x:g}" for x in places])
+        axes.set_xticks([], minor=True)
 
 
 def _bars(axes, grid, lines):

@@ -1,6 +1,7 @@
 """Collection, from folders of runs that were written by hand."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -95,10 +96,12 @@ def test_unfinished_and_absent_runs_are_missing(tmp_path):
     table = collecting.as_markdown(GRID, results, {}, "last", [])
     assert "| STU-GAN, s_D 50 % | 3.00, 2.00 (1 of 3) |  |" in table
     assert "1 of 3 runs are done" in table
+    other = cell(point="s_G 90 %", value=0.9)
+    table = collecting.as_markdown(GRID, [*results, *collect(tmp_path, [other])], {}, "last", [])
+    assert "missing (0 of 1)" in table
     nothing = collect(tmp_path / "elsewhere", cells)
     table = collecting.as_markdown(GRID, nothing, {}, "last", [])
-    assert "missing (0 of 3)" in table
-    assert "No run is done yet." in table
+    assert "## sngan\n\nNo run is done yet." in table
 
 
 def test_the_papers_numbers_stand_beside_ours(tmp_path, three_seeds):
@@ -234,10 +237,20 @@ def test_figures_are_drawn_of_what_is_there_and_always_alike(tmp_path, three_see
     assert "<svg" in drawing
 
 
-def test_a_figure_of_nothing_is_drawn_too(tmp_path):
-    results = collect(tmp_path, [dense(), cell()])
-    figures.write_figure(tmp_path / "empty", GRID, results, {"sngan": None}, "last")
-    assert (tmp_path / "empty.png").exists()
+def test_a_figure_has_no_panel_of_a_model_without_runs(tmp_path, three_seeds):
+    others = [
+        result._replace(cell=dataclasses.replace(result.cell, model="biggan"))
+        for result in three_seeds
+    ]
+    absent = [result._replace(state="missing", records=[]) for result in others]
+    protocols = {"sngan": the_protocol(three_seeds), "biggan": None}
+    figures.write_figure(tmp_path / "none", GRID, absent, protocols, "last")
+    assert not (tmp_path / "none.png").exists()
+    figures.write_figure(tmp_path / "one", GRID, [*three_seeds, *absent], protocols, "last")
+    assert "biggan" not in (tmp_path / "one.svg").read_text()
+    protocols["biggan"] = protocols["sngan"]
+    figures.write_figure(tmp_path / "both", GRID, [*three_seeds, *others], protocols, "last")
+    assert "biggan" in (tmp_path / "both.svg").read_text()
 
 
 def test_curves_are_of_every_run_that_has_scores(tmp_path):
