@@ -165,6 +165,8 @@ class Experiment:
         cells = cells_of(grid, self._preset, self._seeds)
         results = collecting.collect(cells, self._name, self._output / "cells")
         write_atomically(folder / "results.csv", collecting.as_csv(results).encode())
+        evaluations = collecting.evaluations_as_csv(results)
+        write_atomically(folder / "evaluations.csv", evaluations.encode())
         try:
             table = collecting.as_markdown(
                 grid, results, paper_results(), FLAGS.score, self._notes()

@@ -15,6 +15,7 @@ from stugan_tf.experiments.grid import Cell
 
 METRICS = ("fid", "inception_score", "kid", "precision", "recall", "density", "coverage")
 CHOICES = ("last", "best")
+PLACE = ("grid", "model", "line", "point", "seed")
 
 
 class Result(NamedTuple):
@@ -128,31 +129,38 @@ def _means(records):
 def as_csv(results):
     """Every run of a grid: where it stands and, if it is done, its scores and their protocol."""
     scores = [f"{choice}_{name}" for choice in CHOICES for name in ("step", *METRICS)]
-    file = io.StringIO()
-    writer = csv.DictWriter(
-        file,
-        ["grid", "model", "line", "point", "seed", "state", "run", "protocol", *scores],
-        lineterminator="\n",
-    )
-    writer.writeheader()
+    rows = []
     for result in results:
-        cell = result.cell
-        row = {
-            "grid": cell.grid,
-            "model": cell.model,
-            "line": cell.line,
-            "point": cell.point or "",
-            "seed": cell.seed,
-            "state": result.state,
-            "run": result.name,
-        }
+        row = {**_place(result), "state": result.state, "run": result.name}
         if result.state == "done" and result.records:
             protocol_id = result.records[-1]["protocol"]["id"]
             row["protocol"] = protocol_id
             for choice in CHOICES:
                 record = score_of(result, protocol_id, choice) or {}
                 row |= {f"{choice}_{n}": record.get(n) for n in ("step", *METRICS)}
-        writer.writerow(row)
+        rows.append(row)
+    return _csv([*PLACE, "state", "run", "protocol", *scores], rows)
+
+
+def evaluations_as_csv(results):
+    """Every evaluation of every run, finished or not: step, protocol and scores."""
+    rows = [
+        {**_place(result), **record, "protocol": record["protocol"]["id"]}
+        for result in results
+        for record in result.records
+    ]
+    return _csv([*PLACE, "step", "protocol", *METRICS], rows)
+
+
+def _place(result):
+    return {name: getattr(result.cell, name) for name in PLACE}
+
+
+def _csv(names, rows):
+    file = io.StringIO()
+    writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return file.getvalue()
 
 

@@ -176,6 +176,18 @@ def test_csv_has_every_run(tmp_path, three_seeds):
     assert rows[0]["protocol"] == the_protocol(three_seeds)
 
 
+def test_the_other_csv_has_every_evaluation(tmp_path, three_seeds):
+    unfinished = cell(seed=7)
+    write(tmp_path, unfinished, (8.0, 1.0), finished=False)
+    results = [*three_seeds, *collect(tmp_path, [dense(), unfinished])]
+    rows = list(csv.DictReader(io.StringIO(collecting.evaluations_as_csv(results))))
+    found = [(row["seed"], row["step"], row["fid"]) for row in rows]
+    assert found[2:4] == [("1", "10", "2.0"), ("1", "20", "4.0")]
+    assert found[-1] == ("7", "10", "8.0")
+    assert len(found) == sum(len(result.records) for result in results)
+    assert {row["protocol"] for row in rows} == {the_protocol(three_seeds)}
+
+
 def test_a_cell_whose_gin_file_is_missing_is_missing(tmp_path):
     (result,) = collecting.collect([cell()], lambda _: None, tmp_path)
     assert (result.state, result.name) == ("missing", "")
