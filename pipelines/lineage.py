@@ -121,6 +121,8 @@ summary { cursor: pointer; font-weight: bold; color: #2c4a7c; }
 table { border-collapse: collapse; }
 td, th { padding: .15em 1.2em .15em 0; text-align: left; vertical-align: top;
   overflow-wrap: anywhere; white-space: pre-wrap; }
+.versions { overflow-x: auto; font-size: 13px; }
+.versions td, .versions th { overflow-wrap: normal; padding-right: .8em; }
 .facts td:first-child { color: #555; white-space: nowrap; }
 .classes { columns: 4 15em; }
 .classes div { position: relative; break-inside: avoid; display: flex; padding: 0 .4em; }
@@ -222,7 +224,7 @@ def _bars(classes):
 def _versions(history, shown):
     names = list(dict.fromkeys(name for record in history for name in record["scores"]))
     columns = ("version", "pushed", *names, "protocol", "")
-    rows = ["".join(f"<th>{html.escape(name)}" for name in columns)]
+    rows = ["".join(f"<th>{html.escape(name.replace('_', ' '))}" for name in columns)]
     for record in history:
         values = [record["scores"].get(name) for name in names]
         cells = [
@@ -234,7 +236,7 @@ def _versions(history, shown):
         marks = "withdrawn " * ("withdrawn" in record) + "shown" * (record["version"] == shown)
         text = "".join(f"<td>{html.escape(str(cell))}" for cell in cells)
         rows.append(f'<tr class="{marks.strip()}">{text}<td>{_withdrawn(record)}')
-    return f"<table>{''.join(rows)}</table>"
+    return f'<div class="versions"><table>{"".join(rows)}</table></div>'
 
 
 def _time(text):
