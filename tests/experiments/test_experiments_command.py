@@ -83,11 +83,11 @@ def test_a_smoke_run_is_trained_scored_and_collected_and_not_run_again(tmp_path)
 
     first = run()
     assert first.returncode == 0, first.stderr
-    assert "3 of 5 runs are done" in first.stdout
+    assert "2 of 5 runs are done" in first.stdout
     (dense,) = (tmp_path / "cells").glob("*-dense-*")
     again = run()
     assert again.stdout == first.stdout
-    assert "3 of 3 runs done, 0 failed, 0 running, 0 left" in again.stderr
+    assert "2 of 2 runs done, 0 failed, 0 running, 0 left" in again.stderr
     assert (dense / "log.txt").read_text().count("step 0: started") == 1
 
 

@@ -97,7 +97,7 @@ def test_a_method_killed_at_random_moments_ends_like_an_uninterrupted_one(method
     whole = start("uninterrupted")
     _, errors = whole.communicate()
     assert whole.returncode == 0, errors
-    moments = random.Random(0)
+    moments, num_kills = random.Random(0), 0
     for _ in range(4):
         process = start("killed")
         for _ in range(moments.randrange(8, 22)):  # Lines of its log; a phase has 12.
@@ -105,7 +105,9 @@ def test_a_method_killed_at_random_moments_ends_like_an_uninterrupted_one(method
         time.sleep(moments.uniform(0, 0.3))
         process.kill()
         process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        assert process.returncode in (-signal.SIGKILL, 0)  # It may have come to its end.
+        num_kills += process.returncode != 0
+    assert num_kills >= 2
     process = start("killed")
     _, errors = process.communicate()
     assert process.returncode == 0, errors
