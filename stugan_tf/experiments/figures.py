@@ -88,13 +88,18 @@ def write_curves(path, grid, results, protocols):
     figure.suptitle(
         textwrap.fill(f"{grid.title}: during training", round(10 * figure.get_figwidth()))
     )
+    _add_legend(figure, grid)
+    _save(figure, path, grid)
+
+
+def _add_legend(figure, grid):
+    """One for all panels, in the order of the grid's lines."""
     known = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
         known |= zip(labels, handles, strict=True)
     known = {line.label: known[line.label] for line in grid.lines if line.label in known}
     figure.legend(known.values(), known, loc="outside right center", fontsize="small")
-    _save(figure, path, grid)
 
 
 def _is_in(cell, model, point):
