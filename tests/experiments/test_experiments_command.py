@@ -59,15 +59,11 @@ def test_what_is_not_there_is_collected_as_missing(use, tmp_path):
     arguments = ["--name=table1,figure4", "--preset=smoke", f"--output={tmp_path}"]
     code, output, _ = use("experiments", [*arguments, "--collect_only"])
     assert code == 0
-    assert "| STU-GAN, s_D 50 % | missing (0 of 1) | 18.78, 7.94 |" in output
+    assert "0 of 16 runs are done" in output
+    assert "## sngan\n\nNo run is done yet." in output
     assert "--collect_only" not in output
-    folder = tmp_path / "figure4"
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "figure4.png",
-        "figure4.svg",
-        "results.csv",
-        "table.md",
-    ]
+    names = sorted(path.name for path in (tmp_path / "figure4").iterdir())
+    assert names == ["evaluations.csv", "results.csv", "table.md"]
     assert (tmp_path / "table1/table.md").read_text() in output
 
 

@@ -273,6 +273,9 @@ def _choose(tab, label, option):
 
 
 def _sources(pictures):
+    """Of pictures that have arrived: the server forgets them when the page is changed."""
+    arrived = "picture => picture.complete && picture.naturalWidth > 0"
+    _until(lambda: all(picture.evaluate(arrived) for picture in pictures.all()))
     return [picture.get_attribute("src") for picture in pictures.all()]
 
 
