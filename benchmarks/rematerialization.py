@@ -24,9 +24,9 @@ from absl import app, flags
 from benchmarks.twins import sparse_training
 from stugan_tf.data import digits
 from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
+from stugan_tf.runs.plan import memory_estimate
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
-from stugan_tf.training.plan import memory_estimate
 
 _QUICK = flags.DEFINE_bool("quick", False, "Narrower networks, a smaller batch, fewer steps.")
 _JSON = flags.DEFINE_string("json", None, "Where to write the measurements.")

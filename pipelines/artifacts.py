@@ -7,7 +7,7 @@ moved. Components see artifacts only, never each other.
 import dataclasses
 import pathlib
 
-from stugan_tf.methods.overview import run_folder
+from stugan_tf.runs.phases import run_folder
 
 ARTIFACTS = {}
 

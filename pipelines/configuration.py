@@ -20,8 +20,8 @@ from stugan_tf.errors import InputError
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.metrics import METRICS
 from stugan_tf.methods import method  # noqa: F401 - likewise
-from stugan_tf.training import loop  # noqa: F401 - likewise
-from stugan_tf.training.workdir import FREE
+from stugan_tf.runs import loop  # noqa: F401 - likewise
+from stugan_tf.runs.workdir import FREE
 
 _OURS = f"{__name__.partition('.')[0]}."
 

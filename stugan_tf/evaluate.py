@@ -22,11 +22,11 @@ from stugan_tf.evaluation.curves import check_curve, write_truncation_curve
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.extractors import tfhub_inception
 from stugan_tf.images import write_png
-from stugan_tf.methods.overview import run_folder
-from stugan_tf.training.checkpoints import Checkpoints
-from stugan_tf.training.loop import Training
-from stugan_tf.training.manifest import has_finished
-from stugan_tf.training.restoring import configuration_file, named_steps
+from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.runs.loop import Training
+from stugan_tf.runs.manifest import has_finished
+from stugan_tf.runs.phases import run_folder
+from stugan_tf.runs.restoring import configuration_file, named_steps
 from stugan_tf.training.strategies import NAMES, create_strategy, is_chief
 
 FLAGS = flags.FLAGS

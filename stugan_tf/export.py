@@ -24,17 +24,17 @@ from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.evaluation import evaluator, records  # evaluator registers itself with gin
 from stugan_tf.evaluation.sampling import BATCH_NORMS, TOLERANCE, Sampler
 from stugan_tf.layers.masked import all_layers
-from stugan_tf.methods.overview import run_folder
 from stugan_tf.randomness import Purpose, fold
+from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.runs.loop import Training
+from stugan_tf.runs.manifest import process
+from stugan_tf.runs.phases import run_folder
+from stugan_tf.runs.restoring import configuration_file, named_steps
 from stugan_tf.serving import artifact, card, compact, lite, saved_model
 from stugan_tf.serving.folding import fold as fold_layers
 from stugan_tf.serving.graph import to_keras
 from stugan_tf.serving.interface import Interface
 from stugan_tf.serving.loading import of_folder
-from stugan_tf.training.checkpoints import Checkpoints
-from stugan_tf.training.loop import Training
-from stugan_tf.training.manifest import process
-from stugan_tf.training.restoring import configuration_file, named_steps
 from stugan_tf.training.strategies import create_strategy
 
 del evaluator

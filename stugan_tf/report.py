@@ -13,11 +13,11 @@ from stugan_tf.errors import InputError
 from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
 from stugan_tf.files import read_json_lines
 from stugan_tf.methods.method import chosen_method
-from stugan_tf.methods.overview import run_folder, started, table
-from stugan_tf.training import plan
-from stugan_tf.training.checkpoints import Checkpoints
-from stugan_tf.training.loop import Training
-from stugan_tf.training.restoring import configuration_file
+from stugan_tf.runs import plan
+from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.runs.loop import Training
+from stugan_tf.runs.phases import run_folder, started, table
+from stugan_tf.runs.restoring import configuration_file
 from stugan_tf.training.strategies import create_strategy
 
 FLAGS = flags.FLAGS

@@ -27,13 +27,13 @@ from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
 from stugan_tf.evaluation.sampling import BATCH_NORMS, Sampler
 from stugan_tf.images import image_grid, to_uint8, write_png
 from stugan_tf.latents import between_classes, between_latents, class_rows
-from stugan_tf.methods.overview import run_folder
 from stugan_tf.randomness import Purpose, fold
+from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.runs.loop import Training
+from stugan_tf.runs.phases import run_folder
+from stugan_tf.runs.restoring import configuration_file, named_steps
 from stugan_tf.serving.interface import Interface
 from stugan_tf.serving.loading import load
-from stugan_tf.training.checkpoints import Checkpoints
-from stugan_tf.training.loop import Training
-from stugan_tf.training.restoring import configuration_file, named_steps
 from stugan_tf.training.strategies import create_strategy
 
 FLAGS = flags.FLAGS

@@ -16,8 +16,8 @@ from stugan_tf.errors import InputError
 from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
 from stugan_tf.methods.method import chosen_method
 from stugan_tf.methods.phases import Opened
-from stugan_tf.training.interruption import Interrupted
-from stugan_tf.training.loop import Training
+from stugan_tf.runs.interruption import Interrupted
+from stugan_tf.runs.loop import Training
 from stugan_tf.training.strategies import NAMES, create_strategy
 
 FLAGS = flags.FLAGS

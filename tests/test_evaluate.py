@@ -13,9 +13,9 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.util import tensor_util
 
 from stugan_tf.evaluation import records
-from stugan_tf.training.checkpoints import Checkpoints
+from stugan_tf.runs.checkpoints import Checkpoints
 
-TINY = pathlib.Path(__file__).with_name("training") / "tiny.gin"
+TINY = pathlib.Path(__file__).with_name("helpers") / "tiny.gin"
 SCORES = (
     "Evaluator.extractor = @digits_classifier",
     "Evaluator.metrics = ['fid', 'inception_score']",

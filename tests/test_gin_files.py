@@ -13,12 +13,12 @@ from stugan_tf import (
 from stugan_tf.data import data
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.methods.method import chosen_method
+from stugan_tf.runs.loop import Training
+from stugan_tf.runs.plan import describe
 from stugan_tf.sparsity.density_adjustment import DensityAdjustment
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.sparsity.pruning import GradualPruning
 from stugan_tf.training.algorithm import Algorithm
-from stugan_tf.training.loop import Training
-from stugan_tf.training.plan import describe
 
 GIN = pathlib.Path(__file__).parents[1] / "gin"
 METHODS = sorted(path.stem for path in (GIN / "methods").glob("*.gin"))

@@ -23,10 +23,10 @@ from stugan_tf.data import digits
 from stugan_tf.evaluation.sampling import Sampler
 from stugan_tf.latents import between_classes
 from stugan_tf.randomness import Purpose, fold
-from stugan_tf.training.checkpoints import Checkpoints
-from stugan_tf.training.loop import Training
+from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.runs.loop import Training
 
-TINY = pathlib.Path(__file__).parent / "training" / "tiny.gin"
+TINY = pathlib.Path(__file__).parent / "helpers" / "tiny.gin"
 STATIC = (
     "Algorithm.total_steps = 1",
     "Algorithm.generator_exploration = None",

@@ -32,13 +32,13 @@ import stugan_tf.command
 import stugan_tf.data
 import stugan_tf.evaluation.evaluator
 import stugan_tf.models
-import stugan_tf.training.loop  # noqa: F401 - registers with gin, which a parsed file forbids
+import stugan_tf.runs.loop  # noqa: F401 - registers with gin, which a parsed file forbids
 from stugan_tf.evaluation import inception, records
-from stugan_tf.training import workdir as workdir_module
+from stugan_tf.runs import workdir as workdir_module
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "wrong_uses.md"
-TINY = ROOT / "tests" / "training" / "tiny.gin"
+TINY = ROOT / "tests" / "helpers" / "tiny.gin"
 # As little as can be trained.
 STATIC = (
     "Algorithm.total_steps = 1",
@@ -121,7 +121,7 @@ class WrongUse:
     Attributes:
         does: what the user does.
         told: words that the message must have.
-        gin: bindings in which the user does it, added to tests/training/tiny.gin.
+        gin: bindings in which the user does it, added to tests/helpers/tiny.gin.
         prepare: `place -> flags`, where there is more to it.
         shown: what the page shows of the command.
         command: the one that is used.

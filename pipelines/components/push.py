@@ -6,7 +6,7 @@ from pipelines import serving
 from pipelines.artifacts import Pushed
 from pipelines.steps import Component
 from stugan_tf.errors import FailedRun
-from stugan_tf.training.manifest import read_manifest
+from stugan_tf.runs.manifest import read_manifest
 
 
 def _depends_on(context, *artifacts):

@@ -3,7 +3,7 @@
 from pipelines.artifacts import Scores
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.files import locked, read_json_lines
-from stugan_tf.methods.overview import run_folder
+from stugan_tf.runs.phases import run_folder
 
 
 def flags(context, workplace, examples, references):

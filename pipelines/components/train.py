@@ -7,8 +7,8 @@ from pipelines.artifacts import Run
 from pipelines.steps import Component, place_of
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.files import write_atomically
-from stugan_tf.methods.overview import has_finished
-from stugan_tf.training.manifest import read_manifest
+from stugan_tf.runs.manifest import read_manifest
+from stugan_tf.runs.phases import has_finished
 
 CODE = (
     "stugan_tf/data",

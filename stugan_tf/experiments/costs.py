@@ -26,6 +26,7 @@ from stugan_tf import (
 )
 from stugan_tf.data import data
 from stugan_tf.experiments.grids import TABLE_1, TABLE_SPARSITIES, at, percent
+from stugan_tf.runs.loop import Training
 from stugan_tf.sparsity.flops import at_sparsity, layer_costs, total_flops, with_densities
 from stugan_tf.sparsity.training_flops import (
     Cost,
@@ -33,7 +34,6 @@ from stugan_tf.sparsity.training_flops import (
     constant_stretch,
     training_flops,
 )
-from stugan_tf.training.loop import Training
 
 # Discriminator updates that Table 2 seems to count, where they are not those of the training.
 PAPER_UPDATES = {"sngan": 4}

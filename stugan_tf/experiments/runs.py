@@ -11,7 +11,7 @@ from typing import NamedTuple
 from stugan_tf.evaluation import records
 from stugan_tf.experiments.scheduler import has_succeeded
 from stugan_tf.files import read_json_lines
-from stugan_tf.methods.overview import has_finished, started
+from stugan_tf.runs.phases import has_finished, started
 
 
 class Progress(NamedTuple):

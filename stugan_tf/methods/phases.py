@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 from stugan_tf import files
 from stugan_tf.errors import InputError
-from stugan_tf.methods.overview import Overview, table
-from stugan_tf.training import plan
-from stugan_tf.training.checkpoints import Checkpoints, DamagedCheckpointError
-from stugan_tf.training.loop import Training
-from stugan_tf.training.manifest import read_manifest
-from stugan_tf.training.workdir import fixed_lines, locked, settle
+from stugan_tf.runs import plan
+from stugan_tf.runs.checkpoints import Checkpoints, DamagedCheckpointError
+from stugan_tf.runs.loop import Training
+from stugan_tf.runs.manifest import read_manifest
+from stugan_tf.runs.phases import Overview, table
+from stugan_tf.runs.workdir import fixed_lines, locked, settle
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import types
 
 import pytest
-from numbered_images import SIZE, Numbers, write_folder, write_tfrecords
 
 from stugan_tf.data import digits, image_folder, tfrecords
+from tests.helpers.numbered_images import SIZE, Numbers, write_folder, write_tfrecords
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,11 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
-from numbered_images import encode
 from PIL import Image
 
 from stugan_tf.data.decoding import decode, decode_with_pillow, square
 from stugan_tf.errors import InputError
+from tests.helpers.numbered_images import encode
 
 PICTURE = Image.fromarray(
     np.random.default_rng(0).integers(0, 256, (12, 15, 3), dtype=np.uint8)

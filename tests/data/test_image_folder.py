@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from numbered_images import encode, numbered, write_folder
 
 from stugan_tf.data import image_folder
 from stugan_tf.errors import InputError
+from tests.helpers.numbered_images import encode, numbered, write_folder
 
 
 def test_sub_folders_are_classes(tmp_path):

@@ -13,13 +13,13 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numbered_images import encode, numbered, write_folder
 from PIL import Image, ImageOps
 
 from stugan_tf.data import image_folder, sharding, tfrecords
 from stugan_tf.data.decoding import decode, square
 from stugan_tf.data.sharding import Encoding, Sharding, turned
 from stugan_tf.errors import InputError
+from tests.helpers.numbered_images import encode, numbered, write_folder
 
 PNG = Encoding(image_size=8, image_format="png")
 SIZES = [(1, 1), (1, 40), (33, 2), (500, 375), (8, 8), (7, 9), (64, 63)]  # width, height

@@ -3,10 +3,10 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from numbered_images import Numbers
 
 from stugan_tf.data import data, digits
 from stugan_tf.errors import InputError
+from tests.helpers.numbered_images import Numbers
 
 
 def first(source, count, batch_size=6, **options):

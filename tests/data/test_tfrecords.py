@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from numbered_images import encode, example, numbered, write_tfrecords
 
 from stugan_tf.data import tfrecords
 from stugan_tf.errors import InputError
+from tests.helpers.numbered_images import encode, example, numbered, write_tfrecords
 
 
 @pytest.mark.parametrize("cache_gib", [0, 1])

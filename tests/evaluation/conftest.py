@@ -4,7 +4,8 @@ import keras
 import pytest
 import tensorflow as tf
 from keras import layers
-from networks import Net
+
+from tests.helpers.networks import Net
 
 
 @pytest.fixture

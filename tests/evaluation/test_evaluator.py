@@ -4,7 +4,6 @@ import resource
 import numpy as np
 import pytest
 import tensorflow as tf
-from stand_ins import Projection, SmallGAN
 
 from stugan_tf.data import Source, digits
 from stugan_tf.errors import InputError
@@ -14,6 +13,7 @@ from stugan_tf.evaluation.extractors import digits_classifier
 from stugan_tf.evaluation.metrics import METRICS
 from stugan_tf.evaluation.sampling import Sampler
 from stugan_tf.randomness import Purpose, fold
+from tests.helpers.stand_ins import Projection, SmallGAN
 
 NUM_IMAGES = 250
 

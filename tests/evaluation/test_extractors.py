@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from networks import Net, random_images
 
 from stugan_tf import config
 from stugan_tf.errors import InputError
@@ -19,6 +18,7 @@ from stugan_tf.evaluation.extractors import (
 )
 from stugan_tf.evaluation.preprocessing import Preprocessing
 from stugan_tf.evaluation.weights import sha256_of_keras, sha256_of_saved_model
+from tests.helpers.networks import Net, random_images
 
 
 def in_range(images):

@@ -11,13 +11,13 @@ import threading
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import Net, random_images
 from scipy.signal import correlate
 
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import inception
 from stugan_tf.evaluation.extractors import frozen_inception, tfhub_inception
 from stugan_tf.evaluation.preprocessing import Preprocessing
+from tests.helpers.networks import Net, random_images
 
 SIZE, WIDTH, NUM_CLASSES = 9, 6, 4
 EPSILON = 0.001

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from stand_ins import SmallGAN
 
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.sampling import BATCH_NORMS, NUM_STANDING, Sampler
 from stugan_tf.images import to_uint8
 from stugan_tf.randomness import draw_latents, fold
+from tests.helpers.stand_ins import SmallGAN
 
 SEED = (5, 0)
 

@@ -5,13 +5,13 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
-from stand_ins import Projection
 
 from stugan_tf.data import digits
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import statistics
 from stugan_tf.evaluation.extraction import Extraction
 from stugan_tf.evaluation.statistics import Collector, real_statistics, ttur_statistics
+from tests.helpers.stand_ins import Projection
 
 NUM_DIGITS = 1797
 

@@ -18,9 +18,9 @@ from stugan_tf.experiments.grids import ABLATIONS, GRIDS
 from stugan_tf.experiments.paper_results import paper_results
 from stugan_tf.experiments.presets import PRESETS, preset
 from stugan_tf.methods.method import chosen_method  # noqa: F401
+from stugan_tf.runs.loop import Training  # noqa: F401
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.balance import BalanceRatio
-from stugan_tf.training.loop import Training  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parents[2]
 GIN = ROOT / "gin"

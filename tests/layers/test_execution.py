@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from comparison import assert_same, everything, randomize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
@@ -20,6 +19,7 @@ from stugan_tf.layers import execution
 from stugan_tf.layers.execution import gradients_of_zeros
 from stugan_tf.layers.masked import Masked, masked_layers, set_execution
 from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense
+from tests.helpers.comparison import assert_same, everything, randomize
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
 CHOICES = [Choice(*parts) for parts in itertools.product([False, True], repeat=3)]

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from comparison import assert_same, everything, randomize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
@@ -14,6 +13,7 @@ from stugan_tf.layers.masked import Masked, masked_layers, set_execution
 from stugan_tf.layers.spectral import SpectralConv2D
 from stugan_tf.models.biggan import biggan_discriminator, biggan_generator
 from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
+from tests.helpers.comparison import assert_same, everything, randomize
 
 pytestmark = pytest.mark.usefixtures("operations")
 

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from comparison import assert_same, everything, randomize
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
@@ -25,6 +24,7 @@ from stugan_tf.layers.rematerialization import (
 )
 from stugan_tf.models.biggan import biggan_discriminator, biggan_generator
 from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
+from tests.helpers.comparison import assert_same, everything, randomize
 
 SHAPE = (32, 32, 3)
 NUM_CLASSES = 3

@@ -1,11 +1,11 @@
 import keras
 import numpy as np
 import pytest
-import reference
 import tensorflow as tf
 
 from stugan_tf.layers.masked import Masked
 from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense, SpectralEmbedding
+from tests.helpers import reference
 
 LAYERS = {
     "convolution": (lambda: SpectralConv2D(5, (3, 3), padding="same"), (4, 6, 6, 2)),

@@ -1,5 +1,6 @@
 import pytest
-from small import small_training
+
+from tests.helpers.small import small_training
 
 
 @pytest.fixture(scope="session")

@@ -11,13 +11,13 @@ import sys
 import time
 
 import pytest
-from small import assert_same_phase, manifest
 
-from stugan_tf.methods.overview import has_finished
+from stugan_tf.runs.phases import has_finished
+from tests.helpers.small import assert_same_phase, manifest
 
 ROOT = pathlib.Path(__file__).parents[2]
 GIN = ROOT / "gin" / "methods"
-TINY = ROOT / "tests" / "training" / "tiny.gin"
+TINY = ROOT / "tests" / "helpers" / "tiny.gin"
 FEW_STEPS = "Algorithm.total_steps = 4"
 
 

@@ -6,16 +6,17 @@ import os
 import threading
 
 import pytest
-from small import STEPS, killed, manifest, opening, states
 
 from stugan_tf.errors import InputError
-from stugan_tf.methods import overview, phases
+from stugan_tf.methods import phases
 from stugan_tf.methods.phases import SinglePhase
 from stugan_tf.methods.prune_and_finetune import prune_and_finetune
 from stugan_tf.methods.tickets import tickets
+from stugan_tf.runs import phases as overview
+from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.runs.loop import Training
 from stugan_tf.sparsity.exploration import Exploration
-from stugan_tf.training.checkpoints import Checkpoints
-from stugan_tf.training.loop import Training
+from tests.helpers.small import STEPS, killed, manifest, opening, states
 
 GENERATOR_ALONE = {"generator": 0.5, "discriminator": 0.0}
 

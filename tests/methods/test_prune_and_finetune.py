@@ -6,7 +6,16 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import (
+
+from stugan_tf.errors import InputError
+from stugan_tf.layers.masked import masked_layers
+from stugan_tf.methods.phases import Parent
+from stugan_tf.methods.prune_and_finetune import prune_and_finetune
+from stugan_tf.runs import loop
+from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.runs.phases import Overview
+from stugan_tf.sparsity.magnitude_pruning import prune_jointly, prune_uniformly
+from tests.helpers.small import (
     STEPS,
     KilledError,
     assert_same_phase,
@@ -19,15 +28,6 @@ from small import (
     states,
     variable_names,
 )
-
-from stugan_tf.errors import InputError
-from stugan_tf.layers.masked import masked_layers
-from stugan_tf.methods.overview import Overview
-from stugan_tf.methods.phases import Parent
-from stugan_tf.methods.prune_and_finetune import prune_and_finetune
-from stugan_tf.sparsity.magnitude_pruning import prune_jointly, prune_uniformly
-from stugan_tf.training import loop
-from stugan_tf.training.checkpoints import Checkpoints
 
 SPARSITIES = {"generator": 0.7, "discriminator": 0.4}
 

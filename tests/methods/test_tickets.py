@@ -6,7 +6,14 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import (
+
+from stugan_tf.errors import InputError
+from stugan_tf.layers.masked import masked_layers
+from stugan_tf.methods.phases import Parent
+from stugan_tf.methods.tickets import tickets
+from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.sparsity.magnitude_pruning import prune_remaining
+from tests.helpers.small import (
     STEPS,
     KilledError,
     assert_same_phase,
@@ -19,13 +26,6 @@ from small import (
     states,
     variable_names,
 )
-
-from stugan_tf.errors import InputError
-from stugan_tf.layers.masked import masked_layers
-from stugan_tf.methods.phases import Parent
-from stugan_tf.methods.tickets import tickets
-from stugan_tf.sparsity.magnitude_pruning import prune_remaining
-from stugan_tf.training.checkpoints import Checkpoints
 
 BOTH = {"generator": 0.36, "discriminator": 0.36}  # Two rounds.
 NAMES = ("dense", "round_01", "round_02")

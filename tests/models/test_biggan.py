@@ -5,7 +5,6 @@ import itertools
 import keras
 import numpy as np
 import pytest
-import reference
 import tensorflow as tf
 
 from stugan_tf.errors import InputError
@@ -14,6 +13,7 @@ from stugan_tf.layers.masked import Masked, all_layers, masked_layers
 from stugan_tf.models.biggan import biggan_discriminator, biggan_generator
 from stugan_tf.sparsity.flops import layer_costs, total_flops
 from stugan_tf.sparsity.sparsify import count_weights, sparsify
+from tests.helpers import reference
 
 CIFAR = {"image_shape": (32, 32, 3), "num_classes": 10}
 IMAGENET = {"image_shape": (128, 128, 3), "num_classes": 1000, "attention_sizes": (64,)}

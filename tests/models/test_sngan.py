@@ -1,13 +1,13 @@
 import keras
 import numpy as np
 import pytest
-import reference
 
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import Masked, masked_layers
 from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
 from stugan_tf.sparsity.flops import layer_costs, total_flops
 from stugan_tf.sparsity.sparsify import count_weights, sparsify
+from tests.helpers import reference
 
 CIFAR = (32, 32, 3)
 

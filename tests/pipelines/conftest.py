@@ -1,15 +1,10 @@
 """A context to work in, and the images of tests/data."""
 
-import pathlib
-import sys
-
 import pytest
 
 from pipelines import steps
 from pipelines.configuration import Configuration
 from stugan_tf import config
-
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "data"))  # numbered_images
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import shlex
 import shutil
 
 import pytest
-from numbered_images import Numbers
 
 from pipelines import chain, children, configuration, ingestion, serving
 from pipelines.components import ingest as ingest_component
@@ -15,8 +14,9 @@ from pipelines.components import scoring, train
 from pipelines.steps import execute
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.evaluation import records
-from stugan_tf.methods import overview
+from stugan_tf.runs import phases as overview
 from stugan_tf.serving import artifact
+from tests.helpers.numbered_images import Numbers
 
 TRAINING = "data.source = @digits()\nAlgorithm.total_steps = 5\ntrain.seed = 0\n"
 SEED_1 = TRAINING + "train.seed = 1\n"

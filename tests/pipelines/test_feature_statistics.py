@@ -1,23 +1,20 @@
 """Statistics by Beam are those that `evaluate` would compute, and it finds them."""
 
 import itertools
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from numbered_images import Numbers
 
 from pipelines import beams, extraction
 from pipelines.settings import Beam
 from stugan_tf.evaluation import statistics
 from stugan_tf.evaluation.extraction import Extraction
 from stugan_tf.files import locked
-
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "evaluation"))
-from stand_ins import SIZE, Projection
+from tests.helpers.numbered_images import Numbers
+from tests.helpers.stand_ins import SIZE, Projection
 
 
 class Pictures(Numbers):

@@ -5,7 +5,6 @@ import pathlib
 
 import numpy as np
 import pytest
-from numbered_images import Numbers, encode, numbered, write_folder, write_tfrecords
 
 from pipelines import beams, ingestion
 from pipelines.components import ingest
@@ -14,6 +13,7 @@ from stugan_tf import config
 from stugan_tf.data import image_folder, tfrecords
 from stugan_tf.data.sharding import Encoding
 from stugan_tf.errors import InputError
+from tests.helpers.numbered_images import Numbers, encode, numbered, write_folder, write_tfrecords
 
 
 def run(source, folder, settings=None, text=None):

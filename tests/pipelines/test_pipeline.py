@@ -17,7 +17,7 @@ from stugan_tf.serving import load
 ROOT = pathlib.Path(__file__).parents[2]
 PIPELINE = f"""
 import pipelines.settings
-include '{ROOT}/tests/training/tiny.gin'
+include '{ROOT}/tests/helpers/tiny.gin'
 Algorithm.total_steps = 40
 train.checkpoint_every = 5
 Ingest.num_shards = 2

@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from served_networks import CONDITIONAL, call, train
 
 from stugan_tf.evaluation import records
 from stugan_tf.serving import artifact
 from stugan_tf.serving.card import write as write_card
 from stugan_tf.serving.loading import load
+from tests.helpers.served_networks import CONDITIONAL, call, train
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from served_networks import generator, images_of, inputs_of
 
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.layers.spectral import SpectralConv2D
 from stugan_tf.serving.folding import fold
 from stugan_tf.serving.graph import from_json, to_json, to_keras
+from tests.helpers.served_networks import generator, images_of, inputs_of
 
 NETWORKS = ["sngan", "biggan", "biggan_imagenet"]
 

@@ -11,7 +11,6 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
-from served_networks import CLASSES, generator, images_of, inputs_of, interface_of
 
 from stugan_tf.errors import InputError
 from stugan_tf.images import to_uint8
@@ -22,6 +21,7 @@ from stugan_tf.serving.folding import fold
 from stugan_tf.serving.generator import ServedGenerator
 from stugan_tf.serving.graph import to_keras
 from stugan_tf.serving.loading import load, of_folder
+from tests.helpers.served_networks import CLASSES, generator, images_of, inputs_of, interface_of
 
 BATCHES = (1, 4)
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import reference
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +12,7 @@ from stugan_tf.sparsity.density_adjustment import DensityAdjustment
 from stugan_tf.sparsity.exploration import Explorer
 from stugan_tf.sparsity.rule import Moment
 from stugan_tf.sparsity.schedules import cosine_drop_fraction
+from tests.helpers import reference
 
 RELAXED = DensityAdjustment()
 STRICT = DensityAdjustment(max_density=0.5, explores_at_max=True)

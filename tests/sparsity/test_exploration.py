@@ -1,7 +1,6 @@
 import keras
 import numpy as np
 import pytest
-import reference
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +20,7 @@ from stugan_tf.sparsity.topology import (
     prune_and_regrow_globally,
     prune_and_regrow_per_layer,
 )
+from tests.helpers import reference
 
 DENSITIES = [0.3, 1.0, 0.5, 0.1]
 SEED = tf.constant([1, 2], tf.int64)

@@ -3,7 +3,6 @@ import math
 
 import numpy as np
 import pytest
-import reference
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +23,7 @@ from stugan_tf.sparsity.topology import (
     survivors,
     top_k_mask,
 )
+from tests.helpers import reference
 
 SHAPE = (3, 3, 2, 4)  # one shape, so that each function is traced and compiled once
 TRICKY = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3.4e38, math.inf, -math.inf, math.nan]

@@ -12,9 +12,9 @@ from test_loop import tiny_algorithm, tiny_gan
 from stugan_tf.data import digits
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.models.biggan import biggan_discriminator, biggan_generator
+from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.runs.loop import Training
 from stugan_tf.sparsity.exploration import Exploration
-from stugan_tf.training.checkpoints import Checkpoints
-from stugan_tf.training.loop import Training
 from stugan_tf.training.masked_adam import MaskedAdam
 
 pytestmark = pytest.mark.slow

@@ -1,12 +1,12 @@
 import keras
 import numpy as np
 import pytest
-import reference
 from keras import layers
 
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import Masked, masked_layers
 from stugan_tf.training.masked_adam import MOMENTS, MaskedAdam
+from tests.helpers import reference
 
 BETAS = [(0.0, 0.9), (0.0, 0.999), (0.5, 0.9)]
 MASK = (np.arange(20).reshape(4, 5) % 3 == 0).astype(np.float32)

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-TINY = pathlib.Path(__file__).with_name("tiny.gin")
+TINY = pathlib.Path(__file__).parents[1] / "helpers" / "tiny.gin"
 
 
 def free_addresses():

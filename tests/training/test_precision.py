@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_networks import residual_discriminator
 from test_loop import tiny_training
 from test_steps import (
     ADAM,
@@ -26,6 +25,7 @@ from stugan_tf.layers import execution
 from stugan_tf.layers.masked import all_layers, masked_layers
 from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense
 from stugan_tf.training.precision import LossScale, computing_in
+from tests.helpers.small_networks import residual_discriminator
 
 # One rounding errs by at most this, relatively: half of 2**-7 and of 2**-10.
 ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}

@@ -6,9 +6,9 @@ from test_loop import tiny_algorithm, tiny_training
 from test_steps import Run, algorithm, assert_close, assert_replicas_agree
 
 from stugan_tf.layers.graph import activation_size
+from stugan_tf.runs.plan import describe, memory_estimate
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.sparsity.training_flops import CONVENTIONS, Cost, constant_stretch, training_flops
-from stugan_tf.training.plan import describe, memory_estimate
 
 NUM_STEPS = 3
 # To trace and compile topology updates takes longer than all else; the training below has them.

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import reference
 import tensorflow as tf
 from tensorflow_model_optimization.python.core.sparsity.keras import pruning_schedule as tfmot
 from test_balance import SMOOTH
@@ -34,6 +33,7 @@ from stugan_tf.sparsity.pruning import GradualPruning
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.balance import BalanceRatio
 from stugan_tf.training.losses import non_saturating
+from tests.helpers import reference
 
 DENSE = {"generator_sparsity": 0.0}
 DENSER = (-1e9 - 1, -1e9)  # Any balance ratio is too large.

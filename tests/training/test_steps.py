@@ -10,10 +10,8 @@ import types
 import keras
 import numpy as np
 import pytest
-import reference
 import tensorflow as tf
 from keras import layers
-from small_networks import residual_discriminator
 
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import masked_layers
@@ -27,6 +25,8 @@ from stugan_tf.training.losses import Loss, hinge
 from stugan_tf.training.masked_adam import MaskedAdam
 from stugan_tf.training.precision import computing_in
 from stugan_tf.training.steps import Steps
+from tests.helpers import reference
+from tests.helpers.small_networks import residual_discriminator
 
 SHAPE = (8, 8, 1)
 BATCH_SIZE = 8

@@ -9,8 +9,8 @@ import sys
 
 import streamlit as st
 
+from stugan_tf.demo import drawing, exhibits, latency, tables
 from stugan_tf.errors import InputError
-from stugan_tf.serving import drawing, exhibits, latency, tables
 
 NUMBERS = (4, 16, 36, 64)
 BATCHES = (1, 16, 64)

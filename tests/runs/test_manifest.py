@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import stugan_tf
 from stugan_tf.errors import InputError
-from stugan_tf.training import manifest
+from stugan_tf.runs import manifest
 
 
 def test_the_first_start_records_the_run_and_later_ones_only_themselves(tmp_path):

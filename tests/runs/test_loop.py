@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from small_networks import residual_discriminator
+from tests.helpers.small_networks import residual_discriminator
 
 from stugan_tf.data import digits
 from stugan_tf.errors import FailedRun, InputError
@@ -18,11 +18,11 @@ from stugan_tf.models.sngan import sngan_generator
 from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.algorithm import Algorithm
-from stugan_tf.training.checkpoints import Checkpoints
+from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.training.gan import GAN
-from stugan_tf.training.loop import Training
+from stugan_tf.runs.loop import Training
 from stugan_tf.training.masked_adam import MaskedAdam
-from stugan_tf.training.scoring import Scoring
+from stugan_tf.runs.scoring import Scoring
 
 
 def tiny_gan(**settings):

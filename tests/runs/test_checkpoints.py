@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stugan_tf.errors import InputError
-from stugan_tf.training.checkpoints import Checkpoints
+from stugan_tf.runs.checkpoints import Checkpoints
 
 
 def variables(shape=(3, 4), **more):

@@ -16,8 +16,8 @@ import sys
 
 from absl import flags
 
+from stugan_tf.demo.exhibits import open_exhibits
 from stugan_tf.errors import InputError
-from stugan_tf.serving.exhibits import open_exhibits
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string(
@@ -26,7 +26,7 @@ flags.DEFINE_multi_string(
 flags.DEFINE_integer("port", 7860, "Port that the page is served on.")
 flags.DEFINE_string("host", "127.0.0.1", "Address that it is served on; 0.0.0.0 for all.")
 
-PAGE = pathlib.Path(__file__).with_name("demo_page.py")
+PAGE = pathlib.Path(__file__).with_name("page.py")
 MAX_ARTIFACTS = 4
 _SETTINGS = {
     "browser.gatherUsageStats": False,  # It reports to its makers unless told not to.

@@ -21,7 +21,7 @@ from stugan_tf.models.biggan import biggan_generator
 from stugan_tf.models.sngan import sngan_generator
 from stugan_tf.serving.interface import Interface
 
-TINY = pathlib.Path(__file__).parents[1] / "training" / "tiny.gin"
+TINY = pathlib.Path(__file__).parents[1] / "helpers" / "tiny.gin"
 STATIC = (
     "Algorithm.total_steps = 1",
     "Algorithm.generator_exploration = None",

@@ -13,16 +13,16 @@ import time
 import urllib.request
 
 import pytest
-from exhibited import exhibit, write
 from playwright.sync_api import sync_playwright
-from served_networks import served_generator, unlike_new
 from streamlit.testing.v1 import AppTest
 
 import stugan_tf
-from stugan_tf.serving import exhibits
+from stugan_tf.demo import exhibits
+from tests.helpers.exhibited import exhibit, write
+from tests.helpers.served_networks import served_generator, unlike_new
 
 ROOT = pathlib.Path(stugan_tf.__file__).parents[1]
-PAGE = ROOT / "stugan_tf" / "demo_page.py"
+PAGE = ROOT / "stugan_tf" / "demo" / "page.py"
 
 
 def _free_port():

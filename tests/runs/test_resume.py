@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-TINY = pathlib.Path(__file__).with_name("tiny.gin")
+TINY = pathlib.Path(__file__).parents[1] / "helpers" / "tiny.gin"
 
 
 def start(workdir, *parameters, method=None):

@@ -16,7 +16,7 @@ from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
-from stugan_tf.training.loop import Training
+from stugan_tf.runs.loop import Training
 
 
 class Everyway:

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from exhibited import LATENT_DIM, generator, images_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stugan_tf.demo import drawing
+from stugan_tf.demo.drawing import ANY, EACH, Sheet, Walk
 from stugan_tf.errors import InputError
 from stugan_tf.images import to_uint8
-from stugan_tf.serving import drawing
-from stugan_tf.serving.drawing import ANY, EACH, Sheet, Walk
+from tests.helpers.exhibited import LATENT_DIM, generator, images_of
 
 
 def test_a_sheet_is_what_the_generator_draws_of_the_seed():

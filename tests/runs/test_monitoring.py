@@ -5,7 +5,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from stugan_tf.files import read_json_lines
-from stugan_tf.training.monitoring import Monitor
+from stugan_tf.runs.monitoring import Monitor
 
 
 class Terminal(io.StringIO):

@@ -3,13 +3,13 @@
 import json
 
 import numpy as np
-from served_networks import interface_of
 
+from stugan_tf.demo.exhibits import Exhibit, read_facts
 from stugan_tf.serving import artifact, card, compact
-from stugan_tf.serving.exhibits import Exhibit, read_facts
 from stugan_tf.serving.folding import fold
 from stugan_tf.serving.generator import ServedGenerator
 from stugan_tf.serving.interface import Interface
+from tests.helpers.served_networks import interface_of
 
 LATENT_DIM = 4
 CARD = {

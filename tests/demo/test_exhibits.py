@@ -6,15 +6,16 @@ import json
 
 import numpy as np
 import pytest
-from exhibited import CARD, exhibit, generator
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stugan_tf.demo import exhibits, tables
+from stugan_tf.demo.drawing import COMPUTING
+from stugan_tf.demo.exhibits import open_exhibits, read_facts, short_names
+from stugan_tf.demo.latency import MIN_ROUNDS, Latency, machine, measure
 from stugan_tf.errors import InputError
-from stugan_tf.serving import artifact, exhibits, tables
-from stugan_tf.serving.drawing import COMPUTING
-from stugan_tf.serving.exhibits import open_exhibits, read_facts, short_names
-from stugan_tf.serving.latency import MIN_ROUNDS, Latency, machine, measure
+from stugan_tf.serving import artifact
+from tests.helpers.exhibited import CARD, exhibit, generator
 
 PART = st.sampled_from(["runs", "dense", "sparse", "1", "12"])
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from stugan_tf.checks import check_positive
-from stugan_tf.serving.drawing import COMPUTING
+from stugan_tf.demo.drawing import COMPUTING
 
 MIN_ROUNDS = 5
 

@@ -5,8 +5,8 @@ import pathlib
 
 from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
-from stugan_tf.training.checkpoints import Checkpoints
-from stugan_tf.training.manifest import has_finished as run_has_finished
+from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.runs.manifest import has_finished as run_has_finished
 
 NAME = "phases.json"
 

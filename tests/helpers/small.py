@@ -11,10 +11,10 @@ import tensorflow as tf
 from stugan_tf.data import digits
 from stugan_tf.layers.spectral import SpectralConv2D
 from stugan_tf.methods.phases import Opened
+from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.runs.loop import Training
 from stugan_tf.training.algorithm import Algorithm
-from stugan_tf.training.checkpoints import Checkpoints
 from stugan_tf.training.gan import GAN
-from stugan_tf.training.loop import Training
 from stugan_tf.training.masked_adam import MaskedAdam
 
 STEPS = 4
