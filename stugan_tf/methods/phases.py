@@ -165,7 +165,7 @@ class Phases:
 
     def check(self, training):
         """Raises InputError if a training, built as any phase wants it, does not fit the method."""
-        for network, exploration in training.algorithm.explorations.items():
+        for network, exploration in training.algorithm.rules.items():
             if exploration is not None:
                 raise InputError(
                     f"{self.name} keeps masks as they are within a phase, but "

@@ -8,13 +8,13 @@ draws the same random numbers.
 
 import gin
 
-from stugan_tf.checks import check_fraction, check_function
+from stugan_tf.checks import check_fraction
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.methods.masking import prune
 from stugan_tf.methods.phases import Phase, Phases
 from stugan_tf.methods.pretraining import DENSE, dense_phase
-from stugan_tf.sparsity.magnitude_pruning import prune_jointly
+from stugan_tf.sparsity.magnitude_pruning import check_pruning, prune_jointly
 
 STARTS = ("latest", "best")
 
@@ -37,7 +37,7 @@ def prune_and_finetune(sparsities, pruning=prune_jointly, start_from="latest"):
             "prune_and_finetune prunes the generator, but GAN.generator_sparsity is 0. Set it to "
             "the fraction of zeros that is wanted, such as 0.9."
         )
-    check_function("prune_and_finetune.pruning", pruning)
+    check_pruning("prune_and_finetune.pruning", pruning)
     if start_from not in STARTS:
         raise InputError(
             f"prune_and_finetune.start_from must be one of {', '.join(STARTS)}, got {start_from!r}."

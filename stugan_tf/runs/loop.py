@@ -154,7 +154,7 @@ class Training:
 
     def _check_schedules(self):
         total = self.algorithm.total_steps
-        for name, exploration in self.algorithm.explorations.items():
+        for name, exploration in self.algorithm.rules.items():
             if exploration is not None and not exploration.num_updates(total):
                 raise InputError(
                     f"The {name}'s topology is to change {exploration.when}, but the training of "
@@ -287,7 +287,7 @@ class Training:
             ended = self._ends_early(monitor, step)
             while step < total and not ended:
                 num_steps = self._until_next_event(step)
-                explores = self.algorithm.explores(step + num_steps)
+                explores = self.algorithm.due(step + num_steps)
                 former = {
                     name: [tf.identity(layer.kernel_mask.value) for layer in explorer.layers]
                     for name, explorer in self._steps.explorers.items()
@@ -334,7 +334,7 @@ class Training:
         """How many steps to run before something else is due."""
         events = [step + self._steps_per_execution, self.algorithm.total_steps]
         events += [step - step % every + every for every in self._every.values() if every]
-        exploration = self.algorithm.next_exploration(step)
+        exploration = self.algorithm.next_topology_update(step)
         if exploration is not None:
             events.append(exploration)
         return min(events) - step
@@ -424,7 +424,7 @@ class Training:
         return {
             f"{name}_exploration_rate": float(exploration_rate(explorer.ever_active)[1])
             for name, explorer in self._steps.explorers.items()
-            if explorer.exploration is not None
+            if explorer.rule is not None
         }
 
     def _topology(self, name, former_masks):

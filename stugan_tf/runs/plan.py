@@ -40,7 +40,7 @@ def describe(training):
             f"rematerialisation: backward passes run {' and '.join(numbers)} once more, which the "
             "full count of FLOPs below holds for a forward pass"
         )
-    for name, exploration in algorithm.explorations.items():
+    for name, exploration in algorithm.rules.items():
         if exploration is None:
             lines.append(f"{name}: the topology does not change")
             continue
@@ -131,7 +131,7 @@ def memory_estimate(gan, algorithm, num_replicas=1, keeps_gradients=False):
     of_discriminator, of_generator = _activations(gan)
     trainable = {name: _size(network.trainable_variables) for name, network in networks.items()}
     masks = {name: 4 * count_weights(network).maskable for name, network in networks.items()}
-    explored = [name for name, found in algorithm.explorations.items() if found is not None]
+    explored = [name for name, found in algorithm.rules.items() if found is not None]
     share = algorithm.accumulation_steps * num_replicas
     return {
         "parameters": sum(trainable.values()),

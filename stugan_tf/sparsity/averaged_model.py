@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from stugan_tf.layers.masked import masked_layers
-from stugan_tf.sparsity.averaging import averages_untrained
+from stugan_tf.sparsity.averaging import Average
 
 
 class AveragedModel:
@@ -37,7 +37,7 @@ class AveragedModel:
             for (mine, theirs), seen in zip(layers, self.seen, strict=True)
         }
         copied = {id(mine.kernel_mask) for mine, _ in layers}
-        if not averages_untrained(rule):
+        if not Average.of(rule).averages_untrained:
             copied |= {id(mine) for mine in copy.non_trainable_variables}
         self._masked, self._averaged, self._copied = [], [], []
         for mine, theirs in zip(copy.variables, original.variables, strict=True):

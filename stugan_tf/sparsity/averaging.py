@@ -10,24 +10,59 @@ grows the average would start from zero too, the bias SEMA is there to avoid (`l
 `sema` it is the first update that finds the weight trained, as in the authors' code.
 
 What is not under masks is averaged plainly, also what is not trained: batch norm's statistics and
-singular vectors. A rule marked by `leaves_untrained` has these copied instead (`of_parameters`).
+singular vectors. An `Average` can declare that these are copied instead (`of_parameters`).
 """
+
+import dataclasses
 
 import gin
 import tensorflow as tf
 
+from stugan_tf.contracts import Declared, Trial
+
 _denylist = ["average", "weight", "mask", "seen", "decay"]
 
 
-def leaves_untrained(rule):
-    """Marks a rule: what is not trained is not averaged, but that of the live network."""
-    rule.leaves_untrained = True
-    return rule
+@dataclasses.dataclass(frozen=True)
+class Average(Declared):
+    """An average that declares what it applies to.
+
+    Attributes:
+        function: `(average, weight, mask, seen, decay) -> (average, seen)`.
+        averages_untrained: whether what is not trained is averaged, as the authors' code does.
+            If not, it is copied from the live network.
+    """
+
+    averages_untrained: bool = True
 
 
-def averages_untrained(rule):
-    """Whether what is not trained is averaged, as the authors' code does."""
-    return not getattr(rule, "leaves_untrained", False)
+def average_of(**declared):
+    """Decorates a function: it becomes an `Average` that declares this."""
+    return lambda function: Average(function, **declared)
+
+
+def check_average(name, function):
+    """Raises InputError unless `function`, by the name of a setting, is an average."""
+    trial = Trial(
+        name,
+        function,
+        "`(average, weight, mask, seen, decay) -> (average, seen)`, average float32 and seen bool, "
+        "both in weight's shape",
+    )
+    weight = tf.constant([[0.5, -0.25, 0.0], [0.0, 1.0, 0.0]])
+    result = trial.of(
+        average=tf.constant([[0.25, 0.0, 0.5], [0.0, -1.0, 0.0]]),
+        weight=weight,
+        mask=tf.constant([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]),
+        seen=tf.constant([[True, False, True], [False, True, False]]),
+        decay=tf.constant(0.75),
+    )
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise trial.refusal("it returned something other than a pair")
+    average, seen = result
+    trial.check_tensor("its first result", average, weight.shape)
+    if not tf.is_tensor(seen) or seen.dtype != tf.bool or seen.shape != weight.shape:
+        raise trial.refusal(f"its second result should be bool {list(weight.shape)}, got {seen!r}")
 
 
 @gin.configurable(denylist=_denylist)
@@ -56,18 +91,18 @@ def ema(average, weight, mask, seen, decay):
 
 
 @gin.configurable(denylist=_denylist)
-@leaves_untrained
+@average_of(averages_untrained=False)
 def of_parameters(average, weight, mask, seen, decay, rule=sema):
     """As `rule`, but of trainable parameters alone, as GAN Tickets' code has it.
 
     Batch norm's moving statistics are those of the live network after the generator's update.
 
     Args:
-        average: see above, likewise the others.
-        weight: likewise.
-        mask: likewise.
-        seen: likewise.
-        decay: likewise.
+        average: float32, the average so far.
+        weight: float32 like `average`.
+        mask: float32 like `average`, of zeros and ones.
+        seen: bool like `average`.
+        decay: beta, a float scalar.
         rule: how masked kernels are averaged.
     """
     return rule(average, weight, mask, seen, decay)

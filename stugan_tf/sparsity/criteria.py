@@ -3,34 +3,76 @@
 One family, `(weight, gradient, seed) -> scores`: float32 tensors of one shape and a pair of
 integers. `gradient` is the dense gradient g of the loss with respect to the raw kernel, taken
 before the weights moved in this step; what is averaged over steps (momentum growth) is averaged by
-the caller. A criterion marked by `sees_hessian_gradient` is given H g in its place.
+the caller. A plain function is a criterion; one with other needs declares them, see `Criterion`.
 
 The paper found the gradient-based ways to drop no better than magnitude (Sec. 4.2) and does not
 define them; here each is the criterion of the work it is named after, for single weights.
 """
 
+import dataclasses
+
 import gin
 import tensorflow as tf
 
+from stugan_tf.contracts import Declared, Trial
+from stugan_tf.errors import InputError
 from stugan_tf.randomness import draw_uniform
 
+GRADIENTS = ("loss", "hessian", "none")
 
-def sees_hessian_gradient(criterion):
-    """Marks a criterion: the `gradient` it is to get is H g, that of half the squared norm of g.
 
-    g is of the active weights of all masked kernels, at the weights that are scored and on the
-    batch of the last update; H is its Jacobian.
+@dataclasses.dataclass(frozen=True)
+class Criterion(Declared):
+    """A criterion that declares what it needs.
+
+    Attributes:
+        function: `(weight, gradient, seed) -> scores`.
+        gradient: what it makes of its argument `gradient`. "loss": it is g, the gradient of the
+            loss. "hessian": it is H g, the gradient of half the squared norm of g. There g is of
+            the active weights of all masked kernels, at the weights that are scored and on the
+            batch of the last update; H is its Jacobian. "none": the criterion ignores it.
+        is_uniform: whether scores are random numbers, uniform in [0, 1).
     """
-    criterion.sees_hessian_gradient = True
-    return criterion
+
+    gradient: str = "loss"
+    is_uniform: bool = False
+
+    def __post_init__(self):
+        """Checks the needs."""
+        super().__post_init__()
+        if self.gradient not in GRADIENTS:
+            raise InputError(
+                f"A criterion's gradient must be one of {', '.join(GRADIENTS)}, got "
+                f"{self.gradient!r}."
+            )
 
 
-def wants_hessian_gradient(criterion):
-    """Whether `criterion` is marked by `sees_hessian_gradient`."""
-    return getattr(criterion, "sees_hessian_gradient", False)
+def criterion(**needs):
+    """Decorates a function: it becomes a `Criterion` with these needs.
+
+    For gin, `@gin.configurable` comes first:
+
+        @gin.configurable(denylist=["weight", "gradient", "seed"])
+        @criterion(gradient="none")
+        def normal_scores(weight, gradient, seed):
+            return tf.random.stateless_normal(tf.shape(weight), seed)
+    """
+    return lambda function: Criterion(function, **needs)
+
+
+def check_criterion(name, function):
+    """Raises InputError unless `function`, by the name of a setting, is a criterion."""
+    trial = Trial(
+        name, function, "`(weight, gradient, seed) -> scores`, scores float32 in weight's shape"
+    )
+    weight = tf.constant([[[[0.5, -0.25, 2.0], [0.0, 1.0, -1.5]]]])
+    gradient = tf.constant([[[[-0.125, 1.0, 0.5], [0.25, -2.0, 0.75]]]])
+    scores = trial.of(weight=weight, gradient=gradient, seed=tf.constant([3, 4], tf.int64))
+    trial.check_tensor("its result", scores, weight.shape)
 
 
 @gin.configurable(denylist=["weight", "gradient", "seed"])
+@criterion(gradient="none")
 def magnitude(weight, gradient, seed):
     """Eq. 3: the smallest weights matter least."""
     del gradient, seed
@@ -45,6 +87,7 @@ def gradient_magnitude(weight, gradient, seed):
 
 
 @gin.configurable(denylist=["weight", "gradient", "seed"])
+@criterion(gradient="none", is_uniform=True)
 def random_scores(weight, gradient, seed):
     """SET: uniformly random growth; also how Explore D grows."""
     del gradient
@@ -73,7 +116,7 @@ def taylor_expansion(weight, gradient, seed):
 
 
 @gin.configurable(denylist=["weight", "gradient", "seed"])
-@sees_hessian_gradient
+@criterion(gradient="hessian")
 def gradient_flow(weight, gradient, seed):
     """GraSP (Wang et al. 2020, Eq. 8): w (H g), the weights that gradient flow needs least go.
 

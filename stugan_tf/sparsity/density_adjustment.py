@@ -11,11 +11,11 @@ from typing import ClassVar
 
 import gin
 
-from stugan_tf.checks import check_above_zero, check_function
+from stugan_tf.checks import check_above_zero
 from stugan_tf.errors import InputError
 from stugan_tf.sparsity import criteria, schedules
-from stugan_tf.sparsity.rule import PeriodicRule, check_drop_fraction, check_growth
-from stugan_tf.sparsity.topology import prune_and_regrow_globally, survivors
+from stugan_tf.sparsity.rule import PeriodicRule
+from stugan_tf.sparsity.topology import check_update, prune_and_regrow_globally
 
 # An adjustment that ends nearer to a bound than this part of the increment ends at it: rounding to
 # whole weights must not cost another one.
@@ -43,7 +43,8 @@ class DensityAdjustment(PeriodicRule):
         drop_fraction: `progress -> fraction` of such an exploration.
         drop_scores: `(weight, gradient, seed) -> scores`; the smallest are dropped.
         grow_scores: `(weight, gradient, seed) -> scores`; the largest are grown.
-        update: `prune_and_regrow_globally` or another of `sparsity.topology`.
+        update: `(masks, scores, amount) -> (masks, kept)`, where amount is the drop fraction and
+            the density: `prune_and_regrow_globally` or another of `sparsity.topology`.
     """
 
     low: float = 0.45
@@ -73,14 +74,14 @@ class DensityAdjustment(PeriodicRule):
                 f"{self.min_density!r} and {self.max_density!r}. They are fractions of weights "
                 "kept: write 0.05 for 95% sparse."
             )
-        for name in ("drop_fraction", "drop_scores", "grow_scores", "update"):
-            check_function(f"DensityAdjustment.{name}", getattr(self, name))
-        check_drop_fraction("DensityAdjustment.drop_fraction", self.drop_fraction)
-        check_growth("DensityAdjustment", self.update, self.grow_scores)
+        schedules.check_drop_fraction("DensityAdjustment.drop_fraction", self.drop_fraction)
+        for name in ("drop_scores", "grow_scores"):
+            criteria.check_criterion(f"DensityAdjustment.{name}", getattr(self, name))
+        check_update("DensityAdjustment.update", self.update, [0.0, 0.5], self.grow_scores)
 
-    def amount(self, moment):
+    def amount(self, state):
         """What to drop and how dense to be: [drop fraction, density], or None for no change."""
-        ratio, density = moment.balance_ratio, moment.density
+        ratio, density = state.balance_ratio, state.density
         if ratio is None or self.low < ratio < self.high:
             return None
         slack = _TOLERANCE * self.increment
@@ -93,16 +94,12 @@ class DensityAdjustment(PeriodicRule):
         if target > density + slack:
             return [0.0, target]
         if self.explores_at_max:
-            return [self.drop_fraction(moment.progress), density]
+            return [self.drop_fraction(state.progress), density]
         return None
 
-    def new_masks(self, masks, drop_scores, grow_scores, amount):
-        """Drops to or grows to the density, or drops and regrows."""
-        return self.update(masks, drop_scores, grow_scores, amount[0], amount[1])
-
-    def survivors(self, masks, drop_scores, amount):
-        """As the update has it."""
-        return survivors(self.update, masks, drop_scores, amount[0], amount[1])
+    def logged_drop_fraction(self, progress):
+        """None: whether an update drops and regrows is known only when it comes."""
+        del progress
 
     def description(self, total_steps, progress):
         """How often it decides, and what."""

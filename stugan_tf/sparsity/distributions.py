@@ -15,6 +15,7 @@ import gin
 import numpy as np
 import tensorflow as tf
 
+from stugan_tf.contracts import Trial
 from stugan_tf.errors import InputError
 from stugan_tf.randomness import draw_uniform
 from stugan_tf.sparsity.topology import top_k_mask
@@ -58,6 +59,34 @@ def exact_mask(shape, density, seed):
 def bernoulli_mask(shape, density, seed):
     """Each entry is one with probability `density`, independently of the others."""
     return tf.cast(draw_uniform(shape, seed) < density, tf.float32)
+
+
+def densities_by(name, distribution, shapes, density):
+    """The densities of kernels of `shapes` by a distribution.
+
+    Raises:
+        InputError: if `distribution`, by the name of a setting, is not of its family.
+    """
+    trial = Trial(
+        name, distribution, "`(shapes, density) -> densities`, a list of a number for each shape"
+    )
+    densities = trial.of(shapes=shapes, density=density)
+    if not hasattr(densities, "__len__") or len(densities) != len(shapes):
+        raise trial.refusal(f"for {len(shapes)} shapes it returned {densities!r}")
+    for index, found in enumerate(densities):
+        trial.check_number(f"number {index} of its result", found)
+        if not 0 <= found <= 1:
+            raise trial.refusal(f"number {index} of its result is {found}, outside [0, 1]")
+    return densities
+
+
+def check_draw(name, draw):
+    """Raises InputError unless `draw`, by the name of a setting, draws masks."""
+    trial = Trial(name, draw, "`(shape, density, seed) -> mask`, float32 zeros and ones of `shape`")
+    mask = trial.of(shape=(2, 3), density=0.5, seed=(3, 4))
+    trial.check_tensor("its result", mask, (2, 3))
+    if not bool(tf.reduce_all((mask == 0) | (mask == 1))):
+        raise trial.refusal("it returned other numbers")
 
 
 def _proportional(shapes, density, score):

@@ -3,7 +3,9 @@
 One multiply-accumulate counts as 2 FLOPs. Convolutions, dense layers and the two products of
 attention are counted; batch norm, activations, biases, pooling and power iterations are not (they
 are not in the paper's Table 2).
-No kernel of ours skips a zero, so these are not measurements of speed.
+
+These are not measurements of speed. Dense execution multiplies zeros, too. Sparse execution on a
+CPU skips them (`stugan_tf/kernels`), but takes time for finding the rest.
 """
 
 import math

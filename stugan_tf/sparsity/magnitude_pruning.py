@@ -12,6 +12,7 @@ import math
 import gin
 import tensorflow as tf
 
+from stugan_tf.contracts import Trial
 from stugan_tf.sparsity.topology import top_k_mask
 
 
@@ -30,6 +31,17 @@ def prune_uniformly(kernels, sparsity):
         top_k_mask(tf.abs(kernel), size - math.floor(_exact(sparsity) * size))
         for kernel, size in zip(kernels, sizes, strict=True)
     ]
+
+
+def check_pruning(name, pruning):
+    """Raises InputError unless `pruning`, by the name of a setting, is of the family above."""
+    trial = Trial(name, pruning, "`(kernels, sparsity) -> masks`, a float32 mask for each kernel")
+    kernels = [tf.constant([[[[0.5, -0.25, 2.0], [1.0, 0.75, -1.5]]]]), tf.constant([[3.0], [4.0]])]
+    masks = trial.of(kernels=kernels, sparsity=0.5)
+    if not isinstance(masks, (list, tuple)) or len(masks) != len(kernels):
+        raise trial.refusal(f"for {len(kernels)} kernels it returned {masks}")
+    for index, (mask, kernel) in enumerate(zip(masks, kernels, strict=True)):
+        trial.check_tensor(f"number {index}", mask, kernel.shape)
 
 
 def prune_remaining(kernels, masks, rate):

@@ -16,10 +16,11 @@ import numpy as np
 import tensorflow as tf
 
 from stugan_tf.checks import check_fraction, check_function, check_positive
+from stugan_tf.contracts import Trial
 from stugan_tf.errors import InputError
 from stugan_tf.sparsity import criteria
 from stugan_tf.sparsity.rule import TopologyRule
-from stugan_tf.sparsity.topology import prune_per_layer
+from stugan_tf.sparsity.topology import check_update, prune_per_layer
 
 
 @gin.configurable(denylist=["total_steps", "update_interval"])
@@ -74,8 +75,9 @@ class GradualPruning(TopologyRule):
             zeros than before, no update is made.
         update_interval: generator steps between prunings; 100 is tfmot's.
         drop_scores: `(weight, gradient, seed) -> scores`; the smallest are dropped.
-        update: `prune_per_layer` makes all layers as sparse as the schedule says,
-            `prune_globally` only the network.
+        update: `(masks, scores, amount) -> (masks, kept)`, where amount is the sparsity.
+            `prune_per_layer` makes all layers as sparse as the schedule says, `prune_globally` only
+            the network.
         gradient_momentum: see `TopologyRule`.
     """
 
@@ -90,25 +92,37 @@ class GradualPruning(TopologyRule):
         """Checks the values."""
         check_positive("GradualPruning.update_interval", self.update_interval)
         check_fraction("GradualPruning.gradient_momentum", self.gradient_momentum)
-        for name in ("schedule", "drop_scores", "update"):
-            check_function(f"GradualPruning.{name}", getattr(self, name))
+        check_function("GradualPruning.schedule", self.schedule)
+        criteria.check_criterion("GradualPruning.drop_scores", self.drop_scores)
+        check_update("GradualPruning.update", self.update, 0.5)
 
     def _updates(self, total_steps):
         """Steps of the updates, ascending, and the sparsity after each, as the schedule has it."""
         if total_steps not in self._tables:
-            steps = tf.range(1, total_steps + 1)
-            prunes, sparsities = self.schedule(total_steps, self.update_interval)(steps)
-            prunes, sparsities = (
-                np.broadcast_to(values, [total_steps]) for values in (prunes, sparsities)
-            )
+            prunes, sparsities = self._scheduled(total_steps)
             wanted = np.where(prunes, sparsities.astype(np.float64), 0.0)
             sparser = wanted > np.maximum.accumulate(np.concatenate([[0.0], wanted[:-1]]))
             self._tables[total_steps] = np.flatnonzero(sparser) + 1, wanted[sparser]
         return self._tables[total_steps]
 
-    def is_due(self, step, total_steps):
-        """Whether the network becomes sparser at generator step `step`, counted from 1."""
-        return self.next_due(step - 1, total_steps) == step
+    def _scheduled(self, total_steps):
+        """Whether to prune, bool, and the sparsity, at steps 1 to `total_steps`, as arrays."""
+        trial = Trial(
+            "GradualPruning.schedule",
+            self.schedule,
+            "`(total_steps, update_interval) -> schedule`, which takes int steps [n] and returns "
+            "whether to prune and the sparsity in [0, 1), each [n] or a scalar",
+        )
+        schedule = trial.of(total_steps=total_steps, update_interval=self.update_interval)
+        found = trial._replace(function=schedule).of(steps=tf.range(1, total_steps + 1))
+        try:
+            prunes, sparsities = (np.broadcast_to(values, [total_steps]) for values in found)
+        except (TypeError, ValueError) as error:
+            raise trial.refusal(f"what the schedule returned does not fit: {error}") from None
+        wanted = sparsities[prunes.astype(bool)]
+        if not np.all((wanted >= 0) & (wanted < 1)):
+            raise trial.refusal(f"its sparsities go from {min(wanted):.4g} to {max(wanted):.4g}")
+        return prunes, sparsities
 
     def next_due(self, step, total_steps):
         """The first step after `step` at which the network becomes sparser, or None."""
@@ -126,14 +140,9 @@ class GradualPruning(TopologyRule):
         index = np.searchsorted(steps, step, side="right")
         return float(sparsities[index - 1]) if index else 0.0
 
-    def amount(self, moment):
+    def amount(self, state):
         """The sparsity to reach."""
-        return self.sparsity_after(moment.step, moment.total_steps)
-
-    def new_masks(self, masks, drop_scores, grow_scores, amount):
-        """Drops."""
-        del grow_scores
-        return self.update(masks, drop_scores, amount)
+        return self.sparsity_after(state.step, state.total_steps)
 
     def description(self, total_steps, progress):
         """From when to when it prunes, and to what sparsity."""

@@ -1,17 +1,22 @@
-"""What changes the topology of a network, and when: explorations and prunings alike."""
+"""What changes the topology of a network, and when: drop-and-grow, pruning, density adjustment."""
 
 import abc
 import dataclasses
+import types
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
-from stugan_tf.checks import check_natural
+import numpy as np
+
+from stugan_tf.checks import check_fraction, check_natural
+from stugan_tf.contracts import Trial
 from stugan_tf.errors import InputError
-from stugan_tf.sparsity.criteria import random_scores
-from stugan_tf.sparsity.topology import needs_random_scores
+from stugan_tf.sparsity.criteria import check_criterion
+from stugan_tf.sparsity.schedules import check_drop_fraction
+from stugan_tf.sparsity.topology import check_update
 
 
-class Moment(NamedTuple):
+class TrainingState(NamedTuple):
     """What the host knows when a topology update is due."""
 
     step: int  # Generator steps done.
@@ -24,12 +29,28 @@ class Moment(NamedTuple):
 class TopologyRule(abc.ABC):
     """When the masks of one network change, and how.
 
-    The host asks `amount`; the compiled `new_masks` does the work with it, on scores by
-    `drop_scores` and `grow_scores`. Nothing is kept here: a resumed run asks the same questions.
+    The host asks `next_due` and `amount`; the compiled `update` does the work, on scores by
+    `drop_scores` and `grow_scores`. A rule keeps no state: a resumed run asks the same questions
+    again. One of your own:
+
+        class SlowGrowth(TopologyRule):
+            drop_scores = magnitude
+            grow_scores = gradient_magnitude
+            update = prune_and_regrow_globally
+
+            def next_due(self, step, total_steps):
+                return step + 100 if step + 100 < total_steps else None
+
+            def amount(self, state):
+                return 0.1 * state.progress
+
+    Its settings may be fields of a frozen dataclass, as those of `Exploration` are.
 
     Attributes:
-        drop_scores: one of `sparsity.criteria`.
-        grow_scores: likewise, or None if no weight ever grows.
+        drop_scores: a criterion, one of `sparsity.criteria`, or a method of its signature.
+        grow_scores: a criterion; None if no weight ever grows.
+        drop_fraction: `progress -> p`, one of `sparsity.schedules`, or None. It is what logs show
+            as the drop fraction, see `logged_drop_fraction`.
         gradient_momentum: criteria see an average of the gradient of this decay over the steps; 0
             is the gradient of the last batch.
         needs_balance_ratio: whether `amount` asks for it.
@@ -37,62 +58,127 @@ class TopologyRule(abc.ABC):
 
     drop_scores: Callable
     grow_scores: Callable | None = None
+    drop_fraction: Callable | None = None
     gradient_momentum: float = 0.0
     needs_balance_ratio: ClassVar[bool] = False
 
-    @abc.abstractmethod
-    def is_due(self, step, total_steps):
-        """Whether an update may happen at generator step `step`, counted from 1."""
+    def __init_subclass__(cls, **options):
+        """Keeps functions that are named in the body of the class from becoming methods."""
+        super().__init_subclass__(**options)
+        for name in ("drop_scores", "grow_scores", "drop_fraction", "update"):
+            value = vars(cls).get(name)
+            if (
+                isinstance(value, types.FunctionType)
+                and value.__qualname__ != f"{cls.__qualname__}.{name}"
+            ):
+                setattr(cls, name, staticmethod(value))
 
     @abc.abstractmethod
     def next_due(self, step, total_steps):
-        """The first step after `step` at which an update may happen, or None."""
+        """The first generator step after `step` at which an update may happen, or None."""
 
     @abc.abstractmethod
-    def num_updates(self, total_steps):
-        """How many updates a training of `total_steps` generator steps makes, at most."""
-
-    @abc.abstractmethod
-    def amount(self, moment):
-        """How much the update changes, as a number or a list of them; None leaves all as it is."""
-
-    @abc.abstractmethod
-    def new_masks(self, masks, drop_scores, grow_scores, amount):
-        """The masks after an update, compiled.
+    def amount(self, state):
+        """How much an update changes.
 
         Args:
-            masks: list of L float32 masks.
-            drop_scores: list of L tensors like them.
-            grow_scores: likewise, or None.
-            amount: what `amount` gave, as a float64 tensor.
-        """
-
-    def survivors(self, masks, drop_scores, amount):
-        """Masks of the weights that keep their values through an update, compiled.
-
-        Args:
-            masks: as for `new_masks`, likewise the others.
-            drop_scores: likewise.
-            amount: likewise.
+            state: `TrainingState`.
 
         Returns:
-            A list of L masks, or None if whatever is active after the update keeps its value.
+            A number or a list of numbers; None leaves all as it is.
         """
-        del masks, drop_scores, amount
 
     @abc.abstractmethod
+    def update(self, masks, scores, amount):
+        """A topology update, compiled; one of `sparsity.topology`, or calls one.
+
+        Args:
+            masks: list of L float32 masks, one per masked kernel.
+            scores: `sparsity.topology.Scores`.
+            amount: what `amount` returned, as a float64 tensor.
+
+        Returns:
+            `(masks, kept)`: the new masks, and masks of the weights that keep their values. Other
+            weights become zero.
+        """
+
+    def is_due(self, step, total_steps):
+        """Whether an update may happen at generator step `step`, counted from 1."""
+        return self.next_due(step - 1, total_steps) == step
+
+    def num_updates(self, total_steps):
+        """How many updates a training of `total_steps` generator steps makes, at most."""
+        found, step = 0, self.next_due(0, total_steps)
+        while step is not None:
+            found, step = found + 1, self.next_due(step, total_steps)
+        return found
+
+    @property
+    def when(self):
+        """When it is due, in a few words."""
+        return f"by {type(self).__name__}.next_due"
+
+    def logged_drop_fraction(self, progress):
+        """The drop fraction at `progress` for logs; None if there is none to log."""
+        return None if self.drop_fraction is None else self.drop_fraction(progress)
+
     def description(self, total_steps, progress):
         """What it is going to do, in a line.
 
         Args:
             total_steps: generator steps of the training.
-            progress: function of a step, see `Moment`.
+            progress: function of a step, see `TrainingState`.
         """
+        del progress
+        return f"at most {self.num_updates(total_steps)} topology updates, {self.when}"
 
-    @property
-    def when(self):
-        """When it is due, in a few words."""
-        return f"every {self.update_interval} steps"
+
+def check_rule(name, rule, total_steps):
+    """Raises InputError unless a rule keeps the contract of `TopologyRule`.
+
+    Args:
+        name: what the rule is called in a gin file.
+        rule: a `TopologyRule`.
+        total_steps: generator steps of the training.
+    """
+    kind = type(rule).__name__
+    if not hasattr(rule, "drop_scores"):
+        raise InputError(
+            f"{name}, a {kind}, has no drop_scores. Set it in the class, e.g. to "
+            "stugan_tf.sparsity.criteria.magnitude."
+        )
+    check_criterion(f"{kind}.drop_scores", rule.drop_scores)
+    if rule.grow_scores is not None:
+        check_criterion(f"{kind}.grow_scores", rule.grow_scores)
+    if rule.drop_fraction is not None:
+        check_drop_fraction(f"{kind}.drop_fraction", rule.drop_fraction)
+    check_fraction(f"{kind}.gradient_momentum", rule.gradient_momentum)
+    trial = Trial(
+        f"{kind}.next_due",
+        rule.next_due,
+        "`(step, total_steps) -> step`, the first later step that is due, an integer, or None",
+    )
+    due = trial.of(step=0, total_steps=total_steps)
+    if due is None:
+        return  # Never due: a training says so, with the advice that fits it.
+    if isinstance(due, bool) or not isinstance(due, int) or due < 1:
+        raise trial.refusal(f"after step 0 it returned {due!r}")
+    trial = Trial(
+        f"{kind}.amount", rule.amount, "`(state) -> amount`, a number, a list of numbers, or None"
+    )
+    # A rule that goes by the balance may have nothing to do at one ratio, but hardly at all three.
+    for ratio in (0.0, 0.5, 1.0) if rule.needs_balance_ratio else (None,):
+        state = TrainingState(due, total_steps, due / total_steps, 0.5, ratio)
+        amount = trial.of(state=state)
+        if amount is None:
+            continue
+        try:
+            values = np.asarray(amount, np.float64)
+        except (TypeError, ValueError):
+            values = None
+        if values is None or values.ndim > 1 or np.isnan(values).any():
+            raise trial.refusal(f"it returned {amount!r}")
+        check_update(f"{kind}.update", rule.update, amount, rule.grow_scores)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,30 +218,10 @@ class PeriodicRule(TopologyRule):
         candidate = -(-candidate // self.update_interval) * self.update_interval
         return candidate if self.is_due(candidate, total_steps) else None
 
-    def num_updates(self, total_steps):
-        """How many updates a training of `total_steps` generator steps makes, at most."""
-        first, last = max(self.start, 1), self._stop(total_steps) - 1
-        return max(0, last // self.update_interval - (first - 1) // self.update_interval)
+    @property
+    def when(self):
+        """When it is due, in a few words."""
+        return f"every {self.update_interval} steps"
 
     def _stop(self, total_steps):
         return total_steps if self.stop is None else min(self.stop, total_steps + 1)
-
-
-def check_drop_fraction(name, schedule):
-    """Raises InputError unless a schedule of the drop fraction stays in [0, 1]."""
-    for progress in (0.0, 0.5, 1.0):
-        fraction = schedule(progress)
-        if not 0 <= fraction <= 1:
-            raise InputError(
-                f"{name} must stay in [0, 1], but is {fraction} at {progress:.0%} of the training."
-            )
-
-
-def check_growth(name, update, grow_scores):
-    """Raises InputError unless an update of a network can grow by these scores."""
-    if needs_random_scores(update) and grow_scores is not random_scores:
-        raise InputError(
-            f"{name}.update = @{update.__name__} grows at random, but {name}.grow_scores is "
-            f"@{getattr(grow_scores, '__name__', grow_scores)}. Set it to @random_scores, or "
-            "choose another update."
-        )

@@ -8,6 +8,9 @@ import math
 
 import gin
 
+from stugan_tf.contracts import Trial
+from stugan_tf.errors import InputError
+
 
 @gin.configurable(denylist=["progress"])
 def cosine_drop_fraction(progress, initial=0.5, final=0.005):
@@ -26,3 +29,15 @@ def constant_drop_fraction(progress, initial=0.5):
     """Constant: p = initial."""
     del progress
     return initial
+
+
+def check_drop_fraction(name, schedule):
+    """Raises InputError unless `schedule`, by the name of a setting, stays in [0, 1]."""
+    trial = Trial(name, schedule, "`(progress) -> p`, p a number in [0, 1]")
+    for progress in (0.0, 0.5, 1.0):
+        fraction = trial.of(progress=progress)
+        trial.check_number("its result", fraction)
+        if not 0 <= fraction <= 1:
+            raise InputError(
+                f"{name} must stay in [0, 1], but is {fraction} at {progress:.0%} of the training."
+            )

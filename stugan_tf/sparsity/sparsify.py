@@ -7,7 +7,7 @@ import numpy as np
 
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import mask_layers, masked_layers
-from stugan_tf.sparsity.distributions import erk, exact_mask
+from stugan_tf.sparsity.distributions import check_draw, densities_by, erk, exact_mask
 
 
 class Counts(NamedTuple):
@@ -71,7 +71,9 @@ def sparsify(model, sparsity, distribution=erk, draw=exact_mask, mask_dense=Fals
             f"{model.name!r} has no convolution to mask. Wrap the layers meant in `Masked`, or "
             "set sparsify.mask_dense = True for its dense layers."
         )
-    densities = distribution([tuple(layer.kernel.shape) for layer in layers], 1 - sparsity)
+    shapes = [tuple(layer.kernel.shape) for layer in layers]
+    densities = densities_by("sparsify.distribution", distribution, shapes, 1 - sparsity)
+    check_draw("sparsify.draw", draw)
     for index, (layer, density) in enumerate(zip(layers, densities, strict=True)):
         layer.assign_mask(draw(tuple(layer.kernel.shape), density, seed=(seed, index)))
         if not layer.num_active():

@@ -7,15 +7,98 @@ lowest index. Scores are ranked by their bits because sorting a large kernel tak
 
 A weight that is dropped may be grown at once, and keeps its value, like there. What else could be
 meant are updates of their own: `prune_and_regrow_elsewhere` and `prune_and_regrow_from_zero`.
+
+Updates of a whole network are one family, `(masks, scores, amount) -> (masks, kept)`, compiled:
+
+- `masks`: list of L float32 masks, one per kernel; so are the new ones.
+- `scores`: `Scores`.
+- `amount`: float64 tensor, what the topology rule says. For those that regrow it is the drop
+  fraction, or [2], the drop fraction and the density to reach. For those that only prune it is the
+  sparsity to reach.
+- `kept`: list of L float32 masks of the weights that keep their values. Where these are all that
+  are active afterwards, it is the new masks themselves.
 """
 
+import dataclasses
 import functools
 import math
+from typing import NamedTuple
 
 import gin
 import tensorflow as tf
 
+from stugan_tf.contracts import Declared, Trial, called
+from stugan_tf.errors import InputError
+from stugan_tf.sparsity.criteria import Criterion
+
 _RADIX = 2**16  # an int32 key is two digits
+
+
+class Scores(NamedTuple):
+    """The scores of all masked kernels of a network: two lists of L float32 tensors."""
+
+    drop: list[tf.Tensor]
+    grow: list[tf.Tensor] | None = None  # None if no weight ever grows.
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkUpdate(Declared):
+    """An update of a whole network that declares what it needs.
+
+    Attributes:
+        function: `(masks, scores, amount) -> (masks, kept)`.
+        grows_at_random: whether the scores by which weights grow must be random numbers, uniform in
+            [0, 1).
+    """
+
+    grows_at_random: bool = False
+
+
+def network_update(**needs):
+    """Decorates a function: it becomes a `NetworkUpdate` with these needs."""
+    return lambda function: NetworkUpdate(function, **needs)
+
+
+def check_update(name, update, amount, grow_scores=None):
+    """Raises InputError unless `update` is an update of a network.
+
+    Args:
+        name: of a setting.
+        update: what it is set to.
+        amount: a number or a list of numbers, to try it with.
+        grow_scores: the criterion by which weights grow; None if none grow.
+    """
+    at_random = grow_scores is not None and NetworkUpdate.of(update).grows_at_random
+    if at_random and not Criterion.of(grow_scores).is_uniform:
+        rule = name.rpartition(".")[0]
+        raise InputError(
+            f"{name} = {called(update)} grows at random, but {rule}.grow_scores is "
+            f"{called(grow_scores)}. Set it to @random_scores, or choose another update."
+        )
+    if getattr(update, "__module__", None) == __name__:
+        return  # One of those below. They are exact for large kernels, and slow for a trial.
+    trial = Trial(
+        name,
+        update,
+        "`(masks, scores, amount) -> (masks, kept)`, both lists of float32 masks, one per kernel",
+    )
+    masks = [tf.constant([[[[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]]]), tf.constant([[1.0], [0.0]])]
+    drop = [tf.constant([[[[0.5, 0.0, 2.0], [0.25, 1.0, 0.0]]]]), tf.constant([[3.0], [0.0]])]
+    grow = [tf.constant([[[[0.1, 0.7, 0.3], [0.9, 0.5, 0.2]]]]), tf.constant([[0.4], [0.6]])]
+    result = trial.of(
+        masks=masks,
+        scores=Scores(drop, None if grow_scores is None else grow),
+        amount=tf.constant(amount, tf.float64),
+    )
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise trial.refusal("it returned something other than a pair")
+    for what, found in zip(("masks", "kept"), result, strict=True):
+        if not isinstance(found, (tuple, list)) or len(found) != len(masks):
+            raise trial.refusal(f"`{what}` should be a list of {len(masks)} for as many kernels")
+        for index, (mask, former) in enumerate(zip(found, masks, strict=True)):
+            trial.check_tensor(f"`{what}[{index}]`", mask, former.shape)
+            if not bool(tf.reduce_all((mask == 0) | (mask == 1))):
+                raise trial.refusal(f"`{what}[{index}]` should hold zeros and ones, got {mask}")
 
 
 def top_k_mask(scores, k, among=None):
@@ -63,7 +146,7 @@ def prune_and_regrow(
             [0, 1), each that is below wanted / eligible, so that the number is right on average.
 
     Returns:
-        The new mask.
+        The new mask, and the mask of what was not dropped.
     """
     num_kept, num_after = _counts(mask, drop_fraction, density)
     if not may_return:
@@ -72,12 +155,13 @@ def prune_and_regrow(
     kept = top_k_mask(drop_scores, num_kept, among=mask > 0)
     eligible = (kept if may_return else mask) == 0
     if exactly:
-        return kept + top_k_mask(grow_scores, num_after - num_kept, among=eligible)
+        return kept + top_k_mask(grow_scores, num_after - num_kept, among=eligible), kept
     probability = tf.math.divide_no_nan(
         tf.cast(num_after - num_kept, tf.float64),
         tf.math.count_nonzero(eligible, dtype=tf.float64),
     )
-    return kept + tf.cast(eligible & (tf.cast(grow_scores, tf.float64) < probability), tf.float32)
+    grown = tf.cast(eligible & (tf.cast(grow_scores, tf.float64) < probability), tf.float32)
+    return kept + grown, kept
 
 
 def _counts(mask, drop_fraction, density):
@@ -105,105 +189,88 @@ def prune(mask, scores, sparsity):
     return top_k_mask(scores, tf.minimum(num_kept, num_active), among=mask > 0)
 
 
-def starts_from_zero(update):
-    """Marks an update of a network: what it drops and grows at once does not keep its value."""
-    update.starts_from_zero = True
-    return update
+_arguments = ["masks", "scores", "amount"]
 
 
-def grows_at_random(update):
-    """Marks an update of a network: its growth scores must be numbers drawn from [0, 1)."""
-    update.grows_at_random = True
-    return update
-
-
-def needs_random_scores(update):
-    """Whether `update` is marked by `grows_at_random`."""
-    return getattr(update, "grows_at_random", False)
-
-
-def survivors(update, masks, drop_scores, drop_fraction, density=None):
-    """Masks of the weights whose values survive an update of a network.
-
-    Returns:
-        A mask for each kernel; of dense kernels, where an update changes nothing, all ones. None
-        if whatever is active after the update keeps its value.
-    """
-    if not getattr(update, "starts_from_zero", False):
-        return None
-    return [
-        tf.where(
-            tf.reduce_all(mask > 0),
-            mask,
-            top_k_mask(scores, _counts(mask, drop_fraction, density)[0], among=mask > 0),
-        )
-        for mask, scores in zip(masks, drop_scores, strict=True)
-    ]
-
-
-_exploration_inputs = ["masks", "drop_scores", "grow_scores", "drop_fraction", "density"]
-
-
-@gin.configurable(denylist=_exploration_inputs)
-def prune_and_regrow_per_layer(masks, drop_scores, grow_scores, drop_fraction, density=None):
+@gin.configurable(denylist=_arguments)
+def prune_and_regrow_per_layer(masks, scores, amount):
     """`prune_and_regrow` for each of a list of kernels: every layer keeps or gets its density."""
-    return _per_layer(masks, drop_scores, grow_scores, drop_fraction, density)
+    updated, _ = _per_layer(masks, scores, amount)
+    return updated, updated
 
 
-@gin.configurable(denylist=_exploration_inputs)
-def prune_and_regrow_elsewhere(masks, drop_scores, grow_scores, drop_fraction, density=None):
+@gin.configurable(denylist=_arguments)
+def prune_and_regrow_elsewhere(masks, scores, amount):
     """As `prune_and_regrow_per_layer`, but what is dropped does not return in the same update."""
-    return _per_layer(masks, drop_scores, grow_scores, drop_fraction, density, may_return=False)
+    updated, _ = _per_layer(masks, scores, amount, may_return=False)
+    return updated, updated
 
 
-@gin.configurable(denylist=_exploration_inputs)
-@starts_from_zero
-def prune_and_regrow_from_zero(masks, drop_scores, grow_scores, drop_fraction, density=None):
+@gin.configurable(denylist=_arguments)
+def prune_and_regrow_from_zero(masks, scores, amount):
     """As `prune_and_regrow_per_layer`, but what is dropped and returns at once starts from zero.
 
     So it is if masks are applied to weights after the drop, and not only after growth. The average
-    of such a weight goes on: it was never inactive when the average was updated.
+    of such a weight goes on: it was never inactive when the average was updated. Where a kernel is
+    dense an update changes nothing, and all weights keep their values.
     """
-    return _per_layer(masks, drop_scores, grow_scores, drop_fraction, density)
+    updated, kept = _per_layer(masks, scores, amount)
+    return updated, [
+        tf.where(tf.reduce_all(mask > 0), mask, survivors)
+        for mask, survivors in zip(masks, kept, strict=True)
+    ]
 
 
-@gin.configurable(denylist=_exploration_inputs)
-@grows_at_random
-def prune_and_regrow_bernoulli(masks, drop_scores, grow_scores, drop_fraction, density=None):
+@gin.configurable(denylist=_arguments)
+@network_update(grows_at_random=True)
+def prune_and_regrow_bernoulli(masks, scores, amount):
     """As `prune_and_regrow_per_layer`, but as many grow as the draw will have it.
 
     The random growth of the authors' code: of n zeros each grows with the probability dropped / n.
     So the density of a layer drifts.
     """
-    return _per_layer(masks, drop_scores, grow_scores, drop_fraction, density, exactly=False)
+    updated, _ = _per_layer(masks, scores, amount, exactly=False)
+    return updated, updated
 
 
-def _per_layer(masks, drop_scores, grow_scores, drop_fraction, density, **options):
+@gin.configurable(denylist=_arguments)
+def prune_and_regrow_globally(masks, scores, amount):
+    """`prune_and_regrow` for a list of kernels ranked as one: only the total density is known."""
+    flat = map(_flattened, (masks, scores.drop, scores.grow))
+    updated, _ = prune_and_regrow(*flat, *_fractions(amount))
+    updated = _shaped(updated, masks)
+    return updated, updated
+
+
+@gin.configurable(denylist=_arguments)
+def prune_per_layer(masks, scores, amount):
+    """`prune` for each of a list of kernels: all layers become as sparse as the whole."""
+    pruned = [prune(*layer, amount) for layer in zip(masks, scores.drop, strict=True)]
+    return pruned, pruned
+
+
+@gin.configurable(denylist=_arguments)
+def prune_globally(masks, scores, amount):
+    """`prune` for a list of kernels ranked as one; a layer may be left without any weight."""
+    pruned = _shaped(prune(_flattened(masks), _flattened(scores.drop), amount), masks)
+    return pruned, pruned
+
+
+def _per_layer(masks, scores, amount, **options):
+    """`prune_and_regrow` for each kernel: the new masks, and masks of what was not dropped."""
     # A function of its own, so that layers of one shape are traced once.
     regrow = tf.function(functools.partial(prune_and_regrow, **options), autograph=False)
-    return [
-        regrow(*layer, drop_fraction, density)
-        for layer in zip(masks, drop_scores, grow_scores, strict=True)
+    fractions = _fractions(amount)
+    pairs = [
+        regrow(*layer, *fractions) for layer in zip(masks, scores.drop, scores.grow, strict=True)
     ]
+    return [updated for updated, _ in pairs], [kept for _, kept in pairs]
 
 
-@gin.configurable(denylist=_exploration_inputs)
-def prune_and_regrow_globally(masks, drop_scores, grow_scores, drop_fraction, density=None):
-    """`prune_and_regrow` for a list of kernels ranked as one: only the total density is known."""
-    flat = map(_flattened, (masks, drop_scores, grow_scores))
-    return _shaped(prune_and_regrow(*flat, drop_fraction, density), masks)
-
-
-@gin.configurable(denylist=["masks", "scores", "sparsity"])
-def prune_per_layer(masks, scores, sparsity):
-    """`prune` for each of a list of kernels: all layers become as sparse as the whole."""
-    return [prune(*layer, sparsity) for layer in zip(masks, scores, strict=True)]
-
-
-@gin.configurable(denylist=["masks", "scores", "sparsity"])
-def prune_globally(masks, scores, sparsity):
-    """`prune` for a list of kernels ranked as one; a layer may be left without any weight."""
-    return _shaped(prune(_flattened(masks), _flattened(scores), sparsity), masks)
+def _fractions(amount):
+    """The drop fraction, and the density to reach; None if that is to stay as it is."""
+    amount = _float64(amount)
+    return tf.unstack(amount) if amount.shape.rank else (amount, None)
 
 
 def _part(mask, fraction):

@@ -6,13 +6,16 @@ import gin
 
 from stugan_tf.checks import check_fraction, check_instance, check_natural, check_positive
 from stugan_tf.errors import InputError
-from stugan_tf.sparsity import density_adjustment, pruning  # noqa: F401 - registers them with gin
-from stugan_tf.sparsity.exploration import Exploration
-from stugan_tf.sparsity.rule import Moment, TopologyRule
+from stugan_tf.sparsity import (  # noqa: F401 - registers them with gin
+    density_adjustment,
+    exploration,
+    pruning,
+)
+from stugan_tf.sparsity.rule import TopologyRule, TrainingState, check_rule
 from stugan_tf.training.augmentation import Augmentation
 from stugan_tf.training.balance import BalanceRatio
-from stugan_tf.training.losses import Loss, hinge
-from stugan_tf.training.orthogonality import OrthogonalRegularization
+from stugan_tf.training.losses import Loss, check_loss, hinge
+from stugan_tf.training.orthogonality import OrthogonalRegularization, check_regularization
 
 
 @gin.configurable
@@ -83,24 +86,26 @@ class Algorithm:
         object.__setattr__(self, "length", 1)
         self.check_replicas(1)
         check_instance("Algorithm.loss", self.loss, Loss)
+        check_loss("Algorithm.loss", self.loss)
         if self.augmentation is not None:
             check_instance("Algorithm.augmentation", self.augmentation, Augmentation)
         for name, regularization in self.regularizations.items():
             if regularization is not None:
-                check_instance(
-                    f"Algorithm.{name}_regularization", regularization, OrthogonalRegularization
-                )
+                setting = f"Algorithm.{name}_regularization"
+                check_instance(setting, regularization, OrthogonalRegularization)
+                check_regularization(setting, regularization)
         if self.balance_ratio is not None:
             check_instance("Algorithm.balance_ratio", self.balance_ratio, BalanceRatio)
-        for name, exploration in self.explorations.items():
-            if exploration is not None:
-                check_instance(f"Algorithm.{name}_exploration", exploration, TopologyRule)
-                if exploration.needs_balance_ratio and self.balance_ratio is None:
+        for name, rule in self.rules.items():
+            if rule is not None:
+                setting = f"Algorithm.{name}_exploration"
+                check_instance(setting, rule, TopologyRule)
+                if rule.needs_balance_ratio and self.balance_ratio is None:
                     raise InputError(
-                        f"Algorithm.{name}_exploration, a {type(exploration).__name__}, goes by "
-                        "the balance ratio, which nothing measures: set Algorithm.balance_ratio = "
-                        "@BalanceRatio()."
+                        f"{setting}, a {type(rule).__name__}, goes by the balance ratio, which "
+                        "nothing measures: set Algorithm.balance_ratio = @BalanceRatio()."
                     )
+                check_rule(setting, rule, self.total_steps)
         if self.generator_position is None:
             object.__setattr__(self, "generator_position", self.discriminator_steps)
         check_positive("Algorithm.generator_position", self.generator_position)
@@ -135,26 +140,26 @@ class Algorithm:
         }
 
     @property
-    def explorations(self):
-        """The exploration, or None, of each network by name."""
+    def rules(self):
+        """The topology rule, or None, of each network by name."""
         return {
             "generator": self.generator_exploration,
             "discriminator": self.discriminator_exploration,
         }
 
-    def explores(self, step):
-        """Which networks change their topology in `step`, by name."""
+    def due(self, step):
+        """Which networks may change their topology in `step`, by name."""
         return {
-            name: exploration is not None and exploration.is_due(step, self.total_steps)
-            for name, exploration in self.explorations.items()
+            name: rule is not None and rule.is_due(step, self.total_steps)
+            for name, rule in self.rules.items()
         }
 
-    def next_exploration(self, step):
-        """The first step after `step` that changes a topology, or None."""
+    def next_topology_update(self, step):
+        """The first step after `step` that may change a topology, or None."""
         steps = (
-            exploration.next_due(step, self.total_steps)
-            for exploration in self.explorations.values()
-            if exploration is not None
+            rule.next_due(step, self.total_steps)
+            for rule in self.rules.values()
+            if rule is not None
         )
         return min((step for step in steps if step is not None), default=None)
 
@@ -164,12 +169,10 @@ class Algorithm:
         return updates / (self.discriminator_steps * self.total_steps)
 
     def drop_fraction(self, name, step):
-        """The drop fraction p of one network at `step`; None if it does not explore."""
-        exploration = self.explorations[name]
-        if not isinstance(exploration, Exploration):
-            return None
-        return exploration.drop_fraction(self.progress(step))
+        """The drop fraction p of one network at `step`, for logs; None if there is none."""
+        rule = self.rules[name]
+        return None if rule is None else rule.logged_drop_fraction(self.progress(step))
 
-    def moment(self, step, density, balance_ratio=None):
-        """The `Moment` after `step` of a network of that density."""
-        return Moment(step, self.total_steps, self.progress(step), density, balance_ratio)
+    def training_state(self, step, density, balance_ratio=None):
+        """The `TrainingState` after `step`, for the rule of a network of that density."""
+        return TrainingState(step, self.total_steps, self.progress(step), density, balance_ratio)

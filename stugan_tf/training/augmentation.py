@@ -9,6 +9,7 @@ import dataclasses
 import gin
 import tensorflow as tf
 
+from stugan_tf.contracts import Trial
 from stugan_tf.errors import InputError
 from stugan_tf.randomness import ALGORITHM, draw_uniform, fold
 
@@ -38,6 +39,21 @@ class Augmentation:
         for name, numbers in zip(self.policy, drawn, strict=True):
             images = _ALTERATIONS[name][1](images, numbers)
         return images
+
+
+def check_augmentation(name, augmentation, image_shape):
+    """Raises InputError unless an augmentation alters images of `image_shape`."""
+    images = tf.fill([2, *image_shape], 0.25)
+    contract = "`(num, image_shape, seed) -> drawn`, a list of tensors [num, ...]"
+    trial = Trial(f"{name}'s draw", augmentation.draw, contract)
+    drawn = trial.of(num=2, image_shape=tuple(image_shape), seed=tf.constant([3, 4], tf.int64))
+    if not isinstance(drawn, (list, tuple)) or not all(
+        tf.is_tensor(numbers) and numbers.shape[:1] == [2] for numbers in drawn
+    ):
+        raise trial.refusal(f"for 2 images it returned {drawn}")
+    contract = "`(images, drawn) -> images`, float32 in the shape of images"
+    trial = Trial(f"{name}'s apply", augmentation.apply, contract)
+    trial.check_tensor("its result", trial.of(images=images, drawn=drawn), images.shape)
 
 
 @gin.configurable

@@ -14,7 +14,7 @@ from stugan_tf.layers.masked import masked_layers, set_execution
 from stugan_tf.layers.mixing import mixing_classes
 from stugan_tf.layers.rematerialization import Rematerialized
 from stugan_tf.sparsity.averaged_model import AveragedModel
-from stugan_tf.sparsity.averaging import sema
+from stugan_tf.sparsity.averaging import check_average, sema
 from stugan_tf.sparsity.sparsify import sparsify
 from stugan_tf.training import learning_rates  # noqa: F401 - registers them with gin
 from stugan_tf.training.masked_adam import MaskedAdam
@@ -91,7 +91,7 @@ class GAN:
         check_function("GAN.discriminator", discriminator)
         check_function("GAN.generator_optimizer", generator_optimizer)
         check_function("GAN.discriminator_optimizer", discriminator_optimizer)
-        check_function("GAN.average", average)
+        check_average("GAN.average", average)
         self.conditional = conditional
         self.num_classes = num_classes
         known = {"num_classes": num_classes} if conditional else {}

@@ -2,8 +2,10 @@
 
 import gin
 import keras
+import tensorflow as tf
 
 from stugan_tf.checks import check_above_zero, check_positive
+from stugan_tf.contracts import Trial
 
 
 @gin.configurable
@@ -29,3 +31,15 @@ def linear_decay(initial=gin.REQUIRED, updates=gin.REQUIRED):
     return keras.optimizers.schedules.PolynomialDecay(
         initial, decay_steps=updates, end_learning_rate=0.0, power=1.0
     )
+
+
+def check_schedule(name, schedule):
+    """Raises InputError unless `schedule`, by the name of a setting, is one of Keras' kind."""
+    contract = "`(step) -> learning rate`, a number of at least 0"
+    trial = Trial(name, schedule, contract)
+    if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        raise trial.refusal("it is not a keras.optimizers.schedules.LearningRateSchedule")
+    rate = trial.of(step=tf.constant(0, tf.int64))
+    trial.check_number("its result", rate)
+    if not 0 <= rate < float("inf"):
+        raise trial.refusal(f"at step 0 it is {rate}")

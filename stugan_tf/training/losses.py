@@ -6,6 +6,8 @@ from typing import NamedTuple
 import gin
 import tensorflow as tf
 
+from stugan_tf.contracts import Trial
+
 
 class Loss(NamedTuple):
     """The two sides of an adversarial loss; logits are float [B, 1].
@@ -16,6 +18,26 @@ class Loss(NamedTuple):
 
     discriminator: Callable
     generator: Callable
+
+
+def check_loss(name, loss):
+    """Raises InputError unless both sides of `loss` are differentiable means over a batch."""
+    real, fake = tf.constant([[0.5], [-0.25]]), tf.constant([[-0.5], [0.125]])
+    for side, arguments in {
+        "discriminator": {"real_logits": real, "fake_logits": fake},
+        "generator": {"fake_logits": fake},
+    }.items():
+        trial = Trial(
+            f"{name}'s {side}",
+            getattr(loss, side),
+            f"`({', '.join(arguments)}) -> loss`, a float32 scalar",
+        )
+        with tf.GradientTape() as tape:
+            tape.watch(fake)
+            value = trial.of(**arguments)
+        trial.check_tensor("its result", value, ())
+        if tape.gradient(value, fake) is None:
+            raise trial.refusal("no gradient comes back from its result to fake_logits")
 
 
 @gin.configurable

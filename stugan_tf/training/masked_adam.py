@@ -9,6 +9,7 @@ import tensorflow as tf
 from stugan_tf.checks import check_above_zero, check_fraction
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import masked_layers
+from stugan_tf.training.learning_rates import check_schedule
 
 MOMENTS = ("dense", "active")
 
@@ -44,7 +45,9 @@ class MaskedAdam(keras.optimizers.Optimizer):
     ):
         if moments not in MOMENTS:
             raise InputError(f"MaskedAdam.moments must be one of {MOMENTS}, got {moments!r}.")
-        if not callable(learning_rate):  # A schedule can be called.
+        if callable(learning_rate):
+            check_schedule("MaskedAdam.learning_rate", learning_rate)
+        else:
             check_above_zero("MaskedAdam.learning_rate", learning_rate)
         check_fraction("MaskedAdam.beta_1", beta_1)
         check_fraction("MaskedAdam.beta_2", beta_2)

@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 
 from stugan_tf.checks import check_above_zero
+from stugan_tf.contracts import Trial
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import all_layers
 
@@ -69,6 +70,24 @@ class OrthogonalRegularization:
             else None
             for variable in model.trainable_variables
         ]
+
+
+def check_regularization(name, regularization):
+    """Raises InputError unless a subclass with other `gradients` returns what they must be."""
+    if type(regularization).gradients is OrthogonalRegularization.gradients:
+        return
+    model = keras.Sequential([keras.Input((1, 1, 2)), keras.layers.Conv2D(3, 1)])
+    trial = Trial(
+        f"{name}'s gradients",
+        regularization.gradients,
+        "`(model) -> gradients`, a list with a tensor or None for each trainable variable",
+    )
+    gradients, variables = trial.of(model=model), model.trainable_variables
+    if not isinstance(gradients, (list, tuple)) or len(gradients) != len(variables):
+        raise trial.refusal(f"for {len(variables)} variables it returned {gradients}")
+    for index, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
+        if gradient is not None:
+            trial.check_tensor(f"number {index}", gradient, tuple(variable.shape))
 
 
 def orthogonal_gradient(weight, is_embedding=False):

@@ -9,7 +9,8 @@ from stugan_tf.errors import InputError
 from stugan_tf.layers.execution import densely, gradients_of_zeros
 from stugan_tf.layers.masked import moving_variables
 from stugan_tf.randomness import Purpose, draw_latents, fold
-from stugan_tf.sparsity.exploration import Explorer
+from stugan_tf.sparsity.explorer import Explorer
+from stugan_tf.training.augmentation import check_augmentation
 from stugan_tf.training.balance import BalanceMeter, balance_ratio
 from stugan_tf.training.precision import LossScale
 
@@ -48,9 +49,12 @@ class Steps:
         self._strategy = strategy
         self._seed = (seed, 0)
         self.explorers = {
-            name: Explorer(network, algorithm.explorations[name], may_miss=scales_loss)
+            name: Explorer(network, algorithm.rules[name], may_miss=scales_loss)
             for name, network in gan.networks.items()
         }
+        if algorithm.augmentation is not None:
+            shape = gan.discriminator.inputs[0].shape[1:]
+            check_augmentation("Algorithm.augmentation", algorithm.augmentation, shape)
         for name, regularization in algorithm.regularizations.items():
             if regularization is not None:
                 regularization.check(gan.networks[name])
@@ -104,7 +108,7 @@ class Steps:
             name: self._on_replicas(
                 compiled(functools.partial(self._update_topology, name, differentiate[name]))
             )
-            for name, exploration in algorithm.explorations.items()
+            for name, exploration in algorithm.rules.items()
             if exploration is not None
         }
         self._average = self._on_replicas(self._update_averages)
@@ -138,7 +142,7 @@ class Steps:
         algorithm = self._algorithm
         last = step + num_steps
         begin, end = step * algorithm.discriminator_steps, last * algorithm.discriminator_steps
-        explores = [name for name, explore in algorithm.explores(last).items() if explore]
+        explores = [name for name, explore in algorithm.due(last).items() if explore]
         if explores:
             # The topology changes between the generator's update and that of its average.
             middle = end - algorithm.discriminator_steps + algorithm.generator_position
@@ -155,8 +159,8 @@ class Steps:
     def _amount(self, name, step):
         """How much the topology of a network is to change, by its rule."""
         ratio = self._balance and self._balance.mean(self._local, of_full_window=True)
-        moment = self._algorithm.moment(step, self.explorers[name].density(), ratio)
-        return self._algorithm.explorations[name].amount(moment)
+        state = self._algorithm.training_state(step, self.explorers[name].density(), ratio)
+        return self._algorithm.rules[name].amount(state)
 
     def _run_updates(self, iterator, begin, end, explores):
         """Discriminator updates number `begin` to `end` - 1 and what belongs between them.
@@ -278,7 +282,7 @@ class Steps:
         clips = optimizer.clipnorm or optimizer.global_clipnorm  # By a norm of all weights.
         if optimizer.moments == "dense" or clips or explorer.has_momentum:
             return gradients_of_zeros(True)
-        return gradients_of_zeros(grows if explorer.exploration is not None else False)
+        return gradients_of_zeros(grows if explorer.rule is not None else False)
 
     def _measure_balance(self, step):
         """Measures the balance ratio, on the last micro-batch of the updates before."""
@@ -327,7 +331,7 @@ class Steps:
             if name == "discriminator":
                 batch, count = self._read_last_batch(), self._last_update(step)
             hessian_gradients = self._hessian_gradients(explorer, differentiate, *batch, count)
-        explorer.explore(amount, seed, hessian_gradients)
+        explorer.update(amount, seed, hessian_gradients)
 
     def _hessian_gradients(self, explorer, differentiate, *arguments):
         """H g per masked kernel, on the last micro-batch; g is of active weights alone."""

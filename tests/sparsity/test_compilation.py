@@ -12,6 +12,8 @@ GRADIENT = tf.random.stateless_normal(SHAPE, (0, 1))
 MASK = distributions.exact_mask(SHAPE, 0.3, (0, 2))
 OTHER_MASK = distributions.exact_mask(SHAPE, 0.3, (0, 3))
 EXPLORATION = (MASK, tf.abs(WEIGHT), tf.abs(GRADIENT))
+MASKS, *SCORES = ([x, x[0]] for x in EXPLORATION)
+SCORES = topology.Scores(*SCORES)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
@@ -19,11 +21,12 @@ EXPLORATION = (MASK, tf.abs(WEIGHT), tf.abs(GRADIENT))
     ("function", "arguments"),
     [
         (topology.prune_and_regrow, (*EXPLORATION, 0.3)),
-        (topology.prune_and_regrow_per_layer, (*([x, x[0]] for x in EXPLORATION), 0.3)),
-        (topology.prune_and_regrow_globally, (*([x, x[0]] for x in EXPLORATION), 0.3)),
-        (topology.prune_and_regrow_globally, (*([x, x[0]] for x in EXPLORATION), 0.0, 0.4)),
-        (topology.prune_per_layer, (*([x, x[0]] for x in EXPLORATION[:2]), 0.8)),
-        (topology.prune_globally, (*([x, x[0]] for x in EXPLORATION[:2]), 0.8)),
+        (topology.prune_and_regrow_per_layer, (MASKS, SCORES, 0.3)),
+        (topology.prune_and_regrow_from_zero, (MASKS, SCORES, 0.3)),
+        (topology.prune_and_regrow_globally, (MASKS, SCORES, 0.3)),
+        (topology.prune_and_regrow_globally, (MASKS, SCORES, tf.constant([0.0, 0.4], tf.float64))),
+        (topology.prune_per_layer, (MASKS, SCORES, 0.8)),
+        (topology.prune_globally, (MASKS, SCORES, 0.8)),
         (criteria.connection_sensitivity, (WEIGHT, GRADIENT, SEED)),
         (criteria.taylor_expansion, (WEIGHT, GRADIENT, SEED)),
         (criteria.gradient_flow, (WEIGHT, GRADIENT, SEED)),

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from stugan_tf import config
 from stugan_tf.sparsity import criteria
-from stugan_tf.sparsity.criteria import gradient_magnitude, magnitude, random_scores
+from stugan_tf.sparsity.criteria import Criterion, gradient_magnitude, magnitude, random_scores
 from stugan_tf.sparsity.exploration import Exploration
 
 WEIGHT = tf.constant([[-2.0, 0.0], [1.0, -0.5]])
@@ -79,6 +79,6 @@ def test_gradient_flow_is_what_the_squared_gradient_loses_with_a_weight():
 @pytest.mark.parametrize("scope", ["", "generator/"])
 def test_what_a_criterion_wants_is_known_through_a_gin_reference(scope):
     config.parse_gin(bindings=[f"Exploration.drop_scores = @{scope}gradient_flow"])
-    assert criteria.wants_hessian_gradient(Exploration().drop_scores)
-    assert not criteria.wants_hessian_gradient(Exploration().grow_scores)
+    assert Criterion.of(Exploration().drop_scores).gradient == "hessian"
+    assert Criterion.of(Exploration().grow_scores).gradient == "loss"
     config.parse_gin()

@@ -9,8 +9,8 @@ from test_exploration import SEED, build, kernel_gradients, kernels_of, masks_of
 
 from stugan_tf.errors import InputError
 from stugan_tf.sparsity.density_adjustment import DensityAdjustment
-from stugan_tf.sparsity.exploration import Explorer
-from stugan_tf.sparsity.rule import Moment
+from stugan_tf.sparsity.explorer import Explorer
+from stugan_tf.sparsity.rule import TrainingState
 from stugan_tf.sparsity.schedules import cosine_drop_fraction
 from tests.helpers import reference
 
@@ -18,14 +18,14 @@ RELAXED = DensityAdjustment()
 STRICT = DensityAdjustment(max_density=0.5, explores_at_max=True)
 
 
-def moment(ratio, density, progress=0.5):
-    return Moment(1000, 2000, progress, density, ratio)
+def state(ratio, density, progress=0.5):
+    return TrainingState(1000, 2000, progress, density, ratio)
 
 
 @pytest.mark.parametrize("rule", [RELAXED, STRICT])
 @pytest.mark.parametrize("ratio", [None, 0.4500001, 0.5, 0.5499999])
 def test_nothing_changes_before_the_window_is_full_or_in_balance(rule, ratio):
-    assert rule.amount(moment(ratio, 0.3)) is None
+    assert rule.amount(state(ratio, 0.3)) is None
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_nothing_changes_before_the_window_is_full_or_in_balance(rule, ratio):
     ],
 )
 def test_decisions_are_those_of_the_table(rule, ratio, density, expected):
-    amount = rule.amount(moment(ratio, density))
+    amount = rule.amount(state(ratio, density))
     assert amount == (expected if expected is None else pytest.approx(expected))
 
 
@@ -74,7 +74,7 @@ def test_densities_in_whole_weights_follow_those_of_adapt(start, ratios, strict,
     expected = start / 20
     active = round(size * expected)
     for ratio in ratios:
-        amount = rule.amount(moment(ratio, active / size))
+        amount = rule.amount(state(ratio, active / size))
         at_highest = expected == pytest.approx(highest) and ratio == 1.0
         assert (amount is not None and amount[0] > 0) == (strict and at_highest)
         expected = density_of_adapt(expected, ratio, highest)
@@ -94,8 +94,8 @@ def test_density_moves_globally_by_the_largest_gradients_or_smallest_weights(rat
     mask, weights = flat(masks_of(model)), flat(kernels_of(model))
     kernels = kernels_of(model)
     explorer.observe(gradients)
-    amount = explorer.exploration.amount(moment(ratio, explorer.density()))
-    explorer.explore(tf.constant(amount, tf.float64), SEED)
+    amount = explorer.rule.amount(state(ratio, explorer.density()))
+    explorer.update(tf.constant(amount, tf.float64), SEED)
     num_after = round((mask.mean(dtype=np.float64) + sign * 0.1) * mask.size)
     if sign > 0:
         scores = flat(kernel_gradients(model, gradients))
@@ -116,9 +116,9 @@ def test_at_its_highest_density_a_strict_one_drops_and_regrows():
     explorer = Explorer(model, STRICT)
     masks = masks_of(model)
     explorer.observe(random_gradients(model, 1))
-    amount = explorer.exploration.amount(moment(0.9, 0.5, progress=0.1))
+    amount = explorer.rule.amount(state(0.9, 0.5, progress=0.1))
     assert amount[0] == cosine_drop_fraction(0.1)
-    explorer.explore(tf.constant([amount[0], explorer.density()], tf.float64), SEED)
+    explorer.update(tf.constant([amount[0], explorer.density()], tf.float64), SEED)
     assert sum(mask.sum() for mask in masks_of(model)) == sum(mask.sum() for mask in masks)
     assert any(np.any(new != old) for new, old in zip(masks_of(model), masks, strict=True))
 

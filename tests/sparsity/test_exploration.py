@@ -10,8 +10,9 @@ from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import mask_layers, masked_layers
 from stugan_tf.sparsity.criteria import random_scores
 from stugan_tf.sparsity.distributions import exact_mask
-from stugan_tf.sparsity.exploration import Exploration, Explorer
+from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.sparsity.exploration_rate import exploration_rate
+from stugan_tf.sparsity.explorer import Explorer
 from stugan_tf.sparsity.schedules import constant_drop_fraction
 from stugan_tf.sparsity.topology import (
     prune_and_regrow_bernoulli,
@@ -75,7 +76,7 @@ def test_a_topology_update_follows_equations_3_and_4(seed, drop_fraction):
     masks, kernels = masks_of(model), kernels_of(model)
     biases = [layer.layer.bias.numpy() for layer in masked_layers(model)]
     explorer.observe(gradients)
-    explorer.explore(tf.constant(drop_fraction, tf.float64), SEED)
+    explorer.update(tf.constant(drop_fraction, tf.float64), SEED)
     grown_from = kernel_gradients(model, gradients)
     for layer, density, bias, mask, kernel, gradient in zip(
         masked_layers(model), DENSITIES, biases, masks, kernels, grown_from, strict=True
@@ -109,7 +110,7 @@ def test_a_topology_update_by_hand(update, mask, kernel):
     explorer = Explorer(model, Exploration(update=update))
     gradient = tf.reshape(tf.constant([9.0, 0.1, -5.0, 9.0, 0.2, -4.0]), [1, 1, 1, 6])
     explorer.observe([gradient])
-    explorer.explore(0.5, SEED)
+    explorer.update(0.5, SEED)
     assert layer.kernel_mask.numpy().ravel().tolist() == mask
     assert layer.kernel.numpy().ravel().tolist() == kernel
     union = np.maximum(before, mask).tolist()
@@ -122,7 +123,7 @@ def test_the_exploration_rate_is_that_of_the_union_of_all_masks():
     unions = masks_of(model)
     for step in range(4):
         explorer.observe(random_gradients(model, step))
-        explorer.explore(0.4, SEED)
+        explorer.update(0.4, SEED)
         unions = [
             np.maximum(union, mask) for union, mask in zip(unions, masks_of(model), strict=True)
         ]
@@ -151,7 +152,7 @@ def test_momentum_growth_follows_the_averaged_gradient():
         reference.prune_and_regrow(mask, np.abs(kernel), np.abs(average), 0.5)
         for mask, kernel, average in before
     ]
-    explorer.explore(0.5, SEED)
+    explorer.update(0.5, SEED)
     for mask, expected_mask in zip(masks_of(model), expected, strict=True):
         np.testing.assert_array_equal(mask, expected_mask)
 
@@ -172,7 +173,7 @@ def test_a_global_update_keeps_only_the_total():
         0.3,
     )
     explorer.observe(gradients)
-    explorer.explore(0.3, SEED)
+    explorer.update(0.3, SEED)
     np.testing.assert_array_equal(concatenate(masks_of(model)), expected)
     counts = [mask.sum() for mask in masks]
     assert sum(counts) == expected.sum()
@@ -191,7 +192,7 @@ def test_random_growth_differs_by_seed_and_by_layer():
         exploration = Exploration(grow_scores=random_scores)
         explorer = Explorer(model, exploration)
         explorer.observe(random_gradients(model, 0))
-        explorer.explore(0.5, tf.constant(seed, tf.int64))
+        explorer.update(0.5, tf.constant(seed, tf.int64))
         return former, masks_of(model)
 
     former, first = explore([1, 2])

@@ -13,9 +13,9 @@ from test_exploration import SEED, build, kernels_of, masks_of, random_gradients
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.sparsity.criteria import connection_sensitivity
-from stugan_tf.sparsity.exploration import Explorer
+from stugan_tf.sparsity.explorer import Explorer
 from stugan_tf.sparsity.pruning import GradualPruning, constant_sparsity, polynomial_sparsity
-from stugan_tf.sparsity.rule import Moment
+from stugan_tf.sparsity.rule import TrainingState
 from stugan_tf.sparsity.topology import prune_globally
 
 
@@ -84,8 +84,8 @@ def prune_along(rule, model, total):
     counts, step = {}, rule.next_due(0, total)
     while step is not None:
         explorer.observe(random_gradients(model, step))
-        amount = rule.amount(Moment(step, total, step / total, explorer.density(), None))
-        explorer.explore(tf.constant(amount, tf.float64), SEED)
+        amount = rule.amount(TrainingState(step, total, step / total, explorer.density(), None))
+        explorer.update(tf.constant(amount, tf.float64), SEED)
         counts[step] = [int(mask.sum()) for mask in masks_of(model)]
         step = rule.next_due(step, total)
     return counts
@@ -130,7 +130,7 @@ def test_it_drops_by_any_criterion():
     gradients = random_gradients(model, 3)
     explorer.observe(gradients)
     kernels = kernels_of(model)
-    explorer.explore(tf.constant(0.5, tf.float64), SEED)
+    explorer.update(tf.constant(0.5, tf.float64), SEED)
     for kernel, gradient, mask in zip(
         kernels, explorer.kernel_gradients(gradients), masks_of(model), strict=True
     ):
@@ -141,7 +141,7 @@ def test_it_drops_by_any_criterion():
 def test_a_constant_sparsity_prunes_once():
     rule = GradualPruning(schedule=constant_sparsity, update_interval=7)
     assert [step for step in range(41) if rule.is_due(step, 40)] == [20]
-    assert rule.amount(Moment(20, 40, 0.5, 1.0, None)) == np.float32(0.95)
+    assert rule.amount(TrainingState(20, 40, 0.5, 1.0, None)) == np.float32(0.95)
 
 
 def test_the_plan_says_where_it_ends():

@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from stugan_tf.sparsity.distributions import exact_mask
 from stugan_tf.sparsity.exploration_rate import churn
 from stugan_tf.sparsity.topology import (
+    Scores,
     prune,
     prune_and_regrow,
     prune_and_regrow_bernoulli,
@@ -20,7 +21,6 @@ from stugan_tf.sparsity.topology import (
     prune_and_regrow_per_layer,
     prune_globally,
     prune_per_layer,
-    survivors,
     top_k_mask,
 )
 from tests.helpers import reference
@@ -106,8 +106,9 @@ def test_prune_and_regrow_by_hand():
     mask = tf.constant([1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
     magnitudes = tf.constant([0.4, 0.1, 0.3, 0.2, 0.0, 0.0])  # drops the second and the fourth
     gradients = tf.constant([9.0, 2.0, 9.0, 0.1, 1.0, 3.0])  # the second returns, the last is new
-    updated = prune_and_regrow(mask, magnitudes, gradients, 0.5)
+    updated, kept = prune_and_regrow(mask, magnitudes, gradients, 0.5)
     assert updated.numpy().tolist() == [1, 1, 1, 0, 0, 1]
+    assert kept.numpy().tolist() == [1, 0, 1, 0, 0, 0]
 
 
 @modes
@@ -117,9 +118,9 @@ def test_prune_and_regrow_follows_equations_3_and_4(compile_):
     @given(mask=masks(), drop_scores=scores(), grow_scores=scores(), drop_fraction=fractions)
     @settings(max_examples=50)
     def check(mask, drop_scores, grow_scores, drop_fraction):
-        updated = compiled(
-            mask, drop_scores, grow_scores, tf.constant(drop_fraction, tf.float64)
-        ).numpy()
+        updated = compiled(mask, drop_scores, grow_scores, tf.constant(drop_fraction, tf.float64))[
+            0
+        ].numpy()
         expected = reference_prune_and_regrow(mask, drop_scores, grow_scores, drop_fraction)
         np.testing.assert_array_equal(updated, expected)
         assert updated.sum() == mask.sum()
@@ -133,30 +134,30 @@ def test_prune_and_regrow_follows_equations_3_and_4(compile_):
 def test_a_tenth_of_ten_weights_is_one(drop_fraction):
     """In float32 0.1 is a little more than a tenth, which would be rounded up to two."""
     mask = tf.constant([1.0] * 10 + [0.0] * 10)
-    assert churn(mask, prune_and_regrow(mask, mask, 1 - mask, drop_fraction)) == 0.1
+    assert churn(mask, prune_and_regrow(mask, mask, 1 - mask, drop_fraction)[0]) == 0.1
 
 
 def test_counts_are_exact_where_float32_cannot_count():
     num_active = 2**24 + 1
     mask = tf.concat([tf.ones(num_active), tf.zeros(2**23 + 1)], axis=0)
-    updated = prune_and_regrow(mask, mask, 1 - mask, 0.5)
+    updated, _ = prune_and_regrow(mask, mask, 1 - mask, 0.5)
     assert tf.math.count_nonzero(updated) == num_active
     assert tf.math.count_nonzero(updated * (1 - mask)) == 2**23 + 1
 
 
 def test_a_dense_layer_stays_as_it_is():
     scores = tf.random.stateless_normal(SHAPE, (0, 1))
-    assert tf.reduce_all(prune_and_regrow(tf.ones(SHAPE), scores, -scores, 0.5) == 1)
+    assert tf.reduce_all(prune_and_regrow(tf.ones(SHAPE), scores, -scores, 0.5)[0] == 1)
 
 
 def test_per_layer_keeps_each_count_and_globally_the_total():
     masks = [tf.constant([1.0, 1.0, 0.0]), tf.constant([[1.0, 0.0], [1.0, 0.0]])]
     drop_scores = [tf.constant([1.0, 2.0, 0.0]), tf.constant([[3.0, 0.0], [4.0, 0.0]])]
     grow_scores = [tf.constant([1.0, 2.0, 3.0]), tf.constant([[0.0, 5.0], [0.0, 6.0]])]
-    arguments = (masks, drop_scores, grow_scores, 0.5)
-    per_layer = [mask.numpy().tolist() for mask in prune_and_regrow_per_layer(*arguments)]
+    arguments = (masks, Scores(drop_scores, grow_scores), 0.5)
+    per_layer = [mask.numpy().tolist() for mask in prune_and_regrow_per_layer(*arguments)[0]]
     assert per_layer == [[0, 1, 1], [[0, 0], [1, 1]]]
-    globally = [mask.numpy().tolist() for mask in prune_and_regrow_globally(*arguments)]
+    globally = [mask.numpy().tolist() for mask in prune_and_regrow_globally(*arguments)[0]]
     assert globally == [[0, 0, 0], [[1, 1], [1, 1]]]
 
 
@@ -165,7 +166,7 @@ def test_globally_is_one_exploration_of_all_weights():
     masks = [exact_mask(shape, 0.3, (0, i)) for i, shape in enumerate(shapes)]
     drop_scores = [tf.random.stateless_uniform(shape, (1, i)) for i, shape in enumerate(shapes)]
     grow_scores = [tf.random.stateless_uniform(shape, (2, i)) for i, shape in enumerate(shapes)]
-    updated = prune_and_regrow_globally(masks, drop_scores, grow_scores, 0.4)
+    updated, _ = prune_and_regrow_globally(masks, Scores(drop_scores, grow_scores), 0.4)
     flat = [np.concatenate([np.ravel(x) for x in xs]) for xs in (masks, drop_scores, grow_scores)]
     expected = reference_prune_and_regrow(*flat, 0.4)
     np.testing.assert_array_equal(np.concatenate([np.ravel(x) for x in updated]), expected)
@@ -189,7 +190,7 @@ def scores_and_mask(seed, shape=(4, 5, 3)):
 def test_a_density_asked_for_is_met_exactly(seed, drop, density):
     """The lowest go, then the highest come: more go than asked for if too many would be left."""
     mask, drop_scores, grow_scores = scores_and_mask(seed)
-    updated = prune_and_regrow(mask, drop_scores, grow_scores, drop / 20, density / 20).numpy()
+    updated, _ = prune_and_regrow(mask, drop_scores, grow_scores, drop / 20, density / 20)
     num_after = round(density / 20 * mask.size)
     num_kept = min(int(mask.sum()) - math.ceil(drop / 20 * int(mask.sum())), num_after)
     kept = reference.mark_largest(drop_scores, num_kept, mask > 0)
@@ -210,7 +211,7 @@ def test_elsewhere_nothing_returns_that_was_dropped():
     def check(seed, drop, density):
         mask, drop_scores, grow_scores = scores_and_mask(seed)
         fractions = [x if x is None else tf.constant(x, tf.float64) for x in (drop / 20, density)]
-        updated = regrow(mask, drop_scores, grow_scores, *fractions).numpy()
+        updated = regrow(mask, drop_scores, grow_scores, *fractions)[0].numpy()
         active = int(mask.sum())
         num_after = active if density is None else round(density * mask.size)
         num_kept = min(active - math.ceil(drop / 20 * active), num_after)
@@ -225,18 +226,19 @@ def test_elsewhere_nothing_returns_that_was_dropped():
 
 def test_elsewhere_a_dense_layer_stays_as_it_is():
     scores = tf.random.stateless_normal(SHAPE, (0, 1))
-    (updated,) = prune_and_regrow_elsewhere([tf.ones(SHAPE)], [scores], [-scores], 0.5)
+    (updated,), _ = prune_and_regrow_elsewhere([tf.ones(SHAPE)], Scores([scores], [-scores]), 0.5)
     assert tf.reduce_all(updated == 1)
 
 
 def test_from_zero_what_survives_is_what_was_not_dropped():
-    surviving = tf.function(functools.partial(survivors, prune_and_regrow_from_zero))
+    update = tf.function(prune_and_regrow_from_zero)
 
     @settings(max_examples=30)
     @given(seed=st.integers(0, 1000), drop=st.integers(0, 20))
     def check(seed, drop):
-        mask, drop_scores, _ = scores_and_mask(seed)
-        (kept,) = surviving([mask], [drop_scores], tf.constant(drop / 20, tf.float64))
+        mask, drop_scores, grow_scores = scores_and_mask(seed)
+        scores = Scores([drop_scores], [grow_scores])
+        _, (kept,) = update([mask], scores, tf.constant(drop / 20, tf.float64))
         num_kept = int(mask.sum()) - math.ceil(drop / 20 * int(mask.sum()))
         expected = reference.mark_largest(drop_scores, num_kept, mask > 0)
         np.testing.assert_array_equal(kept, expected if (mask == 0).any() else mask)
@@ -246,13 +248,15 @@ def test_from_zero_what_survives_is_what_was_not_dropped():
 
 def test_from_zero_a_dense_layer_keeps_its_values():
     scores = tf.random.stateless_normal(SHAPE, (0, 1))
-    (kept,) = survivors(prune_and_regrow_from_zero, [tf.ones(SHAPE)], [scores], 0.5)
+    _, (kept,) = prune_and_regrow_from_zero([tf.ones(SHAPE)], Scores([scores], [scores]), 0.5)
     assert tf.reduce_all(kept == 1)
 
 
 @pytest.mark.parametrize("update", [prune_and_regrow_per_layer, prune_and_regrow_elsewhere])
 def test_by_default_all_that_is_active_keeps_its_value(update):
-    assert survivors(update, [tf.ones([2])], [tf.ones([2])], 0.5) is None
+    scores = Scores([tf.constant([3.0, 2.0, 1.0])], [tf.constant([1.0, 3.0, 2.0])])
+    masks, kept = update([tf.constant([1.0, 1.0, 0.0])], scores, 0.5)
+    assert kept is masks
 
 
 def test_bernoulli_growth_takes_each_zero_whose_number_is_small_enough():
@@ -264,7 +268,7 @@ def test_bernoulli_growth_takes_each_zero_whose_number_is_small_enough():
     def check(seed, drop):
         mask, drop_scores, _ = scores_and_mask(seed)
         drawn = np.random.default_rng(seed).uniform(size=mask.shape).astype(np.float32)
-        updated = regrow(mask, drop_scores, drawn, tf.constant(drop / 20, tf.float64)).numpy()
+        updated = regrow(mask, drop_scores, drawn, tf.constant(drop / 20, tf.float64))[0].numpy()
         num_drop = math.ceil(drop / 20 * int(mask.sum()))
         kept = reference.mark_largest(drop_scores, int(mask.sum()) - num_drop, mask > 0)
         zeros = int((kept == 0).sum())
@@ -278,14 +282,15 @@ def test_bernoulli_growth_keeps_the_number_on_average_and_dense_layers_dense():
     shape = (100, 100)
     mask = exact_mask(shape, 0.3, (0, 1))
     counts = [
-        int(tf.reduce_sum(prune_and_regrow_bernoulli([mask], [mask], [drawn], 0.5)[0]))
+        int(tf.reduce_sum(prune_and_regrow_bernoulli([mask], Scores([mask], [drawn]), 0.5)[0][0]))
         for drawn in (tf.random.stateless_uniform(shape, (2, i)) for i in range(5))
     ]
     # 1500 are expected to grow; one draw's standard deviation is below sqrt(1500) = 39.
     assert abs(np.mean(counts) - 3000) < 4 * 39 / math.sqrt(5)
     assert len(set(counts)) > 1
     dense, drawn = tf.ones(SHAPE), tf.random.stateless_uniform(SHAPE, (3, 0))
-    assert tf.reduce_all(prune_and_regrow_bernoulli([dense], [drawn], [drawn], 0.5)[0] == 1)
+    (updated,), _ = prune_and_regrow_bernoulli([dense], Scores([drawn], [drawn]), 0.5)
+    assert tf.reduce_all(updated == 1)
 
 
 @settings(max_examples=30)
@@ -300,8 +305,8 @@ def test_pruning_only_drops_and_to_the_number_asked_for(seed, sparsity):
 def test_pruning_globally_ranks_all_layers_as_one_and_per_layer_each():
     masks = [tf.ones([2, 4]), tf.ones([8])]
     scores = [tf.reshape(tf.range(8.0), [2, 4]), tf.range(8.0) + 100]
-    counts = [int(tf.reduce_sum(m)) for m in prune_globally(masks, scores, 0.75)]
+    counts = [int(tf.reduce_sum(m)) for m in prune_globally(masks, Scores(scores), 0.75)[0]]
     assert counts == [0, 4]
-    counts = [int(tf.reduce_sum(m)) for m in prune_per_layer(masks, scores, 0.75)]
+    counts = [int(tf.reduce_sum(m)) for m in prune_per_layer(masks, Scores(scores), 0.75)[0]]
     assert counts == [2, 2]
-    assert prune_per_layer(masks, scores, 0.99)[1].numpy().tolist() == [0] * 7 + [1]
+    assert prune_per_layer(masks, Scores(scores), 0.99)[0][1].numpy().tolist() == [0] * 7 + [1]

@@ -251,7 +251,7 @@ class SlowTraining:
             images = generator(latents, training=True)
             loss = -tf.reduce_mean(self.gan.discriminator(images, training=True))
         gradients = self._descend(generator, tape, loss)
-        if self._settings.explores(step)["generator"]:
+        if self._settings.due(step)["generator"]:
             drop_fraction = self._settings.drop_fraction("generator", step)
             for layer in masked_layers(generator):
                 layer.assign_mask(
