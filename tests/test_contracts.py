@@ -250,7 +250,7 @@ class Forgetful(OrthogonalRegularization):
 
 def test_regularisations_are_tried():
     Algorithm(total_steps=1, generator_regularization=OrthogonalRegularization())
-    with pytest.raises(InputError, match="generator_regularization's gradients.*for 2 variables"):
+    with pytest.raises(InputError, match=r"generator_regularization's gradients.*for 2 variables"):
         Algorithm(total_steps=1, generator_regularization=Forgetful())
 
 
@@ -280,8 +280,8 @@ class PlainRule(TopologyRule):
     grow_scores = criteria.gradient_magnitude
     update = topology.prune_and_regrow_globally
 
-    def next_due(self, step, total_steps):
-        return step + 4 if step + 4 < total_steps else None
+    def is_due(self, step, total_steps):
+        return step % 4 == 0 and step < total_steps
 
     def amount(self, state):
         return 0.5 * state.progress
@@ -297,8 +297,8 @@ def test_a_rule_as_documented_works():
     rule = PlainRule()
     Algorithm(total_steps=20, generator_exploration=rule)
     assert rule.num_updates(20) == 4
-    assert [step for step in range(1, 21) if rule.is_due(step, 20)] == [4, 8, 12, 16]
-    assert "by PlainRule.next_due" in rule.description(20, None)
+    assert [rule.next_due(step, 20) for step in (0, 4, 15, 16)] == [4, 8, 16, None]
+    assert "4 topology updates, when PlainRule.is_due says so" in rule.description(20, None)
     assert num_dense_gradients(rule, 0, 20, 20) == 4
 
 
@@ -330,7 +330,8 @@ def test_a_rule_that_breaks_its_contract_is_refused():
     refused(r"Broken.amount must be `\(state\) -> amount`.* 'half'", amount=lambda _, state: "half")
     refused("Broken.amount must be.*returned nan", amount=lambda _, state: float("nan"))
     refused("Broken.amount must be.*too many", amount=lambda _: 0.5)
-    refused("Broken.next_due must be.*returned 2.5", next_due=lambda *_: 2.5)
+    refused("Broken.is_due must be.*returned None", is_due=lambda *_: None)
+    refused("Broken.next_due must be.*returned 3", next_due=lambda *_: 3)
     refused("Broken.update.*other than a pair", update=lambda masks, scores, amount: None)
     refused("Broken.drop_scores = @two_arguments must be", drop_scores=two_arguments)
     refused("Broken.gradient_momentum must be in", gradient_momentum=2)

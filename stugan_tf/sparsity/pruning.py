@@ -124,6 +124,10 @@ class GradualPruning(TopologyRule):
             raise trial.refusal(f"its sparsities go from {min(wanted):.4g} to {max(wanted):.4g}")
         return prunes, sparsities
 
+    def is_due(self, step, total_steps):
+        """Whether the network becomes sparser at generator step `step`, counted from 1."""
+        return self.next_due(step - 1, total_steps) == step
+
     def next_due(self, step, total_steps):
         """The first step after `step` at which the network becomes sparser, or None."""
         steps, _ = self._updates(total_steps)

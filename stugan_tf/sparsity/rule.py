@@ -29,7 +29,7 @@ class TrainingState(NamedTuple):
 class TopologyRule(abc.ABC):
     """When the masks of one network change, and how.
 
-    The host asks `next_due` and `amount`; the compiled `update` does the work, on scores by
+    The host asks `is_due` and `amount`; the compiled `update` does the work, on scores by
     `drop_scores` and `grow_scores`. A rule keeps no state: a resumed run asks the same questions
     again. One of your own:
 
@@ -38,8 +38,8 @@ class TopologyRule(abc.ABC):
             grow_scores = gradient_magnitude
             update = prune_and_regrow_globally
 
-            def next_due(self, step, total_steps):
-                return step + 100 if step + 100 < total_steps else None
+            def is_due(self, step, total_steps):
+                return step % 100 == 0 and step < total_steps
 
             def amount(self, state):
                 return 0.1 * state.progress
@@ -74,8 +74,8 @@ class TopologyRule(abc.ABC):
                 setattr(cls, name, staticmethod(value))
 
     @abc.abstractmethod
-    def next_due(self, step, total_steps):
-        """The first generator step after `step` at which an update may happen, or None."""
+    def is_due(self, step, total_steps):
+        """Whether an update may happen at generator step `step`, counted from 1."""
 
     @abc.abstractmethod
     def amount(self, state):
@@ -102,9 +102,12 @@ class TopologyRule(abc.ABC):
             weights become zero.
         """
 
-    def is_due(self, step, total_steps):
-        """Whether an update may happen at generator step `step`, counted from 1."""
-        return self.next_due(step - 1, total_steps) == step
+    def next_due(self, step, total_steps):
+        """The first step after `step` at which an update may happen, or None."""
+        later = range(step + 1, total_steps + 1)
+        return next(
+            (later_step for later_step in later if self.is_due(later_step, total_steps)), None
+        )
 
     def num_updates(self, total_steps):
         """How many updates a training of `total_steps` generator steps makes, at most."""
@@ -116,7 +119,7 @@ class TopologyRule(abc.ABC):
     @property
     def when(self):
         """When it is due, in a few words."""
-        return f"by {type(self).__name__}.next_due"
+        return f"when {type(self).__name__}.is_due says so"
 
     def logged_drop_fraction(self, progress):
         """The drop fraction at `progress` for logs; None if there is none to log."""
@@ -153,15 +156,19 @@ def check_rule(name, rule, total_steps):
     if rule.drop_fraction is not None:
         check_drop_fraction(f"{kind}.drop_fraction", rule.drop_fraction)
     check_fraction(f"{kind}.gradient_momentum", rule.gradient_momentum)
+    trial = Trial(f"{kind}.is_due", rule.is_due, "`(step, total_steps) -> bool`")
+    answer = trial.of(step=1, total_steps=total_steps)
+    if not isinstance(answer, (bool, np.bool_)):
+        raise trial.refusal(f"at step 1 it returned {answer!r}")
     trial = Trial(
         f"{kind}.next_due",
         rule.next_due,
-        "`(step, total_steps) -> step`, the first later step that is due, an integer, or None",
+        "`(step, total_steps) -> step`, the first later step at which is_due is True, or None",
     )
     due = trial.of(step=0, total_steps=total_steps)
     if due is None:
         return  # Never due: a training says so, with the advice that fits it.
-    if isinstance(due, bool) or not isinstance(due, int) or due < 1:
+    if not isinstance(due, int) or not rule.is_due(due, total_steps):
         raise trial.refusal(f"after step 0 it returned {due!r}")
     trial = Trial(
         f"{kind}.amount", rule.amount, "`(state) -> amount`, a number, a list of numbers, or None"
