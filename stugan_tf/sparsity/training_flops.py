@@ -153,13 +153,13 @@ def constant_stretch(generator, discriminator, algorithm, first=0, last=None):
     Args:
         generator: `Cost`.
         discriminator: `Cost`.
-        algorithm: an `Algorithm`; its explorations say which gradients are dense.
+        algorithm: an `Algorithm`; its topology rules say which gradients are dense.
         first: steps done before it.
         last: the last step of it; None is that of the training.
     """
     last = algorithm.total_steps if last is None else last
     dense_gradients = (
-        num_dense_gradients(algorithm.explorations[name], first, last, algorithm.total_steps)
+        num_dense_gradients(algorithm.topology_rules[name], first, last, algorithm.total_steps)
         for name in ("generator", "discriminator")
     )
     return Stretch(last - first, generator, discriminator, *dense_gradients)

@@ -22,8 +22,6 @@ class Algorithm:
 
     Attributes:
         total_steps: generator steps of the whole training.
-        length: a factor of `total_steps`, which becomes the product: 5 makes of any training
-            ITOP's 5x, with the same intervals and with schedules over the longer run.
         batch_size: real images, and as many generated, of one discriminator update; global.
         generator_batch_size: generated images of one generator update; global.
         accumulation_steps: into how many micro-batches both batches are cut. Their gradients are
@@ -65,7 +63,6 @@ class Algorithm:
     balance_ratio: BalanceRatio | None = None
     average_decay: float = 0.999
     average_start: int = 0
-    length: int = 1
 
     def __post_init__(self):
         """Checks the values."""
@@ -75,12 +72,8 @@ class Algorithm:
             "generator_batch_size",
             "accumulation_steps",
             "discriminator_steps",
-            "length",
         ):
             check_positive(f"Algorithm.{name}", getattr(self, name))
-        # So that a copy of this one with other settings is as long.
-        object.__setattr__(self, "total_steps", self.length * self.total_steps)
-        object.__setattr__(self, "length", 1)
         self.check_replicas(1)
         check_instance("Algorithm.loss", self.loss, Loss)
         if self.augmentation is not None:
@@ -92,12 +85,12 @@ class Algorithm:
                 )
         if self.balance_ratio is not None:
             check_instance("Algorithm.balance_ratio", self.balance_ratio, BalanceRatio)
-        for name, exploration in self.explorations.items():
-            if exploration is not None:
-                check_instance(f"Algorithm.{name}_exploration", exploration, TopologyRule)
-                if exploration.needs_balance_ratio and self.balance_ratio is None:
+        for name, rule in self.topology_rules.items():
+            if rule is not None:
+                check_instance(f"Algorithm.{name}_exploration", rule, TopologyRule)
+                if rule.needs_balance_ratio and self.balance_ratio is None:
                     raise InputError(
-                        f"Algorithm.{name}_exploration, a {type(exploration).__name__}, goes by "
+                        f"Algorithm.{name}_exploration, a {type(rule).__name__}, goes by "
                         "the balance ratio, which nothing measures: set Algorithm.balance_ratio = "
                         "@BalanceRatio()."
                     )
@@ -135,41 +128,58 @@ class Algorithm:
         }
 
     @property
-    def explorations(self):
-        """The exploration, or None, of each network by name."""
+    def topology_rules(self):
+        """The `TopologyRule`, or None, of each network by name."""
         return {
             "generator": self.generator_exploration,
             "discriminator": self.discriminator_exploration,
         }
 
-    def explores(self, step):
-        """Which networks change their topology in `step`, by name."""
+    def changes_topology(self, step):
+        """Which networks may change their topology in `step`: {name: bool}."""
         return {
-            name: exploration is not None and exploration.is_due(step, self.total_steps)
-            for name, exploration in self.explorations.items()
+            name: rule is not None and rule.is_due(step, self.total_steps)
+            for name, rule in self.topology_rules.items()
         }
 
-    def next_exploration(self, step):
-        """The first step after `step` that changes a topology, or None."""
+    def next_topology_update(self, step):
+        """The first step after `step` that may change a topology, or None."""
         steps = (
-            exploration.next_due(step, self.total_steps)
-            for exploration in self.explorations.values()
-            if exploration is not None
+            rule.next_due(step, self.total_steps)
+            for rule in self.topology_rules.values()
+            if rule is not None
         )
         return min((step for step in steps if step is not None), default=None)
 
     def progress(self, step):
         """How far `step` is through the training, counted in discriminator updates, in (0, 1]."""
-        updates = self.discriminator_steps * (step - 1) + self.generator_position
-        return updates / (self.discriminator_steps * self.total_steps)
+        return (self.last_update(step) + 1) / (self.discriminator_steps * self.total_steps)
+
+    def last_update(self, step):
+        """The number, from 0, of the discriminator update before the generator's in `step`."""
+        return self.discriminator_steps * (step - 1) + self.generator_position - 1
 
     def drop_fraction(self, name, step):
         """The drop fraction p of one network at `step`; None if it does not explore."""
-        exploration = self.explorations[name]
-        if not isinstance(exploration, Exploration):
+        rule = self.topology_rules[name]
+        if not isinstance(rule, Exploration):
             return None
-        return exploration.drop_fraction(self.progress(step))
+        return rule.drop_fraction(self.progress(step))
 
     def moment(self, step, density, balance_ratio=None):
         """The `Moment` after `step` of a network of that density."""
         return Moment(step, self.total_steps, self.progress(step), density, balance_ratio)
+
+
+@gin.configurable
+def longer(factor=gin.REQUIRED):
+    """The `Algorithm` as configured, but for a longer training: ITOP's 5x (Liu et al. 2021).
+
+    Intervals between topology updates stay, and schedules span the longer training.
+
+    Args:
+        factor: how many times as many steps, a positive integer.
+    """
+    check_positive("longer.factor", factor)
+    algorithm = Algorithm()
+    return dataclasses.replace(algorithm, total_steps=factor * algorithm.total_steps)
