@@ -257,5 +257,7 @@ def test_a_setting_that_is_gone_passes_where_it_did_nothing():
     """Each former run notes it in its config.gin."""
     config.parse_gin(bindings=["Algorithm.length = 1"])
     config.check_all_used()
-    with pytest.raises(InputError, match=r"--gin_param=.*: Algorithm\.length is gone: write `train"):
+    with pytest.raises(
+        InputError, match=r"--gin_param=.*: Algorithm\.length is gone: write `train"
+    ):
         config.parse_gin(bindings=["Algorithm.length = 5"])
