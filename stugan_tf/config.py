@@ -20,6 +20,7 @@ import gin
 from gin import config_parser
 
 from stugan_tf.errors import InputError, UserError
+from stugan_tf.former_settings import does_nothing
 
 # Gin has no public way to list what is registered, nor to read what was called.
 _REGISTRY = gin.config._REGISTRY
@@ -314,6 +315,8 @@ def _check_callable_by_gin(configurable):
 def _bind(statement, where):
     scope, selector, parameter, value, _ = statement
     with _located(where):
+        if does_nothing(f"{selector}.{parameter}", value):
+            return
         if parameter:
             configurable = _match(selector)
             _check_parameter(configurable, parameter)

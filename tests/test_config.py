@@ -251,3 +251,13 @@ def test_a_part_is_configured_on_its_own_and_leaves_no_trace():
     assert (loss(), decay()) == (0.5, 1.0)
     assert "loss.margin = %LIMIT" in config.operative_config()
     config.check_all_used()
+
+
+def test_a_setting_that_is_gone_passes_where_it_did_nothing():
+    """Each former run notes it in its config.gin."""
+    config.parse_gin(bindings=["Algorithm.length = 1"])
+    config.check_all_used()
+    with pytest.raises(
+        InputError, match=r"--gin_param=.*: Algorithm\.length is gone: write `train"
+    ):
+        config.parse_gin(bindings=["Algorithm.length = 5"])

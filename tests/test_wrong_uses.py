@@ -1051,7 +1051,7 @@ WRONG_USES = {
         ),
         WrongUse(
             "checkpoints of another model",
-            ("of another model", "averaged/000", "(8, 128)", "(8, 256)"),
+            ("of another model", "generator/l1/kernel", "(8, 128)", "(8, 256)"),
             prepare=_edited_config,
             shown="--workdir=runs/mine",
         ),

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.extraction import run
-from stugan_tf.layers.masked import all_layers, masked_layers
+from stugan_tf.layers.masked import all_layers
+from stugan_tf.layers.moving import undisturbed
 from stugan_tf.randomness import draw_latents, fold
 
 BATCH_NORMS = ("inference", "batch", "standing")
@@ -148,12 +149,9 @@ class Sampler:
 
     def _pass(self, latents, labels, training):
         """Images of one block, and its batch norms' variables as the pass left them."""
-        variables = self._moving if training else []
-        former = [tf.identity(variable) for variable in variables]
-        images = self._gan.generate(latents, labels, training=training, averaged=self._averaged)
-        statistics = [tf.identity(variable) for variable, _ in self._statistics]
-        for variable, value in zip(variables, former, strict=True):
-            variable.assign(value)
+        with undisturbed(self._model) if training else contextlib.nullcontext():
+            images = self._gan.generate(latents, labels, training=training, averaged=self._averaged)
+            statistics = [tf.identity(variable) for variable, _ in self._statistics]
         return tf.cast(images, tf.float32), statistics
 
     @contextlib.contextmanager
@@ -166,8 +164,7 @@ class Sampler:
         if self._batch_norm != "standing":
             yield
             return
-        former = [variable.numpy() for variable, _ in self._statistics]
-        try:
+        with undisturbed(self._model):
             for variable, _ in self._statistics:
                 variable.assign(tf.zeros_like(variable))
             passes = [self._train(fold(seed, block)) for block in range(NUM_STANDING)]
@@ -175,16 +172,6 @@ class Sampler:
                 # Begun at zero, a pass moved them 1 - momentum of the way to its own.
                 variable.assign(sum(moved) / (NUM_STANDING * (1 - momentum)))
             yield
-        finally:
-            for (variable, _), value in zip(self._statistics, former, strict=True):
-                variable.assign(value)
-
-    @functools.cached_property
-    def _moving(self):
-        """What a pass in training mode assigns, seeds of layers that draw numbers included."""
-        masks = {id(layer.kernel_mask) for layer in masked_layers(self._model)}
-        variables = self._model.non_trainable_variables
-        return [variable.value for variable in variables if id(variable) not in masks]
 
     @functools.cached_property
     def _statistics(self):

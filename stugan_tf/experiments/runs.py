@@ -74,10 +74,11 @@ def _total_steps(workdir):
         text = (workdir / "config.gin").read_text()
     except FileNotFoundError:
         return None
-    found = dict(re.findall(r"^Algorithm\.(total_steps|length) = (\d+)$", text, re.MULTILINE))
-    if "total_steps" not in found:  # It is a macro.
+    pattern = r"^(Algorithm\.total_steps|longer\.factor) = (\d+)$"
+    found = dict(re.findall(pattern, text, re.MULTILINE))
+    if "Algorithm.total_steps" not in found:  # It is a macro.
         return None
-    return int(found["total_steps"]) * int(found.get("length", 1))
+    return int(found["Algorithm.total_steps"]) * int(found.get("longer.factor", 1))
 
 
 def _duration(seconds):

@@ -140,16 +140,6 @@ def all_layers(model):
     return list({id(layer): layer for layer in model._flatten_layers()}.values())
 
 
-def moving_variables(model):
-    """What a forward pass in training mode may assign: moving statistics, singular vectors."""
-    masks = {id(layer.kernel_mask) for layer in masked_layers(model)}
-    return [
-        variable.value
-        for variable in model.non_trainable_variables
-        if id(variable) not in masks and variable.value.dtype.is_floating
-    ]
-
-
 def set_execution(model, execution):
     """Sets how all masked layers of a model compute; functions already traced keep their way.
 

@@ -165,8 +165,8 @@ class Phases:
 
     def check(self, training):
         """Raises InputError if a training, built as any phase wants it, does not fit the method."""
-        for network, exploration in training.algorithm.rules.items():
-            if exploration is not None:
+        for network, rule in training.algorithm.topology_rules.items():
+            if rule is not None:
                 raise InputError(
                     f"{self.name} keeps masks as they are within a phase, but "
                     f"Algorithm.{network}_exploration is set. Set it to None."

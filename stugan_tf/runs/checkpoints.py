@@ -1,10 +1,12 @@
 """Checkpoints that survive kills and bad disks: written aside, verified, renamed.
 
-Each is a folder `step_NNNNNNNN` with TensorFlow's files and `checkpoint.json`: step, time, score
-and the SHA-256 of every file. A folder of that name is complete, because it gets its name last and
+Each is a folder `step_NNNNNNNN` with TensorFlow's files and `checkpoint.json`: format, step, time,
+score and the SHA-256 of each file. Variables are named by their path. In format 1, which had no
+number yet, they were named by their position; it is read through a table of those. A folder of that name is complete, because it gets its name last and
 loses it first: other processes may read it meanwhile.
 """
 
+import collections
 import contextlib
 import hashlib
 import json
@@ -22,6 +24,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
 
 _FOLDER = re.compile(r"step_(\d{8,})")
+FORMAT = 2
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # How TensorFlow ends the name of a variable.
 
 
@@ -40,8 +43,7 @@ class Checkpoints:
         if keep < 1:
             raise InputError(f"train.keep_checkpoints must be at least 1, got {keep}.")
         self._directory = pathlib.Path(directory)
-        # TensorFlow would escape slashes, and dots too.
-        self._variables = {name.replace("/", "-"): variable for name, variable in variables.items()}
+        self._variables = dict(variables)
         self._checkpoint = tf.train.Checkpoint(**self._variables)
         self._keep = keep
         self._keep_start = keep_start
@@ -89,6 +91,7 @@ class Checkpoints:
         try:
             self._checkpoint.write(str(temporary / "state"))
             manifest = {
+                "format": FORMAT,
                 "step": step,
                 "time": time.time(),
                 "score": score,
@@ -131,36 +134,55 @@ class Checkpoints:
         """Restores one checkpoint, after comparing it with its checksums.
 
         Raises:
-            InputError: if it is damaged or holds other variables than this run.
+            InputError: if it is damaged, holds other variables than this run, or is of a format
+                that is not known here.
         """
         path = self._path(step)
         manifest = self._read_manifest(step)
+        written_as = manifest.get("format", 1)
+        if written_as not in (1, FORMAT):
+            raise InputError(
+                f"The checkpoint {path} is of format {written_as!r}, but this version reads 1 to "
+                f"{FORMAT}. Use the version of stugan_tf that wrote it, or a later one."
+            )
         for name, expected in manifest.get("sha256", {"state.index": None}).items():
             if not (path / name).is_file() or _sha256(path / name) != expected:
                 raise DamagedCheckpointError(
                     f"The checkpoint {path} is damaged: {name} is not as written."
                 )
-        self._check_same_variables(path)
-        status = self._checkpoint.read(str(path / "state"))
-        status.assert_consumed()
+        names = {name: name for name in self._variables}
+        checkpoint = self._checkpoint
+        if written_as == 1:
+            names = {
+                name: former.replace("/", "-") for name, former in names_by_position(names).items()
+            }
+            checkpoint = tf.train.Checkpoint(
+                **{former: self._variables[name] for name, former in names.items()}
+            )
+        self._check_same_variables(path, names)
+        checkpoint.read(str(path / "state")).assert_consumed()
 
-    def _check_same_variables(self, path):
+    def _check_same_variables(self, path, names):
+        """Raises InputError unless the file has our variables, `names` of which it calls so."""
         # TensorFlow itself would say this in several hundred lines.
-        stored = dict(tf.train.list_variables(str(path / "state")))
-        stored = {
-            name.removesuffix(_VALUE): tuple(shape)
-            for name, shape in stored.items()
-            if name.endswith(_VALUE) and not name.startswith("save_counter")
-        }
+        ours_of = {called: name for name, called in names.items()}
+        stored = {}
+        for key, shape in tf.train.list_variables(str(path / "state")):
+            if key.endswith(_VALUE) and not key.startswith("save_counter"):
+                name = _unescaped(key.removesuffix(_VALUE))
+                stored[ours_of.get(name, name)] = tuple(shape)
         ours = {name: tuple(variable.shape) for name, variable in self._variables.items()}
         if stored != ours:
-            different = sorted(dict(stored.items() ^ ours.items()))
+            different = [name for name in {**ours, **stored} if stored.get(name) != ours.get(name)]
             first = different[0]
+            there, here = (
+                f"shape {shapes[first]}" if first in shapes else "no such variable"
+                for shapes in (stored, ours)
+            )
             raise InputError(
-                f"The checkpoint {path} is of another model: {len(different)} variables differ, "
-                f"the first is {first.replace('-', '/')} with shape {stored.get(first)} there and "
-                f"{ours.get(first)} here. Use the configuration that wrote it, or another "
-                "--workdir."
+                f"The checkpoint {path} is of another model: {len(different)} variables differ. "
+                f"The first is {first}, with {there} there and {here} here. Use the configuration "
+                "that wrote it, or another --workdir."
             )
 
     def _remove_old(self, newest):
@@ -189,6 +211,43 @@ class Checkpoints:
 
 class DamagedCheckpointError(InputError):
     """A checkpoint is not as it was written."""
+
+
+# How format 1 named the variables of a group: by their position in it.
+_GROUPS = {
+    "generator": "generator",
+    "discriminator": "discriminator",
+    "averaged": "averaged",
+    "averaged_seen": "averaged_seen",
+    "generator_optimizer": "generator_optimizer",
+    "discriminator_optimizer": "discriminator_optimizer",
+    "topology/generator": "exploration/generator",
+    "topology/discriminator": "exploration/discriminator",
+}
+
+
+def names_by_position(names):
+    """The names that variables had in format 1.
+
+    Args:
+        names: those of all variables of a training; of each group in the order of its variables.
+
+    Returns:
+        {name: former name}, such as {'generator/block2_c1/kernel': 'generator/017'}.
+    """
+    former, counts = {}, collections.Counter()
+    for name in names:
+        former[name] = name
+        for group, called in _GROUPS.items():
+            if name.startswith(f"{group}/"):
+                former[name] = f"{called}/{counts[group]:03d}"
+                counts[group] += 1
+    return former
+
+
+def _unescaped(name):
+    """A name that TensorFlow wrote, in which `.S` is a slash and `..` a dot."""
+    return re.sub(r"\.([.S])", lambda match: "/" if match.group(1) == "S" else ".", name)
 
 
 def _sha256(path):

@@ -38,7 +38,7 @@ from stugan_tf.runs.workdir import check_space, claimed
 MOST_ROWS = 16  # of classes in a sample grid; of more it shows some, drawn at random
 
 
-@gin.configurable("train", denylist=["source", "strategy", "gan", "algorithm"])
+@gin.configurable("train", denylist=["source", "strategy", "gan"])
 class Training:
     """One training: built by the constructor, started or resumed by `run`."""
 
@@ -72,7 +72,7 @@ class Training:
             source: a `stugan_tf.data` source.
             strategy: a `tf.distribute.Strategy`.
             gan: `(image_shape, num_classes, seed) -> GAN`.
-            algorithm: `() -> Algorithm`.
+            algorithm: `() -> Algorithm`, such as `training.algorithm.longer`.
             seed: of masks, weights, data order and noise.
             jit_compile: True, False or 'auto', which compiles on accelerators.
             execution: 'dense', 'sparse' or 'auto': how masked layers compute on a CPU, see
@@ -99,6 +99,7 @@ class Training:
             best_by: the metric that marks the checkpoint to keep as best.
             patience: ends the run after so many evaluations in a row without a new best.
         """
+        check_function("train.algorithm", algorithm)
         check_natural("train.seed", seed)
         check_execution("train.execution", execution)
         check_bool("train.rematerialize", rematerialize)
@@ -154,12 +155,12 @@ class Training:
 
     def _check_schedules(self):
         total = self.algorithm.total_steps
-        for name, exploration in self.algorithm.rules.items():
-            if exploration is not None and not exploration.num_updates(total):
+        for name, rule in self.algorithm.topology_rules.items():
+            if rule is not None and not rule.num_updates(total):
                 raise InputError(
-                    f"The {name}'s topology is to change {exploration.when}, but the training of "
+                    f"The {name}'s topology is to change {rule.when}, but the training of "
                     f"{total} steps has no step for it. Lower "
-                    f"{type(exploration).__name__}.update_interval, or set Algorithm."
+                    f"{type(rule).__name__}.update_interval, or set Algorithm."
                     f"{name}_exploration = None for a static topology."
                 )
 
@@ -185,9 +186,14 @@ class Training:
         """Whether updates add up gradients in variables."""
         return self._steps.keeps_gradients
 
+    @property
+    def players(self):
+        """The `Player` of each network by name."""
+        return self._steps.players
+
     def state(self):
         """All variables that a checkpoint holds, by unique name."""
-        return {**self.gan.state(), **self._steps.state()}
+        return self._steps.state()
 
     @property
     def is_chief(self):
@@ -210,7 +216,7 @@ class Training:
         """
         self._steps.restart()
         for name, of_layers in masks.items():
-            self._steps.explorers[name].restart(of_layers)
+            self.players[name].explorer.restart(of_layers)
         self.gan.averaged.remask()
 
     def run(self, workdir, config, begin=lambda training: {}, label="", keep_start=False):
@@ -287,11 +293,11 @@ class Training:
             ended = self._ends_early(monitor, step)
             while step < total and not ended:
                 num_steps = self._until_next_event(step)
-                explores = self.algorithm.due(step + num_steps)
+                changes = self.algorithm.changes_topology(step + num_steps)
                 former = {
-                    name: [tf.identity(layer.kernel_mask.value) for layer in explorer.layers]
-                    for name, explorer in self._steps.explorers.items()
-                    if explores[name]
+                    name: [tf.identity(layer.kernel_mask.value) for layer in player.explorer.layers]
+                    for name, player in self.players.items()
+                    if changes[name]
                 }
                 with self._reading():
                     self._steps.run(iterator, step, num_steps)
@@ -334,9 +340,9 @@ class Training:
         """How many steps to run before something else is due."""
         events = [step + self._steps_per_execution, self.algorithm.total_steps]
         events += [step - step % every + every for every in self._every.values() if every]
-        exploration = self.algorithm.next_topology_update(step)
-        if exploration is not None:
-            events.append(exploration)
+        topology_update = self.algorithm.next_topology_update(step)
+        if topology_update is not None:
+            events.append(topology_update)
         return min(events) - step
 
     def _is_due(self, what, step):
@@ -422,14 +428,14 @@ class Training:
     def _exploration_rates(self):
         """R_s of the networks that explore."""
         return {
-            f"{name}_exploration_rate": float(exploration_rate(explorer.ever_active)[1])
-            for name, explorer in self._steps.explorers.items()
-            if explorer.rule is not None
+            f"{name}_exploration_rate": float(exploration_rate(player.explorer.ever_active)[1])
+            for name, player in self.players.items()
+            if player.rule is not None
         }
 
     def _topology(self, name, former_masks):
         """What a topology update did: drop fraction, churn, R_s and density, also per layer."""
-        explorer = self._steps.explorers[name]
+        explorer = self.players[name].explorer
         rates, _ = exploration_rate(explorer.ever_active)
         masks = [layer.kernel_mask.value for layer in explorer.layers]
         flat = [tf.concat([tf.reshape(m, [-1]) for m in ms], 0) for ms in (former_masks, masks)]

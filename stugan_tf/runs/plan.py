@@ -40,11 +40,11 @@ def describe(training):
             f"rematerialisation: backward passes run {' and '.join(numbers)} once more, which the "
             "full count of FLOPs below holds for a forward pass"
         )
-    for name, exploration in algorithm.rules.items():
-        if exploration is None:
+    for name, rule in algorithm.topology_rules.items():
+        if rule is None:
             lines.append(f"{name}: the topology does not change")
             continue
-        description = exploration.description(algorithm.total_steps, algorithm.progress)
+        description = rule.description(algorithm.total_steps, algorithm.progress)
         lines.append(f"{name}: {description}")
     if algorithm.balance_ratio is not None:
         lines.append(f"balance ratio: {algorithm.balance_ratio}")
@@ -131,7 +131,7 @@ def memory_estimate(gan, algorithm, num_replicas=1, keeps_gradients=False):
     of_discriminator, of_generator = _activations(gan)
     trainable = {name: _size(network.trainable_variables) for name, network in networks.items()}
     masks = {name: 4 * count_weights(network).maskable for name, network in networks.items()}
-    explored = [name for name, found in algorithm.rules.items() if found is not None]
+    changing = [name for name, rule in algorithm.topology_rules.items() if rule is not None]
     share = algorithm.accumulation_steps * num_replicas
     return {
         "parameters": sum(trainable.values()),
@@ -142,7 +142,7 @@ def memory_estimate(gan, algorithm, num_replicas=1, keeps_gradients=False):
             v for optimizer in gan.optimizers.values() for v in optimizer.variables
         ),
         "averaged generator": _size(gan.averaged.model.variables) + masks["generator"] // 4,
-        "exploration": sum(masks.values()) + sum(masks[name] for name in explored),
+        "exploration": sum(masks.values()) + sum(masks[name] for name in changing),
         "gradients": max(trainable.values()) + keeps_gradients * sum(trainable.values()),
         "activations of one micro-batch": max(
             algorithm.batch_size // share * of_discriminator,

@@ -9,6 +9,7 @@ import tempfile
 from stugan_tf import files
 from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
+from stugan_tf.former_settings import is_of_nothing
 
 # A run may be resumed with other values of these: they do not change what is computed, but for the
 # rounding of another execution.
@@ -115,4 +116,8 @@ def fixed_lines(config):
     """The lines of a configuration that decide what is computed."""
     free = tuple(f"train.{name} " for name in FREE)
     lines = (line.rstrip() for line in config.splitlines())
-    return [line for line in lines if line and line[0] != "#" and not line.startswith(free)]
+    return [
+        line
+        for line in lines
+        if line and line[0] != "#" and not line.startswith(free) and not is_of_nothing(line)
+    ]

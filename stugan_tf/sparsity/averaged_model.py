@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from stugan_tf.layers.masked import masked_layers
+from stugan_tf.layers.paths import names_of
 from stugan_tf.sparsity.averaging import Average
 
 
@@ -60,6 +61,16 @@ class AveragedModel:
             seen.assign(mask > 0)
         for mine, theirs in self._copied:
             mine.assign(theirs)
+
+    def state(self):
+        """All variables by unique name: of the copy, and what has entered the average."""
+        names = names_of(self.model)
+        named = dict(zip(names, self.model.variables, strict=True))
+        state = {f"averaged/{name}": variable.value for name, variable in named.items()}
+        by_variable = {id(variable): name for name, variable in named.items()}
+        for layer, seen in zip(masked_layers(self.model), self.seen, strict=True):
+            state[f"averaged_seen/{by_variable[id(layer.kernel)]}"] = seen
+        return state
 
     def update(self, decay):
         """One step of the average, after the optimizer and any exploration of the step.

@@ -25,8 +25,6 @@ class Algorithm:
 
     Attributes:
         total_steps: generator steps of the whole training.
-        length: a factor of `total_steps`, which becomes the product: 5 makes of any training
-            ITOP's 5x, with the same intervals and with schedules over the longer run.
         batch_size: real images, and as many generated, of one discriminator update; global.
         generator_batch_size: generated images of one generator update; global.
         accumulation_steps: into how many micro-batches both batches are cut. Their gradients are
@@ -68,7 +66,6 @@ class Algorithm:
     balance_ratio: BalanceRatio | None = None
     average_decay: float = 0.999
     average_start: int = 0
-    length: int = 1
 
     def __post_init__(self):
         """Checks the values."""
@@ -78,12 +75,8 @@ class Algorithm:
             "generator_batch_size",
             "accumulation_steps",
             "discriminator_steps",
-            "length",
         ):
             check_positive(f"Algorithm.{name}", getattr(self, name))
-        # So that a copy of this one with other settings is as long.
-        object.__setattr__(self, "total_steps", self.length * self.total_steps)
-        object.__setattr__(self, "length", 1)
         self.check_replicas(1)
         check_instance("Algorithm.loss", self.loss, Loss)
         check_loss("Algorithm.loss", self.loss)
@@ -96,7 +89,7 @@ class Algorithm:
                 check_regularization(setting, regularization)
         if self.balance_ratio is not None:
             check_instance("Algorithm.balance_ratio", self.balance_ratio, BalanceRatio)
-        for name, rule in self.rules.items():
+        for name, rule in self.topology_rules.items():
             if rule is not None:
                 setting = f"Algorithm.{name}_exploration"
                 check_instance(setting, rule, TopologyRule)
@@ -140,39 +133,56 @@ class Algorithm:
         }
 
     @property
-    def rules(self):
-        """The topology rule, or None, of each network by name."""
+    def topology_rules(self):
+        """The `TopologyRule`, or None, of each network by name."""
         return {
             "generator": self.generator_exploration,
             "discriminator": self.discriminator_exploration,
         }
 
-    def due(self, step):
-        """Which networks may change their topology in `step`, by name."""
+    def changes_topology(self, step):
+        """Which networks may change their topology in `step`: {name: bool}."""
         return {
             name: rule is not None and rule.is_due(step, self.total_steps)
-            for name, rule in self.rules.items()
+            for name, rule in self.topology_rules.items()
         }
 
     def next_topology_update(self, step):
         """The first step after `step` that may change a topology, or None."""
         steps = (
             rule.next_due(step, self.total_steps)
-            for rule in self.rules.values()
+            for rule in self.topology_rules.values()
             if rule is not None
         )
         return min((step for step in steps if step is not None), default=None)
 
     def progress(self, step):
         """How far `step` is through the training, counted in discriminator updates, in (0, 1]."""
-        updates = self.discriminator_steps * (step - 1) + self.generator_position
-        return updates / (self.discriminator_steps * self.total_steps)
+        return (self.last_update(step) + 1) / (self.discriminator_steps * self.total_steps)
+
+    def last_update(self, step):
+        """The number, from 0, of the discriminator update before the generator's in `step`."""
+        return self.discriminator_steps * (step - 1) + self.generator_position - 1
 
     def drop_fraction(self, name, step):
         """The drop fraction p of one network at `step`, for logs; None if there is none."""
-        rule = self.rules[name]
+        rule = self.topology_rules[name]
         return None if rule is None else rule.logged_drop_fraction(self.progress(step))
 
     def training_state(self, step, density, balance_ratio=None):
         """The `TrainingState` after `step`, for the rule of a network of that density."""
         return TrainingState(step, self.total_steps, self.progress(step), density, balance_ratio)
+
+
+@gin.configurable
+def longer(factor=gin.REQUIRED):
+    """The `Algorithm` as configured, but for a longer training: ITOP's 5x (Liu et al. 2021).
+
+    Intervals between topology updates stay, and schedules span the longer training.
+
+    Args:
+        factor: how many times as many steps, a positive integer.
+    """
+    check_positive("longer.factor", factor)
+    algorithm = Algorithm()
+    return dataclasses.replace(algorithm, total_steps=factor * algorithm.total_steps)

@@ -46,7 +46,12 @@ def balance_ratio(before, after, real):
 
 
 class BalanceMeter:
-    """The last measurements; its variables are created in the scope of a strategy."""
+    """The last measurements; its variables are created in the scope of a strategy.
+
+    Attributes:
+        before: variable for the mean logit of generated images that an update begins with, of this
+            replica. It is needed within a step alone.
+    """
 
     def __init__(self, settings):
         """Begins without a measurement.
@@ -56,6 +61,7 @@ class BalanceMeter:
         """
         self._window = tf.Variable(tf.zeros([settings.window]), trainable=False)
         self._count = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.before = tf.Variable(0.0, trainable=False)
 
     def append(self, ratio):
         """Takes in a measurement, in place of the oldest if the window is full; compiled."""
@@ -80,5 +86,5 @@ class BalanceMeter:
         return float(window[:count].mean(dtype="float64"))
 
     def state(self):
-        """The variables by name."""
+        """The variables that outlive a step, by name."""
         return {"window": self._window, "count": self._count}

@@ -234,21 +234,3 @@ class GAN:
         discriminator = self._computing(self.discriminator, training=True)
         inputs = [images, labels] if self.conditional else images
         return tf.cast(discriminator(inputs, training=True), tf.float32)
-
-    def state(self):
-        """All variables of the training by unique name."""
-        groups = {
-            "generator": self.generator.variables,
-            "discriminator": self.discriminator.variables,
-            "averaged": self.averaged.model.variables,
-            "averaged_seen": self.averaged.seen,
-            "generator_optimizer": self.generator_optimizer.variables,
-            "discriminator_optimizer": self.discriminator_optimizer.variables,
-        }
-        return {
-            f"{group}/{index:03d}": variable.value
-            if isinstance(variable, keras.Variable)
-            else variable
-            for group, variables in groups.items()
-            for index, variable in enumerate(variables)
-        }

@@ -9,6 +9,7 @@ import tensorflow as tf
 from stugan_tf.checks import check_above_zero, check_fraction
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import masked_layers
+from stugan_tf.layers.paths import names_of, unique
 from stugan_tf.training.learning_rates import check_schedule
 
 MOMENTS = ("dense", "active")
@@ -123,6 +124,31 @@ class MaskedAdam(keras.optimizers.Optimizer):
             moment *= alive
         self.assign(slot, moment)
         return moment
+
+    def state(self, model):
+        """All variables by unique name, such as `second_moment/block2_c1/kernel`.
+
+        Args:
+            model: the model that this was built for.
+
+        Returns:
+            {name: `tf.Variable`}.
+        """
+        # Keras makes the name of a slot of the path of its variable, slashes replaced.
+        prefixes = {
+            variable.path.replace("/", "_") + "_": name
+            for name, variable in zip(names_of(model), model.variables, strict=True)
+        }
+
+        def name_of(variable):
+            fitting = [prefix for prefix in prefixes if variable.name.startswith(prefix)]
+            if not fitting:
+                return variable.name
+            prefix = max(fitting, key=len)
+            return f"{variable.name.removeprefix(prefix)}/{prefixes[prefix]}"
+
+        names = unique(map(name_of, self.variables))
+        return {n: variable.value for n, variable in zip(names, self.variables, strict=True)}
 
     def get_config(self):
         """The arguments of the constructor."""

@@ -1,4 +1,4 @@
-"""Modified orthogonal regularisation (Brock et al. 2019, eq. 3): filters keep off one another.
+"""Modified orthogonal regularisation (Brock et al. 2019, eq. 3): it drives filters apart.
 
 R(W) = strength / 2 * |(W W') o (1 - I)|^2 with a row of W per output channel, or per entry of an
 embedding: the norms of the rows are free, which eq. 1 of the paper would hold at 1. The factor 1/2

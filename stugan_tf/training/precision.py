@@ -38,7 +38,7 @@ class LossScale:
 
     As in Keras' LossScaleOptimizer: halved when a gradient is not finite, and that update is left
     out; doubled after so many updates without. It is never below 1: a gradient that overflows
-    without help is none to skip but an error to report.
+    without help is an error to report, not an update to leave out.
     """
 
     def __init__(self, initial=2.0**15, growth_interval=2000):
@@ -58,6 +58,14 @@ class LossScale:
     def state(self):
         """The variables that outlive an update, by name."""
         return {"factor": self.factor, "num_good": self.num_good}
+
+    def scaled(self, loss):
+        """The loss to differentiate."""
+        return loss * self.factor
+
+    def unscaled(self, gradients):
+        """The gradients of the loss from those of `scaled`."""
+        return [gradient / self.factor for gradient in gradients]
 
     def update(self, loss, gradients):
         """Follows one update; returns whether it is to be made, a bool scalar.

@@ -224,9 +224,9 @@ def test_progress_is_read_from_metrics_and_the_configuration(tmp_path):
     lines = [{"step": 10, "time": 100.0}, {"step": 30, "time": 110.0}]
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert str(runs.progress_of(tmp_path)) == "step 30, 2 steps/s"
-    (workdir / "config.gin").write_text("Algorithm.length = 5\nAlgorithm.total_steps = 2000\n")
+    (workdir / "config.gin").write_text("longer.factor = 5\nAlgorithm.total_steps = 2000\n")
     assert str(runs.progress_of(tmp_path)) == "step 30 of 10,000, 2 steps/s, 1:23:05 left"
-    (workdir / "config.gin").write_text("Algorithm.length = 5\nAlgorithm.total_steps = %STEPS\n")
+    (workdir / "config.gin").write_text("longer.factor = 5\nAlgorithm.total_steps = %STEPS\n")
     assert str(runs.progress_of(tmp_path)) == "step 30, 2 steps/s"
 
 

@@ -239,8 +239,8 @@ def test_every_configuration_can_be_read(name):
         read.add(kind)
         config.parse_gin([GIN / file for file in cell.files], cell.bindings)
         algorithm = Algorithm()
-        for exploration in algorithm.rules.values():
-            assert exploration is None or exploration.num_updates(algorithm.total_steps)
+        for rule in algorithm.topology_rules.values():
+            assert rule is None or rule.num_updates(algorithm.total_steps)
     config.parse_gin()
     assert len(read) > 10
 
@@ -261,7 +261,7 @@ def test_adapt_is_compared_in_its_own_setting():
     for cell in cells("adapt", "cpu"):
         if cell.line == "ADAPT strict (ADAPT)":
             config.parse_gin([GIN / file for file in cell.files], cell.bindings)
-            rules = Algorithm().rules
+            rules = Algorithm().topology_rules
             assert rules["generator"].update_interval == 25
             assert rules["discriminator"].update_interval == 100
             assert Algorithm().balance_ratio == BalanceRatio(every=5, window=10)

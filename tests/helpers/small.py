@@ -117,7 +117,7 @@ def states(folder):
         reader = tf.train.load_checkpoint(str(path))
         suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
         found[step] = {
-            name.removesuffix(suffix): reader.get_tensor(name)
+            name.removesuffix(suffix).replace(".S", "/"): reader.get_tensor(name)
             for name in reader.get_variable_to_shape_map()
             if name.endswith(suffix)
         }
@@ -156,4 +156,4 @@ def variable_names(training, of):
     wanted = {id(variable) for variable in of(training)}
     names = [n for n, variable in training.state().items() if id(variable) in wanted]
     assert len(names) == len(wanted)
-    return [name.replace("/", "-") for name in names]
+    return names

@@ -61,7 +61,7 @@ def layers_by_name(training, networks):
             else [],
             "seen": variable_names(training, lambda _: gan.averaged.seen) if is_averaged else [],
             "ever active": variable_names(
-                training, lambda _, of=name: training._steps.explorers[of].ever_active
+                training, lambda _, of=name: training.players[of].explorer.ever_active
             ),
         }
     return found

@@ -43,7 +43,8 @@ def names_of(training, network):
     averaged = masked_layers(training.gan.averaged.model)
     kernels = variable_names(training, lambda _: [layer.kernel.value for layer in layers])
     masks = variable_names(training, lambda _: [layer.kernel_mask.value for layer in layers])
-    follow = variable_names(training, lambda _: training._steps.explorers[network].ever_active)
+    explorer = training.players[network].explorer
+    follow = variable_names(training, lambda _: explorer.ever_active)
     if network == "generator":
         follow += variable_names(training, lambda _: training.gan.averaged.seen)
         follow += variable_names(training, lambda _: [y.kernel_mask.value for y in averaged])
@@ -101,7 +102,7 @@ def test_a_discriminator_of_sparsity_0_is_only_reset(uninterrupted):
     counts = fresh.counts()
     assert counts["discriminator"].active == counts["discriminator"].maskable
     assert counts["generator"].active == 144 - round(0.2 * 144)
-    state = {name.replace("/", "-"): v.numpy() for name, v in fresh.state().items()}
+    state = {name: variable.numpy() for name, variable in fresh.state().items()}
     reset = [variable.value for variable in fresh.gan.discriminator.variables]
     for name in variable_names(fresh, lambda _: reset):
         np.testing.assert_array_equal(state[name], beginning[name])

@@ -35,9 +35,9 @@ def test_the_drop_fraction_is_that_of_the_authors_logs(step, expected):
 
 def test_the_paper_explores_the_generator_fifty_times():
     algorithm = sngan()
-    due = [step for step in range(1, 50_049) if algorithm.due(step)["generator"]]
+    due = [step for step in range(1, 50_049) if algorithm.changes_topology(step)["generator"]]
     assert due == list(range(1000, 50_001, 1000))
-    assert not any(algorithm.due(step)["discriminator"] for step in due)
+    assert not any(algorithm.changes_topology(step)["discriminator"] for step in due)
 
 
 def test_progress_counts_discriminator_updates_up_to_the_generators():
@@ -57,9 +57,9 @@ def test_each_network_has_its_own_schedule():
         ),
     )
     steps = range(1, 21)
-    explores = {step: algorithm.due(step) for step in steps}
-    assert [step for step in steps if explores[step]["generator"]] == [6, 12, 18]
-    assert [step for step in steps if explores[step]["discriminator"]] == [4, 8]
+    changes = {step: algorithm.changes_topology(step) for step in steps}
+    assert [step for step in steps if changes[step]["generator"]] == [6, 12, 18]
+    assert [step for step in steps if changes[step]["discriminator"]] == [4, 8]
     following = [algorithm.next_topology_update(step) for step in (0, 4, 5, 6, 8, 12, 18, 20)]
     assert following == [4, 6, 6, 8, 12, 18, None, None]
     assert algorithm.drop_fraction("discriminator", 10) == pytest.approx((0.5 + 0.005) / 2)
@@ -67,10 +67,10 @@ def test_each_network_has_its_own_schedule():
     assert algorithm.drop_fraction("generator", 6) == pytest.approx(expected)
 
 
-def test_a_static_training_never_explores():
+def test_the_topology_of_a_static_training_never_changes():
     algorithm = Algorithm(total_steps=20)
     assert algorithm.next_topology_update(0) is None
-    assert not any(any(algorithm.due(step).values()) for step in range(1, 21))
+    assert not any(any(algorithm.changes_topology(step).values()) for step in range(1, 21))
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,7 @@ def test_a_resumed_run_has_the_scale_of_the_uninterrupted_one(scaled):
     for name, value in scaled.state().items():
         np.testing.assert_array_equal(value, end[name], err_msg=name)
     assert end["loss_scale/generator/num_good"] == NUM_STEPS
-    assert end["generator_optimizer/000"] == NUM_STEPS
+    assert end["generator_optimizer/iteration"] == NUM_STEPS
 
 
 def test_the_scale_doubles_after_good_updates_and_halves_after_bad_ones():

@@ -2,6 +2,7 @@
 
 import json
 
+import gin
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -30,7 +31,7 @@ from stugan_tf.sparsity.criteria import gradient_flow
 from stugan_tf.sparsity.density_adjustment import DensityAdjustment
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.sparsity.pruning import GradualPruning
-from stugan_tf.training.algorithm import Algorithm
+from stugan_tf.training.algorithm import Algorithm, longer
 from stugan_tf.training.balance import BalanceRatio
 from stugan_tf.training.losses import non_saturating
 from tests.helpers import reference
@@ -67,9 +68,14 @@ def run():
     return Run(rules(), **SMOOTH, **DENSE)
 
 
+def use_rules_of(run, settings):
+    for name, rule in settings.topology_rules.items():
+        run.steps.players[name].rule = rule
+
+
 def record(run, settings):
     """Snapshots after steps 0 to 4; what the host decides needs no second trace."""
-    run.steps._algorithm = settings
+    use_rules_of(run, settings)
     run.restart()
     return [run.snapshot(), *(run.advance().snapshot() for _ in range(NUM_STEPS))]
 
@@ -103,7 +109,7 @@ def test_pruning_keeps_the_averages_and_the_moments_of_what_it_keeps(history):
         kernel = history[4].generator_kernels[index]
         averaged = 0.9 * history[3].averaged_kernels[index] + 0.1 * kernel
         np.testing.assert_allclose(history[4].averaged_kernels[index], averaged * mask, rtol=1e-5)
-    moments = history[4].state["generator_optimizer/004"]
+    moments = history[4].state["generator_optimizer/second_moment/conv2d/kernel"]
     assert moments.shape == history[4].generator_kernels[0].shape
     assert np.all(moments[history[4].generator_masks[0] == 0] > 0)
 
@@ -134,10 +140,10 @@ def test_adapt_moves_the_density_of_the_discriminator(run, bounds, settings, den
 
 
 def test_the_discriminator_grows_where_its_last_gradient_was_largest(run):
-    run.steps._algorithm = rules()
+    use_rules_of(run, rules())
     (former,) = run.restart().advance().snapshot().discriminator_masks
     snapshot = run.advance().snapshot()
-    (gradient,) = run.steps.explorers["discriminator"].growth_gradients
+    (gradient,) = run.steps.discriminator.explorer.growth_gradients
     (mask,) = snapshot.discriminator_masks
     num_grown = int(mask.sum() - former.sum())
     assert num_grown == round((former.mean(dtype=np.float64) + 0.1) * mask.size) - former.sum()
@@ -234,7 +240,7 @@ def test_gradient_flow_is_scored_by_products_of_hessian_and_gradient():
         discriminator_exploration=exploration,
     )
     run = Run(settings, **SMOOTH)
-    heard = {name: Listener(explorer) for name, explorer in run.steps.explorers.items()}
+    heard = {name: Listener(player.explorer) for name, player in run.steps.players.items()}
     run.advance()
     found = {name: masks_of(network) for name, network in run.gan.networks.items()}
     # The generator's masks were the first to change: the discriminator met the new ones.
@@ -312,9 +318,15 @@ def test_dense_layers_of_a_factory_that_does_not_ask_cannot_be_masked():
 def test_five_times_the_length_is_five_times_the_steps_with_schedules_over_all():
     exploration = Exploration(update_interval=10)
     base = Algorithm(total_steps=100, generator_exploration=exploration)
-    longer = Algorithm(total_steps=100, length=5, generator_exploration=exploration)
-    assert longer.total_steps == 500
-    assert exploration.num_updates(longer.total_steps) == 49
-    assert longer.drop_fraction("generator", 250) == base.drop_fraction("generator", 50)
-    with pytest.raises(InputError, match=r"Algorithm\.length must be a positive integer, got 0"):
-        Algorithm(total_steps=100, length=0)
+    with gin.unlock_config():
+        gin.bind_parameter("Algorithm.total_steps", 100)
+        gin.bind_parameter("Algorithm.generator_exploration", exploration)
+    try:
+        longest = longer(5)
+        with pytest.raises(InputError, match=r"longer\.factor must be a positive integer, got 0"):
+            longer(0)
+    finally:
+        gin.clear_config()
+    assert longest.total_steps == 500
+    assert exploration.num_updates(longest.total_steps) == 49
+    assert longest.drop_fraction("generator", 250) == base.drop_fraction("generator", 50)

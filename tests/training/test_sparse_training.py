@@ -120,7 +120,7 @@ class Run:
     def state(self, replica=0):
         return {
             name: self.strategy.experimental_local_results(variable)[replica].numpy()
-            for name, variable in {**self.gan.state(), **self.steps.state()}.items()
+            for name, variable in self.steps.state().items()
         }
 
     def masks(self):
@@ -136,7 +136,7 @@ class Run:
         }
 
     def growth_gradients(self, name):
-        return [gradient.numpy() for gradient in self.steps.explorers[name].growth_gradients]
+        return [gradient.numpy() for gradient in self.steps.players[name].explorer.growth_gradients]
 
 
 def assert_close(state, expected, tolerance=1e-3):

@@ -1,0 +1,31 @@
+"""Settings that are gone but stand in the `config.gin` of former runs."""
+
+from stugan_tf.errors import InputError
+
+# {parameter: (the value that did nothing, what to write for another one)}
+_GONE = {
+    "Algorithm.length": (
+        1,
+        "write `train.algorithm = @longer` and `longer.factor = {value!r}`, or use "
+        "methods/itop.gin",
+    )
+}
+
+
+def does_nothing(parameter, value):
+    """Whether a binding is of a parameter that is gone and asks for nothing.
+
+    Raises:
+        InputError: if the parameter is gone and the value asks for something.
+    """
+    if parameter not in _GONE:
+        return False
+    nothing, advice = _GONE[parameter]
+    if value != nothing:
+        raise InputError(f"{parameter} is gone: {advice.format(value=value)}.")
+    return True
+
+
+def is_of_nothing(line):
+    """Whether a line of a `config.gin` is a binding that does nothing any more."""
+    return line in {f"{parameter} = {nothing!r}" for parameter, (nothing, _) in _GONE.items()}

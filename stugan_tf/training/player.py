@@ -1,0 +1,277 @@
+"""A player of the game: a network with all that belongs to it."""
+
+import tensorflow as tf
+
+from stugan_tf.layers.execution import densely, gradients_of_zeros
+from stugan_tf.layers.moving import moving_variables, undisturbed
+from stugan_tf.layers.paths import names_of
+from stugan_tf.sparsity.explorer import Explorer
+from stugan_tf.training.precision import LossScale
+
+
+class Player:
+    """A network, its optimizer, its topology, and what its updates count and leave.
+
+    Generator and discriminator are players alike: what tells them apart is what they are given.
+
+    An objective is `(*batch, count, part) -> loss`. It draws and generates what is constant to the
+    gradient, and returns `loss`, a function that is called under the tape. That returns the loss
+    and a list of other scalars to be logged.
+
+    Attributes:
+        name: of the network, in messages and in the names of its variables.
+        model: a Keras model.
+        optimizer: a `MaskedAdam` that was built for it.
+        rule: the `TopologyRule`, or None if the topology stays.
+        explorer: the `Explorer` of the model.
+        keeps_gradients: whether updates add up gradients in variables.
+    """
+
+    def __init__(
+        self,
+        name,
+        model,
+        optimizer,
+        objective,
+        logged,
+        game,
+        replicas,
+        rule=None,
+        regularization=None,
+        num_parts=1,
+        scales_loss=False,
+    ):
+        """Creates the state; call it inside `strategy.scope()`.
+
+        Args:
+            name: such as 'generator'.
+            model: a Keras model.
+            optimizer: a `MaskedAdam` that was built for it.
+            objective: see above.
+            logged: names of what the objective returns, such as ('g_loss',). The first letter is
+                that of further metrics.
+            game: the models of both players, which an update passes through.
+            replicas: `Replicas`.
+            rule: a `TopologyRule` or None.
+            regularization: an `OrthogonalRegularization` or None.
+            num_parts: micro-batches of an update.
+            scales_loss: scale the loss, see `LossScale`; for networks that compute in float16.
+
+        Raises:
+            InputError: if the regularisation does not fit the model.
+        """
+        self.name = name
+        self.model = model
+        self.optimizer = optimizer
+        self.rule = rule
+        self.explorer = Explorer(model, rule, may_miss=scales_loss)
+        self._objective = objective
+        self._game = game
+        self._replicas = replicas
+        self._regularization = regularization
+        if regularization is not None:
+            regularization.check(model)
+        self._num_parts = num_parts
+        self._scale = LossScale() if scales_loss else None
+        self._letter = logged[0][0]
+        self._logged = (*logged, f"{self._letter}_gradient_norm")
+        self._sums = tf.Variable(tf.zeros([len(self._logged) + 1]), trainable=False)
+        # The count of the first update with a value that is not finite, and that value's index.
+        self._first_bad = tf.Variable([-1, -1], dtype=tf.int64, trainable=False)
+        # Whether to make an update can be asked before the update is compiled.
+        self.keeps_gradients = num_parts > 1 or scales_loss
+        # What micro-batches leave for the update: gradients and what is logged.
+        self._accumulated = [
+            tf.Variable(tf.zeros(shape), trainable=False)
+            for shape in [*(v.shape for v in model.trainable_variables), [len(logged)]]
+            if self.keeps_gradients
+        ]
+        self._update_at_once = replicas.compiled(self._descend_at_once)
+        self._accumulate = replicas.compiled(self._add_part)
+        self._gather = replicas.compiled(self._average_parts)
+        self._conclude = replicas.compiled(self._descend_by_parts)
+
+    def update(self, iterator, count, grows):
+        """One update, in a graph: of a whole batch at once, or of micro-batches one by one.
+
+        Args:
+            iterator: of batches, or None if the objective takes none.
+            count: int64 scalar, the number of the update.
+            grows: bool scalar, whether a topology update comes next.
+        """
+        if not self.keeps_gradients:
+            batch = () if iterator is None else next(iterator)
+            self._update_at_once(*batch, count, grows)
+        else:
+            for part in tf.range(self._num_parts):
+                batch = () if iterator is None else next(iterator)
+                self._accumulate(*batch, count, grows, part)
+            if self._replicas.first(self._gather()):
+                self._conclude(count, grows)
+
+    def update_topology(self, amount, seed, objective):
+        """Lines 7 and 8: drops and grows weights by the rule; call it on each replica.
+
+        Args:
+            amount: what `rule.amount` gave, as a tensor.
+            seed: int [2], for random scores.
+            objective: function without arguments that returns `loss`, as the objective of the
+                last micro-batch does; H g is that of its loss.
+        """
+        products = None
+        if self.explorer.wants_hessian_gradient:
+            products = self._hessian_gradients(objective)
+        self.explorer.update(amount, seed, products)
+
+    def is_due(self, step, total_steps):
+        """Whether the topology may change at a generator step, counted from 1."""
+        return self.rule is not None and self.rule.is_due(step, total_steps)
+
+    def amount(self, state):
+        """How much the topology is to change at a `TrainingState`; None leaves it."""
+        return self.rule.amount(state)
+
+    def _descend_at_once(self, *arguments):
+        *batch, count, grows = arguments
+        loss = self._objective(*batch, count, part=0)
+        gradients, logged = self._gathered(*self._differentiate(loss, grows))
+        self._descend(gradients, logged, count, grows)
+
+    def _add_part(self, *arguments):
+        *batch, count, grows, part = arguments
+        loss = self._objective(*batch, count, part=part)
+        gradients, logged = self._differentiate(loss, grows)
+        for total, value in zip(self._accumulated, [*gradients, logged], strict=True):
+            total.assign(tf.where(part == 0, value, total + value))
+
+    def _average_parts(self):
+        """Averages what was accumulated; returns whether the update is to be made."""
+        *gradients, logged = [total / self._num_parts for total in self._accumulated]
+        gradients, logged = self._gathered(gradients, logged)
+        for total, mean in zip(self._accumulated, [*gradients, logged], strict=True):
+            total.assign(mean)
+        return tf.constant(True) if not self._scale else self._scale.update(logged[0], gradients)
+
+    def _descend_by_parts(self, count, grows):
+        *gradients, logged = [mean.value() for mean in self._accumulated]
+        self._descend(gradients, logged, count, grows)
+
+    def _differentiate(self, loss, grows):
+        """Gradients of all trainable variables, and the values to log, of one micro-batch."""
+        with gradients_of_zeros(self._wants_zeros(grows)), tf.GradientTape() as tape:
+            value, others = loss()
+            scaled = self._scale.scaled(value) if self._scale else value
+        gradients = tape.gradient(
+            scaled,
+            [variable.value for variable in self.model.trainable_variables],
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        # Those of embeddings come as IndexedSlices.
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        if self._scale:
+            gradients = self._scale.unscaled(gradients)
+        return gradients, tf.stack([value, *others])
+
+    def _wants_zeros(self, grows):
+        """Whether the optimizer or growth will see the gradient of inactive weights."""
+        clips = self.optimizer.clipnorm or self.optimizer.global_clipnorm  # By all weights' norm.
+        if self.optimizer.moments == "dense" or clips or self.explorer.has_momentum:
+            return True
+        return grows if self.rule is not None else False
+
+    def _gathered(self, gradients, logged):
+        """Means over replicas; their moving statistics become equal, too."""
+        *gradients, logged = self._replicas.mean([*gradients, logged])
+        self._replicas.share(moving_variables(*self._game))
+        return gradients, logged
+
+    def _descend(self, gradients, logged, count, grows):
+        """Applies gradients and counts what is logged: those of all replicas."""
+        if self._regularization is not None:
+            gradients = [
+                gradient if added is None else gradient + added
+                for gradient, added in zip(
+                    gradients, self._regularization.gradients(self.model), strict=True
+                )
+            ]
+        norms = tf.stack(self.explorer.norms(gradients))
+        self._sums.assign_add(tf.concat([logged, [tf.norm(norms), 1.0]], axis=0))
+        self._note_first_bad(tf.concat([logged[:1], norms], axis=0), count)
+        self.optimizer.apply(gradients, self.model.trainable_variables)
+        self.explorer.observe(gradients, grows)
+
+    def _note_first_bad(self, values, count):
+        bad = ~tf.math.is_finite(values)
+        found = tf.stack([tf.cast(count, tf.int64), tf.argmax(tf.cast(bad, tf.int32))])
+        is_first = tf.reduce_any(bad) & (self._first_bad[0] < 0)
+        self._first_bad.assign(tf.where(is_first, found, self._first_bad))
+
+    def _hessian_gradients(self, objective):
+        """H g per masked kernel; g is of active weights alone."""
+        masks = [layer.kernel_mask.value for layer in self.explorer.layers]
+        kernels = [layer.kernel.value for layer in self.explorer.layers]
+        with undisturbed(*self._game), densely(), tf.GradientTape() as tape:
+            gradients, _ = self._differentiate(objective(), grows=True)
+            gradients = [
+                mask * gradient
+                for mask, gradient in zip(
+                    masks, self.explorer.kernel_gradients(gradients), strict=True
+                )
+            ]
+            # The loss is a mean over replicas, and so are g and H; g is constant in H g.
+            means = self._replicas.mean(list(map(tf.stop_gradient, gradients)))
+            flow = tf.add_n(
+                [
+                    tf.reduce_sum(gradient * tf.stop_gradient(mean))
+                    for gradient, mean in zip(gradients, means, strict=True)
+                ]
+            )
+        return self._replicas.mean(
+            tape.gradient(flow, kernels, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        )
+
+    def first_bad(self):
+        """The first value that was not finite.
+
+        Returns:
+            None, or (count of the update, text that names the value and its variable).
+        """
+        count, index = (int(value) for value in self._replicas.first(self._first_bad).numpy())
+        if count < 0:
+            return None
+        if index == 0:
+            return count, f"the {self.name}'s loss"
+        path = self.model.trainable_variables[index - 1].path
+        return count, f"the gradient of the {self.name}'s {path}"
+
+    def pop_metrics(self):
+        """Means of what was logged since the last call, and the scale of the loss, by name."""
+        *sums, count = self._replicas.first(self._sums).numpy()
+        self._sums.assign(tf.zeros_like(self._sums))
+        metrics = {
+            name: float(total / max(count, 1))
+            for name, total in zip(self._logged, sums, strict=True)
+        }
+        if self._scale:
+            scale = self._replicas.first(self._scale.factor).numpy()
+            metrics[f"{self._letter}_loss_scale"] = float(scale)
+        return metrics
+
+    def state(self):
+        """All variables that later updates depend on, by unique name."""
+        names = names_of(self.model)
+        by_variable = {id(v): n for n, v in zip(names, self.model.variables, strict=True)}
+        kernels = [by_variable[id(layer.kernel)] for layer in self.explorer.layers]
+        state = dict(zip(names, self.model.variables, strict=True))
+        state = {f"{self.name}/{name}": variable.value for name, variable in state.items()}
+        for name, variable in self.optimizer.state(self.model).items():
+            state[f"{self.name}_optimizer/{name}"] = variable
+        kinds = ("ever_active", "growth_gradient")
+        for index, variable in enumerate(self.explorer.state()):
+            kind, kernel = divmod(index, len(kernels))
+            state[f"topology/{self.name}/{kinds[kind]}/{kernels[kernel]}"] = variable
+        state[f"metrics/{self.name}"] = self._sums
+        state[f"first_bad/{self.name}"] = self._first_bad
+        for part, variable in (self._scale.state() if self._scale else {}).items():
+            state[f"loss_scale/{self.name}/{part}"] = variable
+        return state

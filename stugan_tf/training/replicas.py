@@ -1,0 +1,93 @@
+"""What concerns the replicas of a strategy: running on them, means over them, parts of a batch.
+
+Replicas hold equal state throughout. Gradients, metrics and moving statistics are averaged over
+them before use, and each replica then makes the same local updates.
+"""
+
+import tensorflow as tf
+
+from stugan_tf.errors import InputError
+
+
+class Replicas:
+    """The replicas of a `tf.distribute.Strategy`.
+
+    Attributes:
+        num: how many there are.
+    """
+
+    def __init__(self, strategy, jit_compile=False):
+        """Notes how functions are compiled.
+
+        Args:
+            strategy: a `tf.distribute.Strategy`.
+            jit_compile: compile each function of a replica with XLA.
+
+        Raises:
+            InputError: if the functions cannot be compiled so.
+        """
+        self._strategy = strategy
+        self._jit_compile = jit_compile
+        self.num = strategy.num_replicas_in_sync
+        on_cpus = all("CPU" in device for device in strategy.extended.worker_devices)
+        if jit_compile and self.num > 1 and on_cpus:
+            raise InputError(
+                f"train.jit_compile = True does not work on {self.num} replicas on CPUs: "
+                "TensorFlow cannot reduce over them inside a compiled function. Set it to 'auto', "
+                "or use one replica."
+            )
+
+    def compiled(self, function):
+        """`function` of one replica as a function that runs it on all, for use in a graph."""
+        if self._jit_compile:
+            function = tf.function(function, jit_compile=True, autograph=False)
+        else:
+            function = tf.autograph.experimental.do_not_convert(function)
+
+        @tf.autograph.experimental.do_not_convert
+        def on_all(*arguments):
+            return self._strategy.run(function, arguments)
+
+        return on_all
+
+    def from_host(self, function):
+        """`function` of one replica as a compiled function for the host, which runs it on all."""
+        return tf.function(self.compiled(function), autograph=False)
+
+    def mean(self, tensors):
+        """The means of tensors over replicas; call it on each replica."""
+        if self.num == 1:
+            return tensors
+        # A reduction goes where its input is, but gradients may be nowhere yet.
+        tensors = [tf.identity(tensor) for tensor in tensors]
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, tensors)
+
+    def share(self, variables):
+        """Averages floating variables that each replica moved by its own part of the batch.
+
+        Normalisation itself stays local unless the model asks for cross-replica statistics.
+        """
+        variables = [variable for variable in variables if variable.dtype.is_floating]
+        if self.num > 1 and variables:
+            for variable, mean in zip(variables, self.mean(variables), strict=True):
+                variable.assign(mean)
+
+    def own(self, values, part=0, num_parts=1):
+        """This replica's slice of a global batch.
+
+        Args:
+            values: a tensor [B, ...].
+            part: number of the micro-batch, an integer or a scalar.
+            num_parts: micro-batches in a batch.
+
+        Returns:
+            A tensor [B / (num_parts * num), ...].
+        """
+        size = values.shape[0] // (num_parts * self.num)
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        start = size * (self.num * part + replica)
+        return tf.slice(values, [start, *[0] * (values.shape.rank - 1)], [size, *values.shape[1:]])
+
+    def first(self, values):
+        """What the first replica of this process has of a variable or of a result."""
+        return self._strategy.experimental_local_results(values)[0]
