@@ -17,7 +17,7 @@ not measurements of speed.
 
 from typing import NamedTuple
 
-from stugan_tf.sparsity.criteria import random_scores
+from stugan_tf.sparsity.criteria import Criterion
 
 
 class Cost(NamedTuple):
@@ -94,8 +94,8 @@ def training_flops(stretches, algorithm, convention, rematerializes=False):
 
     Args:
         stretches: a list of `Stretch`, which together are the training.
-        algorithm: an `Algorithm`, or what else has its `batch_size`, `generator_batch_size` and
-            `discriminator_steps`.
+        algorithm: an `Algorithm`, or another object with its `batch_size`, `generator_batch_size`
+            and `discriminator_steps`.
         convention: a key of `CONVENTIONS`.
         rematerializes: whether backward passes run the networks again, which `full` counts as one
             more forward pass, though what ends a block need not run again.
@@ -165,24 +165,25 @@ def constant_stretch(generator, discriminator, algorithm, first=0, last=None):
     return Stretch(last - first, generator, discriminator, *dense_gradients)
 
 
-def num_dense_gradients(exploration, first, last, total_steps):
+def num_dense_gradients(rule, first, last, total_steps):
     """How many of the steps first + 1 to last need the gradient of all weights of a network.
 
     Args:
-        exploration: its `Exploration`, or None.
+        rule: its `TopologyRule`, or None.
         first: steps done before.
         last: the last step that counts.
         total_steps: of the training.
     """
     # What only prunes has nothing to grow by.
-    grow_scores = getattr(exploration, "grow_scores", None)
-    if grow_scores in (None, random_scores):
+    if rule is None or rule.grow_scores is None:
         return 0
-    if getattr(exploration, "gradient_momentum", 0):
+    if Criterion.of(rule.grow_scores).gradient == "none":
+        return 0
+    if rule.gradient_momentum:
         return last - first
-    found, step = 0, exploration.next_due(first, total_steps)
+    found, step = 0, rule.next_due(first, total_steps)
     while step is not None and step <= last:
-        found, step = found + 1, exploration.next_due(step, total_steps)
+        found, step = found + 1, rule.next_due(step, total_steps)
     return found
 
 
