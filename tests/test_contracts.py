@@ -327,11 +327,14 @@ def test_a_drop_fraction_of_any_rule_is_logged():
 
 
 def test_a_rule_that_breaks_its_contract_is_refused():
-    refused(r"Broken.amount must be `\(state\) -> amount`.* 'half'", amount=lambda _, state: "half")
-    refused("Broken.amount must be.*returned nan", amount=lambda _, state: float("nan"))
-    refused("Broken.amount must be.*too many", amount=lambda _: 0.5)
-    refused("Broken.is_due must be.*returned None", is_due=lambda *_: None)
-    refused("Broken.next_due must be.*returned 3", next_due=lambda *_: 3)
+    refused(
+        r"Broken.amount = a lambda must be `\(state\) -> amount`.* 'half'",
+        amount=lambda _, state: "half",
+    )
+    refused("Broken.amount = a lambda must be.*returned nan", amount=lambda _, state: float("nan"))
+    refused("Broken.amount = a lambda must be.*too many", amount=lambda _: 0.5)
+    refused("Broken.is_due = a lambda must be.*returned None", is_due=lambda *_: None)
+    refused("Broken.next_due = a lambda must be.*returned 3", next_due=lambda *_: 3)
     refused("Broken.update.*other than a pair", update=lambda masks, scores, amount: None)
     refused("Broken.drop_scores = @two_arguments must be", drop_scores=two_arguments)
     refused("Broken.gradient_momentum must be in", gradient_momentum=2)
