@@ -32,12 +32,12 @@ def test_names_are_paths_and_layers_without_a_name_are_numbered_within_the_model
     names = names_of(build())
     assert len(names) == len(set(names))
     assert [name for name in names if "conv" in name or "block" in name] == [
+        "block2_c1/kernel_mask",
         "block2_c1/kernel",
         "block2_c1/bias",
-        "block2_c1/kernel_mask",
+        "conv2d/kernel_mask",
         "conv2d/kernel",
         "conv2d/bias",
-        "conv2d/kernel_mask",
         "conv2d_1/kernel",
         "conv_7/kernel",
     ]
