@@ -202,10 +202,10 @@ def test_a_run_whose_classes_have_moved_keeps_their_names(trained, pictures, use
 
 
 def test_an_export_has_the_names_of_then(moved, use, tmp_path):
-    flags = [f"--workdir={moved}", f"--output={tmp_path / 'out'}", "--format=sparse"]
+    flags = [f"--workdir={moved}", f"--output={tmp_path / '[out]'}"]
     code, _, errors = use("export", flags)
     assert code == 0, errors
-    manifest = next((tmp_path / "out" / "1").glob("*.json")).read_text()
+    manifest = next((tmp_path / "[out]" / "1").glob("*.json")).read_text()
     assert '"cat"' in manifest
 
 
