@@ -15,6 +15,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.evaluation import evaluator  # noqa: F401 - registers itself with gin
 from stugan_tf.evaluation.records import read
 from stugan_tf.images import image_grid
+from stugan_tf.methods import method  # noqa: F401 - registers itself while that is still allowed
 from stugan_tf.runs.loop import Training
 from stugan_tf.runs.manifest import read_manifest
 from stugan_tf.runs.opening import open_run
