@@ -22,7 +22,8 @@ from gin import config_parser
 from stugan_tf.errors import InputError, UserError
 from stugan_tf.former_settings import does_nothing
 
-# Gin has no public way to list what is registered, nor to read what was called.
+# Gin has no public way to list what is registered, to read what was called, nor to put a
+# configuration aside.
 _REGISTRY = gin.config._REGISTRY
 _OPERATIVE_CONFIG = gin.config._OPERATIVE_CONFIG
 
@@ -66,6 +67,75 @@ def parse_gin(files=(), bindings=()):
         raise InputError(str(error)) from error
 
 
+class Configuration:
+    """A configuration kept apart: it holds inside `with configuration.active():` and nowhere else.
+
+    What held before holds again afterwards, whoever made it. One thread at a time.
+    """
+
+    def __init__(self, files=(), bindings=()):
+        """Reads it, as `parse_gin` does; raises as that does."""
+        self._kept = _Kept({}, set(), {}, {}, False, {}, [], {}, {})
+        with self.active():
+            parse_gin(files, bindings)
+
+    @contextlib.contextmanager
+    def active(self):
+        """Inside, this is the configuration; calls made inside are remembered for the next time."""
+        outer = _keep()
+        _put_back(self._kept)
+        try:
+            yield
+        finally:
+            self._kept = _keep()
+            _put_back(outer)
+
+
+class _Kept(typing.NamedTuple):
+    """All of gin's state and ours."""
+
+    values: dict
+    imports: set
+    calls: dict
+    singletons: dict
+    is_locked: bool
+    bindings: dict
+    overridden: list
+    replaced: dict
+    calls_before: dict
+
+
+def _keep():
+    return _Kept(
+        {key: dict(values) for key, values in gin.config._CONFIG.items()},
+        set(gin.config._IMPORTS),
+        {key: dict(values) for key, values in _OPERATIVE_CONFIG.items()},
+        dict(gin.config._SINGLETONS),
+        gin.config._CONFIG_IS_LOCKED,
+        dict(_bindings),
+        list(_overridden),
+        dict(_replaced),
+        dict(_calls_before),
+    )
+
+
+def _put_back(kept):
+    gin.clear_config()
+    _overridden[:] = kept.overridden
+    gin.config._IMPORTS.update(kept.imports)
+    for stored, values in (
+        (gin.config._CONFIG, kept.values),
+        (_OPERATIVE_CONFIG, kept.calls),
+        (gin.config._SINGLETONS, kept.singletons),
+        (_bindings, kept.bindings),
+        (_replaced, kept.replaced),
+        (_calls_before, kept.calls_before),
+    ):
+        stored.clear()
+        stored.update(values)
+    gin.config._set_config_is_locked(kept.is_locked)
+
+
 def statements(files=(), bindings=()):
     """The configuration of `files` and `bindings`, which were parsed before, in pieces of text.
 
@@ -99,16 +169,19 @@ def _pieces(text, folder):
         yield selector, "".join(lines[start:end]).rstrip() + "\n"
 
 
-def check_all_used():
+def check_all_used(also=()):
     """Rejects bindings that nothing uses; call it when everything is built, before step 1.
 
     Used is what a configurable was called with, and what references, macros and default
     arguments lead to from there: a schedule need not have been called yet. What only served a
     value that a later file replaced is no mistake either: `static.gin` after a file for STU-GAN
     leaves the settings of its exploration without use.
+
+    Args:
+        also: names of configurables that count as called.
     """
     replaced = [binding.value for binding in _replaced.values()]
-    used = _used(_all_calls(), also=_overridden + replaced)
+    used = _used(_all_calls(), also=_overridden + replaced, names=also)
     unused = [
         f"  {where}: {_key_text(*key)} = {value!r}"
         for key, (value, where) in _bindings.items()
@@ -168,6 +241,11 @@ def value_of(name):
         return copy.deepcopy(gin.query_parameter(name))
     except ValueError:
         return None
+
+
+def settings_of(name):
+    """All that is bound to a configurable and to what its bindings refer to, as {name: text}."""
+    return {_key_text(*key): repr(_bindings[key].value) for key in _used({}, names=[name])}
 
 
 def operative_config(whole=False):
@@ -382,14 +460,21 @@ def _check_macros():
                 )
 
 
-def _used(calls, also=()):
-    """The keys of all bindings that `calls` used or may use, or that the values `also` refer to."""
+def _used(calls, also=(), names=()):
+    """The keys of all bindings that are used or may be.
+
+    Args:
+        calls: {(scope, selector): {parameter: value}}, calls that were made.
+        also: values that may refer to more.
+        names: of configurables that count as called with all of their parameters.
+    """
     selectors = {configurable.wrapper: name for name, configurable in _REGISTRY.items()}
     calls = [(scope, name, set(values)) for (scope, name), values in calls.items()]
     calls += [
         ("/".join(reference.scopes), reference.configurable.selector, None)
         for reference in gin.config.iterate_references(list(also))
     ]
+    calls += [("", _match(name).selector, None) for name in names]
     seen, used = set(), set()
     while calls:
         scope, selector, parameters = calls.pop()

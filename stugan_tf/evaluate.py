@@ -13,21 +13,18 @@ import time
 import tensorflow as tf
 from absl import flags
 
-from stugan_tf import models  # noqa: F401 - registers them with gin
 from stugan_tf.checks import check_above_zero
-from stugan_tf.data import data
-from stugan_tf.errors import InputError
+from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.evaluation import records
 from stugan_tf.evaluation.curves import check_curve, write_truncation_curve
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.extractors import tfhub_inception
+from stugan_tf.files import local_path
 from stugan_tf.images import write_png
-from stugan_tf.runs.checkpoints import Checkpoints
-from stugan_tf.runs.loop import Training
-from stugan_tf.runs.manifest import has_finished
+from stugan_tf.runs.opening import open_run
 from stugan_tf.runs.phases import run_folder
-from stugan_tf.runs.restoring import configuration_file, named_steps
-from stugan_tf.training.strategies import NAMES, create_strategy, is_chief
+from stugan_tf.runs.status import FAILED
+from stugan_tf.training.strategies import NAMES, is_chief
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
@@ -55,13 +52,14 @@ POLL_SECONDS = 5
 def main(_):
     """Does what the flags say."""
     if FLAGS.compare:
-        print(records.compare(list(map(run_folder, FLAGS.compare))))
+        folders = [run_folder(local_path(folder, "--compare")) for folder in FLAGS.compare]
+        print(records.compare(folders))
     elif FLAGS.fetch:
         config.parse_gin(FLAGS.gin_file, FLAGS.gin_param)
         extractor = tfhub_inception()
         print(f"{extractor.name} is here, its weights have the sha256 {extractor.sha256}.")
     elif FLAGS.workdir:
-        Evaluation(run_folder(FLAGS.workdir)).run()
+        Evaluation().run()
     else:
         raise InputError("--workdir is missing: the folder of the run to score.")
 
@@ -69,16 +67,21 @@ def main(_):
 class Evaluation:
     """A run and what is to score it."""
 
-    def __init__(self, workdir):
+    def __init__(self):
         """Builds both by the configuration of the run and the flags."""
-        config.parse_gin([configuration_file(workdir), *FLAGS.gin_file], FLAGS.gin_param)
-        self._workdir = workdir
-        strategy = create_strategy(FLAGS.strategy)  # First: it may have to choose devices.
-        self._training = Training(data(), strategy)
-        self._evaluator = Evaluator(self._training.source, strategy)
-        config.check_all_used()
-        self._writes = is_chief(strategy)
-        self._checkpoints = Checkpoints(workdir / "checkpoints", self._training.state())
+        self._run = open_run(
+            FLAGS.workdir,
+            None,
+            FLAGS.gin_param,
+            gin_files=FLAGS.gin_file,
+            strategy=FLAGS.strategy,
+            execution=None,
+            uses=["Evaluator"],
+        )
+        self._workdir = self._run.workdir
+        with self._run.configured():
+            self._evaluator = Evaluator(self._run.real_images, self._run.strategy)
+        self._writes = is_chief(self._run.strategy)
 
     def run(self):
         """Scores what the flags name."""
@@ -130,12 +133,12 @@ class Evaluation:
 
     def _steps(self):
         """The steps that --checkpoint names."""
-        return named_steps(self._workdir, self._checkpoints, FLAGS.checkpoint, several=True)
+        return self._run.steps(FLAGS.checkpoint, several=True)
 
     def _score(self, step):
         """Scores the generator as it is, which is that of `step`."""
         start = time.monotonic()
-        scores = self._evaluator(self._training.gan)
+        scores = self._evaluator(self._run.gan)
         if self._writes:
             records.append(self._workdir, {"step": step, "time": round(time.time(), 3), **scores})
         print(
@@ -164,23 +167,25 @@ class Evaluation:
         own = self._evaluator.protocol["id"]
         while True:
             # Asked first: the last checkpoint is there before.
-            finished = has_finished(self._workdir)
-            scored = {r["step"] for r in records.read(self._workdir) if r["protocol"]["id"] == own}
-            waiting = [step for step in self._checkpoints.steps() if step not in scored]
+            status = self._run.status
+            scored = {r["step"] for r in self._run.evaluations if r["protocol"]["id"] == own}
+            waiting = [step for step in self._run.checkpoints if step not in scored]
             for step in waiting:
                 if self._restored(step):
                     self._draw(step, self._score(step))
-            if finished and not waiting:
+            if status.is_over and not waiting:
                 return
+            if status.state == FAILED and not waiting:
+                raise FailedRun(f"The run in {self._workdir} {status}. All it left is scored.")
             if not waiting:
                 time.sleep(POLL_SECONDS)
 
     def _restored(self, step):
         """Restores a checkpoint of a run that may remove it at any moment; whether it could."""
         try:
-            self._checkpoints.restore(step)
+            self._run.restore(step)
         except (InputError, OSError, tf.errors.OpError):
-            if step in self._checkpoints.steps():
+            if step in self._run.checkpoints:
                 raise
             print(f"step {step}: the run has removed this checkpoint", file=sys.stderr)
             return False
@@ -198,7 +203,7 @@ class Evaluation:
             print(f"The curve is in {path}.")
 
     def _show_neighbors(self, step):
-        found = self._evaluator.neighbors(self._training.gan, FLAGS.neighbors)
+        found = self._evaluator.neighbors(self._run.gan, FLAGS.neighbors)
         if self._writes:
             path = self._workdir / "evaluations" / f"neighbors_{step:08d}.png"
             write_png(path, found.grid())

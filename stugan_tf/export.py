@@ -9,35 +9,23 @@ Each export is the next version in its folder, DIR/1, DIR/2 and so on, with a mo
 `stugan_tf.serving.load(DIR)` reads all formats. See docs/export.md.
 """
 
-from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
-import json
-import pathlib
+from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
 
 import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from stugan_tf import models  # noqa: F401 - registers them with gin
 from stugan_tf.checks import check_positive, check_seed
-from stugan_tf.data import data
 from stugan_tf.errors import FailedRun, InputError
-from stugan_tf.evaluation import evaluator, records  # evaluator registers itself with gin
-from stugan_tf.evaluation.sampling import BATCH_NORMS, TOLERANCE, Sampler
+from stugan_tf.evaluation.sampling import BATCH_NORMS, TOLERANCE
+from stugan_tf.files import local_path
 from stugan_tf.layers.masked import all_layers
-from stugan_tf.randomness import Purpose, fold
-from stugan_tf.runs.checkpoints import Checkpoints
-from stugan_tf.runs.loop import Training
 from stugan_tf.runs.manifest import process
-from stugan_tf.runs.phases import run_folder
-from stugan_tf.runs.restoring import configuration_file, named_steps
+from stugan_tf.runs.opening import WEIGHTS, open_run, sample_seed
 from stugan_tf.serving import artifact, card, compact, lite, saved_model
-from stugan_tf.serving.folding import fold as fold_layers
+from stugan_tf.serving.folding import fold
 from stugan_tf.serving.graph import to_keras
-from stugan_tf.serving.interface import Interface
 from stugan_tf.serving.loading import of_folder
-from stugan_tf.training.strategies import create_strategy
-
-del evaluator
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
@@ -49,7 +37,7 @@ flags.DEFINE_enum("precision", "float32", ["float32", "float16", "int8"], "Of th
 flags.DEFINE_multi_integer(
     "batch_size", [1], "Of --format=tflite: a signature for each; give it several times."
 )
-flags.DEFINE_enum("weights", "averaged", ["averaged", "live"], "Which generator to export.")
+flags.DEFINE_enum("weights", "averaged", WEIGHTS, "Which generator to export.")
 flags.DEFINE_enum(
     "batch_norm",
     "inference",
@@ -65,23 +53,13 @@ PRECISIONS = {
     "sparse": tuple(compact.DTYPES),
 }
 NUM_COMPARED = 16
-BLOCK = 64  # as `sample` has it, whose standing statistics are these
 
 
 def main(_):
     """Does what the flags say."""
     _check_flags()
-    workdir = run_folder(FLAGS.workdir)
-    config.parse_gin([configuration_file(workdir), *FLAGS.gin_file], FLAGS.gin_param)
-    strategy = create_strategy("one_device")
-    training = Training(data(), strategy)
-    config.check_all_used()
-    training.gan.set_execution("dense")
-    checkpoints = Checkpoints(workdir / "checkpoints", training.state())
-    (step,) = named_steps(workdir, checkpoints, FLAGS.checkpoint)
-    checkpoints.restore(step)
-    export = _Export(training, strategy)
-    export.write(_facts(workdir, step))
+    run = open_run(FLAGS.workdir, FLAGS.checkpoint, FLAGS.gin_param, gin_files=FLAGS.gin_file)
+    _Export(run).write(_facts(run))
 
 
 def _check_flags():
@@ -109,21 +87,23 @@ def _check_flags():
     for size in FLAGS.batch_size:
         check_positive("--batch_size", size)
     check_seed("--seed", FLAGS.seed)
-    artifact.check_output(FLAGS.output, FLAGS.format)
+    artifact.check_output(_output(), FLAGS.format)
 
 
-def _facts(workdir, step):
+def _output():
+    return local_path(FLAGS.output, "--output")
+
+
+def _facts(run):
     """What the card says of the run."""
-    manifest = {}
-    if (workdir / "run.json").is_file():
-        manifest = json.loads((workdir / "run.json").read_text())
-        manifest.pop("host", None)  # No reader of a card needs the name of a machine.
+    manifest = run.facts
+    manifest.pop("host", None)  # No reader of a card needs the name of a machine.
     own = process()
     return {
-        "checkpoint": {"step": step, "weights": FLAGS.weights, "batch_norm": FLAGS.batch_norm},
-        "scores": [record for record in records.read(workdir) if record["step"] == step],
+        "checkpoint": {"step": run.step, "weights": FLAGS.weights, "batch_norm": FLAGS.batch_norm},
+        "scores": [record for record in run.evaluations if record["step"] == run.step],
         "training": manifest,
-        "configuration": configuration_file(workdir).read_text(),
+        "configuration": run.config,
         **{name: own[name] for name in ("time", "versions", "commit")},
     }
 
@@ -131,18 +111,17 @@ def _facts(workdir, step):
 class _Export:
     """A generator, folded, and images of the checkpoint to compare with."""
 
-    def __init__(self, training, strategy):
-        gan = training.gan
+    def __init__(self, run):
         averaged = FLAGS.weights == "averaged"
-        self._trained = gan.averaged.model if averaged else gan.generator
-        self._interface = Interface.of_gan(gan, training.source)
-        sampler = Sampler(gan, strategy, BLOCK, averaged, FLAGS.batch_norm)
-        seed = fold((FLAGS.seed, 0), Purpose.SAMPLES)
+        self._trained = run.average if averaged else run.generator
+        self._interface = run.interface
+        sampler = run.sampler(FLAGS.weights, FLAGS.batch_norm)
+        seed = sample_seed(FLAGS.seed)
         self._inputs = sampler.inputs(NUM_COMPARED, seed)
         with sampler.statistics_of(seed):
-            self._graph = fold_layers(self._trained)
+            self._graph = fold(self._trained)
             inputs = map(tf.constant, self._inputs)
-            self._expected = gan.generate(*inputs, training=False, averaged=averaged).numpy()
+            self._expected = run.gan.generate(*inputs, training=False, averaged=averaged).numpy()
         largest = np.abs(self._expected).max()
         if not largest <= 1 + TOLERANCE:
             raise InputError(
@@ -161,14 +140,14 @@ class _Export:
             "generator": card.describe_generator(self._trained),
             **facts,
         }
-        with artifact.new_version(FLAGS.output, kind) as (folder, number):
+        with artifact.new_version(_output(), kind) as (folder, number):
             notes = getattr(self, f"_write_{kind}")(folder, about)
             generator = of_folder(folder, kind, self._interface, {}, trusted=True)
             largest = self._largest_difference(generator)
             about |= {"notes": notes, "num_compared": NUM_COMPARED, "largest_difference": largest}
             card.write(folder, about)
             artifact.write_manifest(folder, kind, self._interface)
-        folder = pathlib.Path(FLAGS.output) / str(number)
+        folder = _output() / str(number)
         size = sum(artifact.sizes(folder).values())
         print(
             f"step {facts['checkpoint']['step']}: {folder} holds the {FLAGS.weights} generator as "

@@ -9,10 +9,13 @@ import os
 import pathlib
 import platform
 import re
+import tempfile
 
 import numpy as np
 
 from stugan_tf.errors import InputError
+
+_HOLDER = re.compile(r"([1-9]\d{0,8}) (\S+)")  # What a lock file says: process, machine.
 
 
 class InUseError(InputError):
@@ -23,6 +26,52 @@ def cache_folder():
     """Where what can be made or fetched again is kept: `stugan_tf` in the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return pathlib.Path(cache) / "stugan_tf"
+
+
+def local_path(text, flag):
+    """The path that a flag names; a leading `~` is the user's home.
+
+    Args:
+        text: str or path, as it was given. Brackets, stars and spaces are part of a name.
+        flag: how a message calls it, e.g. `--workdir`.
+
+    Returns:
+        A `pathlib.Path`.
+
+    Raises:
+        InputError: for an address such as `gs://bucket/run`, which is not in the file system.
+    """
+    text = os.fspath(text)
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", text)
+    if scheme and text.startswith(f"{scheme.group()}/"):
+        raise InputError(
+            f"{flag}={text} is an address that begins with {scheme.group()}/, but this must be a "
+            "path in the file system. Mount the bucket or share and give the folder it is mounted "
+            "at, or copy what you need to a folder."
+        )
+    return pathlib.Path(os.path.expanduser(text))
+
+
+@contextlib.contextmanager
+def without_patterns(folder):
+    """A path to an existing folder that is safe to give to functions that read it as a pattern.
+
+    TensorFlow takes the path of a checkpoint for a pattern, in which `[a]` stands for `a`.
+
+    Args:
+        folder: path.
+
+    Yields:
+        The path itself, or that of a link to it, which goes when the context is left.
+    """
+    folder = pathlib.Path(folder)
+    if not re.search(r"[][*?{}\\]", str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        link = pathlib.Path(scratch) / "folder"
+        link.symlink_to(folder.absolute(), target_is_directory=True)
+        yield link
 
 
 def write_atomically(path, data):
@@ -82,6 +131,21 @@ def locked(path, what, wait=None):
             _write_holder(file, "")
 
 
+def is_held(path):
+    """Whether a process holds the lock at `path`, as far as its note tells; takes no lock itself.
+
+    A process on another machine counts as alive.
+    """
+    try:
+        found = _HOLDER.fullmatch(pathlib.Path(path).read_bytes()[:300].decode(errors="replace"))
+    except OSError:
+        return False
+    if not found:
+        return False
+    pid, host = found.groups()
+    return host != platform.node() or _is_alive(int(pid))
+
+
 def _write_holder(file, text):
     with contextlib.suppress(OSError):  # A full disk hinders nobody from holding a lock.
         file.truncate(0)
@@ -103,18 +167,23 @@ def _lock(file, flags):
 def _holder(file):
     """Who has a lock, in words. If it is gone, one that it started still keeps the lock."""
     file.seek(0)
-    found = re.fullmatch(r"([1-9]\d{0,8}) (\S+)", file.read(300).decode(errors="replace"))
+    found = _HOLDER.fullmatch(file.read(300).decode(errors="replace"))
     if not found:
         return "another process"
     pid, host = found.groups()
-    if host == platform.node():
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            return "another process"
-        except OSError:  # It is somebody else's.
-            pass
+    if host == platform.node() and not _is_alive(int(pid)):
+        return "another process"
     return f"process {pid} on {host}"
+
+
+def _is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # It is somebody else's.
+        pass
+    return True
 
 
 class JsonLines:

@@ -11,30 +11,29 @@ The same flags draw the same picture, byte for byte. Neither --num nor --class_i
 image is made of: latents are numbered, and an image of one number is the same in all pictures.
 """
 
-from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
+from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
 import os
-import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
-from stugan_tf import models  # noqa: F401 - registers them with gin
 from stugan_tf.checks import check_above_zero, check_positive, check_seed
-from stugan_tf.data import data
 from stugan_tf.errors import InputError
-from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
-from stugan_tf.evaluation.sampling import BATCH_NORMS, Sampler
+from stugan_tf.evaluation.sampling import BATCH_NORMS
+from stugan_tf.files import local_path
 from stugan_tf.images import image_grid, to_uint8, write_png
 from stugan_tf.latents import between_classes, between_latents, class_rows
-from stugan_tf.randomness import Purpose, fold
-from stugan_tf.runs.checkpoints import Checkpoints
-from stugan_tf.runs.loop import Training
-from stugan_tf.runs.phases import run_folder
-from stugan_tf.runs.restoring import configuration_file, named_steps
+from stugan_tf.runs.opening import (
+    BLOCK,
+    NEEDS_LABELS,
+    WEIGHTS,
+    check_classes,
+    open_run,
+    sample_seed,
+)
 from stugan_tf.serving.interface import Interface
 from stugan_tf.serving.loading import load
-from stugan_tf.training.strategies import create_strategy
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
@@ -64,9 +63,8 @@ flags.DEFINE_enum(
     "Normalise by moving statistics, by those of 64 images at a time (which then depend on each "
     "other), or by the mean of those of 16 batches.",
 )
-flags.DEFINE_enum("weights", "averaged", ["averaged", "live"], "Which generator to draw from.")
+flags.DEFINE_enum("weights", "averaged", WEIGHTS, "Which generator to draw from.")
 
-BLOCK = 64  # images computed at once
 COLUMNS = 8  # of rows of a kind
 
 
@@ -88,7 +86,7 @@ def main(_):
     drawer = _exported() if FLAGS.artifact else _trained()
     num_images, inputs = _inputs(drawer.sampler, drawer.interface.num_classes)
     images = np.concatenate(list(drawer.sampler.images_of(*inputs, _seed())))[:num_images]
-    write_png(FLAGS.output, image_grid(images, _columns()))
+    write_png(local_path(FLAGS.output, "--output"), image_grid(images, _columns()))
     print(
         f"{drawer.place}: {FLAGS.output} shows {num_images} images of the {drawer.name}"
         f"{_described(drawer.interface, num_images)}."
@@ -97,24 +95,12 @@ def main(_):
 
 def _trained():
     """The generator of a checkpoint."""
-    workdir = run_folder(FLAGS.workdir)
-    config.parse_gin([configuration_file(workdir), *FLAGS.gin_file], FLAGS.gin_param)
-    strategy = create_strategy("one_device")
-    training = Training(data(), strategy)
-    config.check_all_used()
-    gan = training.gan
-    # What is faster is measured anew each time, and rounds in its own way.
-    gan.set_execution("dense")
-    interface = Interface.of_gan(gan, training.source)
-    _check_classes(interface)
+    run = open_run(FLAGS.workdir, FLAGS.checkpoint, FLAGS.gin_param, gin_files=FLAGS.gin_file)
+    _check_classes(run.interface)
     if FLAGS.interpolate == "classes":
-        gan.allow_mixtures()
-    checkpoints = Checkpoints(workdir / "checkpoints", training.state())
-    (step,) = named_steps(workdir, checkpoints, FLAGS.checkpoint)
-    checkpoints.restore(step)
-    averaged = FLAGS.weights == "averaged"
-    sampler = Sampler(gan, strategy, BLOCK, averaged, FLAGS.batch_norm, FLAGS.truncation)
-    return Drawer(sampler, interface, f"step {step}", f"{FLAGS.weights} generator")
+        run.gan.allow_mixtures()
+    sampler = run.sampler(FLAGS.weights, FLAGS.batch_norm, FLAGS.truncation)
+    return Drawer(sampler, run.interface, f"step {run.step}", f"{FLAGS.weights} generator")
 
 
 class ArtifactSampler:
@@ -135,7 +121,7 @@ class ArtifactSampler:
 
 def _exported():
     """The generator of an artifact."""
-    generator = load(FLAGS.artifact)
+    generator = load(local_path(FLAGS.artifact, "--artifact"))
     _check_classes(generator.interface)
     if FLAGS.interpolate == "classes":
         generator.check_mixes()
@@ -211,7 +197,7 @@ def _check_output(output):
     """Raises InputError unless a picture can be written there."""
     if not output:
         raise InputError("--output is missing: the path of the picture, e.g. --output=grid.png.")
-    path = pathlib.Path(output).absolute()
+    path = local_path(output, "--output").absolute()
     if path.suffix.lower() != ".png":
         raise InputError(f"--output={output} must end in .png, the format that is written.")
     if path.is_dir():
@@ -230,14 +216,8 @@ def _check_classes(interface):
     if FLAGS.interpolate == "classes":
         chosen.append("interpolate=classes")
     if chosen and not interface.conditional:
-        raise InputError(
-            f"--{chosen[0]} needs a conditional GAN, and this one was trained without labels "
-            "(GAN.conditional = False). Leave it out."
-        )
-    wrong = [number for number in FLAGS.class_id if not 0 <= number < interface.num_classes]
-    if wrong:
-        names = ", ".join(interface.numbered_names())
-        raise InputError(f"--class_id={wrong[0]} is none of the classes: {names}.")
+        raise InputError(f"--{chosen[0]} {NEEDS_LABELS}")
+    check_classes("--class_id", FLAGS.class_id, interface)
 
 
 def _has_class_rows():
@@ -251,7 +231,7 @@ def _columns():
 
 
 def _seed():
-    return fold((FLAGS.seed, 0), Purpose.SAMPLES)
+    return sample_seed(FLAGS.seed)
 
 
 def _inputs(sampler, num_classes):

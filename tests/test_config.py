@@ -261,3 +261,34 @@ def test_a_setting_that_is_gone_passes_where_it_did_nothing():
         InputError, match=r"--gin_param=.*: Algorithm\.length is gone: write `train"
     ):
         config.parse_gin(bindings=["Algorithm.length = 5"])
+
+
+def test_a_configuration_apart_holds_inside_alone():
+    parse("LIMIT = 0.5", "loss.margin = %LIMIT")
+    loss()
+    before = config.operative_config()
+    other = config.Configuration([], ["loss.margin = 3.0", "decay.rate = 0.4"])
+    assert config.operative_config() == before
+    with other.active():
+        assert config.value_of("decay.rate") == 0.4
+        assert loss() == 3.0
+        with pytest.raises(InputError, match="Nothing uses these bindings"):
+            config.check_all_used()
+        config.check_all_used(also=["decay"])
+    assert loss() == 0.5
+    assert config.value_of("decay.rate") is None
+    assert config.operative_config() == before
+    with other.active(), pytest.raises(RuntimeError):
+        gin.bind_parameter("loss.margin", 1.0)  # As everywhere, it is closed once it is read.
+    with other.active():
+        assert "loss.margin = 3.0" in config.operative_config()  # It was called the time before.
+    with pytest.raises(InputError, match="no configurable"), other.active():
+        config.parse_gin([], ["unknown.name = 1"])
+    config.check_all_used()
+    assert loss() == 0.5
+
+
+def test_the_settings_of_a_name_are_all_that_it_leads_to():
+    parse("LIMIT = 0.5", "loss.margin = %LIMIT", "decay.rate = 0.4")
+    assert config.settings_of("loss") == {"loss.margin": "%LIMIT", "LIMIT": "0.5"}
+    assert config.settings_of("decay") == {"decay.rate": "0.4"}

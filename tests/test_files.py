@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stugan_tf.errors import InputError
-from stugan_tf.files import InUseError, JsonLines, locked, read_json_lines, write_atomically
+from stugan_tf.files import (
+    InUseError,
+    JsonLines,
+    local_path,
+    locked,
+    read_json_lines,
+    without_patterns,
+    write_atomically,
+)
 
 
 def test_a_failed_write_leaves_the_former_content_and_nothing_else(tmp_path, monkeypatch):
@@ -123,3 +131,36 @@ def test_without_locks_one_goes_on(lock, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refuse)
     with locked(lock, "new"), locked(lock, "new"):
         pass
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "runs/[a]", "a b", "*", ".hidden", "ü", "a:b", "C:/x", "a//b", "x~", "[x]://"]
+)
+def test_any_name_of_a_folder_is_a_path(name):
+    assert str(local_path(name, "--workdir")) == os.path.normpath(name)
+
+
+def test_the_home_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert local_path("~/runs/a", "--workdir") == tmp_path / "runs" / "a"
+    assert local_path("~", "--workdir") == tmp_path
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://b", "hdfs://n/x", "file:///tmp/x"])
+def test_an_address_is_refused(address):
+    scheme = address.partition("//")[0]
+    with pytest.raises(InputError, match=f"--workdir={address} is an .* begins with {scheme}//,"):
+        local_path(address, "--workdir")
+
+
+def test_a_folder_whose_name_is_a_pattern_is_read_through_another(tmp_path):
+    plain, special = tmp_path / "plain", tmp_path / "[a]*"
+    for folder in (plain, special):
+        folder.mkdir()
+        (folder / "file").write_text(folder.name)
+        with without_patterns(folder) as found:
+            assert (found / "file").read_text() == folder.name
+            assert "[" not in str(found)
+        assert list(folder.iterdir()) == [folder / "file"]
+    with without_patterns(plain) as found:
+        assert found == plain

@@ -5,10 +5,10 @@ import shlex
 from pipelines import configuration
 from pipelines.artifacts import Run
 from pipelines.steps import Component, place_of
-from stugan_tf.errors import FailedRun, InputError
+from stugan_tf.errors import FailedRun
 from stugan_tf.files import write_atomically
 from stugan_tf.runs.manifest import read_manifest
-from stugan_tf.runs.phases import has_finished
+from stugan_tf.runs.status import status_of
 
 CODE = (
     "stugan_tf/data",
@@ -37,7 +37,7 @@ def _make(context, workplace, plan, examples, references):
     if not _is_intact(context, run):  # Others, several workers say, may have trained it.
         flags = flags_of(context, workplace.folder, examples, references)
         workplace.run("stugan_tf.train", flags)
-    if not has_finished(run.workdir):
+    if not status_of(run.workdir).is_over:
         raise FailedRun(f"The training in {run.workdir} ended before its last step.")
     manifest = read_manifest(run.final_phase)
     return Run(
@@ -78,11 +78,7 @@ def flags_of(context, folder, examples, references):
 
 def _is_intact(context, run):
     del context
-    try:
-        checkpoints = run.final_phase.glob("checkpoints/step_*")
-    except InputError:  # of phases none of which has any
-        return False
-    return has_finished(run.workdir) and any(checkpoints)
+    return status_of(run.workdir).keeps_its_end
 
 
 COMPONENT = Component(

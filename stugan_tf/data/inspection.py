@@ -11,7 +11,7 @@ class Inspection:
     """The preflight of a source; `str()` prints it.
 
     `class_counts` and `fingerprint` are taken from `num_read` images: all of a set in memory, an
-    even sample of a streamed one.
+    even sample of a streamed one. Where classes are not `named`, `class_names` are their numbers.
     """
 
     source: str
@@ -21,6 +21,23 @@ class Inspection:
     class_counts: tuple[int, ...]
     num_read: int
     fingerprint: str
+    named: bool = True
+
+    @classmethod
+    def from_record(cls, values):
+        """What `dataclasses.asdict` made of one, read back from JSON; None if it is incomplete.
+
+        Records of before `named` have names wherever these are more than numbers.
+        """
+        fields = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(values, dict) or not fields - {"named"} <= values.keys():
+            return None
+        known = {
+            name: tuple(values[name]) if isinstance(values[name], list) else values[name]
+            for name in fields & values.keys()
+        }
+        names = known["class_names"]
+        return cls(**{"named": names != tuple(map(str, range(len(names)))), **known})
 
     def __str__(self):
         height, width, channels = self.image_shape

@@ -181,6 +181,7 @@ class Source:
             class_counts=tuple(map(int, counts)),
             num_read=num_counted,
             fingerprint=fingerprint(self.num_images, images, labels, layout),
+            named=self.class_names is not None,
         )
 
     def diagnose(self):

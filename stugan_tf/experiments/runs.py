@@ -9,9 +9,8 @@ import re
 from typing import NamedTuple
 
 from stugan_tf.evaluation import records
-from stugan_tf.experiments.scheduler import has_succeeded
 from stugan_tf.files import read_json_lines
-from stugan_tf.runs.phases import has_finished, started
+from stugan_tf.runs.status import started, status_of
 
 
 class Progress(NamedTuple):
@@ -40,7 +39,7 @@ def workdir_of(folder):
 
 def is_done(folder):
     """Whether the run of a cell is over, whoever ran it."""
-    return has_finished(workdir_of(folder)) or has_succeeded(pathlib.Path(folder))
+    return status_of(workdir_of(folder)).is_over
 
 
 def progress_of(folder):

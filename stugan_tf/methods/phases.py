@@ -23,6 +23,7 @@ from stugan_tf.runs.checkpoints import Checkpoints, DamagedCheckpointError
 from stugan_tf.runs.loop import Training
 from stugan_tf.runs.manifest import read_manifest
 from stugan_tf.runs.phases import Overview, table
+from stugan_tf.runs.status import status_of
 from stugan_tf.runs.workdir import fixed_lines, locked, settle
 
 
@@ -230,7 +231,7 @@ class Phases:
 
             with _folder(phase, top, training, config, shared) as folder:
                 top.note(phase, state="started", folder=folder)
-                if number == len(self.phases) or not _is_over(folder):
+                if number == len(self.phases) or not status_of(folder).keeps_its_end:
                     label = f"{phase.name} ({number} of {len(self.phases)})"
                     training.run(folder, config, begin, label, keep_start=parent is None)
                 top.note(phase, state="finished", **_result(training, folder))
@@ -293,12 +294,6 @@ def _turn(folder):
     """Waits until no other process has this folder, and keeps it while the context is open."""
     say = functools.partial(print, file=sys.stderr, flush=True)
     return files.locked(folder.parent / f".{folder.name}.lock", f"--shared: {folder}", say)
-
-
-def _is_over(folder):
-    """Whether a run is over and its last checkpoint is still there."""
-    finished = read_manifest(folder).get("finished", {"step": None})
-    return finished["step"] in Checkpoints(folder / "checkpoints", {}).steps()
 
 
 def _result(training, folder):

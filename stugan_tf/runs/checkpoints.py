@@ -2,8 +2,9 @@
 
 Each is a folder `step_NNNNNNNN` with TensorFlow's files and `checkpoint.json`: format, step, time,
 score and the SHA-256 of each file. Variables are named by their path. In format 1, which had no
-number yet, they were named by their position; it is read through a table of those. A folder of that name is complete, because it gets its name last and
-loses it first: other processes may read it meanwhile.
+number yet, they were named by their position; it is read through a table of those. A folder of that
+name is complete, because it gets its name last and loses it first: other processes may read it
+meanwhile.
 """
 
 import collections
@@ -21,9 +22,9 @@ import tensorflow as tf
 from absl import logging
 
 from stugan_tf.errors import InputError
-from stugan_tf.files import write_atomically
+from stugan_tf.files import without_patterns, write_atomically
+from stugan_tf.runs.status import kept_steps
 
-_FOLDER = re.compile(r"step_(\d{8,})")
 FORMAT = 2
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # How TensorFlow ends the name of a variable.
 
@@ -50,8 +51,7 @@ class Checkpoints:
 
     def steps(self):
         """The steps of the complete checkpoints, ascending."""
-        matches = (_FOLDER.fullmatch(path.name) for path in self._directory.glob("step_*"))
-        return sorted(int(match.group(1)) for match in matches if match)
+        return kept_steps(self._directory)
 
     def best(self):
         """The step of the checkpoint with the lowest score, or None if none has one."""
@@ -68,12 +68,13 @@ class Checkpoints:
 
         Not of its files, for TensorFlow writes the same values in other bytes.
         """
-        reader = tf.train.load_checkpoint(str(self._path(step) / "state"))
         digest = hashlib.sha256()
-        for name in sorted(reader.get_variable_to_shape_map()):
-            if name.endswith(_VALUE) and not name.startswith("save_counter"):
-                digest.update(name.encode())
-                digest.update(np.ascontiguousarray(reader.get_tensor(name)))
+        with without_patterns(self._path(step)) as path:
+            reader = tf.train.load_checkpoint(str(path / "state"))
+            for name in sorted(reader.get_variable_to_shape_map()):
+                if name.endswith(_VALUE) and not name.startswith("save_counter"):
+                    digest.update(name.encode())
+                    digest.update(np.ascontiguousarray(reader.get_tensor(name)))
         return digest.hexdigest()
 
     def save(self, step, score=None):
@@ -159,15 +160,16 @@ class Checkpoints:
             checkpoint = tf.train.Checkpoint(
                 **{former: self._variables[name] for name, former in names.items()}
             )
-        self._check_same_variables(path, names)
-        checkpoint.read(str(path / "state")).assert_consumed()
+        with without_patterns(path) as readable:
+            self._check_same_variables(path, readable / "state", names)
+            checkpoint.read(str(readable / "state")).assert_consumed()
 
-    def _check_same_variables(self, path, names):
+    def _check_same_variables(self, path, file, names):
         """Raises InputError unless the file has our variables, `names` of which it calls so."""
         # TensorFlow itself would say this in several hundred lines.
         ours_of = {called: name for name, called in names.items()}
         stored = {}
-        for key, shape in tf.train.list_variables(str(path / "state")):
+        for key, shape in tf.train.list_variables(str(file)):
             if key.endswith(_VALUE) and not key.startswith("save_counter"):
                 name = _unescaped(key.removesuffix(_VALUE))
                 stored[ours_of.get(name, name)] = tuple(shape)

@@ -21,19 +21,19 @@ from stugan_tf.files import JsonLines
 from stugan_tf.latents import class_rows
 from stugan_tf.layers.execution import check_execution
 from stugan_tf.randomness import Purpose, draw_latents, fold
+from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.runs.interruption import Interrupted, Interruption
+from stugan_tf.runs.manifest import record_end, record_failure, record_start
+from stugan_tf.runs.monitoring import Monitor
+from stugan_tf.runs.scoring import Scoring
+from stugan_tf.runs.workdir import check_space, claimed
 from stugan_tf.sparsity.exploration_rate import churn, exploration_rate
 from stugan_tf.sparsity.sparsify import count_weights
 from stugan_tf.training.algorithm import Algorithm
-from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.training.gan import GAN
-from stugan_tf.runs.interruption import Interrupted, Interruption
-from stugan_tf.runs.manifest import record_end, record_start
-from stugan_tf.runs.monitoring import Monitor
 from stugan_tf.training.precision import computing_in
-from stugan_tf.runs.scoring import Scoring
 from stugan_tf.training.steps import Steps
 from stugan_tf.training.strategies import is_chief, should_jit
-from stugan_tf.runs.workdir import check_space, claimed
 
 MOST_ROWS = 16  # of classes in a sample grid; of more it shows some, drawn at random
 
@@ -267,6 +267,7 @@ class Training:
                     attempt = int(self._steps.attempt.numpy()) + 1
                     step = stored.restore_newest()
                     if attempt > self._max_rollbacks:
+                        record_failure(output, failure)
                         break
                     self._steps.attempt.assign(attempt)
                     message = (

@@ -9,9 +9,6 @@ import shlex
 import subprocess
 import sys
 
-import keras
-import tensorflow as tf
-
 import stugan_tf
 from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
@@ -40,6 +37,7 @@ def record_start(workdir, step, data, **facts):
                 f"{before} and is {now}. Restore them, or start anew with another --workdir."
             )
         manifest.pop("finished", None)  # What follows may be a step that was lost.
+        manifest.pop("failed", None)
         manifest["resumes"].append({"step": step, **process()})
     else:
         manifest = {**process(), "data": data, **facts, "resumes": []}
@@ -48,15 +46,18 @@ def record_start(workdir, step, data, **facts):
 
 def record_end(workdir, step):
     """Notes in `run.json` that the run is over, after `step` steps."""
-    path = pathlib.Path(workdir) / "run.json"
-    manifest = json.loads(path.read_text())
-    manifest["finished"] = {"step": step, "time": _now()}
-    write_atomically(path, (json.dumps(manifest, indent=2) + "\n").encode())
+    _note(workdir, finished={"step": step, "time": _now()})
 
 
-def has_finished(workdir):
-    """Whether the run in a folder is over, early or after its last step."""
-    return "finished" in read_manifest(workdir)
+def record_failure(workdir, reason):
+    """Notes in `run.json` that the run failed, and why, in words."""
+    _note(workdir, failed={"reason": reason, "time": _now()})
+
+
+def _note(workdir, **values):
+    manifest = read_manifest(workdir) | values
+    text = json.dumps(manifest, indent=2) + "\n"
+    write_atomically(pathlib.Path(workdir) / "run.json", text.encode())
 
 
 def read_manifest(workdir):
@@ -71,6 +72,9 @@ def _now():
 
 def process():
     """What can be told of this process: time, command, versions, commit, host, devices."""
+    import keras  # Here, so that a manifest can be read without them.
+    import tensorflow as tf
+
     return {
         "time": _now(),
         "command": shlex.join(sys.orig_argv),

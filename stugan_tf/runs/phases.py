@@ -5,10 +5,7 @@ import pathlib
 
 from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
-from stugan_tf.runs.checkpoints import Checkpoints
-from stugan_tf.runs.manifest import has_finished as run_has_finished
-
-NAME = "phases.json"
+from stugan_tf.runs.status import PHASES, kept_steps, read_phases, started
 
 
 class Overview:
@@ -27,7 +24,7 @@ class Overview:
             phases: of the method.
         """
         self._workdir = pathlib.Path(workdir)
-        stored = {record["name"]: record for record in _read(self._workdir)}
+        stored = {record["name"]: record for record in read_phases(self._workdir)}
         self._records = {
             phase.name: stored.get(
                 phase.name, {"name": phase.name, "about": phase.about, "state": "waiting"}
@@ -49,7 +46,7 @@ class Overview:
         record = self._records[name]
         if record["state"] != "finished":
             return False
-        kept = Checkpoints(self.folder(name) / "checkpoints", {}).steps()
+        kept = kept_steps(self.folder(name) / "checkpoints")
         return {record["latest"], record["best"]} - {None} <= set(kept)
 
     def note(self, output, name, **values):
@@ -61,21 +58,7 @@ class Overview:
             values["folder"] = str(folder)
         self._records[name] |= values
         text = json.dumps({"phases": list(self._records.values())}, indent=2) + "\n"
-        write_atomically(output / NAME, text.encode())
-
-
-def has_finished(workdir):
-    """Whether what was started in a workdir is over, be it one training or several phases."""
-    phases = _read(pathlib.Path(workdir))
-    if not phases:
-        return run_has_finished(workdir)
-    return all(record["state"] == "finished" for record in phases)
-
-
-def started(workdir):
-    """Of the phases of a workdir the folders of those that have started; none if it has none."""
-    workdir = pathlib.Path(workdir)
-    return [workdir / record["folder"] for record in _read(workdir) if "folder" in record]
+        write_atomically(output / PHASES, text.encode())
 
 
 def run_folder(workdir):
@@ -85,11 +68,11 @@ def run_folder(workdir):
         InputError: if there are phases, but no checkpoint yet.
     """
     workdir = pathlib.Path(workdir)
-    phases = _read(workdir)
+    phases = read_phases(workdir)
     if not phases:
         return workdir
     for folder in reversed(started(workdir)):
-        if Checkpoints(folder / "checkpoints", {}).steps():
+        if kept_steps(folder / "checkpoints"):
             return folder
     raise InputError(
         f"{workdir} is for {len(phases)} phases ({', '.join(r['name'] for r in phases)}), none of "
@@ -99,7 +82,7 @@ def run_folder(workdir):
 
 def table(workdir):
     """The phases of a workdir as text, or '' if it has none."""
-    phases = _read(pathlib.Path(workdir))
+    phases = read_phases(workdir)
     if not phases:
         return ""
     scores = list(dict.fromkeys(name for record in phases for name in record.get("scores", ())))
@@ -129,8 +112,3 @@ def table(workdir):
         ).rstrip()
         for row in rows
     )
-
-
-def _read(workdir):
-    path = workdir / NAME
-    return json.loads(path.read_text())["phases"] if path.exists() else []

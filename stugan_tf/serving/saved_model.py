@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from stugan_tf.errors import InputError
+from stugan_tf.files import without_patterns
 from stugan_tf.layers.mixing import mixing_classes
 from stugan_tf.randomness import Purpose, fold
 from stugan_tf.serving.numbering import numbered_inputs
@@ -139,7 +140,8 @@ def read(folder, interface):
         InputError: if it is no SavedModel, or has not the signatures of the interface.
     """
     try:
-        loaded = tf.saved_model.load(str(folder))
+        with without_patterns(folder) as readable:
+            loaded = tf.saved_model.load(str(readable))
         signatures = loaded.signatures
     except (OSError, ValueError, TypeError, KeyError, AttributeError, tf.errors.OpError) as error:
         raise InputError(

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from stugan_tf.runs.phases import has_finished
+from stugan_tf.runs.status import status_of
 from tests.helpers.small import assert_same_phase, manifest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -139,7 +139,7 @@ def test_two_workers_go_through_the_phases_together(tmp_path):
         )
     errors = [worker.communicate(timeout=500)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], errors
-    assert has_finished(tmp_path / "run")
+    assert status_of(tmp_path / "run").is_over
     weights = manifest(tmp_path / "run" / "round_02")["weights"]
     assert weights["generator"]["active"] == pytest.approx(1288 * 0.64, abs=1)
     assert all("round_02 (3 of 3)  step 4/4" in text for text in errors)

@@ -15,6 +15,7 @@ from stugan_tf.methods.tickets import tickets
 from stugan_tf.runs import phases as overview
 from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.runs.loop import Training
+from stugan_tf.runs.status import status_of
 from stugan_tf.sparsity.exploration import Exploration
 from tests.helpers.small import STEPS, killed, manifest, opening, states
 
@@ -148,7 +149,7 @@ def test_the_overview_tells_the_best_scores_and_where_the_last_phase_is(sharing)
     }
     assert overview.run_folder(folder / "tickets") == folder / "tickets" / "round_01"
     assert overview.run_folder(folder / "tickets" / "round_01") == folder / "tickets" / "round_01"
-    assert overview.has_finished(folder / "tickets")
+    assert status_of(folder / "tickets").keeps_its_end
     header, dense, first = overview.table(folder / "tickets").splitlines()
     assert header.split()[:5] == ["phase", "state", "steps", "s_G", "s_D"]
     assert dense.split()[:5] == ["dense", "finished", str(STEPS), "0.0000", "0.0000"]
@@ -160,7 +161,7 @@ def test_a_workdir_without_any_checkpoint_is_told_so(tmp_path):
     method = prune_and_finetune(GENERATOR_ALONE)
     summary = overview.Overview(tmp_path, method.phases)
     summary.note(tmp_path, "dense", state="started", folder=tmp_path / "dense")
-    assert not overview.has_finished(tmp_path)
+    assert not status_of(tmp_path).is_over
     with pytest.raises(InputError, match=r"2 phases \(dense, finetune\).*no.* checkpoint yet"):
         overview.run_folder(tmp_path)
 

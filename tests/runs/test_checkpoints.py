@@ -70,6 +70,16 @@ def test_every_value_comes_back_bit_by_bit(tmp_path):
     assert holds(restored, 7)
 
 
+@pytest.mark.parametrize("name", ["[a]", "a*b?", "{a,b}", "a\\b", "...", " ", "ü %d", "]["])
+def test_any_name_of_a_folder_can_be_saved_to_and_read_from(tmp_path, name):
+    folder = tmp_path / name / "checkpoints"
+    digest = save(folder, [7]).digest(7)
+    restored = variables()
+    assert Checkpoints(folder, restored).restore_newest() == 7
+    assert holds(restored, 7)
+    assert digest == save(tmp_path / "plain", [7]).digest(7)
+
+
 def test_an_empty_folder_restores_nothing(tmp_path):
     state = variables()
     assert Checkpoints(tmp_path / "new", state).restore_newest() is None
@@ -194,8 +204,8 @@ def test_no_flipped_bit_ever_restores_a_wrong_value(two_checkpoints, file, posit
     [
         (
             {"shape": (3, 5)},
-            r"1 variables differ\. The first is generator/block_1/c-1\.x/kernel, with shape \(3, 4\) "
-            r"there and shape \(3, 5\) here\. Use the configuration that wrote it",
+            r"1 variables differ\. The first is generator/block_1/c-1\.x/kernel, with shape \(3, "
+            r"4\) there and shape \(3, 5\) here\. Use the configuration that wrote it",
         ),
         (
             {"new/bias": tf.zeros([2])},

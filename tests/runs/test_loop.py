@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from tests.helpers.small_networks import residual_discriminator
 
 from stugan_tf.data import digits
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.models.sngan import sngan_generator
 from stugan_tf.randomness import Purpose, draw_latents, fold
+from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.runs.loop import Training
+from stugan_tf.runs.scoring import Scoring
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.algorithm import Algorithm
-from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.training.gan import GAN
-from stugan_tf.runs.loop import Training
 from stugan_tf.training.masked_adam import MaskedAdam
-from stugan_tf.runs.scoring import Scoring
+from tests.helpers.small_networks import residual_discriminator
 
 
 def tiny_gan(**settings):

@@ -24,15 +24,6 @@ def test_the_first_start_records_the_run_and_later_ones_only_themselves(tmp_path
     assert resume["time"] >= written["time"]
 
 
-def test_a_run_that_goes_on_is_not_finished(tmp_path):
-    manifest.record_start(tmp_path, 0, data={"fingerprint": "a"})
-    assert not manifest.has_finished(tmp_path)
-    manifest.record_end(tmp_path, 9)
-    assert manifest.has_finished(tmp_path)
-    manifest.record_start(tmp_path, 5, data={"fingerprint": "a"})  # Newer ones were damaged.
-    assert not manifest.has_finished(tmp_path)
-
-
 def test_a_run_is_not_resumed_on_other_data(tmp_path):
     manifest.record_start(tmp_path, 0, data={"fingerprint": "a"})
     with pytest.raises(InputError, match="was a and is b"):
