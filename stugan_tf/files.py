@@ -9,6 +9,7 @@ import os
 import pathlib
 import platform
 import re
+import tempfile
 
 import numpy as np
 
@@ -23,6 +24,52 @@ def cache_folder():
     """Where what can be made or fetched again is kept: `stugan_tf` in the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return pathlib.Path(cache) / "stugan_tf"
+
+
+def local_path(text, flag):
+    """The path that a flag names; a leading `~` is the user's home.
+
+    Args:
+        text: str or path, as it was given. Brackets, stars and spaces are part of a name.
+        flag: how a message calls it, e.g. `--workdir`.
+
+    Returns:
+        A `pathlib.Path`.
+
+    Raises:
+        InputError: for an address such as `gs://bucket/run`, which is not in the file system.
+    """
+    text = os.fspath(text)
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", text)
+    if scheme and text.startswith(f"{scheme.group()}/"):
+        raise InputError(
+            f"{flag}={text} is an address that begins with {scheme.group()}/, but this must be a "
+            "path in the file system. Mount the bucket or share and give the folder it is mounted "
+            "at, or copy what you need to a folder."
+        )
+    return pathlib.Path(os.path.expanduser(text))
+
+
+@contextlib.contextmanager
+def without_patterns(folder):
+    """A path to an existing folder that is safe to give to functions that read it as a pattern.
+
+    TensorFlow takes the path of a checkpoint for a pattern, in which `[a]` stands for `a`.
+
+    Args:
+        folder: path.
+
+    Yields:
+        The path itself, or that of a link to it, which goes when the context is left.
+    """
+    folder = pathlib.Path(folder)
+    if not re.search(r"[][*?{}\\]", str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        link = pathlib.Path(scratch) / "folder"
+        link.symlink_to(folder.absolute(), target_is_directory=True)
+        yield link
 
 
 def write_atomically(path, data):

@@ -21,7 +21,7 @@ import tensorflow as tf
 from absl import logging
 
 from stugan_tf.errors import InputError
-from stugan_tf.files import write_atomically
+from stugan_tf.files import without_patterns, write_atomically
 
 _FOLDER = re.compile(r"step_(\d{8,})")
 FORMAT = 2
@@ -68,12 +68,13 @@ class Checkpoints:
 
         Not of its files, for TensorFlow writes the same values in other bytes.
         """
-        reader = tf.train.load_checkpoint(str(self._path(step) / "state"))
         digest = hashlib.sha256()
-        for name in sorted(reader.get_variable_to_shape_map()):
-            if name.endswith(_VALUE) and not name.startswith("save_counter"):
-                digest.update(name.encode())
-                digest.update(np.ascontiguousarray(reader.get_tensor(name)))
+        with without_patterns(self._path(step)) as path:
+            reader = tf.train.load_checkpoint(str(path / "state"))
+            for name in sorted(reader.get_variable_to_shape_map()):
+                if name.endswith(_VALUE) and not name.startswith("save_counter"):
+                    digest.update(name.encode())
+                    digest.update(np.ascontiguousarray(reader.get_tensor(name)))
         return digest.hexdigest()
 
     def save(self, step, score=None):
@@ -159,15 +160,16 @@ class Checkpoints:
             checkpoint = tf.train.Checkpoint(
                 **{former: self._variables[name] for name, former in names.items()}
             )
-        self._check_same_variables(path, names)
-        checkpoint.read(str(path / "state")).assert_consumed()
+        with without_patterns(path) as readable:
+            self._check_same_variables(path, readable, names)
+            checkpoint.read(str(readable / "state")).assert_consumed()
 
-    def _check_same_variables(self, path, names):
+    def _check_same_variables(self, path, readable, names):
         """Raises InputError unless the file has our variables, `names` of which it calls so."""
         # TensorFlow itself would say this in several hundred lines.
         ours_of = {called: name for name, called in names.items()}
         stored = {}
-        for key, shape in tf.train.list_variables(str(path / "state")):
+        for key, shape in tf.train.list_variables(str(readable / "state")):
             if key.endswith(_VALUE) and not key.startswith("save_counter"):
                 name = _unescaped(key.removesuffix(_VALUE))
                 stored[ours_of.get(name, name)] = tuple(shape)

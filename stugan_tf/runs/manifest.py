@@ -17,7 +17,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
 
 
-def record_start(workdir, step, data, **facts):
+def record_start(workdir, step, data, resumed=None, **facts):
     """Writes `run.json` at the first start of a run; adds to its `resumes` at later ones.
 
     Args:
@@ -25,6 +25,7 @@ def record_start(workdir, step, data, **facts):
         step: The step from which this process goes on.
         data: What is known of the data, with a `fingerprint`: it must be that of the first start,
             because the order of the images resumes by position.
+        resumed: What else JSON can hold of this start, if it is a later one.
         **facts: What else JSON can hold of the run: seed, counts.
 
     Raises:
@@ -40,7 +41,7 @@ def record_start(workdir, step, data, **facts):
                 f"{before} and is {now}. Restore them, or start anew with another --workdir."
             )
         manifest.pop("finished", None)  # What follows may be a step that was lost.
-        manifest["resumes"].append({"step": step, **process()})
+        manifest["resumes"].append({"step": step, **process(), **(resumed or {})})
     else:
         manifest = {**process(), "data": data, **facts, "resumes": []}
     write_atomically(path, (json.dumps(manifest, indent=2) + "\n").encode())

@@ -7,10 +7,10 @@ from keras import layers
 from test_loop import tiny_training
 
 from stugan_tf.layers.graph import activation_size
+from stugan_tf.runs.plan import describe, flops_so_far, memory_estimate
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
-from stugan_tf.runs.plan import describe, flops_so_far, memory_estimate
 from stugan_tf.training.precision import computing_in
 
 

@@ -13,10 +13,10 @@ from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.extractors import digits_classifier
 from stugan_tf.evaluation.sampling import BATCH_NORMS
 from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
+from stugan_tf.runs.loop import Training
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
-from stugan_tf.runs.loop import Training
 
 
 class Everyway:
