@@ -2,8 +2,9 @@
 
 Each is a folder `step_NNNNNNNN` with TensorFlow's files and `checkpoint.json`: format, step, time,
 score and the SHA-256 of each file. Variables are named by their path. In format 1, which had no
-number yet, they were named by their position; it is read through a table of those. A folder of that name is complete, because it gets its name last and
-loses it first: other processes may read it meanwhile.
+number yet, they were named by their position; it is read through a table of those. A folder of
+that name is complete, because it gets its name last and loses it first: other processes may read it
+meanwhile.
 """
 
 import collections

@@ -194,8 +194,8 @@ def test_no_flipped_bit_ever_restores_a_wrong_value(two_checkpoints, file, posit
     [
         (
             {"shape": (3, 5)},
-            r"1 variables differ\. The first is generator/block_1/c-1\.x/kernel, with shape \(3, 4\) "
-            r"there and shape \(3, 5\) here\. Use the configuration that wrote it",
+            r"1 variables differ\. The first is generator/block_1/c-1\.x/kernel, with "
+            r"shape \(3, 4\) there and shape \(3, 5\) here\. Use the configuration that wrote it",
         ),
         (
             {"new/bias": tf.zeros([2])},
