@@ -23,8 +23,8 @@ from stugan_tf.evaluation.metrics import (
     kernel_distance,
     neighborhood_scores,
 )
-from stugan_tf.evaluation.progress import Progress
 from stugan_tf.evaluation.statistics import Collector
+from stugan_tf.progress import ProgressBar
 
 NUM_SPLITS = 10
 NUM_KEPT = 5000
@@ -94,7 +94,7 @@ def see_train(extraction):
         (Seen("train, cats alone", counts[3], extractor), lambda i, y: y == 3),
     ]
     first = 0
-    with Progress("train", 50_000) as progress:
+    with ProgressBar(50_000, "image", "train") as progress:
         for images, labels in source.in_order(extraction.batch_size).as_numpy_iterator():
             features, logits = extraction(images)
             numbers = np.arange(first, first + len(labels))
@@ -111,7 +111,7 @@ def see_test(extraction, name, num_images, corrupt):
     seen = Seen(name, num_images, extraction.extractor)
     batches = cifar10(split="test").in_order(extraction.batch_size)
     left = num_images
-    with Progress(name, num_images) as progress:
+    with ProgressBar(num_images, "image", name) as progress:
         for images, _ in batches.as_numpy_iterator():
             images = corrupt(images[:left])
             if not len(images):

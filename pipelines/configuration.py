@@ -21,7 +21,7 @@ from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.metrics import METRICS
 from stugan_tf.methods import method  # noqa: F401 - likewise
 from stugan_tf.runs import loop  # noqa: F401 - likewise
-from stugan_tf.runs.workdir import FREE
+from stugan_tf.runs.workdir import fixed_lines
 
 _OURS = f"{__name__.partition('.')[0]}."
 
@@ -98,16 +98,12 @@ def settings(pipeline):
 
 
 def canonical(text):
-    """Gin text without what changes nothing: comments, order, what is overridden, `FREE` settings.
+    """Gin text without what changes nothing: comments, order, what is overridden, free settings.
 
     Paths and imports stay as they are.
     """
     config.parse_gin((), [text])
-    free = tuple(f"train.{name} " for name in FREE)
-    lines = (line.rstrip() for line in gin.config_str().splitlines())
-    return "\n".join(
-        line for line in lines if line and line[0] != "#" and not line.startswith(free)
-    )
+    return "\n".join(fixed_lines(gin.config_str()))
 
 
 def source(training):

@@ -13,7 +13,7 @@ from absl import flags
 
 from stugan_tf.data.sharding import Encoding, Sharding
 from stugan_tf.errors import InputError
-from stugan_tf.evaluation.progress import Progress
+from stugan_tf.progress import ProgressBar
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("input", None, "Folder of images; its sub-folders are the classes.")
@@ -37,7 +37,7 @@ def main(_):
     if workers < 1:
         raise InputError(f"--workers must be at least 1, got {workers}.")
     tf.config.set_visible_devices([], "GPU")
-    with Progress("sharding", sharding.num_images) as progress:
+    with ProgressBar(sharding.num_images, "image", "sharding") as progress:
         skipped = sharding.run(
             workers=workers,
             skip_corrupt=FLAGS.skip_corrupt,

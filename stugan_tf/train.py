@@ -1,10 +1,13 @@
-"""Trains a GAN: `python -m stugan_tf.train --gin_file=F [--gin_file=F2 ...] --workdir=DIR`.
+"""Trains a GAN: `python -m stugan_tf.train --gin_file=F [--gin_file=F2 ...] [--workdir=DIR]`.
 
-The same command started again resumes. Exit codes: 0 done, 1 bad input or failed run, 128 + the
-number of the signal that asked the run to save and stop.
+The same command started again with the same --workdir resumes. Without one, the run gets a new
+folder, such as `runs/00007-sngan_cifar10-stu`. Exit codes: 0 done, 1 bad input or failed run, 128 +
+the number of the signal that asked the run to save and stop.
 """
 
 import contextlib
+import pathlib
+import shlex
 import sys
 
 from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
@@ -14,15 +17,24 @@ from stugan_tf import models  # noqa: F401 - registers them with gin
 from stugan_tf.data import data
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
+from stugan_tf.files import local_path
 from stugan_tf.methods.method import chosen_method
 from stugan_tf.methods.phases import Opened
 from stugan_tf.runs.interruption import Interrupted
 from stugan_tf.runs.loop import Training
+from stugan_tf.runs.workdir import numbered
 from stugan_tf.training.strategies import NAMES, create_strategy
+
+RUNS = pathlib.Path("runs")  # Where workdirs are that nobody chose.
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
-flags.DEFINE_string("workdir", None, "Folder of everything the run writes; resumed if it exists.")
+flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of everything the run writes; resumed if it exists. Left out, it is a new one in "
+    f"{RUNS}/, numbered.",
+)
 flags.DEFINE_string("strategy", "auto", f"Devices to train on: {', '.join(NAMES)}.")
 flags.DEFINE_string(
     "shared",
@@ -36,34 +48,54 @@ def main(_):
     """Builds, checks, prints the plan, trains."""
     if not FLAGS.gin_file:
         raise InputError("--gin_file is missing. Try --gin_file=gin/quickstart.gin.")
-    if not FLAGS.workdir and not FLAGS.dry_run:
-        raise InputError("--workdir is missing: the folder for checkpoints, logs and samples.")
-    if FLAGS.shared and FLAGS.strategy == "multi_worker":
+    if not FLAGS.workdir and FLAGS.strategy == "multi_worker":
+        raise InputError(
+            "--workdir is missing: all workers of --strategy=multi_worker need the same folder."
+        )
+    workdir = local_path(FLAGS.workdir, "--workdir") if FLAGS.workdir else None
+    shared = local_path(FLAGS.shared, "--shared") if FLAGS.shared else None
+    if shared and FLAGS.strategy == "multi_worker":
         raise InputError("--shared is for one process: leave it out, or choose another --strategy.")
     config.parse_gin(FLAGS.gin_file, FLAGS.gin_param)
     strategy = create_strategy(FLAGS.strategy)  # First: it may have to choose devices.
     method = chosen_method(config.value_of)
+
+    where = ""
 
     @contextlib.contextmanager
     def opened(phase):
         with config.part(phase.settings):
             training = Training(data(), strategy)
             config.check_all_used()
+            training.check_trackers()
             method.check(training)
             print(training.inspection, method.describe(phase, training), sep="\n\n")
             if training.scoring:
                 print(training.scoring)
-            sys.stdout.flush()
+            print(where, flush=True)
             yield Opened(training, config.operative_config(), config.operative_config(whole=True))
 
     if FLAGS.dry_run:
         with opened(method.phases[0]):
             return
-    try:
-        method.run(FLAGS.workdir, opened, FLAGS.shared)
-    except Interrupted as interrupted:
-        print(interrupted, file=sys.stderr)
-        sys.exit(interrupted.exit_code)
+    with numbered(RUNS, _name()) if workdir is None else contextlib.nullcontext(workdir) as folder:
+        where = f"workdir: {folder}\nto resume: {_resuming(folder)}\n"
+        try:
+            method.run(folder, opened, shared)
+        except Interrupted as interrupted:
+            print(interrupted, file=sys.stderr)
+            sys.exit(interrupted.exit_code)
+
+
+def _name():
+    """What a run without a name is called: base file and fragments, such as sngan_cifar10-stu."""
+    return "-".join(pathlib.Path(file).stem for file in FLAGS.gin_file)[:100]
+
+
+def _resuming(workdir):
+    """The command that goes on with a run."""
+    arguments = sys.argv[1:] if FLAGS.workdir else [*sys.argv[1:], f"--workdir={workdir}"]
+    return shlex.join(["python", "-m", "stugan_tf.train", *arguments])
 
 
 if __name__ == "__main__":

@@ -178,8 +178,18 @@ def _other_configuration(place):
     return [*place.train(), "--gin_param=GAN.generator_sparsity = 0.9"]
 
 
-def _more_steps(place):
-    return [*place.train(), "--gin_param=Algorithm.total_steps = 90"]
+def _fewer_steps(place):
+    flags = place.train()
+    checkpoints = place.workdir / "checkpoints"
+    (checkpoints / "step_00000001").rename(checkpoints / "step_00000009")
+    path = place.workdir / "config.gin"
+    path.write_text(path.read_text().replace("total_steps = 1\n", "total_steps = 9\n"))
+    return flags
+
+
+def _no_mlflow(place):
+    place.monkeypatch.setitem(sys.modules, "mlflow", None)
+    return place.flags("train.trackers = [@TensorBoard(), @MLflow()]")
 
 
 def _foreign_folder(place):
@@ -364,10 +374,16 @@ WRONG_USES = {
             shown="--workdir=runs/mine",
         ),
         WrongUse(
-            "no workdir",
-            ("--workdir is missing", "checkpoints"),
-            prepare=lambda place: [f"--gin_file={TINY}"],
-            shown="--gin_file=gin/quickstart.gin",
+            "no workdir for several workers",
+            ("--workdir is missing", "all workers", "the same folder"),
+            prepare=lambda place: [f"--gin_file={TINY}", "--strategy=multi_worker"],
+            shown="--gin_file=gin/quickstart.gin --strategy=multi_worker",
+        ),
+        WrongUse(
+            "bucket as workdir",
+            ("gs://mine/run is an address", "gs://, but", "Mount the bucket"),
+            prepare=lambda place: [f"--gin_file={TINY}", "--workdir=gs://mine/run"],
+            shown="--workdir=gs://mine/run",
         ),
         WrongUse(
             "misspelt flag",
@@ -818,6 +834,17 @@ WRONG_USES = {
             gin=("train.patience = 3",),
         ),
         WrongUse(
+            "tracker that is not installed",
+            ("needs mlflow", "pip install 'stugan_tf[mlflow]'"),
+            prepare=_no_mlflow,
+            shown="train.trackers = [@TensorBoard(), @MLflow()]",
+        ),
+        WrongUse(
+            "tracker without parentheses",
+            ("train.trackers must hold trackers", "with parentheses"),
+            gin=("train.trackers = [@TensorBoard]",),
+        ),
+        WrongUse(
             "patience without saying for what",
             ("train.patience waits for a better score", "set train.best_by"),
             gin=scored("train.patience = 3"),
@@ -996,10 +1023,10 @@ WRONG_USES = {
             shown="--workdir=runs/mine --gin_param='GAN.generator_sparsity = 0.9'",
         ),
         WrongUse(
-            "more steps for a finished run",
-            ("another configuration", "- Algorithm.total_steps = 1", "+ Algorithm.total_steps"),
-            prepare=_more_steps,
-            shown="--workdir=runs/mine --gin_param='Algorithm.total_steps = 90'",
+            "fewer steps than are done",
+            ("at step 9", "more than Algorithm.total_steps = 1", "another --workdir"),
+            prepare=_fewer_steps,
+            shown="--workdir=runs/mine --gin_param='Algorithm.total_steps = 1'",
         ),
         WrongUse(
             "folder of something else",

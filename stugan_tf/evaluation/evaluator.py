@@ -27,10 +27,10 @@ from stugan_tf.evaluation.metrics import (
     neighborhood_scores,
 )
 from stugan_tf.evaluation.neighbors import find_neighbors
-from stugan_tf.evaluation.progress import Progress
 from stugan_tf.evaluation.protocol import protocol_id
 from stugan_tf.evaluation.sampling import BATCH_NORMS, Sampler
 from stugan_tf.evaluation.statistics import Collector, real_statistics, ttur_statistics
+from stugan_tf.progress import ProgressBar
 from stugan_tf.randomness import Purpose, fold
 
 # What a mean, a covariance and logits do not suffice for.
@@ -269,7 +269,7 @@ class Evaluator:
         inception_score = None
         if "inception_score" in self.metrics:
             inception_score = InceptionScore(self._num_images, self._num_splits)
-        with Progress("generated images", self._num_images) as progress:
+        with ProgressBar(self._num_images, "image", "generated images") as progress:
             for images in self._samples(gan, self._num_images, repeat):
                 features, logits = self._extraction(images)
                 collector.update(features)

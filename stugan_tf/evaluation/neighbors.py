@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from stugan_tf.evaluation.progress import Progress
 from stugan_tf.images import image_grid
+from stugan_tf.progress import ProgressBar
 
 
 @dataclasses.dataclass
@@ -49,7 +49,7 @@ def find_neighbors(images, source, extraction, num_neighbors):
     )
     nearest = [[] for _ in images]
     distances = np.zeros([len(images), 0], np.float32)
-    with source.reading(), Progress("real images", source.num_images) as progress:
+    with source.reading(), ProgressBar(source.num_images, "image", "real images") as progress:
         for batch, _ in source.in_order(size).as_numpy_iterator():
             others, _ = extraction(batch)
             found = np.linalg.norm(features[:, None] - others[None], axis=-1)

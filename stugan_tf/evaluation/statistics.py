@@ -16,8 +16,8 @@ import numpy as np
 
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.moments import Moments
-from stugan_tf.evaluation.progress import Progress
 from stugan_tf.files import cache_folder, write_atomically
+from stugan_tf.progress import ProgressBar
 
 SECONDS = 60  # between savings of what is not finished
 STORED = 10_000  # features in the cache at least, so that evaluators that want fewer share them
@@ -223,7 +223,10 @@ def _compute(source, extraction, num_kept, path):
         collector.restore(state)
     saved = time.monotonic()
     batches = source.in_order(extraction.batch_size, start=collector.count)
-    with source.reading(), Progress("real images", source.num_images, collector.count) as progress:
+    with (
+        source.reading(),
+        ProgressBar(source.num_images, "image", "real images", collector.count) as progress,
+    ):
         for images, _ in batches.as_numpy_iterator():
             features, _ = extraction(images)
             collector.update(features)

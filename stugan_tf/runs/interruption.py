@@ -13,8 +13,8 @@ class Interrupted(BaseException):
     def __init__(self, signal_number, step):
         """Notes the signal and the step that was saved."""
         super().__init__(
-            f"{signal.Signals(signal_number).name}: saved at step {step}. The same command goes on "
-            "from there."
+            f"{signal.Signals(signal_number).name}: saved at step {step}. The same command with "
+            "this --workdir goes on from there."
         )
         self.exit_code = 128 + signal_number
 

@@ -4,38 +4,40 @@ import contextlib
 import dataclasses
 import functools
 import signal
-import time
 
 import gin
 import tensorflow as tf
 
-from stugan_tf.checks import (
-    check_above_zero,
-    check_bool,
-    check_function,
-    check_natural,
-    check_positive,
-)
+from stugan_tf.checks import check_bool, check_function, check_natural
 from stugan_tf.errors import FailedRun, InputError
-from stugan_tf.files import JsonLines
-from stugan_tf.latents import class_rows
 from stugan_tf.layers.execution import check_execution
-from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.runs.events import (
+    EarlyEnd,
+    Evaluations,
+    Health,
+    Intervals,
+    Log,
+    NotFiniteError,
+    Progress,
+    RunState,
+    SampleGrids,
+    Saving,
+    StopRequests,
+    TopologyUpdates,
+)
 from stugan_tf.runs.interruption import Interrupted, Interruption
+from stugan_tf.runs.lengthening import check_past
 from stugan_tf.runs.manifest import record_end, record_failure, record_start
-from stugan_tf.runs.monitoring import Monitor
-from stugan_tf.runs.scoring import Scoring
-from stugan_tf.runs.workdir import check_space, claimed
-from stugan_tf.sparsity.exploration_rate import churn, exploration_rate
+from stugan_tf.runs.scoring import ScoringSettings
+from stugan_tf.runs.trackers import Guarded, chosen_trackers
+from stugan_tf.runs.workdir import check_space, claimed, keep, total_steps_of
 from stugan_tf.sparsity.sparsify import count_weights
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
 from stugan_tf.training.precision import computing_in
 from stugan_tf.training.steps import Steps
 from stugan_tf.training.strategies import is_chief, should_jit
-
-MOST_ROWS = 16  # of classes in a sample grid; of more it shows some, drawn at random
 
 
 @gin.configurable("train", denylist=["source", "strategy", "gan"])
@@ -65,6 +67,7 @@ class Training:
         evaluate_every=None,
         best_by=None,
         patience=None,
+        trackers=None,
     ):
         """Builds everything; nothing is written yet.
 
@@ -98,44 +101,25 @@ class Training:
             evaluate_every: steps between evaluations.
             best_by: the metric that marks the checkpoint to keep as best.
             patience: ends the run after so many evaluations in a row without a new best.
+            trackers: list of `runs.trackers.Tracker` that show the run; None is `[TensorBoard()]`.
         """
         check_function("train.algorithm", algorithm)
         check_natural("train.seed", seed)
         check_execution("train.execution", execution)
         check_bool("train.rematerialize", rematerialize)
-        check_positive("train.steps_per_execution", steps_per_execution)
-        check_positive("train.log_every", log_every)
-        check_positive("train.sample_every", sample_every)
-        check_positive("train.num_samples", num_samples)
-        check_positive("train.checkpoint_every", checkpoint_every)
-        check_above_zero("train.checkpoint_minutes", checkpoint_minutes)
-        check_positive("train.keep_checkpoints", keep_checkpoints)
-        check_natural("train.max_rollbacks", max_rollbacks)
-        if evaluator is not None:
-            check_function("train.evaluator", evaluator)
-            check_positive("train.evaluate_every", evaluate_every)
-        elif (evaluate_every, best_by, patience) != (None, None, None):
-            raise InputError(
-                "train.evaluate_every, train.best_by and train.patience need scores: set "
-                "train.evaluator, e.g. to @Evaluator."
-            )
-        self.source = source
-        self.seed = seed
-        self._strategy = strategy
-        self._steps_per_execution = steps_per_execution
-        self._every = {
-            "log": log_every,
-            "sample": sample_every,
-            "checkpoint": checkpoint_every,
-            "evaluate": evaluate_every if evaluator is not None else None,
-        }
-        self._num_samples = num_samples
-        self._checkpoint_seconds = 60 * checkpoint_minutes
-        self._keep_checkpoints = keep_checkpoints
-        self._max_rollbacks = max_rollbacks
-        self._evaluator = evaluator
-        self._label = ""
-        self._scored = {"every": evaluate_every, "best_by": best_by, "patience": patience}
+        self.source, self.seed, self._strategy = source, seed, strategy
+        self._intervals = Intervals(
+            steps_per_execution,
+            log_every,
+            sample_every,
+            num_samples,
+            checkpoint_every,
+            checkpoint_minutes,
+            keep_checkpoints,
+            max_rollbacks,
+        )
+        self._scored = ScoringSettings(evaluator, evaluate_every, best_by, patience)
+        self._trackers = chosen_trackers(trackers)
         with strategy.scope():
             self.algorithm = algorithm()
             with computing_in(precision):
@@ -172,9 +156,12 @@ class Training:
     @functools.cached_property
     def scoring(self):
         """The `Scoring` of this training, or None; loads what the evaluator needs."""
-        if self._evaluator is None:
-            return None
-        return Scoring(self._evaluator(self.source, self._strategy), **self._scored)
+        return self._scored.scoring(self.source, self._strategy)
+
+    def check_trackers(self):
+        """Raises InputError if what a tracker needs is not installed."""
+        for tracker in self._trackers:
+            tracker.check()
 
     @property
     def num_replicas(self):
@@ -203,7 +190,7 @@ class Training:
     @property
     def best_by(self):
         """The metric that marks the best checkpoint, or None."""
-        return self._scored["best_by"]
+        return self._scored.best_by
 
     def assign_masks(self, masks):
         """Puts networks of a run that begins under other masks.
@@ -235,44 +222,43 @@ class Training:
             FailedRun: if a value was not finite.
             Interrupted: if a signal asked to stop; the run was saved.
         """
-        self._label = label
         state = self.state()
-        check_space(workdir, state, self._keep_checkpoints + keep_start)
+        self.check_trackers()
+        check_space(workdir, state, self._intervals.keep_checkpoints + keep_start)
         if self.scoring:
             self.scoring.evaluator.prepare()
-        with claimed(workdir, config, self.is_chief) as (workdir, output):
+        with claimed(workdir, config, self.is_chief) as (workdir, output, former):
             stored = Checkpoints(workdir / "checkpoints", state)
             checkpoints = Checkpoints(
-                output / "checkpoints", state, self._keep_checkpoints, keep_start
+                output / "checkpoints", state, self._intervals.keep_checkpoints, keep_start
             )
-            step, message, facts = stored.restore_newest(), "resumed", {}
-            if step is None:
-                with self._strategy.scope():
-                    facts = begin(self)
-            record_start(output, step or 0, **self._facts(), **facts)
-            if step is None:
-                step, message = 0, "started"
-                checkpoints.save(0)  # What a rollback goes back to, and proof that saving works.
+            step, message = self._start(stored, checkpoints, output, former, begin)
+            if former is not None:
+                keep(output, config)
             with Interruption() as interruption:
                 while True:
                     if self.scoring:
                         self.scoring.recall(workdir / "evaluations.jsonl", step)
+                    at = RunState(
+                        step, self.algorithm.total_steps, output, config, label, message=message
+                    )
+                    events = self._events(checkpoints, interruption)
                     try:
-                        self._train_from(step, output, checkpoints, config, interruption, message)
+                        self._run_events(at, events)
                         record_end(output, checkpoints.steps()[-1])
                         self._on_any_worker(False)  # When any goes on, all of this is written.
                         return
-                    except _NotFiniteError as error:
+                    except NotFiniteError as error:
                         failure = str(error)
-                    attempt = int(self._steps.attempt.numpy()) + 1
+                    attempt = self._attempts() + 1
                     step = stored.restore_newest()
-                    if attempt > self._max_rollbacks:
+                    if attempt > self._intervals.max_rollbacks:
                         record_failure(output, failure)
                         break
                     self._steps.attempt.assign(attempt)
                     message = (
                         f"{failure} Going on from here with other random numbers, rollback "
-                        f"{attempt} of at most {self._max_rollbacks}."
+                        f"{attempt} of at most {self._intervals.max_rollbacks}."
                     )
         raise FailedRun(
             f"{failure} The last good checkpoint, of step {step}, is intact. Set "
@@ -280,75 +266,101 @@ class Training:
             "lower learning rates and another --workdir."
         )
 
-    def _train_from(self, step, workdir, checkpoints, config, interruption, message):
+    def _start(self, stored, checkpoints, output, former, begin):
+        """Brings the run to where it goes on from; the step, and in words how."""
+        step = stored.restore_newest()
+        if step is not None:
+            resumed = self._check_length(step, former)
+            record_start(output, step, resumed=resumed, **self._facts())
+            return step, "resumed"
+        with self._strategy.scope():
+            facts = begin(self)
+        record_start(output, 0, **self._facts(), **facts)
+        _save_first(checkpoints, output)  # What a rollback goes back to.
+        return 0, "started"
+
+    def _check_length(self, step, former):
+        """Raises InputError if a run that is at `step` cannot have the length it is to have.
+
+        Args:
+            step: of its newest checkpoint.
+            former: the configuration of another length that it had up to now, or None.
+
+        Returns:
+            What run.json is to say of it.
+        """
         total = self.algorithm.total_steps
-        iterator = iter(self._distributed_batches(step))
-        saved_at = time.monotonic()
-        with (
-            Monitor(workdir, total, step, self._label) as monitor,
-            contextlib.closing(JsonLines(workdir / "evaluations.jsonl", step)) as evaluations,
-        ):
-            monitor.event(step, message)
-            monitor.text("config", config)
-            sparsities = {f"{name}_sparsity": c.sparsity for name, c in self.counts().items()}
-            ended = self._ends_early(monitor, step)
-            while step < total and not ended:
-                num_steps = self._until_next_event(step)
-                changes = self.algorithm.changes_topology(step + num_steps)
-                former = {
-                    name: [tf.identity(layer.kernel_mask.value) for layer in player.explorer.layers]
-                    for name, player in self.players.items()
-                    if changes[name]
-                }
-                with self._reading():
-                    self._steps.run(iterator, step, num_steps)
-                step += num_steps
-                self._check_finite()
-                monitor.advance(step)
-                topology = {}
-                for name, masks in former.items():
-                    topology |= self._topology(name, masks)
-                    fraction = self.algorithm.drop_fraction(name, step)
-                    if fraction is not None:
-                        topology[f"{name}_drop_fraction"] = fraction
-                    sparsities[f"{name}_sparsity"] = count_weights(self.gan.networks[name]).sparsity
-                if topology:
-                    monitor.summaries(step, topology)
-                cost = None
-                if self._is_due("evaluate", step):
-                    scores = self.scoring.score(self.gan, step)
-                    evaluations.append({"step": step, **scores})
-                    monitor.scores(step, scores)
-                    cost = self.scoring.cost(scores)
-                if self._is_due("sample", step):
-                    monitor.images(step, self.samples(), self.sample_columns)
-                if self._is_due("log", step):
-                    rates = self._exploration_rates()
-                    monitor.scalars(step, {**self._steps.pop_metrics(), **sparsities, **rates})
-                overdue = time.monotonic() - saved_at > self._checkpoint_seconds
-                stopping = self._on_any_worker(interruption.signal_number is not None)
-                if self._is_due("checkpoint", step) or overdue or stopping or cost is not None:
-                    self._check_weights(step)
-                    checkpoints.save(step, cost)
-                    saved_at = time.monotonic()
-                if cost is not None:
-                    ended = self._ends_early(monitor, step)
-                if stopping and step < total:
-                    raise Interrupted(interruption.signal_number or signal.SIGTERM, step)
-            monitor.event(step, f"done; the newest samples are in {workdir / 'samples'}")
+        if step > total:
+            raise InputError(
+                f"The run is at step {step}, which is more than Algorithm.total_steps = {total}. "
+                "Set it to at least that, or choose another --workdir."
+            )
+        if former is None:
+            return {}
+        before = total_steps_of(former)
+        if before is None:
+            raise InputError(
+                f"Algorithm.total_steps is now {total}, but the config.gin of the run does not "
+                "plainly say what it was. Set it back, or choose another --workdir."
+            )
+        check_past(self.algorithm, before, step)
+        return {"total_steps": {"before": before, "after": total}}
 
-    def _until_next_event(self, step):
-        """How many steps to run before something else is due."""
-        events = [step + self._steps_per_execution, self.algorithm.total_steps]
-        events += [step - step % every + every for every in self._every.values() if every]
-        topology_update = self.algorithm.next_topology_update(step)
-        if topology_update is not None:
-            events.append(topology_update)
-        return min(events) - step
+    def _attempts(self):
+        """How often the run went back so far."""
+        return int(self._steps.attempt.numpy())
 
-    def _is_due(self, what, step):
-        every = self._every[what]
-        return every is not None and (step % every == 0 or step == self.algorithm.total_steps)
+    def _events(self, checkpoints, interruption):
+        """All that happens beside the steps, in its order."""
+        every = self._intervals
+        trackers = self._trackers if self.is_chief else []
+        return [
+            Progress(),
+            Health(self._steps),
+            TopologyUpdates(self.algorithm, self.gan, self.players),
+            Evaluations(self.scoring, self.gan),
+            SampleGrids(self.gan, every.sample_every, every.num_samples, self.seed),
+            Log(self._steps, every.log_every),
+            *map(Guarded, trackers),
+            StopRequests(interruption, self._on_any_worker),
+            Saving(checkpoints, self.gan, every.checkpoint_every, every.checkpoint_minutes),
+            EarlyEnd(self.scoring, self._on_any_worker),
+        ]
+
+    def _run_events(self, state, events):
+        """Runs the steps from `state.step` on, and what happens between them."""
+        with contextlib.ExitStack() as closing:
+            for event in events:
+                event.begin(state)
+                closing.callback(event.close, state)
+            try:
+                self._run_steps(state, events)
+                state.status = "finished"
+            except Interrupted:
+                state.status = "interrupted"
+                raise
+            except NotFiniteError:
+                if self._attempts() < self._intervals.max_rollbacks:
+                    state.status = "rolled back"
+                raise
+            state.say(f"done; the newest samples are in {state.workdir / 'samples'}")
+
+    def _run_steps(self, state, events):
+        batches = iter(self._distributed_batches(state.step))
+        while state.step < state.total_steps and not state.ended:
+            stop = min(state.step + self._intervals.steps_per_execution, state.total_steps)
+            due = (event.next_due(state.step) for event in events)
+            stop = min([stop, *(step for step in due if step is not None)])
+            for event in events:
+                event.before(stop)
+            with self._reading():
+                self._steps.run(batches, state.step, stop - state.step)
+            state.advance(stop)
+            for event in events:
+                if event.is_due(state):
+                    event.act(state)
+            if state.stopping and state.step < state.total_steps:
+                raise Interrupted(state.signal_number or signal.SIGTERM, state.step)
 
     def _distributed_batches(self, step):
         def batches(context):
@@ -396,73 +408,9 @@ class Training:
 
         return count
 
-    def _ends_early(self, monitor, step):
-        reason = self.scoring and self.scoring.stop_reason
-        if reason:
-            monitor.event(step, f"ends early: {reason}")
-        return self._on_any_worker(bool(reason))
-
-    @property
-    def sample_columns(self):
-        """Images in a row of a sample grid that has a row for each class, else None."""
-        num_classes = self.gan.num_classes
-        has_rows = self.gan.conditional and num_classes <= min(MOST_ROWS, self._num_samples)
-        return self._num_samples // num_classes if has_rows else None
-
-    def samples(self):
-        """Images [n, H, W, C] of the averaged generator for latents that never change.
-
-        If there are few classes, a row of each, all of the same latents.
-        """
-        rows = self.gan.num_classes
-        num_drawn = self.sample_columns or self._num_samples
-        seed = fold((self.seed, 0), Purpose.SAMPLES)
-        latents, labels = draw_latents(num_drawn, self.gan.latent_dim, rows, seed)
-        if self.sample_columns:
-            latents, labels = map(tf.constant, class_rows(latents.numpy(), range(rows)))
-        return self.gan.generate(latents, labels, training=False, averaged=True).numpy()
-
     def counts(self):
         """The `Counts` of both networks by name."""
         return {name: count_weights(network) for name, network in self.gan.networks.items()}
-
-    def _exploration_rates(self):
-        """R_s of the networks that explore."""
-        return {
-            f"{name}_exploration_rate": float(exploration_rate(player.explorer.ever_active)[1])
-            for name, player in self.players.items()
-            if player.rule is not None
-        }
-
-    def _topology(self, name, former_masks):
-        """What a topology update did: drop fraction, churn, R_s and density, also per layer."""
-        explorer = self.players[name].explorer
-        rates, _ = exploration_rate(explorer.ever_active)
-        masks = [layer.kernel_mask.value for layer in explorer.layers]
-        flat = [tf.concat([tf.reshape(m, [-1]) for m in ms], 0) for ms in (former_masks, masks)]
-        values = {f"{name}_churn/total": churn(*flat)}
-        for layer, rate, former, mask in zip(
-            explorer.layers, rates, former_masks, masks, strict=True
-        ):
-            values[f"{name}_exploration_rate/{layer.name}"] = rate
-            values[f"{name}_churn/{layer.name}"] = churn(former, mask)
-            values[f"{name}_density/{layer.name}"] = tf.reduce_mean(mask)
-        return values
-
-    def _check_finite(self):
-        found = self._steps.first_bad()
-        if found is not None:
-            step, what = found
-            raise _NotFiniteError(f"At step {step}, {what} was not finite.")
-
-    def _check_weights(self, step):
-        """A step may have overflowed them with a gradient still finite; do not save that."""
-        for name, network in self.gan.networks.items():
-            for variable in network.trainable_variables:
-                if not tf.reduce_all(tf.math.is_finite(variable.value)):
-                    raise _NotFiniteError(
-                        f"At step {step}, the {name}'s {variable.path} was not finite."
-                    )
 
     def _facts(self):
         return {
@@ -476,5 +424,13 @@ class Training:
         }
 
 
-class _NotFiniteError(Exception):
-    """A loss or gradient that is not finite."""
+def _save_first(checkpoints, workdir):
+    """Saves step 0 and reads it back: a disk or path that does not work must show before step 1."""
+    checkpoints.save(0)
+    try:
+        checkpoints.restore(0)
+    except (InputError, OSError, tf.errors.OpError) as error:
+        raise InputError(
+            f"What was saved in {workdir} cannot be read back: {str(error).splitlines()[0]} Choose "
+            "a --workdir on another disk or of another name."
+        ) from error

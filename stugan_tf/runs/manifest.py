@@ -14,7 +14,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
 
 
-def record_start(workdir, step, data, **facts):
+def record_start(workdir, step, data, resumed=None, **facts):
     """Writes `run.json` at the first start of a run; adds to its `resumes` at later ones.
 
     Args:
@@ -22,6 +22,7 @@ def record_start(workdir, step, data, **facts):
         step: The step from which this process goes on.
         data: What is known of the data, with a `fingerprint`: it must be that of the first start,
             because the order of the images resumes by position.
+        resumed: What else JSON can hold of this start, if it is a later one.
         **facts: What else JSON can hold of the run: seed, counts.
 
     Raises:
@@ -38,7 +39,7 @@ def record_start(workdir, step, data, **facts):
             )
         manifest.pop("finished", None)  # What follows may be a step that was lost.
         manifest.pop("failed", None)
-        manifest["resumes"].append({"step": step, **process()})
+        manifest["resumes"].append({"step": step, **process(), **(resumed or {})})
     else:
         manifest = {**process(), "data": data, **facts, "resumes": []}
     write_atomically(path, (json.dumps(manifest, indent=2) + "\n").encode())

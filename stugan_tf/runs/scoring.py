@@ -1,11 +1,40 @@
 """Scores during a training, and what follows from them: the best checkpoint, an early end."""
 
+import dataclasses
 import json
 import math
+from collections.abc import Callable
 
-from stugan_tf.checks import check_positive
+from stugan_tf.checks import check_function, check_positive
 from stugan_tf.errors import InputError
 from stugan_tf.files import read_json_lines
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringSettings:
+    """How a run is scored; see `Training`, whose settings these are."""
+
+    evaluator: Callable | None
+    every: int | None
+    best_by: str | None
+    patience: int | None
+
+    def __post_init__(self):
+        """Checks what can be checked without the evaluator."""
+        if self.evaluator is not None:
+            check_function("train.evaluator", self.evaluator)
+            check_positive("train.evaluate_every", self.every)
+        elif (self.every, self.best_by, self.patience) != (None, None, None):
+            raise InputError(
+                "train.evaluate_every, train.best_by and train.patience need scores: set "
+                "train.evaluator, e.g. to @Evaluator."
+            )
+
+    def scoring(self, source, strategy):
+        """The `Scoring`, or None; loads what the evaluator needs."""
+        if self.evaluator is None:
+            return None
+        return Scoring(self.evaluator(source, strategy), self.every, self.best_by, self.patience)
 
 
 class Scoring:
@@ -37,13 +66,13 @@ class Scoring:
             if best_by is None:
                 raise InputError("train.patience waits for a better score: set train.best_by.")
         self.evaluator = evaluator
-        self._every = every
+        self.every = every
         self._best_by = best_by
         self._patience = patience
         self._history = []  # (cost, step)
 
     def __str__(self):
-        text = f"every {self._every} steps, {self.evaluator}"
+        text = f"every {self.every} steps, {self.evaluator}"
         if self._best_by is not None:
             text += f"; the checkpoint with the best {self._best_by} is kept"
         if self._patience is not None:
@@ -60,7 +89,7 @@ class Scoring:
             for record in self._records(path)
             if record["step"] <= step
         }
-        self._history = [(costs[at], at) for at in sorted(costs) if at % self._every == 0]
+        self._history = [(costs[at], at) for at in sorted(costs) if at % self.every == 0]
 
     def best(self, path):
         """The best of each score of this protocol in `path`, evaluations.jsonl.

@@ -2,8 +2,11 @@
 
 import contextlib
 import difflib
+import functools
 import pathlib
+import re
 import shutil
+import sys
 import tempfile
 
 from stugan_tf import files
@@ -22,16 +25,51 @@ FREE = (
     "checkpoint_minutes",
     "keep_checkpoints",
     "max_rollbacks",
+    "trackers",
 )
+# All settings of these are free, too.
+FREE_CONFIGURABLES = ("TensorBoard", "MLflow", "WandB")
+# How long a run is may change where the steps that were done would have been the same.
+_LENGTH = ("Algorithm.total_steps", "longer.factor")
+
+
+@contextlib.contextmanager
+def numbered(root, name):
+    """Makes a workdir such as `runs/00007-sngan_cifar10-stu`, with the next free number.
+
+    Two processes that start at once get two numbers. If nothing was written to it, it is gone
+    afterwards.
+
+    Args:
+        root: folder of all runs, a `pathlib.Path`; made if needed.
+        name: what the run is called.
+
+    Yields:
+        Its path.
+    """
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    with files.locked(root / ".numbering.lock", f"{root}/", say):
+        matches = (re.match(r"\d+", entry.name) for entry in root.iterdir())
+        number = 1 + max((int(match[0]) for match in matches if match), default=-1)
+        folder = root / f"{number:05d}-{name}"
+        folder.mkdir()
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):  # Something was.
+            folder.rmdir()
 
 
 @contextlib.contextmanager
 def claimed(workdir, config, is_chief):
-    """`locked`, and for one configuration: see `settle`."""
+    """`locked`, and for one configuration, but for the number of steps: see `settle`.
+
+    Yields:
+        `(workdir, output, former)`: as `locked` does, and the configuration that the workdir had
+        if its number of steps is another one, else None.
+    """
     with locked(workdir, is_chief) as (workdir, output):
-        if is_chief:
-            settle(output, config)
-        yield workdir, output
+        yield workdir, output, settle(output, config, any_length=True) if is_chief else None
 
 
 @contextlib.contextmanager
@@ -92,32 +130,87 @@ def _refuse_foreign(workdir):
         )
 
 
-def settle(workdir, config):
+def settle(workdir, config, any_length=False):
     """Writes a configuration to `config.gin` of a workdir, or compares it with what is there.
 
+    Args:
+        workdir: `pathlib.Path`.
+        config: the configuration as text.
+        any_length: whether the number of steps may differ.
+
+    Returns:
+        The configuration that is there if the number of steps is another one, else None.
+
     Raises:
-        InputError: if the workdir belongs to another one.
+        InputError: if the workdir belongs to another configuration.
     """
     path = workdir / "config.gin"
     if not path.exists():
-        write_atomically(path, config.encode())
-        return
-    stored, ours = fixed_lines(path.read_text()), fixed_lines(config)
-    if stored != ours:
-        changes = [line for line in difflib.ndiff(stored, ours) if line[0] in "+-"]
-        raise InputError(
-            f"{workdir} belongs to another configuration ('-' there, '+' here):\n  "
-            + "\n  ".join(changes[:20])
-            + "\nChoose another --workdir, or set these back to resume that run."
-        )
+        keep(workdir, config)
+        return None
+    former = path.read_text()
+    stored, ours = fixed_lines(former), fixed_lines(config)
+    if stored == ours:
+        return None
+    if any_length and _without_length(former) == _without_length(config):
+        return former
+    changes = [line for line in difflib.ndiff(stored, ours) if line[0] in "+-"]
+    raise InputError(
+        f"{workdir} belongs to another configuration ('-' there, '+' here):\n  "
+        + "\n  ".join(changes[:20])
+        + "\nChoose another --workdir, or set these back to resume that run."
+    )
+
+
+def keep(workdir, config):
+    """Makes a configuration that of a workdir."""
+    write_atomically(workdir / "config.gin", config.encode())
 
 
 def fixed_lines(config):
     """The lines of a configuration that decide what is computed."""
-    free = tuple(f"train.{name} " for name in FREE)
-    lines = (line.rstrip() for line in config.splitlines())
-    return [
-        line
-        for line in lines
-        if line and line[0] != "#" and not line.startswith(free) and not is_of_nothing(line)
-    ]
+    fixed, free = [], False
+    for line in map(str.rstrip, config.splitlines()):
+        if not line or line[0] == "#":
+            continue
+        if line[0] != " ":  # Else the value of the line above goes on.
+            free = _is_free(line.split(" = ")[0])
+        if not free and not is_of_nothing(line):
+            fixed.append(line)
+    return fixed
+
+
+def _is_free(name):
+    owner, _, parameter = name.rpartition("/")[2].rpartition(".")
+    return (owner == "train" and parameter in FREE) or owner in FREE_CONFIGURABLES
+
+
+def _without_length(config):
+    """`fixed_lines` less those that say only how many steps there are."""
+    lines = fixed_lines(config)
+    total = next((line for line in lines if line.startswith(f"{_LENGTH[0]} = ")), "")
+    found = re.fullmatch(r".* = %(\S+)", total)
+    free = [f"{name} = " for name in _LENGTH]
+    if found and sum(f"%{found[1]}" in line for line in lines) == 1:
+        free.append(f"{found[1]} = ")  # The macro is for nothing else.
+    return [line for line in lines if not line.startswith(tuple(free))]
+
+
+def total_steps_of(config):
+    """The number of steps that a configuration gives, an int, or None if it is not plain to see."""
+    found = bindings_of(config)
+    total, factor = (found.get(name, "1") for name in _LENGTH)
+    while total.startswith("%"):
+        total = found.get(total[1:], "")
+    return int(total) * int(factor) if total.isdecimal() and factor.isdecimal() else None
+
+
+def bindings_of(config):
+    """{name: value as text} of a configuration as `config.operative_config` writes it."""
+    found, name = {}, None
+    for line in config.splitlines():
+        if line.startswith(" ") and name is not None:  # The value above goes on.
+            found[name] = f"{found[name].removesuffix(chr(92))} {line.strip()}".strip()
+        elif " = " in line and line[0] != "#":
+            name, found[name] = (part.strip() for part in line.split(" = ", 1))
+    return found

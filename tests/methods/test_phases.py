@@ -14,7 +14,7 @@ from stugan_tf.methods.prune_and_finetune import prune_and_finetune
 from stugan_tf.methods.tickets import tickets
 from stugan_tf.runs import phases as overview
 from stugan_tf.runs.checkpoints import Checkpoints
-from stugan_tf.runs.loop import Training
+from stugan_tf.runs.manifest import record_start
 from stugan_tf.runs.status import status_of
 from stugan_tf.sparsity.exploration import Exploration
 from tests.helpers.small import STEPS, killed, manifest, opening, states
@@ -53,14 +53,13 @@ def sharing(tmp_path_factory):
     settings = {"evaluator": Means, "evaluate_every": 1, "best_by": "brightness"}
     settings["keep_checkpoints"] = 1
     trained = []
-    original = Training._train_from
 
-    def count(training, step, workdir, *rest):
+    def count(workdir, step, *rest, **facts):
         trained.append((workdir.name, step))
-        return original(training, step, workdir, *rest)
+        return record_start(workdir, step, *rest, **facts)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "_train_from", count)
+        patch.setattr("stugan_tf.runs.loop.record_start", count)
         with killed(patch, Checkpoints, "save", lambda _, step, *rest: step == 2):
             methods["pf50"].run(
                 folder / "pf50", opening(methods["pf50"], **settings), folder / "shared"

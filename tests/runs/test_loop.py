@@ -16,6 +16,7 @@ from stugan_tf.layers.masked import masked_layers
 from stugan_tf.models.sngan import sngan_generator
 from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.runs.events import SampleGrids
 from stugan_tf.runs.loop import Training
 from stugan_tf.runs.scoring import Scoring
 from stugan_tf.sparsity.exploration import Exploration
@@ -101,9 +102,10 @@ def conditional_training(**settings):
 
 
 def test_samples_of_a_conditional_gan_are_rows_of_classes():
-    training = conditional_training(num_samples=25)
+    training = conditional_training()
+    grid = SampleGrids(training.gan, every=1, num_samples=25, seed=0)
     latents, _ = draw_latents(2, 4, 10, fold((0, 0), Purpose.SAMPLES))
-    rows = training.samples().reshape(10, 2, 8, 8, 1)
+    rows = grid.images().reshape(10, 2, 8, 8, 1)
     for label, row in enumerate(rows):
         expected = training.gan.generate(latents, tf.constant([label] * 2), False, averaged=True)
         np.testing.assert_allclose(row, expected, atol=1e-6)
@@ -111,11 +113,41 @@ def test_samples_of_a_conditional_gan_are_rows_of_classes():
 
 @pytest.mark.parametrize("make", [tiny_training, conditional_training])
 def test_other_samples_are_of_latents_and_labels_as_drawn(make):
-    training = make(num_samples=9)  # Too few for a row of each class.
+    training = make()
+    # Too few for a row of each class.
+    grid = SampleGrids(training.gan, every=1, num_samples=9, seed=0)
     latents, labels = draw_latents(9, 4, 10, fold((0, 0), Purpose.SAMPLES))
     expected = training.gan.generate(latents, labels, training=False, averaged=True)
-    np.testing.assert_array_equal(training.samples(), expected)
-    assert training.sample_columns is None
+    np.testing.assert_array_equal(grid.images(), expected)
+    assert grid.columns is None
+
+
+@pytest.mark.usefixtures("untraced")
+def test_a_folder_may_have_any_name(tmp_path):
+    workdir = tmp_path / "runs [1]" / "a*b? {c} 100%"
+    tiny_training(checkpoint_every=2).run(workdir, "")
+    assert kept(workdir) == [0, 2, 4]
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+    training = tiny_training()
+    assert Checkpoints(workdir / "checkpoints", training.state()).restore_newest() == 4
+    training.run(workdir, "")
+
+
+@pytest.mark.usefixtures("untraced")
+def test_a_disk_that_does_not_keep_what_is_written_is_found_out_before_step_1(
+    tmp_path, monkeypatch
+):
+    save = Checkpoints.save
+
+    def forgetful(checkpoints, step, score=None):
+        save(checkpoints, step, score)
+        for path in (tmp_path / "checkpoints").rglob("state.data*"):
+            path.write_bytes(bytes(path.stat().st_size))
+
+    monkeypatch.setattr(Checkpoints, "save", forgetful)
+    with pytest.raises(InputError, match=r"cannot be read back: .* is damaged.*Choose a --workdir"):
+        tiny_training().run(tmp_path, "")
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 @pytest.mark.usefixtures("untraced")

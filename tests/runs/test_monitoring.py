@@ -1,11 +1,18 @@
+"""What a person sees of a run: progress, metrics.jsonl, sample grids, TensorBoard."""
+
 import io
+import types
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
+from stugan_tf.errors import InputError
 from stugan_tf.files import read_json_lines
-from stugan_tf.runs.monitoring import Monitor
+from stugan_tf.progress import ProgressBar
+from stugan_tf.runs.events import Log, Progress, RunState
+from stugan_tf.runs.trackers import TensorBoard, chosen_trackers
 
 
 class Terminal(io.StringIO):
@@ -13,11 +20,47 @@ class Terminal(io.StringIO):
         return True
 
 
+class Measured:
+    """In place of `Steps`: metrics that a test chooses."""
+
+    players = types.MappingProxyType({})
+
+    def __init__(self):
+        self.metrics = {}
+
+    def pop_metrics(self):
+        return self.metrics
+
+
+class Seen:
+    """A run of which only what a person sees happens."""
+
+    def __init__(self, workdir, start_step=0, label=""):
+        config = "Algorithm.total_steps = 10\n# _none_"
+        self.state = RunState(start_step, 10, workdir, config, label, {"generator_sparsity": 0.9})
+        self._steps = Measured()
+        self._events = [Progress(), Log(self._steps, every=1), TensorBoard()]
+        for event in self._events:
+            event.begin(self.state)
+
+    def step(self, step, samples=None, **metrics):
+        self._steps.metrics = metrics
+        self.state.advance(step)
+        self.state.samples = samples
+        for event in self._events:
+            if event.is_due(self.state):
+                event.act(self.state)
+
+    def close(self):
+        for event in reversed(self._events):
+            event.close(self.state)
+
+
 def run(workdir, start_step, steps):
-    with Monitor(workdir, total_steps=10, start_step=start_step) as monitor:
-        for step in steps:
-            monitor.advance(step)
-            monitor.scalars(step, {"d_loss": 100 * start_step + step, "generator_sparsity": 0.9})
+    seen = Seen(workdir, start_step)
+    for step in steps:
+        seen.step(step, d_loss=100 * start_step + step)
+    seen.close()
 
 
 def tensorboard_values(workdir, tag):
@@ -35,33 +78,32 @@ def test_a_resumed_run_shows_every_step_once(tmp_path):
 
 
 def test_nothing_waits_in_memory(tmp_path):
-    monitor = Monitor(tmp_path, total_steps=10)
-    monitor.scalars(1, {"g_loss": 0.5})
+    seen = Seen(tmp_path)
+    seen.step(1, g_loss=0.5)
     assert [line["g_loss"] for line in read_json_lines(tmp_path / "metrics.jsonl")] == [0.5]
     assert tensorboard_values(tmp_path, "training/g_loss") == [(1, 0.5)]
-    monitor.close()
+    seen.close()
 
 
-def test_images_and_texts_reach_disk_and_tensorboard(tmp_path):
-    with Monitor(tmp_path, total_steps=10) as monitor:
-        monitor.text("config", "train.total_steps = 10\n# _none_")
-        path = monitor.images(7, np.zeros([4, 8, 8, 1]))
-    assert path == tmp_path / "samples" / "step_00000007.png"
-    assert path.exists()
+def test_images_and_texts_reach_tensorboard(tmp_path):
+    seen = Seen(tmp_path)
+    seen.step(7, samples=np.zeros([18, 18, 1], np.uint8))
+    seen.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     (text,) = events.Tensors("config")
-    assert text.tensor_proto.string_val[0] == b"    train.total_steps = 10\n    # _none_"
+    assert text.tensor_proto.string_val[0] == b"    Algorithm.total_steps = 10\n    # _none_"
     (image,) = events.Tensors("samples")
     assert image.step == 7
 
 
 def test_a_log_file_gets_plain_lines(tmp_path, capsys):
-    with Monitor(tmp_path, total_steps=10, start_step=4) as monitor:
-        monitor.advance(5)
-        monitor.scalars(5, {"d_loss": 1.25, "generator_sparsity": 0.9, "churn": 3})
-        monitor.event(5, "explored the generator")
+    seen = Seen(tmp_path, start_step=4)
+    seen.step(5, d_loss=1.25, churn=3)
+    seen.state.say("explored the generator")
+    seen.close()
     errors = capsys.readouterr().err
-    first, second = errors.splitlines()
+    started, first, second = errors.splitlines()
+    assert started == "step 4: started"
     assert first.startswith("step 5/10  d_loss 1.25  s_G 0.9  ")
     assert first.endswith(" left")
     assert second == "step 5: explored the generator"
@@ -71,10 +113,28 @@ def test_a_log_file_gets_plain_lines(tmp_path, capsys):
 def test_a_terminal_gets_a_bar_that_events_do_not_break(tmp_path, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    with Monitor(tmp_path, total_steps=10, start_step=4) as monitor:
-        monitor.scalars(5, {"d_loss": 1.25})
-        monitor.event(5, "explored the generator")
-        monitor.advance(10)
+    seen = Seen(tmp_path, start_step=4, label="dense (1 of 2)")
+    seen.step(5, d_loss=1.25)
+    seen.state.say("explored the generator")
+    seen.step(10)
+    seen.close()
     assert "\rstep 5: explored the generator\n" in terminal.getvalue().replace(" \r", "\r")
+    assert "dense (1 of 2)" in terminal.getvalue()
     assert "10/10" in terminal.getvalue()
     assert "d_loss=1.25" in terminal.getvalue()
+
+
+def test_where_there_is_no_terminal_a_line_comes_now_and_then(capsys):
+    with ProgressBar(8, "image", "real images", done=2, seconds=0) as progress:
+        progress.advance(2)
+    with ProgressBar(8, "image", "real images", seconds=1e9) as progress:
+        progress.advance(2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("real images  image 4/8  ")
+    assert line.endswith(" left")
+
+
+@pytest.mark.parametrize("trackers", [TensorBoard, "TensorBoard", [TensorBoard], [None]])
+def test_what_is_not_a_list_of_trackers_is_refused(trackers):
+    with pytest.raises(InputError, match=r"train.trackers = \[@TensorBoard\(\), @MLflow\(\)\]"):
+        chosen_trackers(trackers)

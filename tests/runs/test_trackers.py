@@ -1,0 +1,212 @@
+"""Trackers: what they are given, a run that goes on in them, and that they cost no run anything."""
+
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from stugan_tf.errors import InputError
+from stugan_tf.runs.events import Event, Progress, RunState
+from stugan_tf.runs.trackers import Guarded, MLflow, Tracker, WandB
+from tests.helpers.small import metrics, small_training, states
+
+CONFIG = "Algorithm.total_steps = 9\nGAN.generator_sparsity = 0.9"
+GRID = np.zeros([18, 18, 1], np.uint8)
+
+
+def track(tracker, workdir, start_step, steps, status="finished"):
+    """What a run gives to a tracker; `fid` is the step."""
+    workdir.mkdir(exist_ok=True)
+    state = RunState(start_step, 9, workdir, CONFIG)
+    progress = Progress()
+    progress.begin(state)
+    tracker.begin(state)
+    for step in steps:
+        state.advance(step)
+        state.metrics = {"d_loss": 0.5}
+        state.topology = {"generator_churn/block1 c1": 0.25}
+        state.scores = {"fid": float(step), "protocol": {"id": "x"}}
+        state.samples = GRID
+        if tracker.is_due(state):
+            tracker.act(state)
+    state.status = status
+    tracker.close(state)
+    progress.close(state)
+
+
+@pytest.fixture(params=["file", "sqlite"])
+def store(request, tmp_path, monkeypatch):
+    """The address of a store of MLflow on disk."""
+    pytest.importorskip("mlflow")
+    if request.param == "sqlite":
+        pytest.importorskip("sqlalchemy")
+        pytest.importorskip("alembic")
+        monkeypatch.chdir(tmp_path)  # Where artifacts go.
+        return f"sqlite:///{tmp_path}/store.db"
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # Newer releases ask for it.
+    return (tmp_path / "store").as_uri()
+
+
+def mlflow_runs(store):
+    mlflow = pytest.importorskip("mlflow")
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("digits")
+    return client, client.search_runs([experiment.experiment_id])
+
+
+def test_mlflow_has_a_resumed_run_once_with_all_it_is_given(store, tmp_path):
+    workdir = tmp_path / "run [1]"
+    track(MLflow("digits", store), workdir, 0, [2, 4, 6], status="failed")
+    client, (run,) = mlflow_runs(store)
+    assert run.info.status == "FAILED"
+    assert run.data.params == {"Algorithm.total_steps": "9", "GAN.generator_sparsity": "0.9"}
+    track(MLflow("digits", store), workdir, 4, [6, 8])  # From the checkpoint of step 4.
+    client, (run,) = mlflow_runs(store)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "run [1]"
+    history = client.get_metric_history(run.info.run_id, "evaluation/fid")
+    assert [(found.step, found.value) for found in history] == [(2, 2), (4, 4), (6, 6), (8, 8)]
+    assert {"training/d_loss", "generator_churn/block1 c1"} < set(run.data.metrics)
+    assert {a.path for a in client.list_artifacts(run.info.run_id)} == {"config.gin", "samples"}
+    assert len(client.list_artifacts(run.info.run_id, "samples")) == 4
+
+
+def test_a_run_of_mlflow_that_is_gone_is_made_again(store, tmp_path):
+    track(MLflow("digits", store), tmp_path / "run", 0, [2])
+    path = tmp_path / "run" / "trackers.json"
+    (settings,) = json.loads(path.read_text()).values()
+    path.write_text(path.read_text().replace(settings["id"], "0" * 32))
+    track(MLflow("digits", store), tmp_path / "run", 2, [4], status="interrupted")
+    _, runs = mlflow_runs(store)
+    assert sorted(run.info.status for run in runs) == ["FINISHED", "KILLED"]
+
+
+class StandIn(types.ModuleType):
+    """In place of wandb: keeps runs by id, and what was done with each."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.runs = {}
+
+    def Image(self, grid):  # noqa: N802 - as there
+        return grid.shape
+
+    def init(self, id, resume, **settings):
+        assert resume == "allow"
+        run = self.runs.setdefault(id or f"id{len(self.runs)}", types.SimpleNamespace(logged=[]))
+        run.id = id or f"id{len(self.runs) - 1}"
+        run.settings = settings
+        run.preempting, run.code = False, None
+        run.log = lambda values, step: run.logged.append((step, values))
+        run.mark_preempting = lambda: setattr(run, "preempting", True)
+        run.finish = lambda exit_code: setattr(run, "code", exit_code)
+        return run
+
+
+def test_wandb_has_a_resumed_run_once_with_all_it_is_given(tmp_path, monkeypatch):
+    stand_in = StandIn()
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    track(WandB("digits"), tmp_path / "run", 0, [2, 4, 6], status="interrupted")
+    (run,) = stand_in.runs.values()
+    assert (run.preempting, run.code) == (True, 1)
+    track(WandB("digits"), tmp_path / "run", 4, [6, 8])
+    assert list(stand_in.runs.values()) == [run]
+    assert (run.preempting, run.code) == (False, 0)
+    assert [step for step, _ in run.logged] == [2, 4, 6, 8]
+    assert run.logged[0][1] == {
+        "training/d_loss": 0.5,
+        "evaluation/fid": 2.0,
+        "generator_churn/block1 c1": 0.25,
+        "samples": (18, 18),
+    }
+    assert run.settings["config"]["GAN.generator_sparsity"] == "0.9"
+    track(WandB("others"), tmp_path / "run", 8, [9])  # Another project, another run.
+    assert len(stand_in.runs) == 2
+
+
+def test_wandb_itself_takes_what_it_is_given(tmp_path):
+    pytest.importorskip("wandb")
+    track(WandB("digits", mode="offline"), tmp_path / "run", 0, [2, 4])
+    track(WandB("digits", mode="offline"), tmp_path / "run", 4, [6])
+    identity = json.loads((tmp_path / "run" / "trackers.json").read_text())["WandB /digits"]
+    assert identity["step"] == 6
+    files = list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    assert {path.name for path in files} == {f"run-{identity['id']}.wandb"}
+
+
+@pytest.mark.parametrize(("tracker", "extra"), [(MLflow(), "mlflow"), (WandB(), "wandb")])
+def test_a_package_that_is_missing_is_named_before_anything_is_written(
+    tracker, extra, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, extra, None)
+    training = small_training(trackers=[tracker])
+    with pytest.raises(InputError, match=rf"pip install 'stugan_tf\[{extra}\]'"):
+        training.run(tmp_path / "run", "")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: MLflow(experiment=3), "MLflow.experiment must be a text in quotes, got 3"),
+        (lambda: MLflow(tracking_uri=""), "MLflow.tracking_uri must be a text"),
+        (lambda: WandB(project=None), "WandB.project must be a text"),
+        (lambda: WandB(entity=3), "WandB.entity must be a text"),
+        (lambda: WandB(mode="of"), "WandB.mode must be one of .*'offline'.* got 'of'"),
+    ],
+)
+def test_settings_of_trackers_are_checked(make, told):
+    with pytest.raises(InputError, match=told):
+        make()
+
+
+class ServerGoneError(Exception):
+    pass
+
+
+class Failing(Tracker):
+    """Fails from the call of a method on; counts the calls after it."""
+
+    def __init__(self, method):
+        self._method = method
+        self.calls, self.failed = [], False
+        self.begin = lambda state: self._call("begin")
+        self.act = lambda state: self._call("act")
+        self.close = lambda state: self._call("close")
+
+    def _call(self, method):
+        self.calls.append(method)
+        if method == self._method:
+            raise ServerGoneError("no route\nto host")
+
+
+@pytest.mark.usefixtures("untraced")
+def test_a_tracker_that_fails_costs_the_run_nothing_and_is_told_once(tmp_path, capsys):
+    small_training(trackers=[]).run(tmp_path / "without", "")
+    for method in ("begin", "act", "close"):
+        failing, other = Failing(method), Failing(None)
+        capsys.readouterr()
+        small_training(trackers=[failing, other]).run(tmp_path / method, "")
+        errors = capsys.readouterr().err
+        assert errors.count("Failing failed and gets no more of this run") == 1
+        assert "ServerGoneError: no route" in errors
+        assert failing.calls[-1] == method
+        assert failing.calls.count(method) == 1
+        assert other.calls[0] == "begin"
+        assert other.calls[-1] == "close"
+        assert metrics(tmp_path / method) == metrics(tmp_path / "without")
+    one, other = states(tmp_path / "act"), states(tmp_path / "without")
+    assert one.keys() == other.keys()
+    for name, value in one[4].items():
+        np.testing.assert_array_equal(value, other[4][name], err_msg=name)
+
+
+def test_a_guard_passes_on_what_asks_the_process_to_end(tmp_path):
+    class Interrupting(Event):
+        def act(self, state):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Guarded(Interrupting()).act(RunState(0, 1, tmp_path, ""))
