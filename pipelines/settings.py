@@ -8,7 +8,7 @@ import gin
 from stugan_tf.checks import check_above_zero, check_bool, check_natural, check_positive
 from stugan_tf.data.sharding import Encoding
 from stugan_tf.errors import InputError
-from stugan_tf.evaluation.metrics import METRICS
+from stugan_tf.evaluation.table import METRICS
 from stugan_tf.serving import artifact
 
 
