@@ -1,11 +1,13 @@
 """The table of metrics, and a metric of one's own in it."""
 
 import csv
+import sys
 
 import numpy as np
 import pytest
 
 from pipelines import settings
+from stugan_tf import config
 from stugan_tf.data import digits
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import curves, records
@@ -80,6 +82,38 @@ def test_a_metric_of_ones_own_is_computed_and_is_everywhere(own, evaluator, tmp_
         records.append(tmp_path, {"step": step, "shift": value, "protocol": {"id": "a"}})
     best = records.compare([tmp_path]).splitlines()[2]
     assert best.split()[1:] == ["best", "10", "3"]
+
+
+MODULE = """
+import numpy as np
+from stugan_tf.evaluation.table import Metric, register
+
+def mean_shift(images):
+    return np.linalg.norm(images.real.mean - images.generated.mean)
+
+register(Metric("mean_shift", best=min, needs={"moments"}, compute=mean_shift))
+"""
+GIN = """
+import metrics_of_mine
+Evaluator.metrics = ('fid', 'mean_shift')
+"""
+
+
+def test_a_gin_file_registers_a_metric_by_an_import(tmp_path, monkeypatch):
+    (tmp_path / "metrics_of_mine.py").write_text(MODULE)
+    (tmp_path / "mine.gin").write_text(GIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "metrics_of_mine", None)  # To be forgotten afterwards.
+    del sys.modules["metrics_of_mine"]
+    try:
+        config.parse_gin([str(tmp_path / "mine.gin")], [])
+        made = Evaluator(digits(), one_device(), Projection, num_images=100, cache_dir=tmp_path)
+        assert made.metrics == {"fid": min, "mean_shift": min}
+        assert "leaves out" in str(made)
+        assert made(SmallGAN())["mean_shift"] > 0
+    finally:
+        METRICS.pop("mean_shift", None)
+        config.parse_gin([], [])  # Which forgets the bindings.
 
 
 def test_a_metric_that_is_registered_but_not_chosen_is_told(own, evaluator):
