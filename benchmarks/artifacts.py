@@ -6,7 +6,7 @@
 
 The generator is SNGAN's for 32x32 pixels, sparse by ERK, with random weights: neither bytes nor
 times depend on their values. Bytes are those of the model's files, plain and by gzip -6. Loading is
-`stugan_tf.serving.load(trusted=True)` in a process that has imported TensorFlow, checksums and the
+`stugan_tf.serving.load` in a process that has imported TensorFlow, checksums and the
 first image included, for that is when graphs are compiled. Times of images are taken in turn, a
 round of every format after the other; the table has medians, and in brackets the least and the
 greatest.
@@ -30,9 +30,9 @@ from absl import app, flags, logging
 
 from benchmarks.twins import alternate
 from stugan_tf.models.sngan import sngan_generator
-from stugan_tf.serving import artifact, compact, lite, positions, saved_model
-from stugan_tf.serving.folding import fold
-from stugan_tf.serving.graph import to_keras
+from stugan_tf.serving import artifact, positions
+from stugan_tf.serving.folding import fold_into_plain_layers
+from stugan_tf.serving.formats import FORMATS, Settings
 from stugan_tf.serving.interface import Interface
 from stugan_tf.serving.loading import load
 from stugan_tf.sparsity.sparsify import sparsify
@@ -45,14 +45,7 @@ _FOLDER = flags.DEFINE_string("folder", None, "Where to keep the artifacts; else
 
 _POSITIONS = flags.DEFINE_bool("positions", False, "Measure the code of positions alone.")
 
-CASES = (
-    ("saved_model", "float32"),
-    ("tflite", "float32"),
-    ("tflite", "float16"),
-    ("tflite", "int8"),
-    ("sparse", "float32"),
-    ("sparse", "float16"),
-)
+CASES = [(name, precision) for name, one in FORMATS.items() for precision in one.precisions]
 BATCHES = (1, 64)
 SHAPE, LATENT_DIM = (32, 32, 3), 128
 
@@ -60,14 +53,7 @@ SHAPE, LATENT_DIM = (32, 32, 3), 128
 def write(folder, graph, interface, kind, precision):
     """Writes an artifact as `export` does, without a model card."""
     folder.mkdir(parents=True)
-    if kind == "saved_model":
-        saved_model.write(folder, to_keras(graph), interface)
-    elif kind == "tflite":
-        path = folder / artifact.FILES[kind]
-        lite.write(path, to_keras(graph), interface, precision, BATCHES)
-    else:
-        about = {"interface": interface.to_json()}
-        compact.write(folder / artifact.FILES[kind], graph, precision, about)
+    FORMATS[kind].write(folder, graph, interface, Settings(precision, BATCHES))
     artifact.write_manifest(folder, kind, interface)
 
 
@@ -83,7 +69,7 @@ def load_times(folder, latents, rounds):
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
-        load(folder, trusted=True)(latents=latents)
+        load(folder)(latents=latents)
         times.append(time.perf_counter() - start)
         gc.collect()
     return times
@@ -98,7 +84,7 @@ def in_milliseconds(times, number=1):
 def measure(root, sparsity, width, rounds):
     """Rows of one sparsity."""
     interface = Interface(LATENT_DIM, SHAPE, 10, conditional=False)
-    graph = fold(sparsify(sngan_generator(SHAPE, width=width), sparsity, seed=0))
+    graph = fold_into_plain_layers(sparsify(sngan_generator(SHAPE, width=width), sparsity, seed=0))
     latents = np.random.default_rng(0).standard_normal([max(BATCHES), LATENT_DIM], np.float32)
     rows, served = [], []
     for kind, precision in CASES:
@@ -110,7 +96,7 @@ def measure(root, sparsity, width, rounds):
             {"format": kind, "precision": precision, "sparsity": sparsity, "bytes": plain}
             | {"bytes_gzip": zipped, "load_ms": loading}
         )
-        served.append(load(folder, trusted=True))
+        served.append(load(folder))
     for batch in BATCHES:
         some = latents[:batch]
         calls = [lambda one=one, some=some: list(one.batches(some, None)) for one in served]

@@ -18,7 +18,7 @@ from stugan_tf import (
 from stugan_tf.data import data
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.evaluator import Evaluator
-from stugan_tf.evaluation.metrics import METRICS
+from stugan_tf.evaluation.table import METRICS
 from stugan_tf.methods import method  # noqa: F401 - likewise
 from stugan_tf.runs import loop  # noqa: F401 - likewise
 from stugan_tf.runs.workdir import fixed_lines

@@ -8,8 +8,8 @@ import gin
 from stugan_tf.checks import check_above_zero, check_bool, check_natural, check_positive
 from stugan_tf.data.sharding import Encoding
 from stugan_tf.errors import InputError
-from stugan_tf.evaluation.metrics import METRICS
-from stugan_tf.serving import artifact
+from stugan_tf.evaluation.table import METRICS
+from stugan_tf.serving.formats import FORMATS
 
 
 def configurable(cls):
@@ -94,7 +94,7 @@ class Export:
     """What is written for serving, as flags of `stugan_tf.export`.
 
     Attributes:
-        format: 'saved_model', 'tflite' or 'sparse'.
+        format: a name of `serving.formats.FORMATS`.
         weights: 'averaged' or 'live'.
         flags: further flags, such as '--precision=float16'.
     """
@@ -104,7 +104,7 @@ class Export:
     flags: tuple = ()
 
     def __post_init__(self):
-        _check_choice("Export.format", self.format, artifact.FORMATS)
+        _check_choice("Export.format", self.format, tuple(FORMATS))
         _check_choice("Export.weights", self.weights, ("averaged", "live"))
         _check_texts("Export.flags", self.flags)
 

@@ -86,6 +86,10 @@ class Evaluation:
     def run(self):
         """Scores what the flags name."""
         self._check_flags()
+        if (
+            self._writes
+        ):  # A metric that the configuration leaves out must not be missed in silence.
+            print(self._evaluator, file=sys.stderr)
         if FLAGS.watch:
             self._evaluator.prepare()
             self._watch()

@@ -22,18 +22,23 @@ from stugan_tf.files import local_path
 from stugan_tf.layers.masked import all_layers
 from stugan_tf.runs.manifest import process
 from stugan_tf.runs.opening import WEIGHTS, open_run, sample_seed
-from stugan_tf.serving import artifact, card, compact, lite, saved_model
-from stugan_tf.serving.folding import fold
-from stugan_tf.serving.graph import to_keras
-from stugan_tf.serving.loading import of_folder
+from stugan_tf.serving import artifact, card
+from stugan_tf.serving.folding import fold_into_plain_layers
+from stugan_tf.serving.formats import FORMATS, Settings, format_of, in_words
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
 flags.DEFINE_string("workdir", None, "Folder of the run.")
 flags.DEFINE_string("output", None, "Folder of versions; the export becomes the next one.")
 flags.DEFINE_string("checkpoint", "latest", "latest, best or a step.")
-flags.DEFINE_enum("format", "saved_model", artifact.FORMATS, "What to write.")
-flags.DEFINE_enum("precision", "float32", ["float32", "float16", "int8"], "Of the weights.")
+flags.DEFINE_enum("format", "saved_model", list(FORMATS), "What to write.")
+flags.DEFINE_string(
+    "precision",
+    "float32",
+    "Of the weights: "
+    + "; ".join(f"{in_words(one.precisions)} of {name}" for name, one in FORMATS.items())
+    + ".",
+)
 flags.DEFINE_multi_integer(
     "batch_size", [1], "Of --format=tflite: a signature for each; give it several times."
 )
@@ -47,11 +52,6 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_integer("seed", 0, "Of the batches of --batch_norm=standing.")
 
-PRECISIONS = {
-    "saved_model": ("float32",),
-    "tflite": lite.PRECISIONS,
-    "sparse": tuple(compact.DTYPES),
-}
 NUM_COMPARED = 16
 
 
@@ -74,16 +74,8 @@ def _check_flags():
             "no fixed statistics to fold in. Export with --batch_norm=standing, which comes close "
             "to it, or inference."
         )
-    if FLAGS.precision not in PRECISIONS[FLAGS.format]:
-        raise InputError(
-            f"--format={FLAGS.format} cannot be had in --precision={FLAGS.precision}, but in "
-            f"{', '.join(PRECISIONS[FLAGS.format])}."
-        )
-    if FLAGS["batch_size"].present and FLAGS.format != "tflite":
-        raise InputError(
-            f"--batch_size is for --format=tflite: {FLAGS.format} takes batches of any size. Leave "
-            "it out."
-        )
+    batch_sizes = FLAGS.batch_size if FLAGS["batch_size"].present else None
+    format_of(FLAGS.format).check(FLAGS.precision, batch_sizes)
     for size in FLAGS.batch_size:
         check_positive("--batch_size", size)
     check_seed("--seed", FLAGS.seed)
@@ -119,7 +111,7 @@ class _Export:
         seed = sample_seed(FLAGS.seed)
         self._inputs = sampler.inputs(NUM_COMPARED, seed)
         with sampler.statistics_of(seed):
-            self._graph = fold(self._trained)
+            self._graph = fold_into_plain_layers(self._trained)
             inputs = map(tf.constant, self._inputs)
             self._expected = run.gan.generate(*inputs, training=False, averaged=averaged).numpy()
         largest = np.abs(self._expected).max()
@@ -131,49 +123,32 @@ class _Export:
 
     def write(self, facts):
         """Writes the next version, and says what it is."""
-        kind = FLAGS.format
+        kind = format_of(FLAGS.format)
         about = {
             "name": self._trained.name,
-            "format": kind,
+            "format": kind.name,
             "precision": FLAGS.precision,
             "interface": self._interface.to_json(),
             "generator": card.describe_generator(self._trained),
             **facts,
         }
-        with artifact.new_version(_output(), kind) as (folder, number):
-            notes = getattr(self, f"_write_{kind}")(folder, about)
-            generator = of_folder(folder, kind, self._interface, {}, trusted=True)
+        settings = Settings(FLAGS.precision, tuple(FLAGS.batch_size), about)
+        with artifact.new_version(_output(), kind.name) as (folder, number):
+            notes = kind.write(folder, self._graph, self._interface, settings)
+            generator = kind.read(folder, self._interface, {})
             largest = self._largest_difference(generator)
             about |= {"notes": notes, "num_compared": NUM_COMPARED, "largest_difference": largest}
             card.write(folder, about)
-            artifact.write_manifest(folder, kind, self._interface)
+            artifact.write_manifest(folder, kind.name, self._interface)
         folder = _output() / str(number)
         size = sum(artifact.sizes(folder).values())
         print(
             f"step {facts['checkpoint']['step']}: {folder} holds the {FLAGS.weights} generator as "
-            f"{kind}, {FLAGS.precision}, {size:,} bytes. Its images differ from the checkpoint's "
-            f"by up to {largest:.3g} of 255 levels.",
+            f"{kind.name}, {FLAGS.precision}, {size:,} bytes. Its images differ from the "
+            f"checkpoint's by up to {largest:.3g} of 255 levels.",
             *notes,
             sep="\n",
         )
-
-    def _write_saved_model(self, folder, about):
-        del about
-        saved_model.write(folder, to_keras(self._graph), self._interface)
-        return ["A SavedModel holds its zeros; most of them go when it is compressed."]
-
-    def _write_tflite(self, folder, about):
-        del about
-        path = folder / artifact.FILES["tflite"]
-        sizes = sorted(set(FLAGS.batch_size))
-        model = to_keras(self._graph)
-        return lite.notes(
-            lite.write(path, model, self._interface, FLAGS.precision, sizes), FLAGS.precision, sizes
-        )
-
-    def _write_sparse(self, folder, about):
-        compact.write(folder / artifact.FILES["sparse"], self._graph, FLAGS.precision, about)
-        return ["Only what is not zero is stored; computed are all weights, zeros included."]
 
     def _largest_difference(self, generator):
         """Of pixels, in levels of 255.

@@ -856,7 +856,7 @@ WRONG_USES = {
         ),
         WrongUse(
             "unknown score",
-            ("Evaluator.metrics", "'FID'", "none of fid, kid"),
+            ("Evaluator.metrics", "'FID'", "not one of fid, kid"),
             gin=scored("Evaluator.metrics = ['FID']"),
         ),
         WrongUse(

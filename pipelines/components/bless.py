@@ -12,7 +12,7 @@ from pipelines.components import scoring
 from pipelines.settings import plain
 from pipelines.steps import Component
 from stugan_tf.errors import InputError
-from stugan_tf.evaluation.metrics import METRICS
+from stugan_tf.evaluation.table import METRICS
 from stugan_tf.files import write_atomically
 
 
@@ -105,7 +105,8 @@ def _compared(name, new, old, version, settings):
         return _check(False, f"{name} is not known or not finite, so cannot be compared")
     if old is None:
         return _check(True, f"{name} is {_short(new)}; that of version {version} is not finite")
-    worse = new - old if METRICS[name] is min else old - new
+    cost = METRICS[name].cost
+    worse = cost(new) - cost(old)
     passed = worse <= settings.tolerance * abs(old)
     relation = "equal to" if worse == 0 else f"{'worse' if worse > 0 else 'better'} than"
     allowed = f"; up to {settings.tolerance:.3g} of it worse is allowed" if worse > 0 else ""

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from stugan_tf.errors import InputError
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 JPEG_END = b"\xff\xd9"
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 PILLOW_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
@@ -76,7 +76,7 @@ def decode_with_pillow(encoded, where):
     except PILLOW_ERRORS as error:
         raise InputError(
             f"{where.decode()} cannot be decoded: {_reason(error)}. Allowed are "
-            f"{', '.join(FORMATS)}: repair the image or remove it."
+            f"{', '.join(IMAGE_FORMATS)}: repair the image or remove it."
         ) from error
 
 
@@ -90,7 +90,7 @@ def damage(encoded):
 
 
 def _pixels_by_pillow(encoded):
-    image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    image = Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
     if image.mode.startswith("I;16"):  # Pillow would clip; `decode_png` keeps the high byte.
         return np.repeat((np.array(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
     return np.array(image.convert("RGB"))

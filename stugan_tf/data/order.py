@@ -13,19 +13,19 @@ permutations of two epochs correlate by up to 0.67. A true shuffle of a million 
 import numpy as np
 import tensorflow as tf
 
+from stugan_tf.randomness import fold
+
 # What a random number is drawn for; a part of its seed.
 ORDER_OF_SHARDS, ORDER_IN_BLOCK, FLIP = range(3)
 
 
-def fold(seed, purpose, number):
+def seed_of(seed, purpose, number):
     """The int64 [2] seed of one use of randomness, e.g. for the block `number`."""
-    return tf.random.experimental.stateless_fold_in(
-        tf.constant([seed, purpose], tf.int64), tf.cast(number, tf.int64), alg="philox"
-    )
+    return fold(tf.constant([seed, purpose], tf.int64), number)
 
 
 def permutation(length, seed):
-    """Uniformly random int64 [length] of 0 .. length - 1; `seed` as `fold` returns it."""
+    """Uniformly random int64 [length] of 0 .. length - 1; `seed` as `seed_of` returns it."""
     indices = tf.range(tf.cast(length, tf.int64))
     return tf.random.experimental.stateless_shuffle(indices, seed, alg="philox")
 
@@ -87,7 +87,7 @@ class ShardBlocks:
         return records.batch(tf.reduce_sum(takes), drop_remainder=True).get_single_element()
 
     def _order(self, seed, epoch):
-        return permutation(len(self._takes), fold(seed, ORDER_OF_SHARDS, epoch))
+        return permutation(len(self._takes), seed_of(seed, ORDER_OF_SHARDS, epoch))
 
 
 def ordered(blocks, *, seed, start, keep):
@@ -117,8 +117,10 @@ def ordered(blocks, *, seed, start, keep):
         positions = (
             epoch * blocks.num_images + tf.reduce_sum(lengths[:index]) + tf.range(length)
         )  # [length]
-        order = permutation(length, fold(seed, ORDER_IN_BLOCK, number))
-        flips = tf.random.stateless_uniform([length], fold(seed, FLIP, number), alg="philox") < 0.5
+        order = permutation(length, seed_of(seed, ORDER_IN_BLOCK, number))
+        flips = (
+            tf.random.stateless_uniform([length], seed_of(seed, FLIP, number), alg="philox") < 0.5
+        )
         kept = tf.logical_and(positions >= start, keep(positions))
         records = blocks.read(seed, epoch, index)
         return tf.gather(records, order[kept]), flips[kept]

@@ -46,7 +46,7 @@ class Facts:
     """What the card of an artifact says.
 
     Attributes:
-        format: 'saved_model', 'tflite' or 'sparse'.
+        format: a name of `serving.formats.FORMATS`.
         precision: of the weights.
         step: of the checkpoint.
         num_bytes: of the artifact's files.

@@ -1,6 +1,6 @@
 """Scores of a generator: draws images, extracts features, compares them with real ones."""
 
-import functools
+import weakref
 from collections.abc import Iterable
 
 import gin
@@ -17,30 +17,13 @@ from stugan_tf.data import Source
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.extraction import Extraction
 from stugan_tf.evaluation.extractors import Extractor, tfhub_inception
-from stugan_tf.evaluation.metrics import (
-    METRICS,
-    InceptionScore,
-    check_blocks,
-    check_enough,
-    frechet_distance,
-    kernel_distance,
-    neighborhood_scores,
-)
 from stugan_tf.evaluation.neighbors import find_neighbors
 from stugan_tf.evaluation.protocol import protocol_id
 from stugan_tf.evaluation.sampling import BATCH_NORMS, Sampler
 from stugan_tf.evaluation.statistics import Collector, real_statistics, ttur_statistics
+from stugan_tf.evaluation.table import BUILT_IN, METRICS, Comparison, Sizes
 from stugan_tf.progress import ProgressBar
 from stugan_tf.randomness import Purpose, fold
-
-# What a mean, a covariance and logits do not suffice for.
-NEED_FEATURES = frozenset(METRICS) - {"fid", "inception_score"}
-PRECISION_NEIGHBORS, DENSITY_NEIGHBORS = 3, 5  # as in the papers
-_LEAST_KEPT = {  # A vector has one neighbour less than there are vectors.
-    "kid": 2,
-    **dict.fromkeys(("precision", "recall"), PRECISION_NEIGHBORS + 1),
-    **dict.fromkeys(("density", "coverage"), DENSITY_NEIGHBORS + 1),
-}
 
 
 @gin.configurable(denylist=["source", "strategy"])
@@ -48,7 +31,7 @@ class Evaluator:
     """Scores generators by one protocol: `Evaluator(source, strategy)(gan)`.
 
     Attributes:
-        truncation: as given; may be set anew.
+        truncation: as given; may be set again.
         metrics: names of the scores, each with `min` or `max`: which of its values is the best.
         protocol: what the scores depend on besides the generator, see `evaluation.protocol`; known
             after `prepare`.
@@ -59,7 +42,7 @@ class Evaluator:
         source,
         strategy,
         extractor=tfhub_inception,
-        metrics=tuple(METRICS),
+        metrics=BUILT_IN,
         num_images=50_000,
         real=None,
         statistics=None,
@@ -79,32 +62,28 @@ class Evaluator:
             source: the data of the training.
             strategy: the `tf.distribute.Strategy` that generators are made for.
             extractor: `() -> Extractor`, see `evaluation.extractors`.
-            metrics: names from `METRICS`.
+            metrics: names of the table of metrics, see `evaluation.table`.
             num_images: how many to generate.
             real: a source of real images; None is that of the training. Every image counts.
             statistics: path of an .npz file with `mu` and `sigma` of real images, instead.
-            num_kept: features kept of real and of generated images for KID, precision, recall,
-                density and coverage.
+            num_kept: features kept of real and of generated images, for metrics that need some.
             num_splits: of the Inception Score.
             batch_size: images that one device generates and extracts from at once.
             weights: 'averaged' or 'live'.
             batch_norm: 'inference', 'batch' or 'standing', see `Sampler`.
             truncation: of latents, see `randomness.draw_latents`; None is none.
-            repeats: how often to generate anew; scores are means, `*_repeat_std` their deviation.
+            repeats: how often to generate again; scores are means, `*_repeat_std` their deviation.
             seed: of latents and labels.
             cache_dir: folder for statistics of real images; by default in the user's cache.
         """
-        check_function("Evaluator.extractor", extractor)
-        if isinstance(extractor, Extractor):  # It can be called, too.
-            raise InputError(
-                "Evaluator.extractor must be a function, got an extractor. Write the reference "
-                "without parentheses: `Evaluator.extractor = @digits_classifier`."
-            )
-        check_positive("Evaluator.num_images", num_images)
-        check_positive("Evaluator.num_kept", num_kept)
-        check_positive("Evaluator.num_splits", num_splits)
-        check_positive("Evaluator.batch_size", batch_size)
-        check_positive("Evaluator.repeats", repeats)
+        for name, number in {
+            "num_images": num_images,
+            "num_kept": num_kept,
+            "num_splits": num_splits,
+            "batch_size": batch_size,
+            "repeats": repeats,
+        }.items():
+            check_positive(f"Evaluator.{name}", number)
         check_natural("Evaluator.seed", seed)
         if truncation is not None:
             check_above_zero("Evaluator.truncation", truncation)
@@ -113,12 +92,13 @@ class Evaluator:
         _check_metrics(metrics)
         if real is not None:
             check_instance("Evaluator.real", real, Source)
-        self.metrics = {name: best for name, best in METRICS.items() if name in metrics}
+        self._metrics = [metric for name, metric in METRICS.items() if name in metrics]
+        self.metrics = {metric.name: metric.best for metric in self._metrics}
         self._source = source if real is None else real
         self._shape = source.image_shape
         self._strategy = strategy
         self._num_images = num_images
-        self._num_kept = num_kept if NEED_FEATURES & self.metrics.keys() else 0
+        self._num_kept = num_kept if self._need("features") else 0
         self._num_splits = num_splits
         self._batch_size = batch_size
         self._weights = weights
@@ -128,76 +108,85 @@ class Evaluator:
         self._seed = seed
         self._cache_dir = cache_dir
         self._statistics = ttur_statistics(statistics) if statistics else None
-        with strategy.scope():
-            made = extractor()
-        if not all(hasattr(made, name) for name in ("protocol", "num_features", "num_logits")):
-            raise InputError(
-                "Evaluator.extractor must be a function that makes an extractor, such as "
-                f"@tfhub_inception or @digits_classifier, but got a {type(made).__name__}."
-            )
-        self._extraction = Extraction(made, strategy, batch_size)
+        self._is_published = self._statistics is not None
+        self._extraction = Extraction(_made(extractor, strategy), strategy, batch_size)
+        self._samplers = weakref.WeakKeyDictionary()  # of the GANs that are still in use
         self._check()
 
+    def _need(self, what):
+        """Names of the metrics that need something of the table's `NEEDS`."""
+        return [metric.name for metric in self._metrics if what in metric.needs]
+
+    @property
+    def _sizes(self):
+        return Sizes(
+            num_images=self._num_images,
+            num_features=self._extraction.extractor.num_features,
+            num_real=None if self._is_published else self._source.num_images,
+            num_splits=self._num_splits,
+            num_kept=self._num_kept,
+        )
+
     def _check(self):
+        """Checks what the metrics need against what there is."""
         for shape in {self._shape, self._source.image_shape}:
             self._extraction(np.zeros([1, *shape], np.uint8))
-        extractor, real = self._extraction.extractor, self._statistics
-        if "inception_score" in self.metrics and extractor.num_logits is None:
+        extractor = self._extraction.extractor
+        of_logits = self._need("logits")
+        if of_logits and extractor.num_logits is None:
             raise InputError(
-                f"The extractor {extractor.name} gives no logits, which the Inception Score is "
-                "made of. Name its logits, or leave 'inception_score' out of Evaluator.metrics."
+                f"The extractor {extractor.name} gives no logits, which {', '.join(of_logits)} "
+                "needs. Name its logits, or leave that out of Evaluator.metrics."
             )
-        if real is not None:
-            if len(real.mean) != extractor.num_features:
-                raise InputError(
-                    f"Evaluator.statistics has {len(real.mean)} features, but {extractor.name} "
-                    f"gives {extractor.num_features}: they are of another extractor."
-                )
-            missing = NEED_FEATURES & self.metrics.keys()
-            if missing:
-                raise InputError(
-                    f"Evaluator.statistics holds a mean and a covariance, from which "
-                    f"{', '.join(sorted(missing))} cannot be computed. Set Evaluator.metrics = "
-                    "('fid', 'inception_score'), or leave Evaluator.statistics out to compute them "
-                    "from the real images."
-                )
-        if "inception_score" in self.metrics:
-            InceptionScore(self._num_images, self._num_splits)
-        if "fid" in self.metrics:
-            numbers = {"Evaluator.num_images": self._num_images}
-            if real is None:
-                numbers["the number of real images"] = self._source.num_images
-            for what, number in numbers.items():
-                check_enough(number, extractor.num_features, what)
-        if NEED_FEATURES & self.metrics.keys():
-            self._check_kept()
+        if self._is_published:
+            self._check_published(extractor)
+        self._check_kept()
+        for metric in self._metrics:
+            metric.check(self._sizes)
+
+    def _check_published(self, extractor):
+        """Published statistics are of the same features, and enough for the metrics."""
+        real = self._statistics
+        if len(real.mean) != extractor.num_features:
+            raise InputError(
+                f"Evaluator.statistics has {len(real.mean)} features, but {extractor.name} "
+                f"gives {extractor.num_features}: they are of another extractor."
+            )
+        missing = self._need("features")
+        if missing:
+            others = tuple(name for name, one in METRICS.items() if "features" not in one.needs)
+            raise InputError(
+                f"Evaluator.statistics holds a mean and a covariance, from which "
+                f"{', '.join(sorted(missing))} cannot be computed. Set Evaluator.metrics = "
+                f"{others}, or leave Evaluator.statistics out to compute them from the real images."
+            )
 
     def _check_kept(self):
         """Distances of single features need some of them."""
-        wanted = NEED_FEATURES & self.metrics.keys()
-        numbers = {
+        wanted = self._need("features")
+        if not wanted:
+            return
+        least = max(METRICS[name].least for name in wanted)
+        for what, number in {
             "Evaluator.num_images": self._num_images,
             "Evaluator.num_kept": self._num_kept,
             "the number of real images": self._source.num_images,
-        }
-        least = max(_LEAST_KEPT[name] for name in wanted)
-        for what, number in numbers.items():
+        }.items():
             if number < least:
                 raise InputError(
                     f"{what}: {number} images are too few for {', '.join(sorted(wanted))}, which "
                     f"need the features of at least {least}. Use more, or choose other metrics."
                 )
-        if "kid" in wanted:
-            kept = min(self._num_kept, self._source.num_images)
-            check_blocks(kept, min(self._num_kept, self._num_images))
 
     def __str__(self):
         known = self._statistics.protocol if self._statistics else {}
-        return (
+        text = (
             f"{', '.join(self.metrics)} by {self._extraction.extractor.name}: {self._num_images:,} "
             f"images of the {self._weights} generator against "
             f"{known.get('file', self._source.name)}"
         )
+        left_out = [name for name in METRICS if name not in self.metrics]
+        return f"{text}; Evaluator.metrics leaves out {', '.join(left_out)}" if left_out else text
 
     @property
     def source(self):
@@ -215,7 +204,7 @@ class Evaluator:
         Args:
             compute: what does it, with the arguments and the result of `real_statistics`.
         """
-        if self._statistics is None and self.metrics.keys() != {"inception_score"}:
+        if self._statistics is None and (self._need("moments") or self._need("features")):
             self._statistics = compute(
                 self._source, self._extraction, self._num_kept, self._cache_dir
             )
@@ -237,10 +226,8 @@ class Evaluator:
         protocol = {"extractor": self._extraction.extractor.protocol, "generated": generated}
         if self._statistics is not None:
             protocol["real"] = self._statistics.protocol
-        if "inception_score" in self.metrics:
-            protocol["num_splits"] = self._num_splits
-        if self._num_kept:
-            protocol["num_kept"] = self._num_kept
+        matter = {name for metric in self._metrics for name in metric.settings}
+        protocol |= {name: n for name, n in self._sizes._asdict().items() if name in matter}
         return {**protocol, "id": protocol_id(protocol)}
 
     def __call__(self, gan):
@@ -250,48 +237,54 @@ class Evaluator:
             gan: a `training.gan.GAN` made inside the strategy's scope.
 
         Returns:
-            The metrics as floats by name, with `inception_score_std` (over splits) and `kid_std`
-            (standard error), and `protocol`.
+            The metrics as floats by name with their further columns, such as
+            `inception_score_std` (over splits) and `kid_std` (standard error), and `protocol`.
         """
         self.prepare()
         results = [self._score(gan, repeat) for repeat in range(self._repeats)]
         scores = {name: _mean([result[name] for result in results]) for name in results[0]}
         if self._repeats > 1:
             for name in self.metrics:
-                deviation = np.std([result[name] for result in results], ddof=1)
-                scores[f"{name}_repeat_std"] = float(deviation)
+                values = [result[name] for result in results]
+                scores[f"{name}_repeat_std"] = _deviation(values)
         return {**scores, "protocol": self.protocol}
 
     def _score(self, gan, repeat):
         """The metrics of one set of generated images."""
-        extractor = self._extraction.extractor
-        collector = Collector(self._num_images, extractor.num_features, self._num_kept)
-        inception_score = None
-        if "inception_score" in self.metrics:
-            inception_score = InceptionScore(self._num_images, self._num_splits)
+        sizes = self._sizes
+        collector = None
+        if any(metric.compute for metric in self._metrics):
+            collector = Collector(sizes.num_images, sizes.num_features, sizes.num_kept)
+        streams = {one.name: one.stream(sizes) for one in self._metrics if one.stream}
         with ProgressBar(self._num_images, "image", "generated images") as progress:
             for images in self._samples(gan, self._num_images, repeat):
                 features, logits = self._extraction(images)
-                collector.update(features)
-                if inception_score:
-                    inception_score.update(logits)
+                if collector:
+                    collector.update(features)
+                for stream in streams.values():
+                    stream.update(logits)
                 progress.advance(len(images))
-        scores = self._compare(collector)
-        if inception_score:
-            mean, deviation = inception_score.result()
-            scores |= {"inception_score": mean, "inception_score_std": deviation}
+        generated = collector.statistics({}) if collector else None
+        images = Comparison(self.metrics, self._statistics, generated)
+        scores = {}
+        for metric in self._metrics:
+            stream = streams.get(metric.name)
+            scores |= metric.named(stream.result() if stream else metric.compute(images))
         return scores
 
     def _samples(self, gan, num_images, repeat=0):
         """Generated images, uint8 [B, H, W, C] at a time."""
-        sampler = _sampler(
-            gan,
-            self._strategy,
-            self._batch_size,
-            self._weights == "averaged",
-            self._batch_norm,
-            self.truncation,
-        )
+        sampler, truncation = self._samplers.get(gan, (None, None))
+        if sampler is None or truncation != self.truncation:  # Else it would be compiled again.
+            sampler = Sampler(
+                weakref.proxy(gan),  # A sampler that is kept must not keep its GAN.
+                self._strategy,
+                self._batch_size,
+                self._weights == "averaged",
+                self._batch_norm,
+                self.truncation,
+            )
+            self._samplers[gan] = sampler, self.truncation
         return sampler.batches(num_images, fold((self._seed, 0), Purpose.EVALUATION, repeat))
 
     def neighbors(self, gan, num_images, num_neighbors=7):
@@ -313,40 +306,33 @@ class Evaluator:
         images = np.concatenate(list(self._samples(gan, num_images)))
         return find_neighbors(images, self._source, self._extraction, num_neighbors)
 
-    def _compare(self, collector):
-        """All metrics that take real images."""
-        wanted, real = self.metrics.keys(), self._statistics
-        if wanted == {"inception_score"}:
-            return {}
-        generated = collector.statistics({})
-        scores = {}
-        if "fid" in wanted:
-            scores["fid"] = frechet_distance(
-                real.mean, real.covariance, generated.mean, generated.covariance
-            )
-        if "kid" in wanted:
-            scores["kid"], scores["kid_std"] = kernel_distance(real.features, generated.features)
-        precision = {"precision", "recall"} & wanted
-        density = {"density", "coverage"} & wanted
-        if precision or density:
-            found = neighborhood_scores(
-                real.features,
-                generated.features,
-                precision_neighbors=PRECISION_NEIGHBORS if precision else None,
-                density_neighbors=DENSITY_NEIGHBORS if density else None,
-            )
-            scores |= {name: value for name, value in found.items() if name in wanted}
-        return scores
+
+def _made(extractor, strategy):
+    """The extractor that a function makes in the scope of a strategy; InputError if it does not."""
+    check_function("Evaluator.extractor", extractor)
+    if isinstance(extractor, Extractor):  # It can be called, too.
+        raise InputError(
+            "Evaluator.extractor must be a function, got an extractor. Write the reference without "
+            "parentheses: `Evaluator.extractor = @digits_classifier`."
+        )
+    with strategy.scope():
+        made = extractor()
+    if not all(hasattr(made, name) for name in ("protocol", "num_features", "num_logits")):
+        raise InputError(
+            "Evaluator.extractor must be a function that makes an extractor, such as "
+            f"@tfhub_inception or @digits_classifier, but got a {type(made).__name__}."
+        )
+    return made
 
 
 def _mean(values):
-    """Of numbers; None if one is not known."""
+    """The mean of numbers; None if one is not known."""
     return None if None in values else float(np.mean(values))
 
 
-@functools.lru_cache(maxsize=1)  # A second evaluation shall not compile anew.
-def _sampler(gan, *settings):
-    return Sampler(gan, *settings)
+def _deviation(values):
+    """That of a sample, n - 1; None if a number is not known."""
+    return None if None in values else float(np.std(values, ddof=1))
 
 
 def _check_metrics(metrics):
@@ -358,9 +344,13 @@ def _check_metrics(metrics):
     if not metrics:
         raise InputError(f"Evaluator.metrics is empty. Choose from {', '.join(METRICS)}.")
     for metric in metrics:
-        _check_choice("Evaluator.metrics", metric, METRICS)
+        if metric not in tuple(METRICS):
+            raise InputError(
+                f"Evaluator.metrics: {metric!r} is not one of {', '.join(METRICS)}. If it is a "
+                "metric of your own, import the module that registers it, in a gin file."
+            )
 
 
 def _check_choice(name, value, choices):
     if value not in tuple(choices):
-        raise InputError(f"{name}: {value!r} is none of {', '.join(choices)}.")
+        raise InputError(f"{name}: {value!r} is not one of {', '.join(choices)}.")

@@ -4,27 +4,11 @@ Everything is computed in float64. Scores compare only if extractor, number of i
 agree.
 """
 
-import types
-
 import numpy as np
-import tensorflow as tf
 
 from stugan_tf.checks import check_positive
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.moments import checked_features
-
-# Name of a score -> what picks the better of several values.
-METRICS = types.MappingProxyType(
-    {
-        "fid": min,
-        "kid": min,
-        "inception_score": max,
-        "precision": max,
-        "recall": max,
-        "density": max,
-        "coverage": max,
-    }
-)
 
 KERNEL_BLOCK = 1000  # vectors
 
@@ -106,6 +90,8 @@ def kernel_distance(features, other_features, block_size=KERNEL_BLOCK):
         `(kid, kid_std)`: the mean over blocks and its standard error, as floats. `kid_std` is None
         if there is one block only, from which no deviation can be estimated.
     """
+    import tensorflow as tf  # Here, since the table of metrics must not import it.
+
     from stugan_tf.evaluation.tfgan import deprecations_unsaid, tfgan
 
     check_positive("block_size", block_size)
@@ -375,6 +361,8 @@ def _check_neighbors(num_neighbors, kind, num_vectors):
 
 
 def _inception_score(logits):
+    import tensorflow as tf
+
     from stugan_tf.evaluation.tfgan import tfgan
 
     # A class to which all images give a probability of exactly 0 would make the score nan.

@@ -5,8 +5,8 @@ import os
 import pathlib
 
 from stugan_tf.errors import InputError
-from stugan_tf.evaluation.metrics import METRICS
 from stugan_tf.evaluation.protocol import check_comparable, describe, protocol_id
+from stugan_tf.evaluation.table import METRICS
 from stugan_tf.files import json_line, read_json_lines
 
 
@@ -92,13 +92,16 @@ def _table(runs, protocol):
 
 
 def _cost(record):
-    """FID, or what else comes first; lower is better."""
+    """FID, or the first metric of the table that there is; lower is better.
+
+    Of a record with none of these it is the first number, for want of a better one.
+    """
     scores = _scores(record)
-    name = "fid" if "fid" in scores else next(iter(scores), None)
+    name = next((name for name in METRICS if name in scores), next(iter(scores), None))
     value = scores.get(name)
     if value is None:
         return float("inf")
-    return -value if METRICS.get(name) is max else value
+    return METRICS[name].cost(value) if name in METRICS else value
 
 
 def _scores(record):

@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.protocol import check_comparable
+from stugan_tf.evaluation.table import METRICS
 from stugan_tf.experiments import runs
 from stugan_tf.experiments.grid import Cell
 
-METRICS = ("fid", "inception_score", "kid", "precision", "recall", "density", "coverage")
+PUBLISHED = ("fid", "inception_score")  # the scores of the paper's tables
 CHOICES = ("last", "best")
 PLACE = ("grid", "model", "line", "point", "seed")
 
@@ -102,6 +103,11 @@ def score_of(result, protocol_id, choice):
     return min(scored, key=lambda record: record["fid"], default=None)
 
 
+def _metrics():
+    """The names of all metrics, those of the paper first."""
+    return tuple(dict.fromkeys((*PUBLISHED, *METRICS)))
+
+
 def means(results, protocol_id, choice):
     """{(line, point): ({metric: `Mean`}, number of seeds wanted)} of one model's results.
 
@@ -118,7 +124,7 @@ def means(results, protocol_id, choice):
 
 def _means(records):
     found = {}
-    for metric in METRICS:
+    for metric in _metrics():
         values = [record[metric] for record in records if record and record.get(metric) is not None]
         if values:
             deviation = statistics.stdev(values) if len(values) > 1 else None
@@ -128,7 +134,8 @@ def _means(records):
 
 def as_csv(results):
     """Every run of a grid: where it stands and, if it is done, its scores and their protocol."""
-    scores = [f"{choice}_{name}" for choice in CHOICES for name in ("step", *METRICS)]
+    names = ("step", *_metrics())
+    scores = [f"{choice}_{name}" for choice in CHOICES for name in names]
     rows = []
     for result in results:
         row = {**_place(result), "state": result.state, "run": result.name}
@@ -137,7 +144,7 @@ def as_csv(results):
             row["protocol"] = protocol_id
             for choice in CHOICES:
                 record = score_of(result, protocol_id, choice) or {}
-                row |= {f"{choice}_{n}": record.get(n) for n in ("step", *METRICS)}
+                row |= {f"{choice}_{name}": record.get(name) for name in names}
         rows.append(row)
     return _csv([*PLACE, "state", "run", "protocol", *scores], rows)
 
@@ -149,7 +156,7 @@ def evaluations_as_csv(results):
         for result in results
         for record in result.records
     ]
-    return _csv([*PLACE, "step", "protocol", *METRICS], rows)
+    return _csv([*PLACE, "step", "protocol", *_metrics()], rows)
 
 
 def _place(result):
@@ -207,7 +214,7 @@ def _table(results, model, protocol_id, paper, choice):
             place = (line, point) if (line, point) in found else (line, None)
             row.append(_ours(found.get(place)))
             known = paper.get((model, line, point or "")) or paper.get((model, line, ""), {})
-            row.append(_numbers(known.get(name) for name in ("fid", "inception_score")))
+            row.append(_numbers(known.get(name) for name in PUBLISHED))
         rows.append(row)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -218,7 +225,7 @@ def _ours(found):
     scores, wanted = found
     if not scores:
         return f"missing (0 of {wanted})"
-    texts = [_with_deviation(scores[name]) for name in ("fid", "inception_score") if name in scores]
+    texts = [_with_deviation(scores[name]) for name in PUBLISHED if name in scores]
     count = max(score.count for score in scores.values())
     of_wanted = f" of {wanted}" if count < wanted else ""
     return f"{', '.join(texts)} ({count}{of_wanted})"

@@ -13,7 +13,7 @@ from stugan_tf.experiments.collecting import means
 from stugan_tf.experiments.grid import S_G
 from stugan_tf.files import write_atomically
 
-FORMATS = ("png", "svg")
+SUFFIXES = ("png", "svg")
 MAX_COLUMNS = 4
 
 
@@ -151,7 +151,7 @@ def _save(figure, path, grid):
 
     # The same results make the same file.
     with matplotlib.rc_context({"svg.hashsalt": grid.name}):
-        for suffix in FORMATS:
+        for suffix in SUFFIXES:
             metadata = {"Date": None} if suffix == "svg" else None
             buffer = io.BytesIO()
             figure.savefig(buffer, format=suffix, dpi=120, metadata=metadata)

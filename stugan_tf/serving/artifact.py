@@ -16,18 +16,12 @@ import shutil
 
 from stugan_tf.errors import InputError
 from stugan_tf.files import locked, write_atomically
+from stugan_tf.serving.formats import FORMATS, in_words
 
-FORMATS = ("saved_model", "tflite", "sparse")
 VERSION = 2  # since the manifest has a checksum of its own
 MANIFEST = "manifest.json"
 CARD = "model_card.json"
 CARD_TEXT = "MODEL_CARD.md"
-# The file that each format has at least.
-FILES = {
-    "saved_model": "saved_model.pb",
-    "tflite": "generator.tflite",
-    "sparse": "generator.safetensors",
-}
 MAX_MANIFEST = 2**23
 MAX_FILES = 2**12
 MAX_BYTES = 2**34  # of all files; the largest generator that is read has 2**30 of weights
@@ -50,7 +44,7 @@ def new_version(output, kind):
 
     Args:
         output: folder, made if needed.
-        kind: one of `FORMATS`.
+        kind: name of one of `FORMATS`.
 
     Yields:
         (folder, number): where to write, and the version it will be.
@@ -212,11 +206,19 @@ def read_manifest(folder):
 
 
 def _check_manifest(manifest):
-    """Raises ValueError or the like if a manifest is damaged, or names files outside."""
+    """Raises ValueError or the like if a manifest is damaged, or names files outside.
+
+    A format that is not known is an InputError.
+    """
     files, kind = manifest["files"], manifest["kind"]
-    if manifest["sha256"] != digest_of(manifest) or kind not in FORMATS:
-        raise ValueError("checksum or kind")
-    if FILES[kind] not in files or len(files) > MAX_FILES:
+    if manifest["sha256"] != digest_of(manifest):
+        raise ValueError("checksum")
+    if kind not in FORMATS:
+        raise InputError(
+            f"The artifact is of format {kind!r:.60}; this stugan_tf reads {in_words(FORMATS)}. "
+            "Use the stugan_tf that wrote it, or export it again."
+        )
+    if FORMATS[kind].file not in files or len(files) > MAX_FILES:
         raise ValueError("files")
     num_bytes = 0
     for name, about in files.items():

@@ -7,6 +7,7 @@ import json
 
 from stugan_tf.files import write_atomically
 from stugan_tf.serving.artifact import CARD, CARD_TEXT, sizes
+from stugan_tf.serving.formats import format_of
 from stugan_tf.sparsity.flops import layer_costs, total_flops
 from stugan_tf.sparsity.sparsify import count_weights
 
@@ -107,10 +108,19 @@ def _use(card):
         lines.append(
             f"Labels: integers below {interface['num_classes']}{f': {classes}' if classes else ''}."
         )
-    lines += [*card["notes"], "", *_LIMITS]
+    trusted = format_of(card["format"]).trusted
+    lines += [*card["notes"], "", _TRUSTED if trusted else _FROM_ANYBODY, "", *_LIMITS]
     return "\n".join(lines)
 
 
+_TRUSTED = (
+    "Load it only if you trust who wrote it: a file of this format can do harm to the process that "
+    "reads it. Its checksums guard against damage, not against its writer."
+)
+_FROM_ANYBODY = (
+    "The file of the model may come from anybody: reading it runs no code of its own, and takes "
+    "memory in proportion to its size."
+)
 _LIMITS = (
     "A generator repeats what was in its training data, biases included, and its images are not",
     "photographs of anything. It was scored, if at all, as the table says; nothing else is known.",

@@ -7,11 +7,8 @@ refuse dynamic-range quantized convolutions whose weights are sparse (TensorFlow
 """
 
 import contextlib
-import json
 import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 import threading
 import warnings
@@ -20,10 +17,9 @@ import numpy as np
 import tensorflow as tf
 
 from stugan_tf.errors import InputError
-from stugan_tf.serving.lite_contents import MAX_FILE, check_contents, stored_weights
+from stugan_tf.serving.lite_contents import stored_weights
 
-PRECISIONS = ("float32", "float16", "int8")
-PROBE_SECONDS = 600
+MAX_FILE = 2**31 - 1  # bytes, the most that the format can hold
 NO_MIXTURES = (
     "a TensorFlow Lite file takes labels only. Export with --format=saved_model or sparse."
 )
@@ -93,17 +89,17 @@ def _quietly():
         yield
 
 
-def read(path, interface, trusted=False):
+def read(path, interface):
     """(compute, mix) of a `ServedGenerator`, on all cores.
 
+    The interpreter is C++ that trusts its file: call this for files whose writer you trust.
+
     Args:
-        path: of a .tflite file of `write`, or of somebody else.
+        path: of a .tflite file of `write`.
         interface: its `Interface`.
-        trusted: whether the file is known to be well-formed; else it is run in another process
-            first, see `probe`.
 
     Raises:
-        InputError: if the file is damaged or does not fit the interface.
+        InputError: if the interpreter refuses the file, or it does not fit the interface.
     """
     path = pathlib.Path(path)
     if path.stat().st_size > MAX_FILE:
@@ -111,9 +107,6 @@ def read(path, interface, trusted=False):
             f"{path} has more than {MAX_FILE:,} bytes, as no TensorFlow Lite file has."
         )
     data = path.read_bytes()
-    check_contents(data, path)
-    if not trusted:
-        probe(path, interface)
     try:
         with _quietly():
             num_threads = len(os.sched_getaffinity(0))
@@ -136,39 +129,6 @@ def read(path, interface, trusted=False):
             f"{path} cannot be run by TensorFlow Lite ({reason:.200}). Copy or export it anew."
         ) from None
     return generate, NO_MIXTURES
-
-
-def probe(path, interface):
-    """Raises InputError if a file does harm to the process that runs it.
-
-    The interpreter is C++ that trusts its file: of those that pass `check_contents`, a few still
-    make it crash or ask for all memory. So each runs first where it may, with bounded memory.
-    """
-    command = [sys.executable, "-W", "ignore", "-m", "stugan_tf.serving.lite_probe", str(path)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            input=json.dumps(interface.to_json()),  # Names of many classes fit no argument.
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PROBE_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise InputError(
-            f"{path} did not run within {PROBE_SECONDS} s. Export it with smaller batches, or, if "
-            "it is yours, load it with trusted=True."
-        ) from None
-    if done.returncode == 1 and done.stdout.strip():
-        raise InputError(done.stdout.strip().splitlines()[-1])
-    if done.returncode:
-        raise InputError(
-            f"{path} makes TensorFlow Lite's interpreter crash (exit code {done.returncode}). Copy "
-            "or export it anew."
-        )
 
 
 def _nothing(size, interface):

@@ -1,5 +1,7 @@
+import gc
 import math
 import resource
+import weakref
 
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ from stugan_tf.errors import InputError
 from stugan_tf.evaluation import metrics as formulas
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.extractors import digits_classifier
-from stugan_tf.evaluation.metrics import METRICS
 from stugan_tf.evaluation.sampling import Sampler
+from stugan_tf.evaluation.table import METRICS
 from stugan_tf.randomness import Purpose, fold
 from tests.helpers.stand_ins import Projection, SmallGAN
 
@@ -163,19 +165,19 @@ class TooManyFeatures(Projection):
             {"extractor": TooManyFeatures, "metrics": ["fid"]},
             "Evaluator.num_images: 250 images are too few.* over 400",
         ),
-        ({"extractor": NoLogits}, "projection gives no logits"),
+        ({"extractor": NoLogits}, "projection gives no logits, which inception_score needs"),
         ({"extractor": digits_classifier()}, "without parentheses"),
-        ({"metrics": ["fids"]}, "Evaluator.metrics: 'fids' is none of fid, "),
+        ({"metrics": ["fids"]}, "Evaluator.metrics: 'fids' is not one of fid, .*import the module"),
         ({"metrics": []}, "Evaluator.metrics is empty"),
         ({"metrics": "fid"}, r"must be a list of names, got 'fid'. Write .* \['fid'\]"),
-        ({"metrics": [["fid"]]}, r"Evaluator.metrics: \['fid'\] is none of"),
+        ({"metrics": [["fid"]]}, r"Evaluator.metrics: \['fid'\] is not one of"),
         ({"real": digits}, "Evaluator.real must be of type Source, got the function digits"),
         ({"real": Coloured()}, "Projection takes grey images"),
         ({"extractor": digits}, "makes an extractor, .* but got a Digits"),
         ({"num_kept": 5}, "Evaluator.num_kept: 5 images are too few for coverage, .* at least 6"),
         ({"num_images": 3, "metrics": ["kid"], "num_kept": 2000}, "1797 and 3 vectors cannot"),
-        ({"weights": "ema"}, "Evaluator.weights: 'ema' is none of averaged, live"),
-        ({"batch_norm": "train"}, "none of inference, batch, standing"),
+        ({"weights": "ema"}, "Evaluator.weights: 'ema' is not one of averaged, live"),
+        ({"batch_norm": "train"}, "not one of inference, batch, standing"),
         ({"truncation": 0.0}, "Evaluator.truncation must be a number above 0"),
         ({"statistics": "/nowhere.npz"}, "nowhere.npz cannot be read"),
         ({"num_splits": 300}, "at least as many images"),
@@ -195,6 +197,33 @@ def test_published_moments_of_another_extractor_are_refused(make, tmp_path):
     np.savez(tmp_path / "stats.npz", mu=np.zeros(5), sigma=np.eye(5))
     with pytest.raises(InputError, match=r"from which coverage, density, kid.* cannot be"):
         make(statistics=path)
+
+
+class Counting(SmallGAN):
+    """Counts how often it is traced."""
+
+    num_traces = 0
+
+    def generate(self, *args, **kwargs):
+        self.num_traces += 1
+        return super().generate(*args, **kwargs)
+
+
+@pytest.mark.parametrize("batch_norm", ["inference", "standing"])
+def test_a_gan_is_traced_once_and_goes_when_nobody_else_holds_it(make, batch_norm):
+    gan, evaluator = Counting(), make(metrics=["inception_score"], batch_norm=batch_norm)
+    evaluator(gan)
+    num_traces = gan.num_traces
+    evaluator(gan)
+    assert gan.num_traces == num_traces > 0
+    evaluator.truncation = 0.5
+    evaluator(gan)
+    assert gan.num_traces > num_traces
+    parts = [weakref.ref(part) for part in (gan, gan.generator, gan.averaged.model)]
+    del gan
+    gc.collect()
+    assert [part() for part in parts] == [None, None, None]
+    assert evaluator(SmallGAN())["inception_score"] > 0
 
 
 def test_a_hundred_evaluations_need_no_more_memory_than_a_few(make):
@@ -232,11 +261,19 @@ def test_the_neighbours_of_real_images_are_themselves(make):
 
 
 def test_an_evaluator_describes_itself(make):
-    text = str(make(metrics=["fid"]))
-    assert text == "fid by projection: 250 images of the averaged generator against digits"
-    evaluator = make(metrics=["fid"])
+    text = str(make())
+    assert text.endswith(
+        "coverage by projection: 250 images of the averaged generator against digits"
+    )
+    evaluator = make()
     evaluator.prepare()
     assert str(evaluator) == text
+
+
+def test_an_evaluator_says_which_metrics_it_leaves_out(make):
+    text = str(make(metrics=["fid", "recall", "density"]))
+    assert text.startswith("fid, recall, density by projection: ")
+    assert text.endswith("Evaluator.metrics leaves out kid, inception_score, precision, coverage")
 
 
 def test_neighbours_of_another_shape_cannot_be_shown(make):

@@ -13,7 +13,6 @@ from hypothesis.extra import numpy as arrays
 
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.metrics import (
-    METRICS,
     InceptionScore,
     check_enough,
     density_coverage,
@@ -461,19 +460,6 @@ def test_there_must_be_more_vectors_than_neighbors(count):
 def test_features_that_cannot_be_compared_are_refused(score, other, message):
     with pytest.raises(InputError, match=re.escape(message)):
         score(np.ones([9, 3]), other)
-
-
-def test_the_better_of_two_scores():
-    better = {name: choose(1.0, 2.0) for name, choose in METRICS.items()}
-    assert better == {
-        "fid": 1,
-        "kid": 1,
-        "inception_score": 2,
-        "precision": 2,
-        "recall": 2,
-        "density": 2,
-        "coverage": 2,
-    }
 
 
 def test_nothing_is_logged(caplog):

@@ -239,7 +239,7 @@ def test_figures_are_drawn_of_what_is_there_and_always_alike(tmp_path, three_see
     protocols = {"sngan": the_protocol(results)}
     for name in ("one", "other"):
         figures.write_figure(tmp_path / name, grid, results, protocols, "last")
-    for suffix in figures.FORMATS:
+    for suffix in figures.SUFFIXES:
         assert (tmp_path / f"one.{suffix}").read_bytes() == (
             tmp_path / f"other.{suffix}"
         ).read_bytes()

@@ -5,8 +5,9 @@ import json
 import numpy as np
 
 from stugan_tf.demo.exhibits import Exhibit, read_facts
-from stugan_tf.serving import artifact, card, compact
-from stugan_tf.serving.folding import fold
+from stugan_tf.serving import artifact, card
+from stugan_tf.serving.folding import fold_into_plain_layers
+from stugan_tf.serving.formats import FORMATS, Settings
 from stugan_tf.serving.generator import ServedGenerator
 from stugan_tf.serving.interface import Interface
 from tests.helpers.served_networks import interface_of
@@ -78,6 +79,7 @@ def write(output, model):
     folder, interface = output / "1", interface_of(model)
     folder.mkdir(parents=True)
     about = {**CARD, "generator": card.describe_generator(model), "interface": interface.to_json()}
-    compact.write(folder / artifact.FILES["sparse"], fold(model), "float32", about)
+    graph = fold_into_plain_layers(model)
+    FORMATS["sparse"].write(folder, graph, interface, Settings(about=about))
     (folder / artifact.CARD).write_text(json.dumps(about))
     artifact.write_manifest(folder, "sparse", interface)

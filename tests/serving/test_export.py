@@ -11,6 +11,7 @@ from PIL import Image
 from stugan_tf.evaluation import records
 from stugan_tf.serving import artifact
 from stugan_tf.serving.card import write as write_card
+from stugan_tf.serving.formats import FORMATS
 from stugan_tf.serving.loading import load
 from tests.helpers.served_networks import CONDITIONAL, call, train
 
@@ -98,12 +99,13 @@ def test_the_card_says_what_it_is(runs, exported):
     )
     flops = generator["theoretical_flops_per_image"]
     assert 0 < flops["sparse"] < flops["dense"]
-    size = (folder / artifact.FILES["sparse"]).stat().st_size
-    assert card["files"] == {artifact.FILES["sparse"]: size}
+    size = (folder / FORMATS["sparse"].file).stat().st_size
+    assert card["files"] == {FORMATS["sparse"].file: size}
     assert card["bytes"] == size
     words = (folder / artifact.CARD_TEXT).read_text()
     for told in ("| fid | 12.5 |", "fingerprint", "block2_c1", f"{size:,}", "Theoretical FLOPs"):
         assert told in words
+    assert "may come from anybody" in words
     inside = load(folder).about
     assert inside["configuration"] == card["configuration"]
     assert inside["training"] == card["training"]
@@ -116,6 +118,15 @@ def test_a_card_tells_names_of_any_bytes(exported, tmp_path):
     write_card(tmp_path, made)
     assert "caf\\udce9" in (tmp_path / artifact.CARD_TEXT).read_text()
     assert json.loads((tmp_path / artifact.CARD).read_text())["interface"] == made["interface"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_card_says_whether_its_writer_must_be_trusted(exported, tmp_path, name):
+    made = json.loads((exported("conditional", *SPARSE) / "1" / artifact.CARD).read_text())
+    write_card(tmp_path, {**made, "format": name})
+    words = (tmp_path / artifact.CARD_TEXT).read_text()
+    assert ("only if you trust who wrote it" in words) == FORMATS[name].trusted
+    assert ("may come from anybody" in words) != FORMATS[name].trusted
 
 
 def test_the_next_export_is_the_next_version(runs, tmp_path):
@@ -145,7 +156,7 @@ def test_an_export_that_fails_leaves_nothing(runs, tmp_path, monkeypatch):
 
 def test_a_copy_of_the_sparse_file_is_enough(exported, tmp_path):
     folder = exported("conditional", "--format=sparse")
-    path = shutil.copy(folder / "1" / artifact.FILES["sparse"], tmp_path / "mine.safetensors")
+    path = shutil.copy(folder / "1" / FORMATS["sparse"].file, tmp_path / "mine.safetensors")
     np.testing.assert_array_equal(load(path)(3, labels=1), load(folder)(3, labels=1))
 
 
@@ -155,7 +166,7 @@ def test_a_copy_of_the_sparse_file_is_enough(exported, tmp_path):
         (["--workdir="], "--workdir is missing"),
         (["--output="], "--output is missing"),
         (["--batch_norm=batch"], "no fixed statistics to fold in"),
-        (["--precision=int8"], "--format=saved_model cannot be had in --precision=int8"),
+        (["--precision=int8"], "`--format=saved_model` supports float32, got `--precision=int8`"),
         (["--batch_size=8"], "saved_model takes batches of any size"),
         (["--format=tflite", "--batch_size=0"], "--batch_size must be a positive integer"),
         (["--checkpoint=7"], "neither latest nor best, nor a step that was kept: 0, 1"),

@@ -10,7 +10,7 @@ import tensorflow as tf
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.layers.spectral import SpectralConv2D
-from stugan_tf.serving.folding import fold
+from stugan_tf.serving.folding import fold_into_plain_layers
 from stugan_tf.serving.graph import from_json, to_json, to_keras
 from tests.helpers.served_networks import generator, images_of, inputs_of
 
@@ -21,7 +21,7 @@ NETWORKS = ["sngan", "biggan", "biggan_imagenet"]
 def test_a_folded_generator_makes_the_same_images(name):
     model = generator(name)
     before = [variable.numpy() for variable in model.variables]
-    folded = to_keras(fold(model))
+    folded = to_keras(fold_into_plain_layers(model))
     for variable, value in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), value)
     inputs = inputs_of(model)
@@ -37,12 +37,14 @@ def test_a_spectral_layer_whose_weights_are_all_pruned_folds_to_zeros():
     inputs = inputs_of(model)
     expected = images_of(model, *inputs)
     assert np.all(np.isfinite(expected))
-    np.testing.assert_allclose(images_of(to_keras(fold(model)), *inputs), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        images_of(to_keras(fold_into_plain_layers(model)), *inputs), expected, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_its_layers_are_those_of_keras(name):
-    folded = to_keras(fold(generator(name)))
+    folded = to_keras(fold_into_plain_layers(generator(name)))
     assert all(type(layer).__module__.startswith("keras.") for layer in folded.layers)
     plain = [type(layer) is getattr(keras.layers, type(layer).__name__) for layer in folded.layers]
     assert all(plain)
@@ -50,24 +52,26 @@ def test_its_layers_are_those_of_keras(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_kernel_has_no_more_non_zeros_than_its_mask(name):
-    graph = fold(generator(name))
+    graph = fold_into_plain_layers(generator(name))
     for layer in masked_layers(generator(name)):
         kernel = graph.nodes[layer.name].weights["kernel"]
         np.testing.assert_array_equal(kernel != 0, layer.kernel.numpy() != 0)
 
 
 def test_batch_norm_is_left_where_relu_follows_and_a_residual_starts():
-    graph = fold(generator("sngan"))  # 8x8: one block, whose first batch norm follows a fork
+    graph = fold_into_plain_layers(
+        generator("sngan")
+    )  # 8x8: one block, whose first batch norm follows a fork
     kinds = [node.kind for node in graph.nodes.values()]
     assert kinds.count("BatchNormalization") == 1
     assert "BatchNormalization" not in [
-        node.kind for node in fold(generator("biggan")).nodes.values()
+        node.kind for node in fold_into_plain_layers(generator("biggan")).nodes.values()
     ]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_graph_survives_the_json_of_keras(name):
-    graph = fold(generator(name))
+    graph = fold_into_plain_layers(generator(name))
     again = from_json(to_json(graph), graph.weights())
     assert again.inputs == graph.inputs
     inputs = inputs_of(generator(name))
@@ -76,7 +80,7 @@ def test_a_graph_survives_the_json_of_keras(name):
 
 
 def test_keras_itself_reads_that_json():
-    graph = fold(generator("biggan_imagenet"))
+    graph = fold_into_plain_layers(generator("biggan_imagenet"))
     model = keras.models.model_from_json(to_json(graph))
     for node in graph.nodes.values():
         for weight, value in node.weights.items():
@@ -123,7 +127,7 @@ IMAGES = L.Dense(32), L.Reshape([2, 4, 4])
 )
 def test_scales_go_where_they_can(layers, num_scales):
     model = chain(*layers, shape=(4,))
-    graph = fold(model)
+    graph = fold_into_plain_layers(model)
     kinds = [node.kind for node in graph.nodes.values()]
     assert kinds.count("BatchNormalization") == num_scales
     latents = np.random.default_rng(1).normal(size=[5, 4]).astype(np.float32)
@@ -138,7 +142,9 @@ def test_a_scale_does_not_reach_what_others_use():
     model = randomized(keras.Model(latents, outputs))
     values = np.random.default_rng(1).normal(size=[5, 4]).astype(np.float32)
     expected = model(values, training=False).numpy()
-    np.testing.assert_allclose(to_keras(fold(model))(values).numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        to_keras(fold_into_plain_layers(model))(values).numpy(), expected, rtol=1e-5
+    )
 
 
 def test_a_scale_is_not_given_to_what_an_addition_spreads():
@@ -151,7 +157,7 @@ def test_a_scale_is_not_given_to_what_an_addition_spreads():
     one_channel = L.Conv2D(1, 3, padding="same")(images)
     images = L.BatchNormalization()(L.Add()([L.Conv2D(4, 3, padding="same")(images), one_channel]))
     model = randomized(keras.Model(latents, L.ReLU()(images)))
-    graph = fold(model)
+    graph = fold_into_plain_layers(model)
     kinds = [node.kind for node in graph.nodes.values()]
     assert kinds.count("BatchNormalization") == 2
     values = np.random.default_rng(1).normal(size=[5, 4]).astype(np.float32)
@@ -166,7 +172,9 @@ def test_layers_called_twice_and_nested_models_are_written_out():
     model = randomized(keras.Model(latents, L.Add()([inner(shared(latents)), inner(latents)])))
     values = np.random.default_rng(1).normal(size=[5, 4]).astype(np.float32)
     expected = model(values, training=False).numpy()
-    np.testing.assert_allclose(to_keras(fold(model))(values).numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        to_keras(fold_into_plain_layers(model))(values).numpy(), expected, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -179,4 +187,4 @@ def test_layers_called_twice_and_nested_models_are_written_out():
 )
 def test_what_is_not_plain_is_told(layer, told):
     with pytest.raises(InputError, match=told):
-        fold(keras.Sequential([keras.Input([4]), layer]))
+        fold_into_plain_layers(keras.Sequential([keras.Input([4]), layer]))

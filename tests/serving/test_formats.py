@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 
@@ -17,10 +18,11 @@ from stugan_tf.images import to_uint8
 from stugan_tf.latents import between_classes
 from stugan_tf.layers.mixing import mixing_classes
 from stugan_tf.serving import artifact, compact, lite, positions, saved_model
-from stugan_tf.serving.folding import fold
+from stugan_tf.serving.folding import fold_into_plain_layers
+from stugan_tf.serving.formats import FORMATS, Settings, format_of
 from stugan_tf.serving.generator import ServedGenerator
 from stugan_tf.serving.graph import to_keras
-from stugan_tf.serving.loading import load, of_folder
+from stugan_tf.serving.loading import load
 from tests.helpers.served_networks import CLASSES, generator, images_of, inputs_of, interface_of
 
 BATCHES = (1, 4)
@@ -30,15 +32,9 @@ def write(folder, name, kind, precision="float32"):
     """An artifact of a generator, as `export` makes it, without a model card."""
     model = generator(name)
     interface = interface_of(model)
-    graph = fold(model)
+    graph = fold_into_plain_layers(model)
     folder.mkdir(parents=True, exist_ok=True)
-    if kind == "saved_model":
-        saved_model.write(folder, to_keras(graph), interface)
-    elif kind == "tflite":
-        lite.write(folder / artifact.FILES[kind], to_keras(graph), interface, precision, BATCHES)
-    else:
-        about = {"interface": interface.to_json()}
-        compact.write(folder / artifact.FILES[kind], graph, precision, about)
+    FORMATS[kind].write(folder, graph, interface, Settings(precision, BATCHES))
     artifact.write_manifest(folder, kind, interface)
     return folder
 
@@ -73,7 +69,7 @@ def written(tmp_path_factory):
     ],
 )
 def test_a_loaded_generator_makes_the_same_images(written, name, kind, precision, tolerance):
-    loaded = load(written(name, kind, precision), trusted=True)
+    loaded = load(written(name, kind, precision))
     model = generator(name)
     latents, labels = inputs_of(model, num=6)  # of batches of 4, 1 and 1
     expected = images_of(model, latents, labels)
@@ -87,7 +83,7 @@ def test_a_loaded_generator_makes_the_same_images(written, name, kind, precision
     ("name", "kind"), [("sngan", "sparse"), ("biggan", "saved_model"), ("biggan", "tflite")]
 )
 def test_an_image_is_the_same_among_more(written, name, kind):
-    loaded = load(written(name, kind), trusted=True)
+    loaded = load(written(name, kind))
     many = loaded(70, seed=3)
     assert many.shape == (70, *loaded.interface.image_shape)
     few = loaded(3, seed=3)
@@ -170,7 +166,7 @@ def test_what_fits_no_generator_is_told(arguments, told):
 
 def test_tflite_has_nothing_between_classes(written):
     with pytest.raises(InputError, match="a TensorFlow Lite file takes labels only"):
-        load(written("biggan", "tflite"), trusted=True).check_mixes()
+        load(written("biggan", "tflite")).check_mixes()
 
 
 ALONE = """
@@ -204,9 +200,9 @@ def test_a_saved_model_needs_tensorflow_alone(written, tmp_path):
 
 @pytest.mark.parametrize("name", ["sngan", "biggan_imagenet"])
 def test_a_sparse_file_survives_a_round_trip(written, name):
-    path = written(name, "sparse") / artifact.FILES["sparse"]
+    path = written(name, "sparse") / FORMATS["sparse"].file
     graph, manifest = compact.read(path)
-    expected = fold(generator(name)).weights()
+    expected = fold_into_plain_layers(generator(name)).weights()
     assert graph.weights().keys() == expected.keys()
     for weight, value in expected.items():
         np.testing.assert_array_equal(graph.weights()[weight], value)
@@ -218,7 +214,7 @@ def test_a_sparse_file_survives_a_round_trip(written, name):
 
 def test_a_sparse_file_may_tell_of_zeros(tmp_path):
     """As many as stand in the place of its digest while that is computed, wherever they are."""
-    graph, path = fold(generator("sngan")), tmp_path / "x.safetensors"
+    graph, path = fold_into_plain_layers(generator("sngan")), tmp_path / "x.safetensors"
     for _ in range(4):  # The library orders texts at random.
         compact.write(path, graph, "float32", {"told": "0" * 64, "sha256": "0" * 64})
         assert compact.read(path)[1]["told"] == "0" * 64
@@ -270,7 +266,7 @@ def test_positions_of_any_bytes_are_masks_or_refused(high, low, k, count, size):
 def test_a_sparse_file_is_as_small_as_its_non_zeros(tmp_path):
     """Within 5 % of values and one bit for each position, header and all."""
     model = generator("sngan")
-    graph = fold(model)
+    graph = fold_into_plain_layers(model)
     random = np.random.default_rng(0)
     for node in graph.nodes.values():  # As wide as a real one: the header is no part of the claim.
         if node.kind in ("Conv2D", "Dense"):
@@ -289,7 +285,7 @@ def test_a_sparse_file_is_as_small_as_its_non_zeros(tmp_path):
 
 
 def test_tflite_may_be_called_by_many_threads(written):
-    loaded = load(written("sngan", "tflite"), trusted=True)
+    loaded = load(written("sngan", "tflite"))
     many = [inputs_of(generator("sngan"), num=6, seed=seed)[0] for seed in range(16)]
     expected = [loaded(latents=latents) for latents in many]
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
@@ -300,7 +296,11 @@ def test_tflite_may_be_called_by_many_threads(written):
 def test_what_tflite_stores_sparse_is_told(tmp_path):
     model = generator("sngan")
     weights = lite.write(
-        tmp_path / "x.tflite", to_keras(fold(model)), interface_of(model), "float32", (1,)
+        tmp_path / "x.tflite",
+        to_keras(fold_into_plain_layers(model)),
+        interface_of(model),
+        "float32",
+        (1,),
     )
     told = "\n".join(lite.notes(weights, "float32", (1,)))
     assert any(weight.sparse for weight in weights)
@@ -308,6 +308,37 @@ def test_what_tflite_stores_sparse_is_told(tmp_path):
     assert "Nothing is stored sparse" in "\n".join(lite.notes(weights, "int8", (1,)))
 
 
-def test_of_folder_reads_what_has_no_manifest_yet(written):
-    folder = written("sngan", "sparse")
-    assert of_folder(folder, "sparse", interface_of(generator("sngan")), {}, True)(2).shape[0] == 2
+def test_a_format_reads_what_has_no_manifest_yet(written):
+    folder, interface = written("sngan", "sparse"), interface_of(generator("sngan"))
+    assert FORMATS["sparse"].read(folder, interface, {})(2).shape[0] == 2
+
+
+def test_a_format_that_there_is_not_is_told_in_words():
+    with pytest.raises(
+        InputError, match=r"no format 'npz'. Choose .* saved_model, tflite and spar"
+    ):
+        format_of("npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "batch_sizes", "told"),
+    [
+        (
+            *("tflite", "int4", None),
+            "`--format=tflite` supports float32, float16 and int8, got `--precision=int4`.",
+        ),
+        ("sparse", "int8", None, "`--format=sparse` supports float32 and float16, got"),
+        ("saved_model", "float16", None, "`--format=saved_model` supports float32, got"),
+        ("sparse", "float32", [8], "--batch_size is for --format=tflite: sparse takes"),
+    ],
+)
+def test_what_a_format_cannot_is_told(name, precision, batch_sizes, told):
+    with pytest.raises(InputError, match=re.escape(told)):
+        format_of(name).check(precision, batch_sizes)
+
+
+def test_every_format_takes_its_own_precisions():
+    for one in FORMATS.values():
+        for precision in one.precisions:
+            one.check(precision, [1] if one.fixed_batches else None)
+    assert [name for name, one in FORMATS.items() if not one.trusted] == ["sparse"]

@@ -1,0 +1,181 @@
+"""The table of formats of artifacts: which file, which precisions, how it is written and read.
+
+All that deals with formats walks this table: `export`, manifests, `load`, model cards, pipelines. A
+new format is one entry and its two functions.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from stugan_tf.errors import InputError
+from stugan_tf.serving import compact, lite, saved_model
+from stugan_tf.serving.generator import ServedGenerator
+from stugan_tf.serving.graph import to_keras
+from stugan_tf.serving.interface import Interface
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One entry of the table.
+
+    Attributes:
+        name: of `--format` and in manifests.
+        file: the file that an artifact has at least.
+        precisions: of the weights, which it can store.
+        write: `(folder, graph, interface, settings: Settings) -> sentences` for the model card.
+        read: `(folder, interface, about) -> ServedGenerator`; `about` is what that shows of itself.
+            InputError if the file is damaged or is of another generator.
+        trusted: whether files are trusted input, as programs are: their writer could do harm. If
+            not, they may come from anybody.
+        fixed_batches: whether it takes batches of the sizes only that `--batch_size` names.
+    """
+
+    name: str
+    file: str
+    precisions: tuple
+    write: Callable
+    read: Callable
+    trusted: bool
+    fixed_batches: bool = False
+
+    def check(self, precision, batch_sizes):
+        """Raises InputError for flags of `export` that do not fit.
+
+        Args:
+            precision: as `--precision` has it.
+            batch_sizes: as `--batch_size` has them; None if it was left out.
+        """
+        if precision not in self.precisions:
+            raise InputError(
+                f"`--format={self.name}` supports {in_words(self.precisions)}, got "
+                f"`--precision={precision}`."
+            )
+        if batch_sizes is not None and not self.fixed_batches:
+            others = in_words([one.name for one in FORMATS.values() if one.fixed_batches])
+            raise InputError(
+                f"--batch_size is for --format={others}: {self.name} takes batches of any size. "
+                "Leave it out."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How an artifact is to be written.
+
+    Attributes:
+        precision: one of the format's.
+        batch_sizes: integers, of a format with fixed batches.
+        about: what is known of the generator, a dictionary that JSON can hold.
+    """
+
+    precision: str = "float32"
+    batch_sizes: tuple = (1,)
+    about: dict = dataclasses.field(default_factory=dict)
+
+
+def format_of(name):
+    """The `Format` of a name; InputError if there is none."""
+    if name not in FORMATS:
+        raise InputError(f"There is no format {name!r:.60}. Choose from {in_words(FORMATS)}.")
+    return FORMATS[name]
+
+
+def in_words(names):
+    """'a', 'a and b', 'a, b and c'."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def read_sparse_file(path):
+    """The `ServedGenerator` in a file of the format `sparse` that is on its own.
+
+    Raises:
+        InputError: if it is damaged or holds something else.
+    """
+    graph, manifest = compact.read(path)
+    interface = Interface.from_json(manifest.get("interface"))
+    model = to_keras(graph)
+    expected = [((None, interface.latent_dim), "float32")]
+    if interface.conditional:
+        expected.append(((None,), "int32"))
+    tables = {
+        node.arguments["input_dim"]
+        for node in graph.nodes.values()
+        if node.kind == "Embedding" and node.inputs == graph.inputs[1:]
+    }
+    if (
+        [(tuple(one.shape), one.dtype) for one in model.inputs] != expected
+        or tuple(model.output_shape[1:]) != interface.image_shape
+        or not tables <= {interface.num_classes}
+    ):
+        raise InputError(f"{path} is damaged: its model is not what it describes.")
+    compute, mix = saved_model.callable_of(model, interface)
+    return ServedGenerator(interface, compute, manifest, mix)
+
+
+def _write_sparse(folder, graph, interface, settings):
+    about = {**settings.about, "interface": interface.to_json()}
+    compact.write(folder / FORMATS["sparse"].file, graph, settings.precision, about)
+    return ["Only what is not zero is stored; computed are all weights, zeros included."]
+
+
+def _read_sparse(folder, interface, about):
+    del about  # The file has its own.
+    generator = read_sparse_file(folder / FORMATS["sparse"].file)
+    if generator.interface != interface:
+        raise InputError(f"{folder} is damaged: its manifest is of another generator.")
+    return generator
+
+
+def _write_saved_model(folder, graph, interface, settings):
+    del settings
+    saved_model.write(folder, to_keras(graph), interface)
+    return ["A SavedModel holds its zeros; most of them go when it is compressed."]
+
+
+def _read_saved_model(folder, interface, about):
+    compute, mix = saved_model.read(folder, interface)
+    return ServedGenerator(interface, compute, about, mix)
+
+
+def _write_tflite(folder, graph, interface, settings):
+    path, sizes = folder / FORMATS["tflite"].file, sorted(set(settings.batch_sizes))
+    weights = lite.write(path, to_keras(graph), interface, settings.precision, sizes)
+    return lite.notes(weights, settings.precision, sizes)
+
+
+def _read_tflite(folder, interface, about):
+    compute, mix = lite.read(folder / FORMATS["tflite"].file, interface)
+    return ServedGenerator(interface, compute, about, mix)
+
+
+FORMATS = {
+    one.name: one
+    for one in (
+        Format(
+            name="saved_model",
+            file="saved_model.pb",
+            precisions=("float32",),
+            write=_write_saved_model,
+            read=_read_saved_model,
+            trusted=True,
+        ),
+        Format(
+            name="tflite",
+            file="generator.tflite",
+            precisions=("float32", "float16", "int8"),
+            write=_write_tflite,
+            read=_read_tflite,
+            trusted=True,
+            fixed_batches=True,
+        ),
+        Format(
+            name="sparse",
+            file="generator.safetensors",
+            precisions=tuple(compact.DTYPES),
+            write=_write_sparse,
+            read=_read_sparse,
+            trusted=False,
+        ),
+    )
+}
