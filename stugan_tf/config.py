@@ -19,12 +19,9 @@ import typing
 import gin
 from gin import config_parser
 
+from stugan_tf.adapters.gin_internals import OPERATIVE_CONFIG, REGISTRY, config_text, unbind
 from stugan_tf.errors import InputError, UserError
 from stugan_tf.former_settings import does_nothing
-
-# Gin has no public way to list what is registered, nor to read what was called.
-_REGISTRY = gin.config._REGISTRY
-_OPERATIVE_CONFIG = gin.config._OPERATIVE_CONFIG
 
 
 class _Binding(typing.NamedTuple):
@@ -136,8 +133,8 @@ def part(settings):
         selector, parameter = name.rsplit(".", 1)
         keys["", _match(selector).selector, parameter] = value
     _replaced.update({key: _bindings[key] for key in keys if key in _bindings})
-    _calls_before.update({key: dict(values) for key, values in _OPERATIVE_CONFIG.items()})
-    _OPERATIVE_CONFIG.clear()
+    _calls_before.update({key: dict(values) for key, values in OPERATIVE_CONFIG.items()})
+    OPERATIVE_CONFIG.clear()
     for key, value in keys.items():
         _assign(key, _Binding(value, "a phase of the method"))
     try:
@@ -145,17 +142,17 @@ def part(settings):
     finally:
         for key in keys:
             _assign(key, _replaced.get(key))
-        _OPERATIVE_CONFIG.clear()
-        _OPERATIVE_CONFIG.update(_calls_before)
+        OPERATIVE_CONFIG.clear()
+        OPERATIVE_CONFIG.update(_calls_before)
         _replaced.clear()
         _calls_before.clear()
 
 
 def _assign(key, binding):
     """Sets or, by None, removes a binding."""
-    scope, selector, parameter = key
     if binding is None:
-        del _bindings[key], gin.config._CONFIG[scope, selector][parameter]
+        del _bindings[key]
+        unbind(*key)
         return
     _bindings[key] = binding
     with gin.unlock_config():
@@ -178,19 +175,19 @@ def operative_config(whole=False):
     Args:
         whole: in a `part`, the configuration of the program, not of the part alone.
     """
-    calls = _all_calls() if whole else _OPERATIVE_CONFIG
+    calls = _all_calls() if whole else OPERATIVE_CONFIG
     bindings = _bindings | _replaced if whole else _bindings
     parameters = {key: dict(values) for key, values in calls.items()}
     for scope, selector, parameter in _used(calls):
         value = bindings[scope, selector, parameter].value
         parameters.setdefault((scope, selector), {})[parameter] = value
-    return gin.config._config_str(parameters)
+    return config_text(parameters)
 
 
 def _all_calls():
     """{(scope, selector): {parameter: value}} of what was called, in a `part` and before it."""
     calls = {key: dict(values) for key, values in _calls_before.items()}
-    for key, values in _OPERATIVE_CONFIG.items():
+    for key, values in OPERATIVE_CONFIG.items():
         calls[key] = calls.get(key, {}) | values
     return calls
 
@@ -282,13 +279,13 @@ class _Delegate(gin.config.ParserDelegate):
 def _match(selector):
     """The registered configurable called `selector`, complete or abbreviated."""
     try:
-        configurable = _REGISTRY.get_match(selector)
+        configurable = REGISTRY.get_match(selector)
     except KeyError as error:
         raise InputError(error.args[0]) from None
     if configurable is None:
         short_names = {
-            name.rsplit(".", 1)[-1]: _REGISTRY.minimal_selector(name)
-            for name, _ in _REGISTRY.items()
+            name.rsplit(".", 1)[-1]: REGISTRY.minimal_selector(name)
+            for name, _ in REGISTRY.items()
             if not name.startswith("gin.")
         }
         raise InputError(
@@ -384,7 +381,7 @@ def _check_macros():
 
 def _used(calls, also=()):
     """The keys of all bindings that `calls` used or may use, or that the values `also` refer to."""
-    selectors = {configurable.wrapper: name for name, configurable in _REGISTRY.items()}
+    selectors = {configurable.wrapper: name for name, configurable in REGISTRY.items()}
     calls = [(scope, name, set(values)) for (scope, name), values in calls.items()]
     calls += [
         ("/".join(reference.scopes), reference.configurable.selector, None)
@@ -396,7 +393,7 @@ def _used(calls, also=()):
         if (scope, selector, parameters is None) in seen:
             continue
         seen.add((scope, selector, parameters is None))
-        for parameter in _parameters(_REGISTRY[selector]).values():
+        for parameter in _parameters(REGISTRY[selector]).values():
             default = parameter.default
             if (inspect.isroutine(default) or inspect.isclass(default)) and default in selectors:
                 calls.append((scope, selectors[default], None))
@@ -417,7 +414,7 @@ def _used(calls, also=()):
 def _key_text(scope, selector, parameter):
     if selector == "gin.macro":
         return scope
-    return f"{scope}/{_REGISTRY.minimal_selector(selector)}.{parameter}".lstrip("/")
+    return f"{scope}/{REGISTRY.minimal_selector(selector)}.{parameter}".lstrip("/")
 
 
 def _suggestion(given, known):

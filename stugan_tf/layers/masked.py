@@ -5,6 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
+from stugan_tf.adapters.keras_internals import all_layers
 from stugan_tf.errors import InputError
 from stugan_tf.layers.execution import check_execution, is_supported, product
 from stugan_tf.layers.spectral import SpectralNormalization
@@ -132,12 +133,6 @@ class Masked(keras.layers.Wrapper):
 def masked_layers(model):
     """All `Masked` layers inside a model, each once, in the order in which Keras lists them."""
     return [layer for layer in all_layers(model) if isinstance(layer, Masked)]
-
-
-def all_layers(model):
-    """All layers inside a model, each once, those held by other layers included."""
-    # Keras offers no public walk that also sees layers held by custom layers.
-    return list({id(layer): layer for layer in model._flatten_layers()}.values())
 
 
 def set_execution(model, execution):

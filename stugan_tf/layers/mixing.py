@@ -6,6 +6,7 @@ BigGAN walks from class to class (Brock et al. 2019, figure 8).
 
 import keras
 
+from stugan_tf.adapters.keras_internals import is_functional, nodes
 from stugan_tf.errors import InputError
 
 
@@ -48,7 +49,7 @@ def mixing_classes(model):
     Raises:
         InputError: for any other model: it says what its labels enter.
     """
-    if not hasattr(model, "_nodes_by_depth"):  # What makes a model functional.
+    if not is_functional(model):
         raise InputError(
             f"{model.name!r}, a {type(model).__name__}, cannot be given mixtures of classes: only "
             "the calls of functional models can be rewritten."
@@ -56,8 +57,7 @@ def mixing_classes(model):
     latents, labels = model.inputs
     consumers = {
         node.operation
-        for depth in model._nodes_by_depth.values()
-        for node in depth
+        for node in nodes(model)
         if any(tensor is labels for tensor in node.input_tensors)
     }
     others = [layer for layer in consumers if not isinstance(layer, keras.layers.Embedding)]

@@ -9,6 +9,7 @@ import time
 import gin
 import tensorflow as tf
 
+from stugan_tf.adapters.tensorflow_internals import has_several_workers
 from stugan_tf.checks import (
     check_above_zero,
     check_bool,
@@ -381,7 +382,7 @@ class Training:
 
     def _on_any_worker(self, flag):
         """Whether `flag` is true on any worker: all must leave at the same step."""
-        if self._strategy.extended._in_multi_worker_mode():
+        if has_several_workers(self._strategy):
             return bool(self._count_workers(tf.constant(float(flag))) > 0)
         return flag
 

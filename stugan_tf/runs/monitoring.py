@@ -8,6 +8,7 @@ import time
 import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
 
+from stugan_tf.adapters.tensorflow_internals import write_event
 from stugan_tf.files import JsonLines
 from stugan_tf.images import image_grid, write_png
 from stugan_tf.training.progress import Progress
@@ -98,4 +99,4 @@ def _mark_start(writer, step):
     """
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     event = event_pb2.Event(wall_time=time.time(), step=step + 1, session_log=start)
-    tf.raw_ops.ImportEvent(writer=writer._resource, event=event.SerializeToString())
+    write_event(writer, event)

@@ -17,6 +17,7 @@ import math
 import keras
 import numpy as np
 
+from stugan_tf.adapters.keras_internals import functional, nodes
 from stugan_tf.errors import InputError
 from stugan_tf.layers.conditional import ConditionalBatchNormalization, LearnedScale
 from stugan_tf.layers.masked import Masked
@@ -75,19 +76,16 @@ class _Tracing:
 
     def walk(self, model, inputs):
         """Adds the nodes of a model that is called on the nodes `inputs`; names of its outputs."""
-        graph = getattr(model, "_functional", None) or model
-        if not hasattr(graph, "_nodes_by_depth"):
+        graph = functional(model)
+        if graph is None:
             raise InputError(
                 f"{model.name!r}, a {type(model).__name__}, cannot be exported: only the calls of "
                 "functional and sequential models can be read. Write it with the functional API."
             )
         made = dict(zip(map(id, graph.inputs), inputs, strict=True))
-        for depth in sorted(graph._nodes_by_depth, reverse=True):
-            for node in graph._nodes_by_depth[depth]:
-                if isinstance(node.operation, keras.layers.InputLayer):
-                    continue
-                names = self._call(node, [made[id(tensor)] for tensor in node.input_tensors])
-                made |= zip(map(id, node.outputs), names, strict=True)
+        for node in nodes(graph):
+            names = self._call(node, [made[id(tensor)] for tensor in node.input_tensors])
+            made |= zip(map(id, node.outputs), names, strict=True)
         return [made[id(tensor)] for tensor in graph.outputs]
 
     def _call(self, node, inputs):

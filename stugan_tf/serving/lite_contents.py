@@ -12,10 +12,12 @@ import struct
 from typing import NamedTuple
 
 import numpy as np
-from tensorflow.lite.python import schema_py_generated as schema  # The only reader of this format.
 
+from stugan_tf.adapters.tensorflow_internals import lite_schema
 from stugan_tf.errors import InputError
 from stugan_tf.serving.graph import MAX_WEIGHTS
+
+schema = lite_schema()
 
 MAX_FILE = 2**31 - 1  # of the format itself
 MAX_ENTRIES = 2**14  # tensors, operations, ... of a signature; a large BigGAN has 10**3
