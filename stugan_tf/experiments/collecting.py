@@ -12,6 +12,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.evaluation.protocol import check_comparable
 from stugan_tf.experiments import runs
 from stugan_tf.experiments.grid import Cell
+from stugan_tf.tables import markdown
 
 METRICS = ("fid", "inception_score", "kid", "precision", "recall", "density", "coverage")
 CHOICES = ("last", "best")
@@ -200,7 +201,7 @@ def _table(results, model, protocol_id, paper, choice):
     lines = list(dict.fromkeys(line for line, _ in found))
     points = list(dict.fromkeys(point for _, point in found if point is not None)) or [None]
     header = ["", *(name for p in points for name in (f"{p or ''} ours".strip(), "paper"))]
-    rows = [header, ["---"] * len(header)]
+    rows = []
     for line in lines:
         row = [line]
         for point in points:
@@ -209,7 +210,7 @@ def _table(results, model, protocol_id, paper, choice):
             known = paper.get((model, line, point or "")) or paper.get((model, line, ""), {})
             row.append(_numbers(known.get(name) for name in ("fid", "inception_score")))
         rows.append(row)
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(header, rows)
 
 
 def _ours(found):

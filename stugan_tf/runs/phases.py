@@ -7,6 +7,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
 from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.runs.manifest import has_finished as run_has_finished
+from stugan_tf.tables import columns
 
 NAME = "phases.json"
 
@@ -121,14 +122,7 @@ def table(workdir):
                 ),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if index < 2 else text.rjust(width)
-            for index, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return columns(rows, num_left=2)
 
 
 def _read(workdir):
