@@ -259,7 +259,10 @@ def test_a_setting_that_is_gone_passes_where_it_did_nothing():
     config.check_all_used()
     for binding, advice in (
         ("Algorithm.length = 5", r"Algorithm\.length is gone: write `train"),
-        ("sparsify.mask_dense = True", r"sparsify\.mask_dense is gone: write `GAN\.mask_dense = True`"),
+        (
+            "sparsify.mask_dense = True",
+            r"sparsify\.mask_dense is gone: write `GAN\.mask_dense = True`",
+        ),
     ):
         with pytest.raises(InputError, match=f"--gin_param=.*: {advice}"):
             config.parse_gin(bindings=[binding])
