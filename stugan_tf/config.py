@@ -19,13 +19,17 @@ import typing
 import gin
 from gin import config_parser
 
+from stugan_tf.adapters.gin_internals import (
+    OPERATIVE_CONFIG,
+    REGISTRY,
+    GinState,
+    config_text,
+    copy_state,
+    set_state,
+    unbind,
+)
 from stugan_tf.errors import InputError, UserError
 from stugan_tf.former_settings import does_nothing
-
-# Gin has no public way to list what is registered, to read what was called, nor to put a
-# configuration aside.
-_REGISTRY = gin.config._REGISTRY
-_OPERATIVE_CONFIG = gin.config._OPERATIVE_CONFIG
 
 
 class _Binding(typing.NamedTuple):
@@ -75,7 +79,7 @@ class Configuration:
 
     def __init__(self, files=(), bindings=()):
         """Reads it, as `parse_gin` does; raises as that does."""
-        self._kept = _Kept({}, set(), {}, {}, False, {}, [], {}, {})
+        self._kept = _Kept(GinState(), {}, [], {}, {})
         with self.active():
             parse_gin(files, bindings)
 
@@ -94,11 +98,7 @@ class Configuration:
 class _Kept(typing.NamedTuple):
     """All of gin's state and ours."""
 
-    values: dict
-    imports: set
-    calls: dict
-    singletons: dict
-    is_locked: bool
+    gin: GinState
     bindings: dict
     overridden: list
     replaced: dict
@@ -107,33 +107,20 @@ class _Kept(typing.NamedTuple):
 
 def _keep():
     return _Kept(
-        {key: dict(values) for key, values in gin.config._CONFIG.items()},
-        set(gin.config._IMPORTS),
-        {key: dict(values) for key, values in _OPERATIVE_CONFIG.items()},
-        dict(gin.config._SINGLETONS),
-        gin.config._CONFIG_IS_LOCKED,
-        dict(_bindings),
-        list(_overridden),
-        dict(_replaced),
-        dict(_calls_before),
+        copy_state(), dict(_bindings), list(_overridden), dict(_replaced), dict(_calls_before)
     )
 
 
 def _put_back(kept):
-    gin.clear_config()
+    set_state(kept.gin)
     _overridden[:] = kept.overridden
-    gin.config._IMPORTS.update(kept.imports)
     for stored, values in (
-        (gin.config._CONFIG, kept.values),
-        (_OPERATIVE_CONFIG, kept.calls),
-        (gin.config._SINGLETONS, kept.singletons),
         (_bindings, kept.bindings),
         (_replaced, kept.replaced),
         (_calls_before, kept.calls_before),
     ):
         stored.clear()
         stored.update(values)
-    gin.config._set_config_is_locked(kept.is_locked)
 
 
 def statements(files=(), bindings=()):
@@ -209,8 +196,8 @@ def part(settings):
         selector, parameter = name.rsplit(".", 1)
         keys["", _match(selector).selector, parameter] = value
     _replaced.update({key: _bindings[key] for key in keys if key in _bindings})
-    _calls_before.update({key: dict(values) for key, values in _OPERATIVE_CONFIG.items()})
-    _OPERATIVE_CONFIG.clear()
+    _calls_before.update({key: dict(values) for key, values in OPERATIVE_CONFIG.items()})
+    OPERATIVE_CONFIG.clear()
     for key, value in keys.items():
         _assign(key, _Binding(value, "a phase of the method"))
     try:
@@ -218,17 +205,17 @@ def part(settings):
     finally:
         for key in keys:
             _assign(key, _replaced.get(key))
-        _OPERATIVE_CONFIG.clear()
-        _OPERATIVE_CONFIG.update(_calls_before)
+        OPERATIVE_CONFIG.clear()
+        OPERATIVE_CONFIG.update(_calls_before)
         _replaced.clear()
         _calls_before.clear()
 
 
 def _assign(key, binding):
     """Sets or, by None, removes a binding."""
-    scope, selector, parameter = key
     if binding is None:
-        del _bindings[key], gin.config._CONFIG[scope, selector][parameter]
+        del _bindings[key]
+        unbind(*key)
         return
     _bindings[key] = binding
     with gin.unlock_config():
@@ -256,19 +243,19 @@ def operative_config(whole=False):
     Args:
         whole: in a `part`, the configuration of the program, not of the part alone.
     """
-    calls = _all_calls() if whole else _OPERATIVE_CONFIG
+    calls = _all_calls() if whole else OPERATIVE_CONFIG
     bindings = _bindings | _replaced if whole else _bindings
     parameters = {key: dict(values) for key, values in calls.items()}
     for scope, selector, parameter in _used(calls):
         value = bindings[scope, selector, parameter].value
         parameters.setdefault((scope, selector), {})[parameter] = value
-    return gin.config._config_str(parameters)
+    return config_text(parameters)
 
 
 def _all_calls():
     """{(scope, selector): {parameter: value}} of what was called, in a `part` and before it."""
     calls = {key: dict(values) for key, values in _calls_before.items()}
-    for key, values in _OPERATIVE_CONFIG.items():
+    for key, values in OPERATIVE_CONFIG.items():
         calls[key] = calls.get(key, {}) | values
     return calls
 
@@ -360,13 +347,13 @@ class _Delegate(gin.config.ParserDelegate):
 def _match(selector):
     """The registered configurable called `selector`, complete or abbreviated."""
     try:
-        configurable = _REGISTRY.get_match(selector)
+        configurable = REGISTRY.get_match(selector)
     except KeyError as error:
         raise InputError(error.args[0]) from None
     if configurable is None:
         short_names = {
-            name.rsplit(".", 1)[-1]: _REGISTRY.minimal_selector(name)
-            for name, _ in _REGISTRY.items()
+            name.rsplit(".", 1)[-1]: REGISTRY.minimal_selector(name)
+            for name, _ in REGISTRY.items()
             if not name.startswith("gin.")
         }
         raise InputError(
@@ -468,7 +455,7 @@ def _used(calls, also=(), names=()):
         also: values that may refer to more.
         names: of configurables that count as called with all of their parameters.
     """
-    selectors = {configurable.wrapper: name for name, configurable in _REGISTRY.items()}
+    selectors = {configurable.wrapper: name for name, configurable in REGISTRY.items()}
     calls = [(scope, name, set(values)) for (scope, name), values in calls.items()]
     calls += [
         ("/".join(reference.scopes), reference.configurable.selector, None)
@@ -481,7 +468,7 @@ def _used(calls, also=(), names=()):
         if (scope, selector, parameters is None) in seen:
             continue
         seen.add((scope, selector, parameters is None))
-        for parameter in _parameters(_REGISTRY[selector]).values():
+        for parameter in _parameters(REGISTRY[selector]).values():
             default = parameter.default
             if (inspect.isroutine(default) or inspect.isclass(default)) and default in selectors:
                 calls.append((scope, selectors[default], None))
@@ -502,7 +489,7 @@ def _used(calls, also=(), names=()):
 def _key_text(scope, selector, parameter):
     if selector == "gin.macro":
         return scope
-    return f"{scope}/{_REGISTRY.minimal_selector(selector)}.{parameter}".lstrip("/")
+    return f"{scope}/{REGISTRY.minimal_selector(selector)}.{parameter}".lstrip("/")
 
 
 def _suggestion(given, known):

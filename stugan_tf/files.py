@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -90,9 +91,21 @@ def write_atomically(path, data):
         raise
 
 
+def sha256_of(path):
+    """Hex digest of the content of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 @contextlib.contextmanager
 def locked(path, what, wait=None):
     """Holds a lock that no other process can hold, on this machine or another that sees the file.
+
+    The package `filelock` does the same without two things that are needed here: it unlocks when it
+    is released, also for a child that keeps the descriptor, and who asks in vain empties the file.
 
     Args:
         path: of the lock file, made if needed; its folder must be fit to write to.

@@ -2,13 +2,19 @@
 
 from stugan_tf.errors import InputError
 
+_MASK_DENSE = (False, "write `GAN.mask_dense = {value!r}`, which is for both networks")
 # {parameter: (the value that did nothing, what to write for another one)}
 _GONE = {
     "Algorithm.length": (
         1,
         "write `train.algorithm = @longer` and `longer.factor = {value!r}`, or use "
         "methods/itop.gin",
-    )
+    ),
+    "biggan_discriminator.mask_dense": _MASK_DENSE,
+    "biggan_generator.mask_dense": _MASK_DENSE,
+    "sngan_discriminator.mask_dense": _MASK_DENSE,
+    "sngan_generator.mask_dense": _MASK_DENSE,
+    "sparsify.mask_dense": _MASK_DENSE,
 }
 
 

@@ -19,7 +19,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
 from stugan_tf.files import local_path
 from stugan_tf.methods.method import chosen_method
-from stugan_tf.methods.phases import Opened
+from stugan_tf.methods.phases import BuiltTraining
 from stugan_tf.runs.interruption import Interrupted
 from stugan_tf.runs.loop import Training
 from stugan_tf.runs.workdir import numbered
@@ -73,7 +73,9 @@ def main(_):
             if training.scoring:
                 print(training.scoring)
             print(where, flush=True)
-            yield Opened(training, config.operative_config(), config.operative_config(whole=True))
+            yield BuiltTraining(
+                training, config.operative_config(), config.operative_config(whole=True)
+            )
 
     if FLAGS.dry_run:
         with opened(method.phases[0]):

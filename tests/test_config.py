@@ -255,12 +255,17 @@ def test_a_part_is_configured_on_its_own_and_leaves_no_trace():
 
 def test_a_setting_that_is_gone_passes_where_it_did_nothing():
     """Each former run notes it in its config.gin."""
-    config.parse_gin(bindings=["Algorithm.length = 1"])
+    config.parse_gin(bindings=["Algorithm.length = 1", "sparsify.mask_dense = False"])
     config.check_all_used()
-    with pytest.raises(
-        InputError, match=r"--gin_param=.*: Algorithm\.length is gone: write `train"
+    for binding, advice in (
+        ("Algorithm.length = 5", r"Algorithm\.length is gone: write `train"),
+        (
+            "sparsify.mask_dense = True",
+            r"sparsify\.mask_dense is gone: write `GAN\.mask_dense = True`",
+        ),
     ):
-        config.parse_gin(bindings=["Algorithm.length = 5"])
+        with pytest.raises(InputError, match=f"--gin_param=.*: {advice}"):
+            config.parse_gin(bindings=[binding])
 
 
 def test_a_configuration_apart_holds_inside_alone():

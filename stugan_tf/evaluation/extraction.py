@@ -5,6 +5,8 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from stugan_tf.adapters.tensorflow_internals import has_several_workers
+
 
 class Extraction:
     """Features and logits of images in host memory, computed on all replicas.
@@ -68,7 +70,7 @@ def run(strategy, function):
         replicas made, one after the other.
     """
     # Other workers' results need a collective operation, which knows few types.
-    is_shared = strategy.extended._in_multi_worker_mode()
+    is_shared = has_several_workers(strategy)
 
     def share(value):
         if value is None or not is_shared:

@@ -8,6 +8,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.evaluation.protocol import check_comparable, describe, protocol_id
 from stugan_tf.evaluation.table import METRICS
 from stugan_tf.files import json_line, read_json_lines
+from stugan_tf.tables import columns
 
 
 def read(workdir):
@@ -84,11 +85,7 @@ def _table(runs, protocol):
         values = [_scores(record).get(name) for name in names]
         texts = ["-" if value is None else f"{value:.5g}" for value in values]
         lines.append((workdir, which, str(record["step"]), *texts))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return columns(lines)
 
 
 def _cost(record):

@@ -193,7 +193,7 @@ class Experiment:
         accounts, found = {}, []
         for model in CIFAR:
             base = self._preset.models[model].base
-            accounts[model] = costs.Accounts(model, costs.networks([self._gin / base], ()))
+            accounts[model] = costs.CostRatios(model, costs.networks([self._gin / base], ()))
             found += costs.entries(model, accounts[model])
         known = paper_results() if FLAGS.preset == "paper" else {}
         folder = self._output / COMPUTED

@@ -13,6 +13,7 @@ from stugan_tf.evaluation.protocol import check_comparable
 from stugan_tf.evaluation.table import METRICS
 from stugan_tf.experiments import runs
 from stugan_tf.experiments.grid import Cell
+from stugan_tf.tables import markdown
 
 PUBLISHED = ("fid", "inception_score")  # the scores of the paper's tables
 CHOICES = ("last", "best")
@@ -207,7 +208,7 @@ def _table(results, model, protocol_id, paper, choice):
     lines = list(dict.fromkeys(line for line, _ in found))
     points = list(dict.fromkeys(point for _, point in found if point is not None)) or [None]
     header = ["", *(name for p in points for name in (f"{p or ''} ours".strip(), "paper"))]
-    rows = [header, ["---"] * len(header)]
+    rows = []
     for line in lines:
         row = [line]
         for point in points:
@@ -216,7 +217,7 @@ def _table(results, model, protocol_id, paper, choice):
             known = paper.get((model, line, point or "")) or paper.get((model, line, ""), {})
             row.append(_numbers(known.get(name) for name in PUBLISHED))
         rows.append(row)
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(header, rows)
 
 
 def _ours(found):

@@ -34,6 +34,7 @@ from stugan_tf.sparsity.training_flops import (
     constant_stretch,
     training_flops,
 )
+from stugan_tf.tables import markdown
 
 # Discriminator updates that Table 2 seems to count, where they are not those of the training.
 PAPER_UPDATES = {"sngan": 4}
@@ -74,7 +75,7 @@ def networks(files, bindings):
     return Networks(layer_costs(gan.generator), layer_costs(gan.discriminator), training.algorithm)
 
 
-class Accounts:
+class CostRatios:
     """Ratios of trainings to the dense training of one model."""
 
     def __init__(self, model, found):
@@ -181,7 +182,7 @@ def as_markdown(accounts, found, paper, notes):
     """Table 2, ours beside the paper's.
 
     Args:
-        accounts: {model: `Accounts`}.
+        accounts: {model: `CostRatios`}.
         found: `Entry`s of all models.
         paper: as `paper_results.paper_results` returns it.
         notes: lines that say how it came about.
@@ -198,10 +199,17 @@ def as_markdown(accounts, found, paper, notes):
     ]
     for model, account in accounts.items():
         parts += [f"## {model}", _totals(model, account, paper)]
-        rows = [
-            ("", "", "paper's Table 2", "paper", "full", "phases x density", "testing", "paper's")
-        ]
-        rows.append(("---",) * len(rows[0]))
+        header = (
+            "",
+            "",
+            "paper's Table 2",
+            "paper",
+            "full",
+            "phases x density",
+            "testing",
+            "paper's",
+        )
+        rows = []
         for entry in (entry for entry in found if entry.model == model):
             known = paper.get((model, entry.row, entry.column), {})
             rows.append(
@@ -214,7 +222,7 @@ def as_markdown(accounts, found, paper, notes):
                     _number(known.get("testing"), 2),
                 )
             )
-        parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
+        parts.append(markdown(header, rows))
     return "\n\n".join(parts) + "\n"
 
 

@@ -339,20 +339,11 @@ def _ablation(name, title, *lines):
     )
 
 
-def _masking_dense(model):
-    networks = (f"{model}_generator", f"{model}_discriminator")
-    return _variant(
-        "dense layers masked, too",
-        *(f"{network}.mask_dense = True" for network in networks),
-        models=(model,),
-    )
-
-
 ABLATIONS = (
     _ablation(
         "masks",
         "which weights are masked and how masks are drawn (fidelity.md, section 8, 1 and 3)",
-        *(_masking_dense(model) for model in CIFAR),
+        _variant("dense layers masked, too", "GAN.mask_dense = True"),
         _variant("Bernoulli masks", "sparsify.draw = @bernoulli_mask"),
         _variant("ER densities", "sparsify.distribution = @er"),
         _variant(

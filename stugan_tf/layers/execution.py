@@ -8,8 +8,8 @@ import threading
 import keras
 import tensorflow as tf
 from absl import logging
-from tensorflow.python.ops import control_flow_util  # Nothing public tells of XLA.
 
+from stugan_tf.adapters.tensorflow_internals import is_compiled_by_xla
 from stugan_tf.errors import InputError
 from stugan_tf.kernels import library, tuning
 from stugan_tf.kernels.convolution import Choice, masked_convolution
@@ -71,11 +71,6 @@ def is_supported(layer):
             and layer.padding in ("same", "valid")
         )
     return isinstance(layer, keras.layers.Dense)
-
-
-def is_compiled_by_xla():
-    """Whether the function being traced is for XLA."""
-    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 def obstacle():

@@ -10,9 +10,9 @@ import dataclasses
 import keras
 import tensorflow as tf
 
+from stugan_tf.adapters.keras_internals import functional, nodes, producer
 from stugan_tf.kernels.convolution import Normalization, masked_convolution, moments
 from stugan_tf.layers.execution import choose, is_supported, zero_gradients
-from stugan_tf.layers.graph import functional, nodes
 from stugan_tf.layers.masked import Masked
 from stugan_tf.layers.spectral import SpectralConv2D
 
@@ -191,15 +191,15 @@ class _Fusion:
             return self._pool(layer, inputs)
         return None
 
-    def _fused_producer(self, tensor):
-        layer, inputs = _producer(tensor)
+    def _fusedproducer(self, tensor):
+        layer, inputs = producer(tensor)
         is_ours = isinstance(layer, FusedConvolution) and id(tensor) not in self._shared
         return (layer, inputs) if is_ours else (None, inputs)
 
     def _convolve(self, masked, images):
         around = {}
         is_shared = id(images) in self._shared
-        layer, inputs = _producer(images)
+        layer, inputs = producer(images)
         if (
             _is_plain(layer, keras.layers.UpSampling2D)
             and layer.size == (2, 2)
@@ -208,11 +208,11 @@ class _Fusion:
         ):
             around["upsampling"], (images,) = 2, inputs
             is_shared |= id(images) in self._shared
-            layer, inputs = _producer(images)
+            layer, inputs = producer(images)
         if _is_relu(layer):
             around["relu"], (images,) = True, inputs
             is_shared |= id(images) in self._shared
-            layer, inputs = _producer(images)
+            layer, inputs = producer(images)
         if (
             _is_plain(layer, keras.layers.BatchNormalization)
             and not is_shared
@@ -225,11 +225,11 @@ class _Fusion:
 
     def _add(self, one, other):
         for images, residual in ((one, other), (other, one)):
-            fused, inputs = self._fused_producer(images)
+            fused, inputs = self._fusedproducer(images)
             if fused is None or fused.surroundings.has_residual or images.shape != residual.shape:
                 continue
             upsampling = 1
-            shortcut, shortcut_inputs = self._fused_producer(residual)
+            shortcut, shortcut_inputs = self._fusedproducer(residual)
             if (
                 shortcut is not None
                 and _is_pointwise(shortcut)
@@ -244,7 +244,7 @@ class _Fusion:
         return None
 
     def _pool(self, layer, images):
-        fused, inputs = self._fused_producer(images)
+        fused, inputs = self._fusedproducer(images)
         height, width = images.shape[1:3]
         if (
             fused is None
@@ -268,12 +268,6 @@ class _Fusion:
 def _is_plain(layer, kind):
     """Whether an operation is just this kind of layer, no subclass, and computes in float32."""
     return type(layer) is kind and layer.compute_dtype == "float32"
-
-
-def _producer(tensor):
-    """The layer that made a Keras tensor, and its inputs."""
-    operation, node_index, _ = tensor._keras_history
-    return operation, operation._inbound_nodes[node_index].input_tensors
 
 
 def _has_arguments(kwargs):

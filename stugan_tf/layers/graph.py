@@ -1,26 +1,11 @@
-"""The graph of a functional model: its operations in the order in which Keras runs them."""
+"""How much memory the outputs of a functional model take."""
 
 import math
 
 import keras
 import tensorflow as tf
 
-
-def functional(model):
-    """The functional model that a model is, or holds if it is sequential; of any other, None."""
-    if isinstance(model, keras.Sequential):
-        model = model._functional  # There is none before it knows its inputs.
-    return model if hasattr(model, "_nodes_by_depth") else None  # What makes a model functional.
-
-
-def nodes(graph):
-    """The nodes of a functional model, inputs left out: an operation, what enters and leaves it."""
-    return [
-        node
-        for depth in sorted(graph._nodes_by_depth, reverse=True)
-        for node in graph._nodes_by_depth[depth]
-        if not node.is_input
-    ]
+from stugan_tf.adapters.keras_internals import functional, nodes
 
 
 def output_size(node):

@@ -5,7 +5,9 @@ import math
 import keras
 import tensorflow as tf
 
+from stugan_tf.adapters.keras_internals import all_layers, functional, nodes, producer
 from stugan_tf.errors import InputError
+from stugan_tf.layers.conditional import ConditionalBatchNormalization
 from stugan_tf.layers.execution import check_execution, is_supported, product
 from stugan_tf.layers.spectral import SpectralNormalization
 
@@ -134,12 +136,6 @@ def masked_layers(model):
     return [layer for layer in all_layers(model) if isinstance(layer, Masked)]
 
 
-def all_layers(model):
-    """All layers inside a model, each once, those held by other layers included."""
-    # Keras offers no public walk that also sees layers held by custom layers.
-    return list({id(layer): layer for layer in model._flatten_layers()}.values())
-
-
 def set_execution(model, execution):
     """Sets how all masked layers of a model compute; functions already traced keep their way.
 
@@ -159,13 +155,15 @@ def set_execution(model, execution):
 
 
 def mask_layers(model, mask_dense=False):
-    """Wraps every convolution of a functional or sequential model in `Masked`.
+    """Wraps layers of a functional or sequential model in `Masked`.
 
-    The returned model shares its layers and weights with `model`: masking one masks both.
+    Wrapped are the convolutions, if the model has no `Masked` layer yet: else its author has chosen
+    which. The returned model shares its layers and weights with `model`: masking one masks both.
 
     Args:
         model: a built functional or sequential Keras model.
-        mask_dense: also wrap dense layers.
+        mask_dense: also wrap dense layers, but for those that make gains and biases of a
+            `ConditionalBatchNormalization`.
 
     Returns:
         A model of the same inputs, outputs and weights, and masks of ones.
@@ -173,13 +171,14 @@ def mask_layers(model, mask_dense=False):
     Raises:
         InputError: for a subclassed model, whose calls Keras cannot rewrite.
     """
-    kinds = (*CONVOLUTIONS, keras.layers.Dense) if mask_dense else CONVOLUTIONS
+    kinds = () if masked_layers(model) else CONVOLUTIONS
+    dense = unmasked_dense_layers(model) if mask_dense else []
     masked = {}  # A layer that two nested models share has one mask, too.
 
     def wrap(layer):
         if isinstance(layer, keras.Model):
             return rewrite(layer)
-        if not isinstance(layer, kinds):
+        if not isinstance(layer, kinds) and layer not in dense:
             return layer
         if id(layer) not in masked:
             masked[id(layer)] = Masked(layer)
@@ -198,3 +197,23 @@ def mask_layers(model, mask_dense=False):
             ) from error
 
     return rewrite(model)
+
+
+def unmasked_dense_layers(model):
+    """The dense layers that `mask_layers` would wrap, each once; none of a subclassed model."""
+    found, conditioning = {}, set()
+    for node in _all_nodes(model):
+        if isinstance(node.operation, keras.layers.Dense):
+            found[id(node.operation)] = node.operation
+        elif isinstance(node.operation, ConditionalBatchNormalization):
+            conditioning.update(id(producer(tensor)[0]) for tensor in node.input_tensors[1:])
+    return [layer for key, layer in found.items() if key not in conditioning]
+
+
+def _all_nodes(model):
+    """The calls in a functional or sequential model and in those inside it."""
+    graph = functional(model)
+    for node in nodes(graph) if graph else ():
+        yield node
+        if isinstance(node.operation, keras.Model):
+            yield from _all_nodes(node.operation)

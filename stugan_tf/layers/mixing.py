@@ -6,8 +6,8 @@ BigGAN walks from class to class (Brock et al. 2019, figure 8).
 
 import keras
 
+from stugan_tf.adapters.keras_internals import is_functional, nodes
 from stugan_tf.errors import InputError
-from stugan_tf.layers.graph import functional, nodes
 
 
 class MixedEmbedding(keras.layers.Layer):
@@ -49,7 +49,7 @@ def mixing_classes(model):
     Raises:
         InputError: for any other model: it says what its labels enter.
     """
-    if functional(model) is not model:
+    if not is_functional(model):
         raise InputError(
             f"{model.name!r}, a {type(model).__name__}, cannot be given mixtures of classes: only "
             "the calls of functional models can be rewritten."

@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 import keras
 import tensorflow as tf
-from tensorflow.python.eager import record  # Nothing public stops a tape that is not given.
 
+from stugan_tf.adapters.keras_internals import functional, nodes
+from stugan_tf.adapters.tensorflow_internals import is_compiled_by_xla, stop_recording
 from stugan_tf.errors import InputError
-from stugan_tf.layers.execution import gradients_of_zeros, is_compiled_by_xla, zero_gradients
-from stugan_tf.layers.graph import functional, nodes, output_size, tensor_size
+from stugan_tf.layers.execution import gradients_of_zeros, zero_gradients
+from stugan_tf.layers.graph import output_size, tensor_size
 from stugan_tf.layers.masked import masked_layers
 
 
@@ -98,7 +99,7 @@ class Segment:
 
         @tf.custom_gradient
         def call(*arguments):
-            with record.stop_recording():
+            with stop_recording():
                 outputs, moved = run(arguments)
             for variable, value in zip(state, moved, strict=True):
                 variable.assign(value)

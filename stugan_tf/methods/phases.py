@@ -49,7 +49,7 @@ class Phase:
     start_from: str | None = None
 
 
-class Opened(NamedTuple):
+class BuiltTraining(NamedTuple):
     """A training that is built as a phase wants it."""
 
     training: Training
@@ -197,7 +197,7 @@ class Phases:
 
         Args:
             workdir: folder above those of the phases; made if needed.
-            opened: `phase -> context manager` of an `Opened`.
+            opened: `phase -> context manager` of a `BuiltTraining`.
             shared: folder for phases that start by themselves: each is trained once for all
                 methods of the same configuration. None keeps them in the workdir.
 
@@ -207,7 +207,7 @@ class Phases:
         workdir = pathlib.Path(workdir)
         overview = Overview(workdir, self.phases)
         with contextlib.ExitStack() as claims:
-            top = _Top(workdir, overview, claims)
+            top = MethodWorkdir(workdir, overview, claims)
             for number, phase in enumerate(self.phases, start=1):
                 if number == len(self.phases) or not overview.is_finished(phase.name):
                     self._run_phase(number, phase, top, opened, shared)
@@ -252,21 +252,24 @@ class Phases:
         return parent
 
 
-class _Top:
+class MethodWorkdir:
     """The workdir above the phases: taken when the first of them is ready to start."""
 
     def __init__(self, workdir, overview, claims):
+        """Notes which; `claims` is the `ExitStack` that gives it back."""
         self.workdir = workdir
         self.overview = overview
         self._claims = claims
         self._output = None
 
     def claim(self, is_chief, config):
+        """Takes the workdir, the first time, and settles the configuration of the method."""
         if self._output is None:
             _, self._output = self._claims.enter_context(locked(self.workdir, is_chief))
         settle(self._output, config)
 
     def note(self, phase, **values):
+        """Adds to what is known of a phase."""
         self.overview.note(self._output, phase.name, **values)
 
 

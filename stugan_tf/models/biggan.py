@@ -50,7 +50,6 @@ def biggan_generator(
     attention_sizes=(),
     initializer=normal_weights,
     spectral_epsilon=1e-8,
-    mask_dense=False,
     cross_replica_batch_norm=False,
 ):
     """The generator: latents [B, latent_dim] and labels [B] to images [B, H, W, C] in [-1, 1].
@@ -67,7 +66,6 @@ def biggan_generator(
         attention_sizes: heights of the feature maps that self-attention follows.
         initializer: of kernels and embeddings, one of `layers.initializers`.
         spectral_epsilon: as in `layers.spectral`.
-        mask_dense: also put the first dense layer under a mask (the paper's code does not).
         cross_replica_batch_norm: normalise by the statistics of the global batch.
 
     Returns:
@@ -111,7 +109,7 @@ def biggan_generator(
     if hierarchical:
         seen_first, *pieces = keras.ops.split(latents, 1 + len(widths), axis=1)
         conditions = [layers.Concatenate()([shared, piece]) for piece in pieces]
-    outputs = make.dense(seen_first, 4 * 4 * widths[0], "linear", masked=mask_dense)
+    outputs = make.dense(seen_first, 4 * 4 * widths[0], "linear")
     outputs = layers.Reshape([4, 4, widths[0]])(outputs)
     for index, (filters, condition) in enumerate(zip(widths, conditions, strict=True)):
         outputs = up_block(outputs, condition, filters, f"block{index}")
@@ -132,7 +130,6 @@ def biggan_discriminator(
     attention_sizes=(),
     initializer=normal_weights,
     spectral_epsilon=1e-8,
-    mask_dense=False,
 ):
     """The discriminator: images [B, H, W, C] in [-1, 1] and labels [B] to logits [B, 1].
 
@@ -146,7 +143,6 @@ def biggan_discriminator(
         attention_sizes: heights of the feature maps that self-attention follows.
         initializer: of kernels and embeddings, one of `layers.initializers`.
         spectral_epsilon: as in `layers.spectral`.
-        mask_dense: also put the last dense layer under a mask (the paper's code does not).
 
     Returns:
         A functional `keras.Model` of [images, labels].
@@ -185,7 +181,7 @@ def biggan_discriminator(
     features = SumPooling2D()(layers.ReLU()(outputs))
     embedded = make.embedding(SpectralEmbedding, labels, features.shape[-1], "embed")
     projection = layers.Dot(axes=1)([features, embedded])
-    unconditional = make.dense(features, 1, "linear", masked=mask_dense)
+    unconditional = make.dense(features, 1, "linear")
     logits = layers.Add()([unconditional, projection])
     return keras.Model([images, labels], logits, name="discriminator")
 
@@ -222,7 +218,7 @@ class _Layers:
         """A masked 1x1 convolution without bias."""
         return self.convolution(images, filters, 1, name, use_bias=False)
 
-    def dense(self, vectors, units, name, use_bias=True, masked=False):
+    def dense(self, vectors, units, name, use_bias=True):
         layer = SpectralDense(
             units,
             use_bias=use_bias,
@@ -231,7 +227,7 @@ class _Layers:
             name=name,
             **self._normalization,
         )
-        return (Masked(layer) if masked else layer)(vectors)
+        return layer(vectors)
 
     def embedding(self, kind, labels, units, name):
         """A row for each class, by `layers.Embedding` or `SpectralEmbedding`."""

@@ -21,16 +21,13 @@ from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense
 
 
 @gin.configurable(denylist=["image_shape"])
-def sngan_generator(
-    image_shape, width=256, latent_dim=128, mask_dense=False, cross_replica_batch_norm=False
-):
+def sngan_generator(image_shape, width=256, latent_dim=128, cross_replica_batch_norm=False):
     """The generator: latents [B, latent_dim] to images [B, H, W, C] in [-1, 1].
 
     Args:
         image_shape: (H, W, C); H == W, a multiple of 8.
         width: feature maps of every convolution.
         latent_dim: length of a latent vector.
-        mask_dense: also put the first dense layer under a mask (the paper's code does not).
         cross_replica_batch_norm: normalise by the statistics of the global batch.
 
     Returns:
@@ -66,7 +63,7 @@ def sngan_generator(
         bias_initializer=torch_bias(latent_dim),
         name="l1",
     )
-    outputs = (Masked(first) if mask_dense else first)(latents)
+    outputs = first(latents)
     outputs = layers.Reshape([size, size, width])(outputs)
     for block in range(num_blocks):
         outputs = up_block(outputs, f"block{block + 2}")
@@ -77,7 +74,7 @@ def sngan_generator(
 
 
 @gin.configurable(denylist=["image_shape"])
-def sngan_discriminator(image_shape, width=128, mask_dense=False):
+def sngan_discriminator(image_shape, width=128):
     """The discriminator: images [B, H, W, C] in [-1, 1] to logits [B, 1].
 
     The resolution is halved down to 8x8 (once at least), in four blocks at least.
@@ -85,7 +82,6 @@ def sngan_discriminator(image_shape, width=128, mask_dense=False):
     Args:
         image_shape: (H, W, C); H == W, a multiple of 8.
         width: feature maps of every convolution.
-        mask_dense: also put the last dense layer under a mask (the paper's code does not).
 
     Returns:
         A functional `keras.Model`.
@@ -120,7 +116,7 @@ def sngan_discriminator(image_shape, width=128, mask_dense=False):
     # A sum, not a mean: logits scale with the number of positions, as in the reference.
     outputs = SumPooling2D()(outputs)
     last = SpectralDense(1, use_bias=False, kernel_initializer=torch_kernel(), name="l5")
-    logits = (Masked(last) if mask_dense else last)(outputs)
+    logits = last(outputs)
     return keras.Model(images, logits, name="discriminator")
 
 

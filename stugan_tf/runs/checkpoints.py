@@ -22,7 +22,7 @@ import tensorflow as tf
 from absl import logging
 
 from stugan_tf.errors import InputError
-from stugan_tf.files import without_patterns, write_atomically
+from stugan_tf.files import sha256_of, without_patterns, write_atomically
 from stugan_tf.runs.status import kept_steps
 
 FORMAT = 2
@@ -96,7 +96,7 @@ class Checkpoints:
                 "step": step,
                 "time": time.time(),
                 "score": score,
-                "sha256": {path.name: _sha256(path) for path in sorted(temporary.iterdir())},
+                "sha256": {path.name: sha256_of(path) for path in sorted(temporary.iterdir())},
             }
             write_atomically(temporary / "checkpoint.json", json.dumps(manifest, indent=1).encode())
             self._remove(step)
@@ -147,7 +147,7 @@ class Checkpoints:
                 f"{FORMAT}. Use the version of stugan_tf that wrote it, or a later one."
             )
         for name, expected in manifest.get("sha256", {"state.index": None}).items():
-            if not (path / name).is_file() or _sha256(path / name) != expected:
+            if not (path / name).is_file() or sha256_of(path / name) != expected:
                 raise DamagedCheckpointError(
                     f"The checkpoint {path} is damaged: {name} is not as written."
                 )
@@ -250,11 +250,3 @@ def names_by_position(names):
 def _unescaped(name):
     """A name that TensorFlow wrote, in which `.S` is a slash and `..` a dot."""
     return re.sub(r"\.([.S])", lambda match: "/" if match.group(1) == "S" else ".", name)
-
-
-def _sha256(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

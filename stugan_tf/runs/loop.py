@@ -8,6 +8,7 @@ import signal
 import gin
 import tensorflow as tf
 
+from stugan_tf.adapters.tensorflow_internals import has_several_workers
 from stugan_tf.checks import check_bool, check_function, check_natural
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.layers.execution import check_execution
@@ -394,7 +395,7 @@ class Training:
 
     def _on_any_worker(self, flag):
         """Whether `flag` is true on any worker: all must leave at the same step."""
-        if self._strategy.extended._in_multi_worker_mode():
+        if has_several_workers(self._strategy):
             return bool(self._count_workers(tf.constant(float(flag))) > 0)
         return flag
 

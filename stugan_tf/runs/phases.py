@@ -6,6 +6,7 @@ import pathlib
 from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
 from stugan_tf.runs.status import PHASES, kept_steps, read_phases, started
+from stugan_tf.tables import columns
 
 
 class Overview:
@@ -104,11 +105,4 @@ def table(workdir):
                 ),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if index < 2 else text.rjust(width)
-            for index, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return columns(rows, num_left=2)

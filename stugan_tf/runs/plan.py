@@ -1,10 +1,12 @@
 """What a run is going to do, in words and tables."""
 
 import math
+import textwrap
 
 import tensorflow as tf
 
 from stugan_tf.layers.graph import activation_size
+from stugan_tf.layers.masked import unmasked_dense_layers
 from stugan_tf.layers.rematerialization import parts_of, rematerialized_sizes
 from stugan_tf.sparsity.flops import layer_costs, total_flops
 from stugan_tf.sparsity.sparsify import count_weights
@@ -17,6 +19,7 @@ from stugan_tf.sparsity.training_flops import (
     stretches_of,
     training_flops,
 )
+from stugan_tf.tables import columns
 
 
 def describe(training):
@@ -187,14 +190,6 @@ def network_table(name, model):
                 f"{2 * cost.macs / 1e6:,.2f}",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            text.ljust(width) if index < 2 else text.rjust(width)
-            for index, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
     counts = count_weights(model)
     sparse, dense = total_flops(costs)
     share = f", {sparse / dense:.4f} of dense" if dense else ""
@@ -202,8 +197,19 @@ def network_table(name, model):
         [
             f"{name}: sparsity {counts.sparsity:.4f} of the {counts.maskable:,} weights under "
             f"masks, {counts.overall_sparsity:.4f} of all {counts.trainable:,} parameters",
-            *(f"  {line}" for line in lines),
+            f"  {_unmasked(model, counts)}",
+            textwrap.indent(columns(rows, num_left=2), "  "),
             f"  theoretical FLOPs of a forward pass on one image: {sparse:.4g}{share}",
             "",
         ]
     )
+
+
+def _unmasked(model, counts):
+    """How many parameters no mask can make zero, and how that is changed."""
+    unmasked = counts.trainable - counts.maskable
+    text = f"{unmasked:,} parameters ({unmasked / counts.trainable:.1%}) are not under masks"
+    dense = sum(math.prod(layer.kernel.shape) for layer in unmasked_dense_layers(model))
+    if dense:
+        text += f"; GAN.mask_dense = True puts the {dense:,} of dense layers under masks"
+    return text

@@ -20,6 +20,7 @@ import gin
 import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
 
+from stugan_tf.adapters.tensorflow_internals import write_event
 from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
 from stugan_tf.runs.events import Event
@@ -141,7 +142,7 @@ def _mark_start(writer, step):
     """
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     event = event_pb2.Event(wall_time=time.time(), step=step + 1, session_log=start)
-    tf.raw_ops.ImportEvent(writer=writer._resource, event=event.SerializeToString())
+    write_event(writer, event)
 
 
 class _Service(Tracker):

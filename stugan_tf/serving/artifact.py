@@ -15,7 +15,7 @@ import re
 import shutil
 
 from stugan_tf.errors import InputError
-from stugan_tf.files import locked, write_atomically
+from stugan_tf.files import locked, sha256_of, write_atomically
 from stugan_tf.serving.formats import FORMATS, in_words
 
 VERSION = 2  # since the manifest has a checksum of its own
@@ -130,7 +130,7 @@ def write_manifest(folder, kind, interface):
         "kind": kind,
         "interface": interface.to_json(),
         "files": {
-            name: {"bytes": size, "sha256": _sha256(folder / name)}
+            name: {"bytes": size, "sha256": sha256_of(folder / name)}
             for name, size in sizes(folder).items()
         },
     }
@@ -242,7 +242,7 @@ def check_files(folder, manifest):
                 f"{folder} is damaged: {name!r:.200} is missing, a link, or not of "
                 f"{about['bytes']:,} bytes. Copy or export it anew."
             )
-        if _sha256(path) != about["sha256"]:
+        if sha256_of(path) != about["sha256"]:
             raise InputError(
                 f"{folder} is damaged: {name!r:.200} is not as it was written. Copy or export it "
                 "anew."
@@ -259,11 +259,3 @@ def _is_own(folder, name):
         return path.is_file() and path.resolve() == folder.resolve() / name
     except OSError:  # The name is too long for any file.
         return False
-
-
-def _sha256(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

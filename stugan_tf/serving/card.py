@@ -10,6 +10,7 @@ from stugan_tf.serving.artifact import CARD, CARD_TEXT, sizes
 from stugan_tf.serving.formats import format_of
 from stugan_tf.sparsity.flops import layer_costs, total_flops
 from stugan_tf.sparsity.sparsify import count_weights
+from stugan_tf.tables import markdown
 
 
 def describe_generator(model):
@@ -144,9 +145,9 @@ def _scores(card):
             for name, value in record.items()
             if name not in ("step", "time", "protocol")
         ]
-        rows = [f"| {name} | {value} |" for name, value in values]
+        rows = [(name, str(value)) for name, value in values]
         settings = [f"- {name}: {value}" for name, value in protocol.items()]
-        sections.append("\n".join(["| score | |", "| --- | --- |", *rows]))
+        sections.append(markdown(("score", ""), rows))
         sections.append(
             "\n".join(
                 [f"Protocol {protocol['id']}, of the checkpoint before export:", "", *settings]
@@ -160,8 +161,14 @@ def _sparsity(card):
     flops = generator["theoretical_flops_per_image"]
     share = f" ({flops['sparse'] / flops['dense']:.2%} of dense)" if flops["dense"] else ""
     rows = [
-        f"| {layer['name']} | {'x'.join(map(str, layer['kernel_shape']))} | {layer['weights']:,} | "
-        f"{layer['active']:,} | {layer['density']:.4f} | {'yes' if layer['masked'] else 'no'} |"
+        (
+            layer["name"],
+            "x".join(map(str, layer["kernel_shape"])),
+            f"{layer['weights']:,}",
+            f"{layer['active']:,}",
+            f"{layer['density']:.4f}",
+            "yes" if layer["masked"] else "no",
+        )
         for layer in generator["layers"]
         if layer["kernel_shape"]
     ]
@@ -173,24 +180,24 @@ def _sparsity(card):
             f"parameters are zero. Theoretical FLOPs of an image: {flops['sparse']:.4g}{share}; "
             "what it takes in seconds depends on who computes, and most compute zeros, too.",
             "",
-            "| layer | kernel | weights | active | density | under a mask |",
-            "| --- | --- | ---: | ---: | ---: | --- |",
-            *rows,
+            markdown(
+                ("layer", "kernel", "weights", "active", "density", "under a mask"),
+                rows,
+                num_left=2,
+            ),
         ]
     )
 
 
 def _size(card):
-    rows = [f"| {name} | {size:,} |" for name, size in card["files"].items()]
+    rows = [(name, f"{size:,}") for name, size in card["files"].items()]
     return "\n".join(
         [
             "## Size",
             "",
             f"{card['bytes']:,} bytes.",
             "",
-            "| file | bytes |",
-            "| --- | ---: |",
-            *rows,
+            markdown(("file", "bytes"), rows, num_left=1),
         ]
     )
 

@@ -17,8 +17,8 @@ import math
 import keras
 import numpy as np
 
+from stugan_tf.adapters.keras_internals import functional, nodes
 from stugan_tf.errors import InputError
-from stugan_tf.layers import graph as keras_graph
 from stugan_tf.layers.conditional import ConditionalBatchNormalization, LearnedScale
 from stugan_tf.layers.masked import Masked
 from stugan_tf.layers.spectral import (
@@ -76,14 +76,14 @@ class _Tracing:
 
     def walk(self, model, inputs):
         """Adds the nodes of a model that is called on the nodes `inputs`; names of its outputs."""
-        graph = keras_graph.functional(model)
+        graph = functional(model)
         if graph is None:
             raise InputError(
                 f"{model.name!r}, a {type(model).__name__}, cannot be exported: only the calls of "
                 "functional and sequential models can be read. Write it with the functional API."
             )
         made = dict(zip(map(id, graph.inputs), inputs, strict=True))
-        for node in keras_graph.nodes(graph):
+        for node in nodes(graph):
             names = self._call(node, [made[id(tensor)] for tensor in node.input_tensors])
             made |= zip(map(id, node.outputs), names, strict=True)
         return [made[id(tensor)] for tensor in graph.outputs]

@@ -5,6 +5,7 @@ the arguments listed there, and is built by calling their constructors: Keras is
 deserialize. What it would allocate is known, and limited, before anything is allocated.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -89,7 +90,7 @@ def to_keras(graph, name="generator"):
     if sum(math.prod(value.shape) for value in graph.weights().values()) > MAX_WEIGHTS:
         raise InputError(f"The model has more than {MAX_WEIGHTS:,} weights. That is too large.")
     tensors, num_activations = {}, 0
-    with _no_policy():
+    with _in_float32():
         for node in graph.nodes.values():
             tensor = _called(node, [tensors[name] for name in node.inputs])
             tensors[node.name] = tensor
@@ -109,15 +110,15 @@ def to_keras(graph, name="generator"):
     return model
 
 
-class _no_policy:  # noqa: N801
+@contextlib.contextmanager
+def _in_float32():
     """Builds layers in float32 whatever the caller's precision."""
-
-    def __enter__(self):
-        self._former = keras.config.dtype_policy()
-        keras.config.set_dtype_policy("float32")
-
-    def __exit__(self, *_):
-        keras.config.set_dtype_policy(self._former)
+    former = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(former)
 
 
 def _called(node, inputs):

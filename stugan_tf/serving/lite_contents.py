@@ -4,7 +4,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from tensorflow.lite.python import schema_py_generated as schema  # The only reader of this format.
+
+from stugan_tf.adapters.tensorflow_internals import lite_schema
+
+schema = lite_schema()
 
 _DTYPES = {
     schema.TensorType.FLOAT32: np.float32,

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import keras
 
+from stugan_tf.adapters.keras_internals import functional, nodes
 from stugan_tf.errors import InputError
-from stugan_tf.layers.graph import functional, nodes
 from stugan_tf.layers.masked import Masked
 from stugan_tf.sparsity.distributions import erk
 

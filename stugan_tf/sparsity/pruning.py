@@ -15,6 +15,7 @@ import gin
 import numpy as np
 import tensorflow as tf
 
+from stugan_tf.adapters.tensorflow_internals import pruning_schedules
 from stugan_tf.checks import check_fraction, check_function, check_positive
 from stugan_tf.contracts import Trial
 from stugan_tf.errors import InputError
@@ -170,10 +171,9 @@ def _steps(name, total_steps, begin, end):
 def _tfmot():
     """The module of tfmot's schedules."""
     try:
-        from tensorflow_model_optimization.python.core.sparsity.keras import pruning_schedule
+        return pruning_schedules()
     except ImportError as error:
         raise InputError(
             "Gradual pruning takes its schedules from tensorflow_model_optimization, which cannot "
             f"be imported ({error}). Install it: pip install 'stugan_tf[pruning]'."
         ) from error
-    return pruning_schedule

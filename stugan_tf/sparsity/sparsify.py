@@ -28,7 +28,7 @@ class Counts(NamedTuple):
         return (self.maskable - self.active) / self.trainable
 
 
-@gin.configurable(denylist=["model", "sparsity", "seed"])
+@gin.configurable(denylist=["model", "sparsity", "mask_dense", "seed"])
 def sparsify(model, sparsity, distribution=erk, draw=exact_mask, mask_dense=False, seed=0):
     """Draws random masks for a model and zeroes the weights that they exclude.
 
@@ -44,11 +44,12 @@ def sparsify(model, sparsity, distribution=erk, draw=exact_mask, mask_dense=Fals
         sparsity: fraction of zeros over all weights under masks, in [0, 1).
         distribution: `(shapes, density) -> densities`, one of `sparsity.distributions`.
         draw: `(shape, density, seed) -> mask`, `exact_mask` or `bernoulli_mask`.
-        mask_dense: wrap dense layers too, where the model has no `Masked` layers of its own.
+        mask_dense: put dense layers under masks, too, whoever made the model; see `mask_layers`.
+            In gin it is `GAN.mask_dense`.
         seed: an integer; the same seed draws the same masks.
 
     Returns:
-        The model with masks: `model` itself if it had `Masked` layers.
+        The model with masks: `model` itself if no layer had to be wrapped.
 
     Raises:
         InputError: if the sparsity is impossible, the model is not built or has nothing to mask.
@@ -63,13 +64,13 @@ def sparsify(model, sparsity, distribution=erk, draw=exact_mask, mask_dense=Fals
             f"{model.name!r} is not built, so its kernels have no shapes. Give it a `keras.Input`, "
             "or call it once."
         )
-    if not masked_layers(model):
+    if mask_dense or not masked_layers(model):
         model = mask_layers(model, mask_dense)
     layers = masked_layers(model)
     if not layers:
         raise InputError(
             f"{model.name!r} has no convolution to mask. Wrap the layers meant in `Masked`, or "
-            "set sparsify.mask_dense = True for its dense layers."
+            "set GAN.mask_dense = True for its dense layers (mask_dense=True in Python)."
         )
     shapes = [tuple(layer.kernel.shape) for layer in layers]
     densities = densities_by("sparsify.distribution", distribution, shapes, 1 - sparsity)

@@ -73,8 +73,8 @@ class GAN:
             conditional: whether the networks take labels, and their factories `num_classes`.
             initialization_seed: fixes the initial weights apart from `seed`; the reference runs
                 start all seeds from one initialisation.
-            mask_dense: if given, both factories are called with `mask_dense=...`: whether their
-                dense layers go under masks, too.
+            mask_dense: whether dense layers go under masks, too, in networks of any factory; None
+                is no.
         """
         if discriminator_sparsity is None:
             discriminator_sparsity = generator_sparsity
@@ -95,8 +95,6 @@ class GAN:
         self.conditional = conditional
         self.num_classes = num_classes
         known = {"num_classes": num_classes} if conditional else {}
-        if mask_dense is not None:
-            known["mask_dense"] = mask_dense
         for name, network in {"generator": generator, "discriminator": discriminator}.items():
             self._check_factory(name, network, image_shape, known)
         initialization_seed = seed if initialization_seed is None else initialization_seed
@@ -105,7 +103,8 @@ class GAN:
         def build(network, sparsity, number):
             # Each network has numbers of its own: kernels of one shape must not start alike.
             keras.utils.set_random_seed(2 * initialization_seed + number)
-            return sparsify(network(image_shape, **known), sparsity, seed=2 * seed + number)
+            model = network(image_shape, **known)
+            return sparsify(model, sparsity, mask_dense=bool(mask_dense), seed=2 * seed + number)
 
         self.discriminator = build(discriminator, discriminator_sparsity, 0)
         self.generator = build(generator, generator_sparsity, 1)
@@ -136,8 +135,7 @@ class GAN:
             raise InputError(
                 f"GAN.conditional is {self.conditional}, so GAN.{name} is called with {given} "
                 f"({error}). A conditional network takes num_classes and makes a model of two "
-                "inputs, the second of labels; any other takes image_shape alone. Only with "
-                "GAN.mask_dense is either called with mask_dense."
+                "inputs, the second of labels; any other takes image_shape alone."
             ) from None
 
     def _check_shapes(self, image_shape):

@@ -3,9 +3,9 @@
 import math
 
 import gin
-import keras
 import tensorflow as tf
 
+from stugan_tf.adapters.keras_internals import LocalOptimizer
 from stugan_tf.checks import check_above_zero, check_fraction
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import masked_layers
@@ -16,7 +16,7 @@ MOMENTS = ("dense", "active")
 
 
 @gin.configurable
-class MaskedAdam(keras.optimizers.Optimizer):
+class MaskedAdam(LocalOptimizer):
     """Adam (Kingma & Ba, 2015) that restores `kernel == kernel * kernel_mask` in each step.
 
     Args:
@@ -70,7 +70,7 @@ class MaskedAdam(keras.optimizers.Optimizer):
             This optimizer.
         """
         # Layers, not masks: Keras takes any variable found in an attribute for one of its own.
-        self._masked = {self._var_key(layer.kernel): layer for layer in masked_layers(model)}
+        self._masked = {self.key_of(layer.kernel): layer for layer in masked_layers(model)}
         self.build(model.trainable_variables)
         return self
 
@@ -89,15 +89,9 @@ class MaskedAdam(keras.optimizers.Optimizer):
             if self.moments == "active"
         }
 
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        # Gradients arrive reduced over replicas (growth needs them so), hence every replica makes
-        # the same local update. Keras would reduce them once more.
-        for gradient, variable in zip(grads, trainable_variables, strict=True):
-            self.update_step(gradient, variable, learning_rate)
-
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable; `gradient` is the dense gradient, reduced over replicas."""
-        index, key = self._get_variable_index(variable), self._var_key(variable)
+        index, key = self.index_of(variable), self.key_of(variable)
         mask = self._masked[key].kernel_mask.value if key in self._masked else None
         age = tf.cast(self.iterations.value + 1, variable.dtype)
         alive = None

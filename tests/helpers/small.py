@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import weakref
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ import tensorflow as tf
 
 from stugan_tf.data import digits
 from stugan_tf.layers.spectral import SpectralConv2D
-from stugan_tf.methods.phases import Opened
+from stugan_tf.methods.phases import BuiltTraining
 from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.runs.loop import Training
 from stugan_tf.training.algorithm import Algorithm
@@ -63,17 +64,21 @@ def small_training(strategy=None, sparsities=(0.0, 0.0), algorithm=None, **setti
 def opening(method, config="", fails_at=(), **settings):
     """`opened` of trainings whose configuration is the text `config`.
 
-    A phase named in `fails_at` is killed when it is opened.
+    A phase named in `fails_at` is killed when it is opened. Nothing may hold the networks of a
+    former phase by then: memory is scarce.
     """
+    former = []
 
     @contextlib.contextmanager
     def opened(phase):
         if phase.name in fails_at:
             raise KilledError(f"when {phase.name} was opened")
+        assert [network for network in former if network() is not None] == []
         sparsities = [phase.settings[f"GAN.{n}_sparsity"] for n in ("generator", "discriminator")]
         training = small_training(sparsities=sparsities, **settings)
+        former.extend(map(weakref.ref, training.gan.networks.values()))
         method.check(training)
-        yield Opened(training, config, f"{method.name}\n{config}")
+        yield BuiltTraining(training, config, f"{method.name}\n{config}")
 
     return opened
 

@@ -5,7 +5,13 @@ import tensorflow as tf
 from keras import layers
 
 from stugan_tf.errors import InputError
-from stugan_tf.layers.masked import CONVOLUTIONS, Masked, mask_layers, masked_layers
+from stugan_tf.layers.masked import (
+    CONVOLUTIONS,
+    Masked,
+    mask_layers,
+    masked_layers,
+    unmasked_dense_layers,
+)
 from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
@@ -123,6 +129,19 @@ def test_wrapping_changes_no_output_and_shares_the_weights(make, mask_dense):
     assert wrapped == {layer for layer in model.layers if isinstance(layer, kinds)}
     masked.get_layer("convolution").assign_mask(CHECKERBOARD)
     assert np.all(model.get_layer("convolution").kernel.numpy()[CHECKERBOARD == 0] == 0)
+    np.testing.assert_array_equal(masked(IMAGES), model(IMAGES))
+
+
+def test_dense_layers_go_under_masks_beside_those_whose_author_chose():
+    """And the bare convolution stays bare: its author chose that, too."""
+    images = keras.Input((8, 8, 3))
+    outputs = layers.Conv2D(3, 3, name="bare")(Masked(layers.Conv2D(3, 3, name="own"))(images))
+    inner = keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense(2, name="in")])
+    model = keras.Model(images, layers.Dense(1, name="out")(inner(outputs)))
+    assert [layer.name for layer in unmasked_dense_layers(model)] == ["in", "out"]
+    masked = mask_layers(model, mask_dense=True)
+    assert {layer.name for layer in masked_layers(masked)} == {"own", "in", "out"}
+    assert unmasked_dense_layers(masked) == []
     np.testing.assert_array_equal(masked(IMAGES), model(IMAGES))
 
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from keras import layers
 from tensorflow.python.eager import context
 
+from stugan_tf.adapters.keras_internals import nodes
 from stugan_tf.errors import InputError
 from stugan_tf.layers.fusion import fuse
-from stugan_tf.layers.graph import activation_size, nodes
+from stugan_tf.layers.graph import activation_size
 from stugan_tf.layers.masked import set_execution
 from stugan_tf.layers.rematerialization import (
     Rematerialized,

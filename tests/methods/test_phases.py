@@ -102,7 +102,7 @@ def test_other_configurations_have_pretrainings_of_their_own(tmp_path, monkeypat
     method = prune_and_finetune(GENERATOR_ALONE)
     for number, config in enumerate(["train.seed = 0", "train.log_every = 5", "train.seed = 1"]):
         opened = opening(method, config)
-        with killed(monkeypatch, phases._Top, "note"):
+        with killed(monkeypatch, phases.MethodWorkdir, "note"):
             method.run(tmp_path / str(number), opened, tmp_path / "shared")
     records = [
         json.loads((tmp_path / str(number) / "phases.json").read_text()) for number in range(3)

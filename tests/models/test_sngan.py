@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from stugan_tf.errors import InputError
-from stugan_tf.layers.masked import Masked, masked_layers
+from stugan_tf.layers.masked import Masked, mask_layers, masked_layers
 from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
 from stugan_tf.sparsity.flops import layer_costs, total_flops
 from stugan_tf.sparsity.sparsify import count_weights, sparsify
@@ -262,8 +262,9 @@ def test_other_sizes_are_refused(network, shape):
         network(shape)
 
 
-def test_dense_layers_are_masked_on_request():
-    generator = sngan_generator((8, 8, 1), width=2, latent_dim=5, mask_dense=True)
-    assert "l1" in [layer.name for layer in masked_layers(generator)]
-    discriminator = sngan_discriminator((8, 8, 1), width=2, mask_dense=True)
-    assert "l5" in [layer.name for layer in masked_layers(discriminator)]
+def test_dense_layers_are_masked_on_request_and_come_where_they_are_in_the_network():
+    """Masks are drawn in this order."""
+    generator = mask_layers(sngan_generator((8, 8, 1), width=2, latent_dim=5), mask_dense=True)
+    assert next(layer.name for layer in masked_layers(generator)) == "l1"
+    discriminator = mask_layers(sngan_discriminator((8, 8, 1), width=2), mask_dense=True)
+    assert [layer.name for layer in masked_layers(discriminator)][-1] == "l5"

@@ -7,7 +7,8 @@ from keras import layers
 from test_loop import tiny_training
 
 from stugan_tf.layers.graph import activation_size
-from stugan_tf.runs.plan import describe, flops_so_far, memory_estimate
+from stugan_tf.layers.masked import mask_layers
+from stugan_tf.runs.plan import describe, flops_so_far, memory_estimate, network_table
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
@@ -120,6 +121,19 @@ def test_what_was_done_is_counted_at_the_densities_it_was_done_with():
     ]
     assert ratios[2] == [1.0, 1.0]
     assert ratios[1] == pytest.approx([(1 + ratio) / 2 for ratio in ratios[0]], abs=1e-4)
+
+
+def test_how_many_parameters_are_not_under_masks_is_said_and_how_to_change_it(gan):
+    """Generator: 32 + 16 and 9 + 1 weights, of which 9 are under a mask."""
+    first, said, *_ = network_table("generator", gan.generator).splitlines()
+    assert "of the 9 weights under masks" in first
+    assert said.strip() == (
+        "49 parameters (84.5%) are not under masks; GAN.mask_dense = True puts the 32 of dense "
+        "layers under masks"
+    )
+    masked = mask_layers(gan.generator, mask_dense=True)
+    said = network_table("generator", masked).splitlines()[1]
+    assert said.strip() == "17 parameters (29.3%) are not under masks"
 
 
 def small(size):

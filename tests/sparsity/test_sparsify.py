@@ -129,7 +129,7 @@ def test_impossible_sparsities_are_refused(sparsity):
 
 def test_a_model_with_nothing_to_mask_is_refused():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)], name="mine")
-    with pytest.raises(InputError, match=r"'mine' has no convolution.*sparsify.mask_dense = True"):
+    with pytest.raises(InputError, match=r"'mine' has no convolution.*GAN.mask_dense = True"):
         sparsify(model, 0.5)
     assert count_weights(sparsify(model, 0.5, mask_dense=True)).active == 6
 

@@ -3,6 +3,7 @@
 import json
 
 import gin
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -310,9 +311,13 @@ def test_the_discriminator_may_be_as_sparse_as_the_generator_and_dense_layers_ma
         assert active == pytest.approx(0.3 * sum(sizes), abs=len(sizes))
 
 
-def test_dense_layers_of_a_factory_that_does_not_ask_cannot_be_masked():
-    with pytest.raises(InputError, match=r"Only with GAN.mask_dense is either called with mask_d"):
-        build_gan(**SMOOTH, mask_dense=True)
+@pytest.mark.parametrize("mask_dense", [None, False, True])
+def test_one_setting_puts_dense_layers_of_any_factory_under_masks(mask_dense):
+    gan = build_gan(**SMOOTH, mask_dense=mask_dense)
+    for network in gan.networks.values():
+        inner = [type(layer.layer) for layer in masked_layers(network)]
+        assert (keras.layers.Dense in inner) == bool(mask_dense)
+        assert keras.layers.Conv2D in inner
 
 
 def test_five_times_the_length_is_five_times_the_steps_with_schedules_over_all():

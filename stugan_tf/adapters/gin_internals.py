@@ -1,0 +1,61 @@
+"""The private parts of gin that `config.py` relies on.
+
+Gin has no public way to list what is registered, to read or replace what was called, to remove
+one binding, or to put a configuration aside. tests/adapters/test_gin_internals.py fails first when gin changes them.
+"""
+
+import typing
+
+import gin
+
+# Selector -> configurable with `name`, `selector`, `wrapped`, `wrapper` and `denylist`. Also has
+# `get_match(abbreviated)`, None if there is none, and `minimal_selector(complete)`.
+REGISTRY = gin.config._REGISTRY
+
+# (scope, selector) -> {parameter: value} of the calls so far, without what the callers gave.
+OPERATIVE_CONFIG = gin.config._OPERATIVE_CONFIG
+
+
+def unbind(scope, selector, parameter):
+    """Removes one binding."""
+    del gin.config._CONFIG[scope, selector][parameter]
+
+
+def config_text(parameters):
+    """{(scope, selector): {parameter: value}} as text that gin can parse, with the imports."""
+    return gin.config._config_str(parameters)
+
+
+class GinState(typing.NamedTuple):
+    """A copy of gin's whole state, or the state of a gin that read nothing."""
+
+    values: dict = {}
+    imports: frozenset = frozenset()
+    calls: dict = {}
+    singletons: dict = {}
+    is_locked: bool = False
+
+
+def copy_state():
+    """The `GinState` as it is now."""
+    return GinState(
+        {key: dict(values) for key, values in gin.config._CONFIG.items()},
+        frozenset(gin.config._IMPORTS),
+        {key: dict(values) for key, values in OPERATIVE_CONFIG.items()},
+        dict(gin.config._SINGLETONS),
+        gin.config._CONFIG_IS_LOCKED,
+    )
+
+
+def set_state(state):
+    """Makes a `GinState` the present one."""
+    gin.clear_config()
+    gin.config._IMPORTS.update(state.imports)
+    for stored, values in (
+        (gin.config._CONFIG, {key: dict(values) for key, values in state.values.items()}),
+        (OPERATIVE_CONFIG, {key: dict(values) for key, values in state.calls.items()}),
+        (gin.config._SINGLETONS, state.singletons),
+    ):
+        stored.clear()
+        stored.update(values)
+    gin.config._set_config_is_locked(state.is_locked)

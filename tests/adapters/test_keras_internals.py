@@ -1,0 +1,102 @@
+"""What stugan_tf/adapters/keras_internals.py relies on; see to that file if one of these fails."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from stugan_tf.adapters.keras_internals import (
+    LocalOptimizer,
+    all_layers,
+    functional,
+    is_functional,
+    nodes,
+    producer,
+)
+
+ADAPTER = "Keras has changed: adapt stugan_tf/adapters/keras_internals.py"
+
+
+class Holder(layers.Layer):
+    def __init__(self, held):
+        super().__init__()
+        self.held = held
+
+    def call(self, inputs):
+        return self.held(inputs)
+
+
+class Subclassed(keras.Model):
+    pass
+
+
+@pytest.fixture
+def model():
+    inputs = keras.Input((3,))
+    twice = layers.Dense(3, name="twice")
+    return keras.Model(inputs, layers.Add(name="add")([twice(twice(inputs)), inputs]))
+
+
+def test_layers_held_by_others_are_found_once():
+    held = layers.Dense(3)
+    model = keras.Sequential([keras.Input((3,)), Holder(held), Holder(held)])
+    assert [layer for layer in all_layers(model) if type(layer) is layers.Dense] == [held], ADAPTER
+
+
+def test_which_models_know_their_calls(model):
+    sequential = keras.Sequential([keras.Input((3,)), layers.Dense(3)])
+    assert functional(model) is model, ADAPTER
+    assert is_functional(model), ADAPTER
+    assert not is_functional(sequential), ADAPTER
+    assert [type(node.operation) for node in nodes(functional(sequential))] == [layers.Dense]
+    assert functional(keras.Sequential([layers.Dense(3)])) is None, ADAPTER
+    assert functional(Subclassed()) is None, ADAPTER
+
+
+def test_calls_come_in_order_with_what_enters_and_leaves_them(model):
+    first, second, added = nodes(model)
+    names = [node.operation.name for node in (first, second, added)]
+    assert names == ["twice", "twice", "add"], ADAPTER
+    assert first.input_tensors[0] is model.inputs[0], ADAPTER
+    assert second.input_tensors[0] is first.outputs[0], ADAPTER
+    assert [id(x) for x in added.input_tensors] == [id(second.outputs[0]), id(model.inputs[0])]
+    other = keras.Input((3,))
+    args, kwargs = first.arguments.fill_in({id(model.inputs[0]): other})
+    assert args[0] is other, ADAPTER
+    assert not kwargs, ADAPTER
+
+
+def test_who_made_a_tensor_is_known_for_each_call_of_a_layer(model):
+    first, second, added = nodes(model)
+    for node in (first, second, added):
+        operation, inputs = producer(node.outputs[0])
+        assert operation is node.operation, ADAPTER
+        assert [id(x) for x in inputs] == [id(x) for x in node.input_tensors], ADAPTER
+
+
+class Descent(LocalOptimizer):
+    def update_step(self, gradient, variable, learning_rate):
+        self.assign(variable, variable - learning_rate * gradient)
+
+    def get_config(self):
+        return super().get_config()
+
+
+def test_gradients_are_not_reduced_once_more():
+    """Each replica gets the whole gradient; a sum over both would move twice as far."""
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        variables = [keras.Variable([1.0, 2.0]), keras.Variable([3.0])]
+        optimizer = Descent(learning_rate=0.5)
+        optimizer.build(variables)
+
+    @tf.function
+    def step():
+        strategy.run(lambda: optimizer.apply([tf.constant([1.0, 0.0]), tf.constant([2.0])]))
+
+    step()
+    np.testing.assert_array_equal(variables[0], [0.5, 2.0], err_msg=ADAPTER)
+    np.testing.assert_array_equal(variables[1], [2.0], err_msg=ADAPTER)
+    assert [optimizer.index_of(variable) for variable in variables] == [0, 1], ADAPTER
+    assert len({optimizer.key_of(variable) for variable in variables}) == 2, ADAPTER
