@@ -1,6 +1,8 @@
 """Adam that keeps the zeros."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import gin
 import keras
@@ -8,7 +10,7 @@ import tensorflow as tf
 
 from stugan_tf.checks import check_above_zero, check_fraction
 from stugan_tf.errors import InputError
-from stugan_tf.layers.masked import masked_layers
+from stugan_tf.layers.masked import Masked, masked_layers
 from stugan_tf.layers.paths import names_of, unique
 from stugan_tf.training.learning_rates import check_schedule
 
@@ -36,14 +38,14 @@ class MaskedAdam(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate=2e-4,
-        beta_1=0.0,
-        beta_2=0.9,
-        epsilon=1e-8,
-        moments="dense",
-        name="masked_adam",
-        **kwargs,
-    ):
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 2e-4,
+        beta_1: float = 0.0,
+        beta_2: float = 0.9,
+        epsilon: float = 1e-8,
+        moments: str = "dense",
+        name: str = "masked_adam",
+        **kwargs: Any,
+    ) -> None:
         if moments not in MOMENTS:
             raise InputError(f"MaskedAdam.moments must be one of {MOMENTS}, got {moments!r}.")
         if callable(learning_rate):
@@ -61,9 +63,9 @@ class MaskedAdam(keras.optimizers.Optimizer):
         self.beta_2 = beta_2
         self.epsilon = epsilon
         self.moments = moments
-        self._masked = {}
+        self._masked: dict[str, Masked] = {}
 
-    def build_for(self, model):
+    def build_for(self, model: keras.Model) -> "MaskedAdam":
         """Creates the slots for the trainable variables of `model` and notes its masks.
 
         Returns:
@@ -74,7 +76,7 @@ class MaskedAdam(keras.optimizers.Optimizer):
         self.build(model.trainable_variables)
         return self
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the slots: second moments, first moments if any, ages of masked weights."""
         if self.built:
             return
@@ -89,13 +91,20 @@ class MaskedAdam(keras.optimizers.Optimizer):
             if self.moments == "active"
         }
 
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+    def _backend_update_step(
+        self,
+        grads: Sequence[tf.Tensor],
+        trainable_variables: Sequence[keras.Variable],
+        learning_rate: tf.Tensor,
+    ) -> None:
         # Gradients arrive reduced over replicas (growth needs them so), hence every replica makes
         # the same local update. Keras would reduce them once more.
         for gradient, variable in zip(grads, trainable_variables, strict=True):
             self.update_step(gradient, variable, learning_rate)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
         """Updates one variable; `gradient` is the dense gradient, reduced over replicas."""
         index, key = self._get_variable_index(variable), self._var_key(variable)
         mask = self._masked[key].kernel_mask.value if key in self._masked else None
@@ -118,14 +127,16 @@ class MaskedAdam(keras.optimizers.Optimizer):
         updated = variable - step
         self.assign(variable, updated if mask is None else updated * mask)
 
-    def _moment(self, slot, value, decay, alive):
+    def _moment(
+        self, slot: keras.Variable, value: tf.Tensor, decay: float, alive: tf.Tensor | None
+    ) -> tf.Tensor:
         moment = decay * slot.value + (1 - decay) * value
         if alive is not None:
             moment *= alive
         self.assign(slot, moment)
         return moment
 
-    def state(self, model):
+    def state(self, model: keras.Model) -> dict[str, tf.Variable]:
         """All variables by unique name, such as `second_moment/block2_c1/kernel`.
 
         Args:
@@ -140,7 +151,7 @@ class MaskedAdam(keras.optimizers.Optimizer):
             for name, variable in zip(names_of(model), model.variables, strict=True)
         }
 
-        def name_of(variable):
+        def name_of(variable: keras.Variable) -> str:
             fitting = [prefix for prefix in prefixes if variable.name.startswith(prefix)]
             if not fitting:
                 return variable.name
@@ -150,7 +161,7 @@ class MaskedAdam(keras.optimizers.Optimizer):
         names = unique(map(name_of, self.variables))
         return {n: variable.value for n, variable in zip(names, self.variables, strict=True)}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         return {
             **super().get_config(),
@@ -161,7 +172,7 @@ class MaskedAdam(keras.optimizers.Optimizer):
         }
 
 
-def _one_minus_power(base, exponent):
+def _one_minus_power(base: float, exponent: tf.Tensor) -> tf.Tensor:
     """1 - base**exponent, several times faster than that and exact where it is small."""
     if base == 0:
         return tf.ones_like(exponent)
