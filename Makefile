@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow sanitize lint format lock clean
+.PHONY: help quickstart test test-slow sanitize lint types format lock clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -35,6 +35,9 @@ lint: $(INSTALLED)  ## Check style and formatting
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 
+types: $(INSTALLED)  ## Check the type hints
+	$(RUN) -m mypy
+
 format: $(INSTALLED)  ## Repair style and formatting
 	$(RUN) -m ruff check --fix
 	$(RUN) -m ruff format
@@ -46,7 +49,7 @@ lock: | $(RUN)  ## Choose the newest allowed versions and write constraints.txt
 		--no-annotate --custom-compile-command="make lock" --output-file=constraints.txt setup.py
 
 clean:  ## Remove the environment and all that can be made again; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN):

@@ -1,3 +1,38 @@
-"""Sparse-to-sparse training of GANs (STU-GAN) on TensorFlow and Keras."""
+"""Sparse-to-sparse training of GANs (STU-GAN) on TensorFlow and Keras.
+
+    import stugan_tf as st
+
+    model = st.sparsify(model, sparsity=0.9)
+
+`__init__.pyi` lists the public names; `st.__all__` has them, too. A name is imported when it is
+first used: importing the package alone imports neither TensorFlow nor Keras.
+"""
+
+import ast
+import pkgutil
 
 __version__ = "0.1.0"
+
+
+def _listed():
+    """{public name: its module}, as `__init__.pyi` says."""
+    body = ast.parse(pkgutil.get_data(__name__, "__init__.pyi")).body
+    imports = [line for line in body if isinstance(line, ast.ImportFrom)]
+    return {alias.name: line.module for line in imports for alias in line.names}
+
+
+_MODULES = _listed()
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name):
+    """Imports a public name."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(__import__(_MODULES[name], fromlist=[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -2,8 +2,10 @@
 
 import io
 import math
+import os
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from stugan_tf.files import write_atomically
@@ -12,17 +14,17 @@ PADDING = 2
 SMALLEST = 64  # pixels; smaller images are enlarged
 
 
-def to_uint8(images):
+def to_uint8(images: npt.ArrayLike) -> np.ndarray:
     """Maps [-1, 1] to 0..255, truncating as the reference evaluation does."""
     return np.clip(127.5 * np.asarray(images) + 127.5, 0, 255).astype(np.uint8)
 
 
-def image_grid(images, columns=None):
+def image_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     """Lays images out row by row on white.
 
     Args:
         images: uint8, or float in [-1, 1], [n, H, W, C].
-        columns: Images in a row; as many as make the grid square by default.
+        columns: number of images in a row. By default the grid is about square.
 
     Returns:
         uint8 [height, width, C]; images of less than 64 pixels are enlarged by a whole factor.
@@ -43,8 +45,8 @@ def image_grid(images, columns=None):
     return grid
 
 
-def write_png(path, image):
-    """Writes an image, uint8 [H, W, 1 or 3], in one piece."""
+def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
+    """Writes an image, uint8 [H, W, 1 or 3]. Readers see the whole file or none of it."""
     buffer = io.BytesIO()
     Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, "PNG")
     write_atomically(path, buffer.getvalue())

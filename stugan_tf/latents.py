@@ -1,14 +1,16 @@
 """What pictures show: latents and labels in rows, of classes and of what lies in between."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
-def class_rows(latents, classes):
+def class_rows(latents: np.ndarray, classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """A row of each class, all rows of the same latents, so that columns compare classes.
 
     Args:
         latents: float32 [num_columns, latent_dim].
-        classes: integers, one a row.
+        classes: the class of each row.
 
     Returns:
         Latents float32 [n, latent_dim] and labels int32 [n], row by row.
@@ -17,16 +19,16 @@ def class_rows(latents, classes):
     return np.tile(latents, [len(classes), 1]), labels
 
 
-def between_latents(starts, ends, num_columns):
+def between_latents(starts: np.ndarray, ends: np.ndarray, num_columns: int) -> np.ndarray:
     """Rows from one latent vector to another, along a great circle.
 
     Straight lines would pass where latents of a normal distribution never are: nearer to zero
     (White 2016, "Sampling Generative Networks").
 
     Args:
-        starts: float32 [num_rows, latent_dim].
-        ends: likewise.
-        num_columns: at least 2; the first one has the starts, the last one the ends.
+        starts: float32 [num_rows, latent_dim], the first column.
+        ends: float32 [num_rows, latent_dim], the last column.
+        num_columns: at least 2.
 
     Returns:
         float32 [num_rows * num_columns, latent_dim], row by row.
@@ -46,20 +48,22 @@ def between_latents(starts, ends, num_columns):
     return rows.reshape(-1, rows.shape[-1]).astype(np.float32)
 
 
-def between_classes(starts, ends, num_classes, num_columns):
+def between_classes(
+    starts: Sequence[int], ends: Sequence[int], num_classes: int, num_columns: int
+) -> np.ndarray:
     """Rows of mixtures from one class to another, by equal steps.
 
     Args:
-        starts: integers, one a row.
-        ends: likewise.
-        num_classes: how many there are.
-        num_columns: at least 2; the first one has the starts, the last one the ends.
+        starts: the class of the first column, for each row.
+        ends: the class of the last column, for each row.
+        num_classes: number of classes.
+        num_columns: at least 2.
 
     Returns:
         Weights float32 [num_rows * num_columns, num_classes], row by row; their sum is 1.
     """
     one_hot = np.eye(num_classes)
     fractions = np.linspace(0, 1, num_columns)[:, None]
-    starts, ends = (one_hot[np.asarray(classes)][:, None] for classes in (starts, ends))
-    rows = (1 - fractions) * starts + fractions * ends
+    first, last = (one_hot[np.asarray(classes)][:, None] for classes in (starts, ends))
+    rows = (1 - fractions) * first + fractions * last
     return rows.reshape(-1, num_classes).astype(np.float32)

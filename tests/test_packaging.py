@@ -55,7 +55,12 @@ def test_every_folder_with_code_is_a_package_and_gin_is_none():
 
 @pytest.mark.parametrize(
     "package",
-    ["stugan_tf.kernels", "stugan_tf.evaluation.digits_classifier", "stugan_tf.experiments"],
+    [
+        "stugan_tf",
+        "stugan_tf.kernels",
+        "stugan_tf.evaluation.digits_classifier",
+        "stugan_tf.experiments",
+    ],
 )
 def test_every_file_that_is_not_python_is_in_the_wheel(package):
     folder = ROOT / package.replace(".", "/")

@@ -1,10 +1,11 @@
 """The private parts of gin that `config.py` relies on.
 
 Gin has no public way to list what is registered, to read or replace what was called, to remove
-one binding, or to put a configuration aside. tests/adapters/test_gin_internals.py fails first when gin changes them.
+one binding, or to put a configuration aside. tests/adapters/test_gin_internals.py fails first when
+gin changes them.
 """
 
-import typing
+import dataclasses
 
 import gin
 
@@ -26,13 +27,14 @@ def config_text(parameters):
     return gin.config._config_str(parameters)
 
 
-class GinState(typing.NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class GinState:
     """A copy of gin's whole state, or the state of a gin that read nothing."""
 
-    values: dict = {}
+    values: dict = dataclasses.field(default_factory=dict)
     imports: frozenset = frozenset()
-    calls: dict = {}
-    singletons: dict = {}
+    calls: dict = dataclasses.field(default_factory=dict)
+    singletons: dict = dataclasses.field(default_factory=dict)
     is_locked: bool = False
 
 

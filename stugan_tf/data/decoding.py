@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
 from stugan_tf.errors import InputError
+from stugan_tf.signatures import ImageShape
 
 IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 JPEG_END = b"\xff\xd9"
@@ -18,13 +19,13 @@ PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 PILLOW_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
-def check_channels(channels):
+def check_channels(channels: int) -> None:
     """Raises `InputError` unless images are to be grey or RGB."""
     if channels not in (1, 3):
         raise InputError(f"`channels` must be 1 (grey) or 3 (RGB), got {channels!r}.")
 
 
-def check_image_size(image_size):
+def check_image_size(image_size: int | None) -> None:
     """Raises `InputError` unless `image_size` is a positive int or None."""
     if image_size is not None and (not isinstance(image_size, int) or image_size < 1):
         raise InputError(
@@ -33,8 +34,8 @@ def check_image_size(image_size):
         )
 
 
-def decode(encoded, where, channels):
-    """Decodes one image, of several frames the first.
+def decode(encoded: tf.Tensor, where: tf.Tensor | str, channels: int) -> tf.Tensor:
+    """Decodes one image, or the first frame of several.
 
     Args:
         encoded: string scalar.
@@ -46,7 +47,7 @@ def decode(encoded, where, channels):
     """
     length = tf.strings.length(encoded)
 
-    def is_whole(start, end):
+    def is_whole(start: bytes, end: bytes) -> tf.Tensor:
         tail = tf.strings.substr(encoded, tf.maximum(length - len(end), 0), len(end))
         return (tf.strings.substr(encoded, 0, len(start)) == start) & (tail == end)
 
@@ -69,7 +70,7 @@ def decode(encoded, where, channels):
     return image if channels == 3 else tf.image.rgb_to_grayscale(image)
 
 
-def decode_with_pillow(encoded, where):
+def decode_with_pillow(encoded: bytes, where: bytes) -> np.ndarray:
     """As `decode` for bytes, to uint8 [H, W, 3]; raises `InputError` if that cannot be done."""
     try:
         return _pixels_by_pillow(encoded)
@@ -80,7 +81,7 @@ def decode_with_pillow(encoded, where):
         ) from error
 
 
-def damage(encoded):
+def damage(encoded: bytes) -> str | None:
     """Why the bytes of an image cannot be decoded, None if they can."""
     try:
         _pixels_by_pillow(encoded)
@@ -89,18 +90,18 @@ def damage(encoded):
     return None
 
 
-def _pixels_by_pillow(encoded):
-    image = Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
+def _pixels_by_pillow(encoded: bytes) -> np.ndarray:
+    image: Image.Image = Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
     if image.mode.startswith("I;16"):  # Pillow would clip; `decode_png` keeps the high byte.
         return np.repeat((np.array(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
     return np.array(image.convert("RGB"))
 
 
-def _reason(error):
+def _reason(error: Exception) -> str:
     return "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
-def square(image, image_size):
+def square(image: tf.Tensor, image_size: int) -> tf.Tensor:
     """Crops uint8 [H, W, C] to its centre square and resizes it, antialiased and rounded."""
     height, width = tf.unstack(tf.shape(image)[:2])
     side = tf.minimum(height, width)
@@ -110,7 +111,9 @@ def square(image, image_size):
     return tf.cast(tf.round(resized), tf.uint8)
 
 
-def fit(image, where, image_size, image_shape):
+def fit(
+    image: tf.Tensor, where: tf.Tensor | str, image_size: int | None, image_shape: ImageShape
+) -> tf.Tensor:
     """`square`, or without an `image_size` the assertion that the image has the shape of all."""
     if image_size is not None:
         image = square(image, image_size)

@@ -9,8 +9,16 @@ from stugan_tf.data.source import Source
 
 
 @gin.configurable
-def digits(image_size=8, flip=False):
-    """8 x 8 grey digits of 10 classes, resized to `image_size`."""
+def digits(image_size: int = 8, flip: bool = False) -> "Digits":
+    """scikit-learn's 1797 grey digits of 10 classes, 8 x 8 pixels each.
+
+    Args:
+        image_size: height and width in pixels that the digits are resized to.
+        flip: as in `Source`.
+
+    Raises:
+        InputError: if the size is not a positive integer.
+    """
     return Digits(image_size, flip)
 
 
@@ -22,7 +30,7 @@ class Digits(Source):
     num_classes = 10
     class_names = tuple("0123456789")
 
-    def __init__(self, image_size, flip):
+    def __init__(self, image_size: int, flip: bool) -> None:
         from sklearn.datasets import load_digits
 
         check_image_size(image_size)
@@ -32,7 +40,7 @@ class Digits(Source):
         self._images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
         self._labels = digits.target
 
-    def load(self, record):
+    def load(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Picks digit number `record`."""
         image = square(tf.gather(self._images, record), self.image_shape[0])
         return image, tf.gather(self._labels, record)

@@ -5,6 +5,7 @@ import os
 
 import gin
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from stugan_tf.data.decoding import (
@@ -16,20 +17,31 @@ from stugan_tf.data.decoding import (
 )
 from stugan_tf.data.source import Source
 from stugan_tf.errors import InputError
+from stugan_tf.signatures import ImageShape
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
 
 @gin.configurable
-def image_folder(path, image_size=None, channels=3, flip=False, cache_gib=2.0):
+def image_folder(
+    path: str,
+    image_size: int | None = None,
+    channels: int = 3,
+    flip: bool = False,
+    cache_gib: float = 2.0,
+) -> "ImageFolder":
     """Images of any size in `path`/CLASS/**, or of one class in `path` itself.
 
     Args:
-        path: str.
-        image_size: int to crop and resize to; None where all images have one size.
+        path: a folder, local or of a file system that TensorFlow reads, such as gs://.
+        image_size: height and width in pixels; images are cropped to a square and resized. None if
+            all images have the same size.
         channels: 1 or 3, to which grey and colour images are converted.
-        flip: As in `Source`.
-        cache_gib: As in `Source`.
+        flip: as in `Source`.
+        cache_gib: as in `Source`.
+
+    Raises:
+        InputError: if `path` is not a folder of images, or another argument cannot work.
     """
     return ImageFolder(path, image_size, channels, flip, cache_gib)
 
@@ -37,7 +49,9 @@ def image_folder(path, image_size=None, channels=3, flip=False, cache_gib=2.0):
 class ImageFolder(Source):
     """See `image_folder`."""
 
-    def __init__(self, path, image_size, channels, flip, cache_gib):
+    def __init__(
+        self, path: str, image_size: int | None, channels: int, flip: bool, cache_gib: float
+    ) -> None:
         check_image_size(image_size)
         check_channels(channels)
         self.name = f"image_folder {path}"
@@ -50,43 +64,52 @@ class ImageFolder(Source):
         self._channels = channels
 
     @functools.cached_property
-    def _path_tensor(self):  # not in `__init__`: strategies want to be made before any tensor
+    def _path_tensor(self) -> tf.Tensor:
+        # Not in `__init__`: strategies want to be made before any tensor.
         with tf.init_scope():
             return tf.constant(self._paths)
 
     @functools.cached_property
-    def image_shape(self):
-        """Square of `image_size`, else as the first image."""
+    def image_shape(self) -> ImageShape:  # type: ignore[override]
+        """A square of `image_size`, or the shape of the first image."""
         if self._image_size is not None:
             return (self._image_size, self._image_size, self._channels)
         with self.reading():
             first = decode(tf.io.read_file(self._paths[0]), self._paths[0], self._channels)
         return tuple(first.shape)
 
-    def load(self, record):
+    def load(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Reads and decodes file number `record`."""
         path = tf.gather(self._path_tensor, record)
         image = decode(tf.io.read_file(path), path, self._channels)
         image = fit(image, path, self._image_size, self.image_shape)
         return image, tf.gather(self._labels, record)
 
-    def layout(self):
+    def layout(self) -> list[int]:
         """Bytes of each file."""
         return [tf.io.gfile.stat(path).length for path in self._paths]
 
-    def count_classes(self, labels):
+    def count_classes(self, labels: npt.ArrayLike) -> tuple[np.ndarray, int]:
         """Counts of all files, whose folders tell their class."""
         del labels
         return super().count_classes(self._labels)
 
-    def diagnose(self):
+    def diagnose(self) -> None:
         """Names the first file that cannot be decoded."""
         for path in self._paths:
             decode_with_pillow(tf.io.gfile.GFile(path, "rb").read(), path.encode())
 
 
-def list_images(path):
-    """`(class_names or None, paths, labels)`, the paths sorted within each class."""
+def list_images(path: str) -> tuple[tuple[str, ...] | None, list[str], np.ndarray]:
+    """Finds the images of a folder.
+
+    Returns:
+        Names of the classes, or None without sub-folders; paths, sorted within each class; labels
+        int32 [n], one for each path.
+
+    Raises:
+        InputError: if it is not a folder, holds no image, or mixes images and classes.
+    """
     if not tf.io.gfile.isdir(path):
         raise InputError(f"`path` {path!r} is not a folder. Give one that holds images.")
     try:
@@ -97,7 +120,7 @@ def list_images(path):
         ) from error
 
 
-def _list(path):
+def _list(path: str) -> tuple[tuple[str, ...] | None, list[str], np.ndarray]:
     entries = sorted(name.rstrip("/") for name in tf.io.gfile.listdir(path))
     folders = [
         name
@@ -130,5 +153,5 @@ def _list(path):
     return tuple(folders), [path for paths in classes for path in paths], labels
 
 
-def _is_image(name):
+def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and name[0] != "."

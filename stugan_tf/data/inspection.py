@@ -2,8 +2,10 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Inspection:
         names = known["class_names"]
         return cls(**{"named": names != tuple(map(str, range(len(names)))), **known})
 
-    def __str__(self):
+    def __str__(self) -> str:
         height, width, channels = self.image_shape
         counts = [
             f"  {name:<20} {count}"
@@ -58,18 +60,26 @@ class Inspection:
         )
 
 
-def fingerprint(num_images, images, labels, layout):
-    """Hash of content: whatever the name, path or cache.
+def fingerprint(
+    num_images: int,
+    images: Iterable[np.ndarray],
+    labels: npt.ArrayLike,
+    layout: npt.ArrayLike,
+) -> str:
+    """Hashes the content of a data set, whatever its name, path or cache.
 
     Args:
-        num_images: int.
-        images: Iterable of uint8 [..., H, W, C].
+        num_images: how many images the set has.
+        images: those that were read, uint8 [..., H, W, C].
         labels: int32 [n].
         layout: int64 [...], sizes that stand for what was not read; may be empty.
+
+    Returns:
+        Sixteen hexadecimal digits.
     """
     digest = hashlib.sha256(np.int64(num_images).tobytes())
     for image in images:
-        digest.update(np.ascontiguousarray(image))
+        digest.update(np.ascontiguousarray(image).data)
     digest.update(np.asarray(labels, "<i4").tobytes())
     digest.update(np.asarray(layout, "<i8").tobytes())
     return digest.hexdigest()[:16]

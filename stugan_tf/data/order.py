@@ -10,6 +10,9 @@ random: over 50000 indices the means of batches of 64 vary 0.6 times as much as 
 permutations of two epochs correlate by up to 0.67. A true shuffle of a million indices takes 60 ms.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
 import numpy as np
 import tensorflow as tf
 
@@ -19,12 +22,28 @@ from stugan_tf.randomness import fold
 ORDER_OF_SHARDS, ORDER_IN_BLOCK, FLIP = range(3)
 
 
-def seed_of(seed, purpose, number):
+# (path, records to skip, records to take) of a TFRecord file.
+FileRange: TypeAlias = tuple[str, int, int]
+
+
+class Blocks(Protocol):
+    """How an epoch is divided into blocks, each of which is shuffled in memory."""
+
+    num_images: int
+
+    def lengths(self, seed: int, epoch: int | tf.Tensor) -> tf.Tensor:
+        """int64 [num_blocks]: how many records each block of this epoch has."""
+
+    def read(self, seed: int, epoch: int | tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+        """The records [lengths[index]] of one block of this epoch, in any fixed order."""
+
+
+def seed_of(seed: int, purpose: int, number: int | tf.Tensor) -> tf.Tensor:
     """The int64 [2] seed of one use of randomness, e.g. for the block `number`."""
     return fold(tf.constant([seed, purpose], tf.int64), number)
 
 
-def permutation(length, seed):
+def permutation(length: int | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Uniformly random int64 [length] of 0 .. length - 1; `seed` as `seed_of` returns it."""
     indices = tf.range(tf.cast(length, tf.int64))
     return tf.random.experimental.stateless_shuffle(indices, seed, alg="philox")
@@ -33,16 +52,16 @@ def permutation(length, seed):
 class IndexBlock:
     """All images as one block whose records are their indices."""
 
-    def __init__(self, num_images):
+    def __init__(self, num_images: int) -> None:
         self.num_images = num_images
 
-    def lengths(self, seed, epoch):
-        """int64 [num_blocks]: how many records each block of this epoch has."""
+    def lengths(self, seed: int, epoch: int | tf.Tensor) -> tf.Tensor:
+        """See `Blocks`."""
         del seed, epoch
         return tf.constant([self.num_images], tf.int64)
 
-    def read(self, seed, epoch, index):
-        """The records [lengths[index]] of one block of this epoch, in any fixed order."""
+    def read(self, seed: int, epoch: int | tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+        """See `Blocks`; the records are indices."""
         del seed, epoch, index
         return tf.range(self.num_images, dtype=tf.int64)
 
@@ -51,27 +70,27 @@ class ShardBlocks:
     """Streamed TFRecord shards: shuffled as wholes, then read a block of shards at a time.
 
     Args:
-        shards: list of `(path, skip, take)`, the records each file contributes.
-        block_size: About how many records a block has; at least one shard.
+        shards: the records that each file contributes.
+        block_size: about how many records a block has; at least one shard.
     """
 
-    def __init__(self, shards, block_size):
+    def __init__(self, shards: Sequence[FileRange], block_size: int) -> None:
         paths, skips, takes = zip(*shards, strict=True)
         self.num_images = sum(takes)
         self._shards = (tf.constant(paths), tf.constant(skips, tf.int64))
         self._takes = tf.constant(takes, tf.int64)
         self._shards_per_block = max(1, round(block_size * len(shards) / self.num_images))
 
-    def lengths(self, seed, epoch):
-        """As `IndexBlock.lengths`."""
+    def lengths(self, seed: int, epoch: int | tf.Tensor) -> tf.Tensor:
+        """See `Blocks`."""
         takes = tf.gather(self._takes, self._order(seed, epoch))
         padding = -len(self._takes) % self._shards_per_block
         return tf.reduce_sum(
             tf.reshape(tf.pad(takes, [[0, padding]]), [-1, self._shards_per_block]), axis=1
         )
 
-    def read(self, seed, epoch, index):
-        """As `IndexBlock.read`; the records are strings."""
+    def read(self, seed: int, epoch: int | tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+        """See `Blocks`; the records are strings."""
         first = index * self._shards_per_block
         block = self._order(seed, epoch)[first : first + self._shards_per_block]
         takes = tf.gather(self._takes, block)
@@ -86,20 +105,22 @@ class ShardBlocks:
         )
         return records.batch(tf.reduce_sum(takes), drop_remainder=True).get_single_element()
 
-    def _order(self, seed, epoch):
+    def _order(self, seed: int, epoch: int | tf.Tensor) -> tf.Tensor:
         return permutation(len(self._takes), seed_of(seed, ORDER_OF_SHARDS, epoch))
 
 
-def ordered(blocks, *, seed, start, keep):
+def ordered(
+    blocks: Blocks, *, seed: int, start: int, keep: Callable[[tf.Tensor], tf.Tensor]
+) -> tf.data.Dataset:
     """The endless stream of examples from position `start` on.
 
     The next block is read while one is consumed: two are in memory.
 
     Args:
-        blocks: An `IndexBlock` or `ShardBlocks`.
-        seed: int.
-        start: int, the first position.
-        keep: From int64 [n] positions to bool [n]: which of them this pipeline delivers.
+        blocks: an `IndexBlock` or `ShardBlocks`.
+        seed: the order is a function of it and the epoch.
+        start: the first position, at least 0.
+        keep: from int64 [n] positions to bool [n]: which of them this pipeline delivers.
 
     Returns:
         Dataset of `(record, flip)`, `flip` being a fair bool drawn for the position.
@@ -110,7 +131,7 @@ def ordered(blocks, *, seed, start, keep):
     start_block = int(np.searchsorted(ends, start % blocks.num_images, side="right"))
 
     @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and it is slow
-    def read(number):
+    def read(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         epoch, index = number // num_blocks, number % num_blocks
         lengths = blocks.lengths(seed, epoch)
         length = lengths[index]

@@ -18,7 +18,9 @@ import pathlib
 import re
 import signal
 import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 import tensorflow as tf
 from PIL import Image
@@ -40,11 +42,11 @@ class Encoding:
     """What becomes of an image.
 
     Attributes:
-        image_size: int, height and width.
+        image_size: height and width in pixels.
         channels: 1 or 3.
         image_format: "jpeg" or "png".
-        quality: int in [1, 100], of JPEG; chroma is never subsampled.
-        exif_orientation: Whether images are turned as their EXIF data say. `image_folder` does
+        quality: of JPEG, in [1, 100]; chroma is never subsampled.
+        exif_orientation: whether images are turned as their EXIF data say. `image_folder` does
             not, nor do the reference's loaders.
     """
 
@@ -54,7 +56,7 @@ class Encoding:
     quality: int = 95
     exif_orientation: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_image_size(self.image_size)
         check_channels(self.channels)
         if self.image_format not in ("jpeg", "png"):
@@ -68,10 +70,11 @@ class Task:
     """One shard to write.
 
     Attributes:
-        path: Of the shard.
-        images, labels: The paths of its images and their classes, in order.
-        encoding: An `Encoding`.
-        skip_corrupt: Whether it is written without the images that cannot be decoded.
+        path: of the shard.
+        images: paths of its images, in order.
+        labels: their classes.
+        encoding: what becomes of the images.
+        skip_corrupt: whether it is written without the images that cannot be decoded.
     """
 
     path: pathlib.Path
@@ -95,24 +98,37 @@ class Sharding:
     """The plan for a folder; `run` carries out what is left of it.
 
     Attributes:
-        num_images: int, in the folder.
-        num_shards: int.
-        num_classes: int.
-        pattern: str, what `tfrecords` is given.
-        manifest_path: Path of a JSON file: the configuration, the classes in the order of their
+        num_images: number of images in the folder.
+        num_shards: number of shards, finished or not.
+        num_classes: number of classes; 1 without sub-folders.
+        pattern: what `tfrecords` is given.
+        manifest_path: path of a JSON file: the configuration, the classes in the order of their
             labels, and the finished shards with the images they leave out.
     """
 
-    def __init__(self, folder, output, encoding, *, num_shards=None, split="train", seed=0):
+    def __init__(
+        self,
+        folder: str,
+        output: str | os.PathLike[str],
+        encoding: Encoding,
+        *,
+        num_shards: int | None = None,
+        split: str = "train",
+        seed: int = 0,
+    ) -> None:
         """Lists the folder; nothing is written.
 
         Args:
-            folder: str as `image_folder` takes it.
-            output: Local folder for shards and manifest.
-            encoding: An `Encoding`.
-            num_shards: int; None for about 1024 images in each.
-            split: str that the names of the shards begin with.
-            seed: int; which image is in which shard, and where, is a function of it.
+            folder: as `image_folder` takes it.
+            output: a local folder for shards and manifest.
+            encoding: what becomes of the images.
+            num_shards: None for about 1024 images in each.
+            split: what the names of the shards begin with.
+            seed: which image is in which shard, and where, is a function of it.
+
+        Raises:
+            InputError: if the folder holds no images, the output lies in it, or another argument
+                cannot work.
         """
         check_natural("The seed", seed)
         if not re.fullmatch(r"\w+", split, re.ASCII):
@@ -141,17 +157,28 @@ class Sharding:
         self.pattern = str(self._output / f"{split}-*-of-{self.num_shards:05}.tfrecord")
         self.manifest_path = self._output / f"{split}{MANIFEST}"
 
-    def run(self, *, workers=1, skip_corrupt=False, on_shard=lambda shard: None):
+    def run(
+        self,
+        *,
+        workers: int = 1,
+        skip_corrupt: bool = False,
+        on_shard: Callable[[Shard], object] = lambda shard: None,
+    ) -> dict[str, str]:
         """Writes the shards that are not finished.
 
         Args:
-            workers: int, processes; 1 is this one.
-            skip_corrupt: Whether images that cannot be decoded are left out. Otherwise they make
+            workers: number of processes; 1 is this one.
+            skip_corrupt: whether images that cannot be decoded are left out. Otherwise they make
                 this fail, after all others were checked and all shards without them written.
-            on_shard: Called with each `Shard`, those that were finished before included.
+            on_shard: called with each `Shard`, those that were finished before included.
 
         Returns:
-            dict of path relative to the folder -> reason: the images left out.
+            The images left out: {path relative to the folder: reason}.
+
+        Raises:
+            InputError: if images cannot be decoded and are not to be skipped, none can be decoded,
+                or the output belongs to something else.
+            FailedRun: if a worker was killed.
         """
         with self._locked():
             manifest = self._manifest()
@@ -164,7 +191,7 @@ class Sharding:
             self._write(manifest)
             for name, found in finished.items():
                 on_shard(Shard(name, found["num_images"], found["num_bytes"], found["skipped"]))
-            corrupt = {}
+            corrupt: dict[str, str] = {}
             for shard in _written(self._tasks(set(finished), skip_corrupt), workers):
                 relative = {self._relative(path): why for path, why in shard.corrupt.items()}
                 corrupt.update(relative)
@@ -182,7 +209,7 @@ class Sharding:
             raise InputError(f"No image of {self._folder} can be decoded.")
         return {path: why for found in finished.values() for path, why in found["skipped"].items()}
 
-    def _tasks(self, finished, skip_corrupt):
+    def _tasks(self, finished: Collection[str], skip_corrupt: bool) -> list[Task]:
         order = sorted(range(self.num_images), key=self._place)
         tasks = []
         for index in range(self.num_shards):
@@ -201,15 +228,15 @@ class Sharding:
                 )
         return tasks
 
-    def _place(self, image):
+    def _place(self, image: int) -> bytes:
         """A random key; by a hash, because generators may change with NumPy's version."""
         text = f"{self._seed}/{self._relative(self._images[image])}"
         return hashlib.sha256(text.encode()).digest()[:16]
 
-    def _relative(self, path):
+    def _relative(self, path: str) -> str:
         return path[len(self._folder) :].lstrip("/")
 
-    def _configuration(self):
+    def _configuration(self) -> dict[str, Any]:
         listing = hashlib.sha256()
         for path in self._images:
             listing.update(self._relative(path).encode() + b"\0")
@@ -224,7 +251,7 @@ class Sharding:
             "classes": list(self._classes) if self._classes else None,
         }
 
-    def _manifest(self):
+    def _manifest(self) -> dict[str, Any]:
         """That of the output folder if it is of this configuration, else a new one."""
         configuration = self._configuration()
         for path in self._output.glob(f"*{MANIFEST}"):
@@ -245,7 +272,7 @@ class Sharding:
             )
         return {**configuration, "shards": {}}
 
-    def _compare(self, manifest, configuration):
+    def _compare(self, manifest: dict[str, Any], configuration: dict[str, Any]) -> None:
         different = [
             f"{name} was {manifest.get(name)!r}, is {value!r}"
             for name, value in configuration.items()
@@ -258,16 +285,16 @@ class Sharding:
                 f"output, or remove {self.manifest_path.name} and the shards."
             )
 
-    def _is_whole(self, name, found):
+    def _is_whole(self, name: str, found: dict[str, Any]) -> bool:
         path = self._output / name
         return path.is_file() and path.stat().st_size == found["num_bytes"]
 
-    def _write(self, manifest):
+    def _write(self, manifest: dict[str, Any]) -> None:
         ordered = {**manifest, "shards": dict(sorted(manifest["shards"].items()))}
         text = json.dumps(ordered, indent=1, ensure_ascii=False)
         write_atomically(self.manifest_path, text.encode())
 
-    def _complaint(self, corrupt):
+    def _complaint(self, corrupt: dict[str, str]) -> str:
         named = sorted(corrupt.items())[:NUM_NAMED]
         lines = [f"  {os.path.join(self._folder, path)}: {why}" for path, why in named]
         if len(corrupt) > NUM_NAMED:
@@ -282,7 +309,7 @@ class Sharding:
         )
 
     @contextlib.contextmanager
-    def _locked(self):
+    def _locked(self) -> Iterator[None]:
         with locked(self._output / f".{self._split}.lock", f"The output {self._output}"):
             for name in (f"{self._split}-*.tfrecord", self.manifest_path.name):
                 for left_over in self._output.glob(f".{name}.*"):  # by a kill
@@ -290,10 +317,10 @@ class Sharding:
             yield
 
 
-def write_shard(task):
+def write_shard(task: Task) -> Shard:
     """Writes one shard, whole or not at all; returns a `Shard`."""
     temporary = task.path.with_name(f".{task.path.name}.{os.getpid()}")
-    corrupt = {}
+    corrupt: dict[str, str] = {}
     try:
         with tf.io.TFRecordWriter(str(temporary)) as writer:
             for image, label in zip(task.images, task.labels, strict=True):
@@ -311,7 +338,7 @@ def write_shard(task):
     return Shard(task.path.name, len(task.images) - len(corrupt), size, corrupt)
 
 
-def example(encoded, label):
+def example(encoded: bytes, label: int) -> bytes:
     """The bytes of a `tf.train.Example` with what `tfrecords` looks for by default."""
     feature = {
         "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded])),
@@ -321,7 +348,7 @@ def example(encoded, label):
     return tf.train.Example(features=features).SerializeToString(deterministic=True)
 
 
-def encode(path, encoding):
+def encode(path: str, encoding: Encoding) -> bytes:
     """The bytes of the image at `path` after `encoding`, an `Encoding`."""
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
@@ -340,21 +367,21 @@ class _CorruptError(Exception):
     """An image cannot be decoded; the message says why."""
 
 
-def _orientation(encoded):
+def _orientation(encoded: bytes) -> int:
     """1 .. 8 by EXIF; 1, upright, where nothing is said."""
     try:
-        orientation = Image.open(io.BytesIO(encoded)).getexif().get(ORIENTATION)
+        orientation = Image.open(io.BytesIO(encoded)).getexif().get(ORIENTATION, 1)
         return int(orientation) if orientation in range(1, 9) else 1
     except Exception:  # whatever bad EXIF data can raise: they are no part of the pixels
         return 1
 
 
 @functools.cache
-def _encoder(encoding):
+def _encoder(encoding: Encoding) -> Callable[[bytes, str, int], tf.Tensor]:
     text = tf.TensorSpec([], tf.string)
 
     @tf.autograph.experimental.do_not_convert
-    def transform(original, path, orientation):
+    def transform(original: tf.Tensor, path: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
         image = turned(decode(original, path, encoding.channels), orientation)
         image = square(image, encoding.image_size)
         if encoding.image_format == "png":
@@ -364,10 +391,12 @@ def _encoder(encoding):
     return tf.function(transform, input_signature=[text, text, tf.TensorSpec([], tf.int32)])
 
 
-def turned(image, orientation):
-    """An image [H, W, C] as it is to be seen, by its EXIF orientation, 1 .. 8."""
+def turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Turns an image [H, W, C] upright, by its EXIF orientation, 1 .. 8."""
 
-    def when(orientations, change, image):
+    def when(
+        orientations: Sequence[int], change: Callable[[tf.Tensor], tf.Tensor], image: tf.Tensor
+    ) -> tf.Tensor:
         chosen = tf.reduce_any(orientation == tf.constant(orientations))
         return tf.cond(chosen, lambda: change(image), lambda: image)
 
@@ -376,7 +405,7 @@ def turned(image, orientation):
     return when([3, 4, 7, 8], lambda image: image[::-1], image)
 
 
-def _read(path):
+def _read(path: pathlib.Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_bytes())
         manifest["classes"], manifest["shards"].items()
@@ -388,7 +417,7 @@ def _read(path):
     return manifest
 
 
-def _written(tasks, workers):
+def _written(tasks: Sequence[Task], workers: int) -> Iterator[Shard]:
     """Yields a `Shard` for each task as it is done."""
     if min(workers, len(tasks)) <= 1:
         yield from map(write_shard, tasks)
@@ -412,12 +441,13 @@ def _written(tasks, workers):
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker():
+def _start_worker() -> None:
     """Lets a process use one core and no GPU, and end with the one that started it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The one that started it tells it to stop.
     parent = multiprocessing.parent_process()
+    assert parent is not None
 
-    def follow():
+    def follow() -> None:
         parent.join()
         os._exit(1)
 

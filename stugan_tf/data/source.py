@@ -4,15 +4,18 @@ import contextlib
 import functools
 import math
 import re
+from collections.abc import Iterator, Sequence
 
 import gin
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from stugan_tf.checks import check_instance
 from stugan_tf.data.inspection import Inspection, fingerprint
-from stugan_tf.data.order import IndexBlock, ordered
+from stugan_tf.data.order import Blocks, IndexBlock, ordered
 from stugan_tf.errors import InputError
+from stugan_tf.signatures import ImageShape
 
 NUM_SAMPLED = 2048
 
@@ -24,25 +27,28 @@ class Source:
     properties) and how to `load` one image. Sets that fit into `cache_gib` are decoded once.
 
     Attributes:
-        name: str.
+        name: what messages and records call it.
         image_shape: (height, width, channels), known without the data where possible.
-        num_classes: int; an unlabelled set has one class.
-        class_names: tuple of str, or None.
-        num_images: int.
-        flip: Whether images are mirrored left to right at random, by (seed, position).
-        cache_gib: Up to how many GiB of uint8 pixels the decoded set is held in memory.
+        num_classes: number of classes; an unlabelled set has one.
+        class_names: a name for each class, or None.
+        num_images: number of images.
+        flip: whether images are mirrored left to right at random, by (seed, position).
+        cache_gib: GiB; up to this size in uint8 pixels the decoded set is held in memory.
     """
 
     name: str
-    image_shape: tuple[int, int, int]
+    image_shape: ImageShape
     num_classes: int
     num_images: int
     class_names: tuple[str, ...] | None = None
-    flip = False
-    cache_gib = 2.0
+    flip: bool = False
+    cache_gib: float = 2.0
 
-    def load(self, record):
-        """From one scalar record, an int64 index below `num_images` unless `blocks` says else.
+    def load(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Loads one image.
+
+        Args:
+            record: scalar; an int64 index below `num_images` unless `blocks` says otherwise.
 
         Returns:
             `(image, label)`: uint8 [H, W, C] and an int scalar.
@@ -50,20 +56,20 @@ class Source:
         raise NotImplementedError
 
     @property
-    def blocks(self):
+    def blocks(self) -> Blocks:
         """How an epoch is divided for shuffling, see `order`."""
         return IndexBlock(self.num_images)
 
-    def records(self):
+    def records(self) -> tf.data.Dataset:
         """All records in stored order."""
         return tf.data.Dataset.range(self.num_images)
 
     @property
-    def has_random_access(self):
+    def has_random_access(self) -> bool:
         """Whether a record is the index of an image, so that any can be had at once."""
         return isinstance(self.blocks, IndexBlock)
 
-    def examples_at(self, positions):
+    def examples_at(self, positions: Sequence[int] | np.ndarray) -> tf.data.Dataset:
         """Some images.
 
         Args:
@@ -76,31 +82,39 @@ class Source:
         self.image_shape  # noqa: B018 - may be that of the first image, which is not read in a graph
         return self.records_at(positions).map(self._load, tf.data.AUTOTUNE)
 
-    def records_at(self, positions):
+    def records_at(self, positions: Sequence[int] | np.ndarray) -> tf.data.Dataset:
         """As `examples_at`, not yet loaded."""
         if self.has_random_access:
             return tf.data.Dataset.from_tensor_slices(np.asarray(positions, np.int64))
         return self.records().skip(positions[0]).take(len(positions))
 
-    def example(self, record):
+    def example(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """One image and its label from one record, as `examples_at` gives them."""
         return self._load(record)
 
-    def sample(self, count):
+    def sample(self, count: int) -> tf.data.Dataset:
         """`count` records spread evenly over the set."""
         return tf.data.Dataset.from_tensor_slices(
             np.linspace(0, self.num_images - 1, count).astype(np.int64)
         )
 
-    def layout(self):
+    def layout(self) -> npt.ArrayLike:
         """Sizes that tell apart sets which agree in the sample; int64 of any shape."""
         return ()
 
-    def count_classes(self, labels):
+    def count_classes(self, labels: npt.ArrayLike) -> tuple[np.ndarray, int]:
         """`(class_counts, num_counted)` from int32 [n] labels of the images read."""
-        return np.bincount(labels, minlength=self.num_classes), len(labels)
+        return np.bincount(labels, minlength=self.num_classes), np.size(labels)
 
-    def batches(self, global_batch_size, *, seed, start=0, num_replicas=1, replicas=(0,)):
+    def batches(
+        self,
+        global_batch_size: int,
+        *,
+        seed: int,
+        start: int = 0,
+        num_replicas: int = 1,
+        replicas: Sequence[int] = (0,),
+    ) -> tf.data.Dataset:
         """The endless batches of some replicas, from global batch `start` on.
 
         Row i of global batch k is the image at position k * global_batch_size + i. Replica r has
@@ -109,19 +123,22 @@ class Source:
         hand them to `strategy.distribute_datasets_from_function`.
 
         Args:
-            global_batch_size: int, over all replicas.
-            seed: int; the order is a function of it and the epoch.
-            start: int, the number of global batches already seen.
-            num_replicas: int.
-            replicas: Which replicas to yield for, in turn; ascending.
+            global_batch_size: number of images in a step, over all replicas.
+            seed: the order is a function of it and the epoch.
+            start: how many global batches have been seen.
+            num_replicas: number of replicas; it divides the batch size.
+            replicas: which replicas to yield for, in turn; ascending.
 
         Returns:
             Dataset of `(images, labels)`: float32 [b, H, W, C] in [-1, 1] and int32 [b].
+
+        Raises:
+            InputError: if the batch, the start or the replicas cannot be.
         """
         _check_batches(global_batch_size, start, num_replicas, replicas)
         batch_size = global_batch_size // num_replicas
 
-        def keep(positions):
+        def keep(positions: tf.Tensor) -> tf.Tensor:
             replica = positions % global_batch_size // batch_size
             return tf.reduce_any(replica[:, None] == tf.constant(list(replicas), tf.int64), axis=1)
 
@@ -147,7 +164,7 @@ class Source:
         batches = batches.map(self._finish, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
         return batches.with_options(options)
 
-    def in_order(self, batch_size, start=0):
+    def in_order(self, batch_size: int, start: int = 0) -> tf.data.Dataset:
         """Every image once, as stored, from image number `start` on; the last batch may be short.
 
         Returns:
@@ -160,12 +177,12 @@ class Source:
             examples = tf.data.Dataset.from_tensor_slices(rest)
         return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
-    def inspect(self):
+    def inspect(self) -> Inspection:
         """Reads all of a set that fits in memory, else a sample, and checks it on the way."""
         with self.reading():
             if self._cache is not None:
                 images, labels = (part.numpy() for part in self._cache)
-                layout = ()
+                layout: npt.ArrayLike = ()
             else:
                 sample = self.sample(min(NUM_SAMPLED, self.num_images))
                 images, labels = zip(
@@ -184,11 +201,11 @@ class Source:
             named=self.class_names is not None,
         )
 
-    def diagnose(self):
+    def diagnose(self) -> None:
         """Raises an `InputError` that names what made reading fail, if that can be found out."""
 
     @contextlib.contextmanager
-    def reading(self):
+    def reading(self) -> Iterator[None]:
         """Turns what TensorFlow says of unreadable data into an `InputError`."""
         try:
             yield
@@ -197,7 +214,7 @@ class Source:
             raise InputError(f"{self.name} cannot be read. {reason(error)}") from error
 
     @functools.cached_property
-    def _cache(self):
+    def _cache(self) -> tuple[tf.Tensor, tf.Tensor] | None:
         """uint8 [num_images, H, W, C] and int32 [num_images] on the CPU, or None if too large."""
         if self.num_images < 1:
             raise InputError(f"{self.name} holds no image: at least 1 is needed.")
@@ -208,7 +225,7 @@ class Source:
             return examples.batch(self.num_images, drop_remainder=True).get_single_element()
 
     @tf.autograph.experimental.do_not_convert  # it would wrap our errors in its own
-    def _load(self, record):
+    def _load(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image, label = self.load(record)
         image = tf.convert_to_tensor(image)
         if image.dtype != tf.uint8 or not image.shape.is_compatible_with(self.image_shape):
@@ -224,25 +241,29 @@ class Source:
         with tf.control_dependencies([in_range] if in_range is not None else []):
             return tf.ensure_shape(image, self.image_shape), tf.ensure_shape(label, [])
 
-    def _finish(self, images, labels, flips):
+    def _finish(
+        self, images: tf.Tensor, labels: tf.Tensor, flips: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         if self.flip:
             images = tf.where(flips[:, None, None, None], images[:, :, ::-1], images)
         return tf.cast(images, tf.float32) / 127.5 - 1.0, labels
 
 
-def reason(error):
+def reason(error: tf.errors.OpError) -> str:
     """What TensorFlow's error over an image says, without where in TensorFlow it arose."""
     return re.sub(r"(?s)^.*(InputError|assertion failed|}}):? | \[Op:.*|\n.*", "", error.message)
 
 
 @gin.configurable
-def data(source=gin.REQUIRED):
+def data(source: Source = gin.REQUIRED) -> Source:
     """The source a configuration chose, e.g. by `data.source = @cifar10()`."""
     check_instance("data.source", source, Source)
     return source
 
 
-def _check_batches(global_batch_size, start, num_replicas, replicas):
+def _check_batches(
+    global_batch_size: int, start: int, num_replicas: int, replicas: Sequence[int]
+) -> None:
     if global_batch_size < 1 or num_replicas < 1 or global_batch_size % num_replicas:
         raise InputError(
             f"`global_batch_size` must be a positive multiple of the number of replicas, got "

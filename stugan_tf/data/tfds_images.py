@@ -1,22 +1,39 @@
 """Image data sets of TensorFlow Datasets, read from their prepared shards."""
 
 import difflib
+from typing import TYPE_CHECKING
 
 import gin
 
+from stugan_tf.data.order import FileRange
 from stugan_tf.data.tfrecords import TFRecords
 from stugan_tf.errors import InputError
 
+if TYPE_CHECKING:  # It takes a second to import, and not every source needs it.
+    import tensorflow_datasets as tfds
+
 
 @gin.configurable
-def cifar10(split="train", flip=False, data_dir=None):
-    """CIFAR-10: 50000 (`train`) or 10000 (`test`) images of 32 x 32, 10 classes."""
+def cifar10(split: str = "train", flip: bool = False, data_dir: str | None = None) -> TFRecords:
+    """CIFAR-10: 50000 (`train`) or 10000 (`test`) images of 32 x 32, 10 classes.
+
+    The arguments are those of `tfds_images`.
+    """
     return tfds_images("cifar10", split, flip=flip, data_dir=data_dir)
 
 
 @gin.configurable
-def imagenet2012(split="train", image_size=128, flip=False, data_dir=None, block_size=8192):
-    """ImageNet: 1281167 (`train`) or 50000 (`validation`) images, 1000 classes."""
+def imagenet2012(
+    split: str = "train",
+    image_size: int = 128,
+    flip: bool = False,
+    data_dir: str | None = None,
+    block_size: int = 8192,
+) -> TFRecords:
+    """ImageNet: 1281167 (`train`) or 50000 (`validation`) images, 1000 classes.
+
+    The arguments are those of `tfds_images`.
+    """
     return tfds_images(
         "imagenet2012", split, image_size, flip=flip, data_dir=data_dir, block_size=block_size
     )
@@ -24,28 +41,35 @@ def imagenet2012(split="train", image_size=128, flip=False, data_dir=None, block
 
 @gin.configurable
 def tfds_images(
-    name,
-    split="train",
-    image_size=None,
-    image_feature="image",
-    label_feature="label",
-    flip=False,
-    cache_gib=2.0,
-    block_size=8192,
-    data_dir=None,
-):
-    """Any image data set of TensorFlow Datasets; all but `num_images` is known unprepared.
+    name: str,
+    split: str = "train",
+    image_size: int | None = None,
+    image_feature: str = "image",
+    label_feature: str | None = "label",
+    flip: bool = False,
+    cache_gib: float = 2.0,
+    block_size: int = 8192,
+    data_dir: str | None = None,
+) -> TFRecords:
+    """Any image data set of TensorFlow Datasets.
+
+    All but `num_images` is known before the data set is prepared, which happens at first use.
 
     Args:
-        name: str as `tfds.builder` takes it, e.g. "stl10" or "lsun/classroom:3.*.*".
-        split: str, slices such as "train[:90%]" included.
-        image_size: int to crop and resize to; None where all images have one size.
-        image_feature: Name of the image.
-        label_feature: Name of the class, None if there is none.
-        flip: As in `Source`.
-        cache_gib: As in `Source`.
-        block_size: About how many records of a set too large for memory are shuffled at once.
-        data_dir: Where data sets are prepared; None is TensorFlow Datasets' default.
+        name: as `tfds.builder` takes it, e.g. "stl10" or "lsun/classroom:3.*.*".
+        split: may be a slice, such as "train[:90%]".
+        image_size: height and width in pixels; images are cropped to a square and resized. None if
+            all images have the same size.
+        image_feature: name of the image.
+        label_feature: name of the class, None for a set without classes.
+        flip: as in `Source`.
+        cache_gib: as in `Source`.
+        block_size: about how many records of a set too large for memory are shuffled at once.
+        data_dir: where data sets are prepared; None is TensorFlow Datasets' default.
+
+    Raises:
+        InputError: if there is no such data set or feature, or its images differ in size. At first
+            use: if there is no such split, or the data set cannot be prepared.
     """
     import tensorflow_datasets as tfds
 
@@ -82,7 +106,7 @@ def tfds_images(
     )
 
 
-def _builder(name, data_dir):
+def _builder(name: str, data_dir: str | None) -> "tfds.core.DatasetBuilder":
     import tensorflow_datasets as tfds
 
     try:
@@ -93,7 +117,7 @@ def _builder(name, data_dir):
         raise InputError(f"TensorFlow Datasets has no data set {name!r}. {hint}") from error
 
 
-def _shards(builder, split):
+def _shards(builder: "tfds.core.DatasetBuilder", split: str) -> list[FileRange]:
     """List of `(path, skip, take)`; prepares the data set if that has not been done."""
     if not builder.is_prepared():
         try:

@@ -3,44 +3,52 @@
 import concurrent.futures
 import functools
 import struct
+from collections.abc import Callable, Sequence
 
 import gin
+import numpy as np
 import tensorflow as tf
 
 from stugan_tf.data.decoding import check_channels, check_image_size, decode, fit
-from stugan_tf.data.order import ShardBlocks
+from stugan_tf.data.order import FileRange, ShardBlocks
 from stugan_tf.data.source import Source
 from stugan_tf.errors import InputError
+from stugan_tf.signatures import ImageShape
 
 
 @gin.configurable
 def tfrecords(
-    pattern,
-    image_size=None,
-    channels=3,
-    num_classes=1,
-    image_feature="image/encoded",
-    label_feature="image/class/label",
-    label_offset=0,
-    flip=False,
-    cache_gib=2.0,
-    block_size=8192,
-    class_names=None,
-):
+    pattern: str,
+    image_size: int | None = None,
+    channels: int = 3,
+    num_classes: int = 1,
+    image_feature: str = "image/encoded",
+    label_feature: str = "image/class/label",
+    label_offset: int = 0,
+    flip: bool = False,
+    cache_gib: float = 2.0,
+    block_size: int = 8192,
+    class_names: Sequence[str] | None = None,
+) -> "TFRecords":
     """Shards whose names match a pattern.
 
     Args:
-        pattern: str, e.g. "/data/train-*.tfrecord".
-        image_size: int to crop and resize to; None where all images have one size.
-        channels: 1 or 3.
-        num_classes: int; with 1, labels are not read.
-        image_feature: Name of the feature that holds an encoded image.
-        label_feature: Name of the int64 feature that holds its class.
-        label_offset: The first class's label: 1 in shards of the Inception kind.
-        flip: As in `Source`.
-        cache_gib: As in `Source`.
-        block_size: About how many records of a set too large for memory are shuffled at once.
-        class_names: A str for each class, for people.
+        pattern: a path with wildcards, e.g. "/data/train-*.tfrecord".
+        image_size: height and width in pixels; images are cropped to a square and resized. None if
+            all images have the same size.
+        channels: 1 or 3, to which grey and colour images are converted.
+        num_classes: number of classes; with 1, labels are not read.
+        image_feature: name of the feature that holds an encoded image.
+        label_feature: name of the int64 feature that holds its class.
+        label_offset: the label of the first class: 1 in shards of the Inception kind.
+        flip: as in `Source`.
+        cache_gib: as in `Source`.
+        block_size: about how many records of a set too large for memory are shuffled at once.
+        class_names: a name for each class, for people.
+
+    Raises:
+        InputError: if no file matches or another argument cannot work. At first use: if a file is
+            truncated or not a TFRecord file.
     """
     check_channels(channels)
     if class_names is not None and len(class_names) != num_classes:
@@ -71,14 +79,14 @@ def tfrecords(
     )
 
 
-def count_records(paths):
+def count_records(paths: Sequence[str]) -> list[FileRange]:
     """Counts records by hopping from header to header.
 
     Returns:
         `[(path, 0, number of records), ...]`, the shards of `ShardBlocks`.
     """
 
-    def count(path):
+    def count(path: str) -> FileRange:
         size = tf.io.gfile.stat(path).length
         num_records = position = 0
         with tf.io.gfile.GFile(path, "rb") as file:
@@ -107,20 +115,20 @@ class TFRecords(Source):
     def __init__(
         self,
         *,
-        name,
-        find_shards,
-        image_size,
-        image_shape,
-        channels,
-        num_classes,
-        image_feature,
-        label_feature,
-        label_offset=0,
-        class_names=None,
-        flip,
-        cache_gib,
-        block_size,
-    ):
+        name: str,
+        find_shards: Callable[[], list[FileRange]],
+        image_size: int | None,
+        image_shape: ImageShape | None,
+        channels: int,
+        num_classes: int,
+        image_feature: str,
+        label_feature: str | None,
+        label_offset: int = 0,
+        class_names: tuple[str, ...] | None = None,
+        flip: bool,
+        cache_gib: float,
+        block_size: int,
+    ) -> None:
         check_image_size(image_size)
         self.name = name
         self.num_classes = num_classes
@@ -137,33 +145,33 @@ class TFRecords(Source):
         self._block_size = block_size
 
     @functools.cached_property
-    def shards(self):
+    def shards(self) -> list[FileRange]:
         """List of `(path, skip, take)`."""
         return self._find_shards()
 
     @property
-    def num_images(self):
+    def num_images(self) -> int:  # type: ignore[override]
         """Sum over shards."""
         return sum(take for _, _, take in self.shards)
 
     @functools.cached_property
-    def image_shape(self):
-        """As told, else that of the first image."""
+    def image_shape(self) -> ImageShape:  # type: ignore[override]
+        """As given, or the shape of the first image."""
         if self._image_shape is not None:
             return self._image_shape
         with self.reading():
             return tuple(self._decode(next(iter(self.records())))[0].shape)
 
     @functools.cached_property
-    def blocks(self):
+    def blocks(self) -> ShardBlocks:
         """Blocks of about `block_size` records."""
         return ShardBlocks(self.shards, self._block_size)
 
-    def records(self):
+    def records(self) -> tf.data.Dataset:
         """Serialized examples."""
         return self._read(self.shards)
 
-    def records_at(self, positions):
+    def records_at(self, positions: Sequence[int] | np.ndarray) -> tf.data.Dataset:
         """Opens only the shards that hold some of them."""
         start, stop = positions[0], positions[-1] + 1
         parts, first = [], 0
@@ -174,17 +182,17 @@ class TFRecords(Source):
             first += take
         return self._read(parts)
 
-    def sample(self, count):
+    def sample(self, count: int) -> tf.data.Dataset:
         """The first records of shards spread evenly."""
         shards = self.shards[:: max(1, len(self.shards) // 64)]
         per_shard = -(-count // len(shards))
         return self._read([(path, skip, min(take, per_shard)) for path, skip, take in shards])
 
-    def layout(self):
+    def layout(self) -> list[tuple[int, int, int]]:
         """Bytes and records of each shard."""
         return [(tf.io.gfile.stat(path).length, skip, take) for path, skip, take in self.shards]
 
-    def diagnose(self):
+    def diagnose(self) -> None:
         """Names the first shard that has a damaged record."""
         for path, _, _ in self.shards:
             try:
@@ -195,12 +203,12 @@ class TFRecords(Source):
                     f"{path} is damaged or truncated: write, copy or prepare it again."
                 ) from error
 
-    def load(self, record):
+    def load(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Parses and decodes a serialized example."""
         image, label = self._decode(record)
         return fit(image, self.name, self._image_size, self.image_shape), label
 
-    def _decode(self, record):
+    def _decode(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | int]:
         features = {self._image_feature: tf.io.FixedLenFeature([], tf.string)}
         if self._label_feature is not None:
             features[self._label_feature] = tf.io.FixedLenFeature([], tf.int64)
@@ -210,7 +218,7 @@ class TFRecords(Source):
             return image, 0
         return image, example[self._label_feature] - self._label_offset
 
-    def _read(self, shards):
+    def _read(self, shards: Sequence[FileRange]) -> tf.data.Dataset:
         columns = zip(*shards, strict=True)
         return tf.data.Dataset.from_tensor_slices(tuple(map(list, columns))).flat_map(
             lambda path, skip, take: (

@@ -34,7 +34,7 @@ class Mean(NamedTuple):
 
     mean: float
     deviation: float | None  # Of the sample, n - 1; None of a single run.
-    count: int
+    count: int  # type: ignore[assignment]  # tuple.count is not used
 
 
 def collect(cells, name_of, folder):

@@ -1,6 +1,7 @@
 """A layer whose kernel stays zero under a mask: where models and sparsity meet."""
 
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -10,6 +11,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.layers.conditional import ConditionalBatchNormalization
 from stugan_tf.layers.execution import check_execution, is_supported, product
 from stugan_tf.layers.spectral import SpectralNormalization
+from stugan_tf.signatures import Shape
 
 # What `mask_layers` may wrap. Depthwise and separable convolutions hold too few weights to prune.
 CONVOLUTIONS = (
@@ -39,12 +41,12 @@ class Masked(keras.layers.Wrapper):
         **kwargs: of `keras.layers.Layer`; the name is the wrapped layer's unless given.
     """
 
-    def __init__(self, layer, **kwargs):
+    def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
         kwargs.setdefault("name", layer.name)
         super().__init__(layer, **kwargs)
         self.execution = "dense"
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Builds the wrapped layer, then a mask of ones in the shape of its kernel."""
         super().build(input_shape)
         if not isinstance(getattr(self.layer, "kernel", None), keras.Variable):
@@ -69,7 +71,7 @@ class Masked(keras.layers.Wrapper):
             self.layer.matmul_op = self._matmul
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Calls the wrapped layer; Keras hands `training` down by itself."""
         is_dense = self.execution == "dense" or not is_supported(self.layer)
         if is_dense or type(self.layer) is not keras.layers.Dense:
@@ -79,45 +81,45 @@ class Masked(keras.layers.Wrapper):
             outputs = outputs + self.layer.bias
         return outputs if self.layer.activation is None else self.layer.activation(outputs)
 
-    def _convolve(self, inputs, kernel):
+    def _convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         outputs = self._sparse_product(inputs, kernel)
         return self._convolve_densely(inputs, kernel) if outputs is None else outputs
 
-    def _matmul(self, inputs, kernel):
+    def _matmul(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         outputs = self._sparse_product(inputs, kernel)
         return keras.ops.matmul(inputs, kernel) if outputs is None else outputs
 
-    def _sparse_product(self, inputs, kernel):
+    def _sparse_product(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor | None:
         if not is_supported(self.layer):
             return None
         return product(self, tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel))
 
-    def density(self):
+    def density(self) -> float:
         """The fraction of ones in the mask, a Python float."""
         return self.num_active() / math.prod(self.kernel.shape)
 
     @property
-    def is_replaceable(self):
+    def is_replaceable(self) -> bool:
         """Whether the wrapped layer is a convolution as Keras computes it."""
         own = getattr(type(self.layer), "convolution_op", None)
         return own is keras.layers.Conv2D.convolution_op
 
-    def effective_kernel(self, training):
+    def effective_kernel(self, training: bool) -> tf.Tensor:
         """What the inputs are convolved with or multiplied by: W, or W / sigma(W)."""
         if isinstance(self.layer, SpectralNormalization):
             return self.layer.normalized_kernel(training)
         return tf.convert_to_tensor(self.layer.kernel)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The output shape of the wrapped layer."""
         return self.layer.compute_output_shape(input_shape)
 
     @property
-    def kernel(self):
+    def kernel(self) -> keras.Variable:
         """The kernel variable of the wrapped layer, zero wherever the mask is zero."""
         return self.layer.kernel
 
-    def assign_mask(self, mask):
+    def assign_mask(self, mask: tf.Tensor) -> None:
         """Replaces the mask and zeroes what it excludes.
 
         Args:
@@ -126,17 +128,17 @@ class Masked(keras.layers.Wrapper):
         self.kernel_mask.assign(mask)
         self.kernel.assign(self.kernel * tf.cast(mask, self.kernel.dtype))
 
-    def num_active(self):
+    def num_active(self) -> int:
         """The number of ones in the mask, a Python integer."""
         return int(tf.math.count_nonzero(self.kernel_mask.value))
 
 
-def masked_layers(model):
+def masked_layers(model: keras.Model) -> list[Masked]:
     """All `Masked` layers inside a model, each once, in the order in which Keras lists them."""
     return [layer for layer in all_layers(model) if isinstance(layer, Masked)]
 
 
-def set_execution(model, execution):
+def set_execution(model: keras.Model, execution: str) -> keras.Model:
     """Sets how all masked layers of a model compute; functions already traced keep their way.
 
     Args:
@@ -154,7 +156,7 @@ def set_execution(model, execution):
     return model
 
 
-def mask_layers(model, mask_dense=False):
+def mask_layers(model: keras.Model, mask_dense: bool = False) -> keras.Model:
     """Wraps layers of a functional or sequential model in `Masked`.
 
     Wrapped are the convolutions, if the model has no `Masked` layer yet: else its author has chosen
@@ -173,9 +175,9 @@ def mask_layers(model, mask_dense=False):
     """
     kinds = () if masked_layers(model) else CONVOLUTIONS
     dense = unmasked_dense_layers(model) if mask_dense else []
-    masked = {}  # A layer that two nested models share has one mask, too.
+    masked: dict[int, Masked] = {}  # A layer that two nested models share has one mask, too.
 
-    def wrap(layer):
+    def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.Model):
             return rewrite(layer)
         if not isinstance(layer, kinds) and layer not in dense:
@@ -184,7 +186,7 @@ def mask_layers(model, mask_dense=False):
             masked[id(layer)] = Masked(layer)
         return masked[id(layer)]
 
-    def rewrite(model):
+    def rewrite(model: keras.Model) -> keras.Model:
         try:
             return keras.models.clone_model(model, clone_function=wrap)
         except InputError:

@@ -10,7 +10,8 @@ Layers are named as in the reference code. Spectral norm is its own too: see `la
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import gin
 import keras
@@ -23,6 +24,7 @@ from stugan_tf.layers.initializers import normal_weights, torch_bias
 from stugan_tf.layers.masked import Masked
 from stugan_tf.layers.pooling import SumPooling2D
 from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense, SpectralEmbedding
+from stugan_tf.signatures import ImageShape
 
 # By image size, the feature maps of each block's output in multiples of `width`.
 GENERATOR_WIDTHS = {
@@ -41,17 +43,17 @@ DISCRIMINATOR_WIDTHS = {
 
 @gin.configurable(denylist=["image_shape", "num_classes"])
 def biggan_generator(
-    image_shape,
-    num_classes,
-    width=64,
-    latent_dim=128,
-    shared_dim=None,
-    hierarchical=False,
-    attention_sizes=(),
-    initializer=normal_weights,
-    spectral_epsilon=1e-8,
-    cross_replica_batch_norm=False,
-):
+    image_shape: ImageShape,
+    num_classes: int,
+    width: int = 64,
+    latent_dim: int = 128,
+    shared_dim: int | None = None,
+    hierarchical: bool = False,
+    attention_sizes: Sequence[int] = (),
+    initializer: Callable[[], keras.initializers.Initializer] = normal_weights,
+    spectral_epsilon: float = 1e-8,
+    cross_replica_batch_norm: bool = False,
+) -> keras.Model:
     """The generator: latents [B, latent_dim] and labels [B] to images [B, H, W, C] in [-1, 1].
 
     Args:
@@ -61,7 +63,7 @@ def biggan_generator(
         latent_dim: length of a latent vector.
         shared_dim: length of an embedding of the label of which spectral dense layers make the
             gains and biases of all batch norms; None: each has tables of its own.
-        hierarchical: the first layer sees but the first piece of the latents; each block is
+        hierarchical: the first layer sees only the first piece of the latents; each block is
             conditioned by the shared embedding and a piece of its own.
         attention_sizes: heights of the feature maps that self-attention follows.
         initializer: of kernels and embeddings, one of `layers.initializers`.
@@ -70,6 +72,9 @@ def biggan_generator(
 
     Returns:
         A functional `keras.Model` of [latents, labels].
+
+    Raises:
+        InputError: if an argument cannot work; the message names it.
     """
     name = "biggan_generator"
     widths = _widths(name, image_shape, GENERATOR_WIDTHS, width)
@@ -77,20 +82,28 @@ def biggan_generator(
     _check_attention(name, attention_sizes, sizes, widths)
     _check_condition(latent_dim, shared_dim, hierarchical, num_pieces=1 + len(widths))
     make = _Layers(name, num_classes, initializer, spectral_epsilon)
-    statistics = {"momentum": 0.9, "epsilon": 1e-5, "synchronized": cross_replica_batch_norm}
+    statistics: dict[str, Any] = {
+        "momentum": 0.9,
+        "epsilon": 1e-5,
+        "synchronized": cross_replica_batch_norm,
+    }
 
-    def of_class(condition, units, name):
+    def of_class(condition: keras.KerasTensor, units: int, name: str) -> keras.KerasTensor:
         """A gain or bias: a row of a table for a label, a linear function of a vector."""
         if shared_dim:
             return make.dense(condition, units, name, use_bias=False)
         return make.embedding(layers.Embedding, condition, units, name)
 
-    def normalize(inputs, condition, name):
+    def normalize(
+        inputs: keras.KerasTensor, condition: keras.KerasTensor, name: str
+    ) -> keras.KerasTensor:
         gain = of_class(condition, inputs.shape[-1], f"{name}_gain")
         bias = of_class(condition, inputs.shape[-1], f"{name}_bias")
         return ConditionalBatchNormalization(**statistics, name=name)(inputs, gain, bias)
 
-    def up_block(inputs, condition, filters, name):
+    def up_block(
+        inputs: keras.KerasTensor, condition: keras.KerasTensor, filters: int, name: str
+    ) -> keras.KerasTensor:
         outputs = layers.ReLU()(normalize(inputs, condition, f"{name}_bn1"))
         outputs = layers.UpSampling2D()(outputs)
         outputs = make.convolution(outputs, filters, 3, f"{name}_conv1")
@@ -124,13 +137,13 @@ def biggan_generator(
 
 @gin.configurable(denylist=["image_shape", "num_classes"])
 def biggan_discriminator(
-    image_shape,
-    num_classes,
-    width=64,
-    attention_sizes=(),
-    initializer=normal_weights,
-    spectral_epsilon=1e-8,
-):
+    image_shape: ImageShape,
+    num_classes: int,
+    width: int = 64,
+    attention_sizes: Sequence[int] = (),
+    initializer: Callable[[], keras.initializers.Initializer] = normal_weights,
+    spectral_epsilon: float = 1e-8,
+) -> keras.Model:
     """The discriminator: images [B, H, W, C] in [-1, 1] and labels [B] to logits [B, 1].
 
     A logit is a linear function of the features plus their product with the label's embedding
@@ -146,6 +159,9 @@ def biggan_discriminator(
 
     Returns:
         A functional `keras.Model` of [images, labels].
+
+    Raises:
+        InputError: if an argument cannot work; the message names it.
     """
     name = "biggan_discriminator"
     widths = _widths(name, image_shape, DISCRIMINATOR_WIDTHS, width)
@@ -154,14 +170,14 @@ def biggan_discriminator(
     _check_attention(name, attention_sizes, sizes, widths)
     make = _Layers(name, num_classes, initializer, spectral_epsilon)
 
-    def first_block(inputs, filters, name):
+    def first_block(inputs: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
         outputs = make.convolution(inputs, filters, 3, f"{name}_conv1")
         outputs = make.convolution(layers.ReLU()(outputs), filters, 3, f"{name}_conv2")
         shortcut = layers.AveragePooling2D(2)(inputs)
         shortcut = make.convolution(shortcut, filters, 1, f"{name}_conv_sc")
         return layers.Add()([layers.AveragePooling2D(2)(outputs), shortcut])
 
-    def block(inputs, filters, name):
+    def block(inputs: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
         outputs = make.convolution(layers.ReLU()(inputs), filters, 3, f"{name}_conv1")
         outputs = make.convolution(layers.ReLU()(outputs), filters, 3, f"{name}_conv2")
         halves, shortcut = inputs.shape[1] > smallest, inputs
@@ -192,15 +208,22 @@ class _Layers:
 
     network: str
     num_classes: int
-    initializer: Callable
+    initializer: Callable[[], keras.initializers.Initializer]
     epsilon: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive(f"{self.network}.num_classes", self.num_classes)
         check_function(f"{self.network}.initializer", self.initializer)
         check_above_zero(f"{self.network}.spectral_epsilon", self.epsilon)
 
-    def convolution(self, images, filters, kernel_size, name, use_bias=True):
+    def convolution(
+        self,
+        images: keras.KerasTensor,
+        filters: int,
+        kernel_size: int,
+        name: str,
+        use_bias: bool = True,
+    ) -> keras.KerasTensor:
         """A masked SAME convolution of stride 1."""
         layer = SpectralConv2D(
             filters,
@@ -214,11 +237,17 @@ class _Layers:
         )
         return Masked(layer)(images)
 
-    def pointwise(self, images, filters, name):
+    def pointwise(self, images: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
         """A masked 1x1 convolution without bias."""
         return self.convolution(images, filters, 1, name, use_bias=False)
 
-    def dense(self, vectors, units, name, use_bias=True):
+    def dense(
+        self,
+        vectors: keras.KerasTensor,
+        units: int,
+        name: str,
+        use_bias: bool = True,
+    ) -> keras.KerasTensor:
         layer = SpectralDense(
             units,
             use_bias=use_bias,
@@ -229,7 +258,9 @@ class _Layers:
         )
         return layer(vectors)
 
-    def embedding(self, kind, labels, units, name):
+    def embedding(
+        self, kind: type, labels: keras.KerasTensor, units: int, name: str
+    ) -> keras.KerasTensor:
         """A row for each class, by `layers.Embedding` or `SpectralEmbedding`."""
         normalization = self._normalization if kind is SpectralEmbedding else {}
         layer = kind(
@@ -242,11 +273,13 @@ class _Layers:
         return layer(labels)
 
     @property
-    def _normalization(self):
+    def _normalization(self) -> dict[str, Any]:
         return {"epsilon": self.epsilon, "iterate_in_inference": True}
 
 
-def _widths(network, image_shape, multiples, width):
+def _widths(
+    network: str, image_shape: ImageShape, multiples: Mapping[int, tuple[int, ...]], width: int
+) -> list[int]:
     """The feature maps of each block's output."""
     check_positive(f"{network}.width", width)
     height, width_of_images, _ = image_shape
@@ -258,7 +291,9 @@ def _widths(network, image_shape, multiples, width):
     return [width * multiple for multiple in multiples[height]]
 
 
-def _check_attention(network, attention_sizes, sizes, widths):
+def _check_attention(
+    network: str, attention_sizes: Sequence[int], sizes: Sequence[int], widths: Sequence[int]
+) -> None:
     """Raises InputError unless attention can follow blocks whose outputs have these sizes."""
     if not isinstance(attention_sizes, (tuple, list)) or not set(attention_sizes) <= set(sizes):
         raise InputError(
@@ -274,7 +309,9 @@ def _check_attention(network, attention_sizes, sizes, widths):
             )
 
 
-def _check_condition(latent_dim, shared_dim, hierarchical, num_pieces):
+def _check_condition(
+    latent_dim: int, shared_dim: int | None, hierarchical: bool, num_pieces: int
+) -> None:
     """Raises InputError unless the blocks of the generator can be conditioned."""
     check_positive("biggan_generator.latent_dim", latent_dim)
     if shared_dim is not None:

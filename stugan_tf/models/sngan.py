@@ -7,6 +7,7 @@ convolutions, PyTorch's default for dense kernels and for all biases.
 """
 
 import math
+from collections.abc import Callable
 
 import gin
 import keras
@@ -18,10 +19,16 @@ from stugan_tf.layers.initializers import torch_bias, torch_kernel
 from stugan_tf.layers.masked import Masked
 from stugan_tf.layers.pooling import SumPooling2D
 from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense
+from stugan_tf.signatures import ImageShape
 
 
 @gin.configurable(denylist=["image_shape"])
-def sngan_generator(image_shape, width=256, latent_dim=128, cross_replica_batch_norm=False):
+def sngan_generator(
+    image_shape: ImageShape,
+    width: int = 256,
+    latent_dim: int = 128,
+    cross_replica_batch_norm: bool = False,
+) -> keras.Model:
     """The generator: latents [B, latent_dim] to images [B, H, W, C] in [-1, 1].
 
     Args:
@@ -32,12 +39,15 @@ def sngan_generator(image_shape, width=256, latent_dim=128, cross_replica_batch_
 
     Returns:
         A functional `keras.Model`.
+
+    Raises:
+        InputError: if an argument is not positive or the images have another shape.
     """
     check_positive("sngan_generator.width", width)
     check_positive("sngan_generator.latent_dim", latent_dim)
     size, num_blocks = _bottom(image_shape)
 
-    def batch_norm(name):
+    def batch_norm(name: str) -> keras.layers.Layer:
         return layers.BatchNormalization(
             momentum=0.9,
             epsilon=1e-5,
@@ -46,7 +56,7 @@ def sngan_generator(image_shape, width=256, latent_dim=128, cross_replica_batch_
             name=name,
         )
 
-    def up_block(inputs, name):
+    def up_block(inputs: keras.KerasTensor, name: str) -> keras.KerasTensor:
         outputs = layers.ReLU()(batch_norm(f"{name}_b1")(inputs))
         outputs = layers.UpSampling2D()(outputs)
         outputs = _convolution(layers.Conv2D, outputs, width, 3, f"{name}_c1")
@@ -74,7 +84,7 @@ def sngan_generator(image_shape, width=256, latent_dim=128, cross_replica_batch_
 
 
 @gin.configurable(denylist=["image_shape"])
-def sngan_discriminator(image_shape, width=128):
+def sngan_discriminator(image_shape: ImageShape, width: int = 128) -> keras.Model:
     """The discriminator: images [B, H, W, C] in [-1, 1] to logits [B, 1].
 
     The resolution is halved down to 8x8 (once at least), in four blocks at least.
@@ -85,12 +95,15 @@ def sngan_discriminator(image_shape, width=128):
 
     Returns:
         A functional `keras.Model`.
+
+    Raises:
+        InputError: if an argument is not positive or the images have another shape.
     """
     check_positive("sngan_discriminator.width", width)
     _bottom(image_shape)
     num_halvings = max(1, round(math.log2(image_shape[0] / 8)))
 
-    def first_block(inputs, name):
+    def first_block(inputs: keras.KerasTensor, name: str) -> keras.KerasTensor:
         outputs = _convolution(SpectralConv2D, inputs, width, 3, f"{name}_c1")
         outputs = layers.ReLU()(outputs)
         outputs = _convolution(SpectralConv2D, outputs, width, 3, f"{name}_c2")
@@ -98,7 +111,7 @@ def sngan_discriminator(image_shape, width=128):
         shortcut = _convolution(SpectralConv2D, shortcut, width, 1, f"{name}_c_sc")
         return layers.Add()([layers.AveragePooling2D(2)(outputs), shortcut])
 
-    def block(inputs, name, halve):
+    def block(inputs: keras.KerasTensor, name: str, halve: bool) -> keras.KerasTensor:
         outputs = layers.ReLU()(inputs)
         outputs = _convolution(SpectralConv2D, outputs, width, 3, f"{name}_c1")
         outputs = layers.ReLU()(outputs)
@@ -120,7 +133,7 @@ def sngan_discriminator(image_shape, width=128):
     return keras.Model(images, logits, name="discriminator")
 
 
-def _bottom(image_shape):
+def _bottom(image_shape: ImageShape) -> tuple[int, int]:
     """The generator's first resolution and its number of doublings: (4, 3) for 32x32."""
     height, width, _ = image_shape
     if height != width or height < 8 or height % 8:
@@ -135,7 +148,13 @@ def _bottom(image_shape):
     return height, num_blocks
 
 
-def _convolution(kind, inputs, filters, kernel_size, name):
+def _convolution(
+    kind: Callable[..., keras.layers.Layer],
+    inputs: keras.KerasTensor,
+    filters: int,
+    kernel_size: int,
+    name: str,
+) -> keras.KerasTensor:
     """A masked SAME convolution of stride 1, initialised as in the reference."""
     fan_in = inputs.shape[-1] * kernel_size**2
     convolution = kind(

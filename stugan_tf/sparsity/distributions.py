@@ -10,6 +10,7 @@ layers dense and spread the rest of the budget over the others. Nor does it say 
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import gin
 import numpy as np
@@ -18,11 +19,12 @@ import tensorflow as tf
 from stugan_tf.contracts import Trial
 from stugan_tf.errors import InputError
 from stugan_tf.randomness import draw_uniform
+from stugan_tf.signatures import Distribution, MaskDraw, Seed, Shape
 from stugan_tf.sparsity.topology import top_k_mask
 
 
 @gin.configurable(denylist=["shapes", "density"])
-def erk(shapes, density):
+def erk(shapes: Sequence[Shape], density: float) -> list[float]:
     """Erdos-Renyi-Kernel: density_l = scale * (n_in + n_out + w + h) / (n_in * n_out * w * h).
 
     For a dense kernel this is the Erdos-Renyi density; `scale` is such that the budget is met.
@@ -31,7 +33,7 @@ def erk(shapes, density):
 
 
 @gin.configurable(denylist=["shapes", "density"])
-def er(shapes, density):
+def er(shapes: Sequence[Shape], density: float) -> list[float]:
     """Erdos-Renyi: density_l = scale * (n_in + n_out) / (n_in * n_out).
 
     SET defines it, as the sparsity 1 - density_l, for dense layers; for convolutions the score
@@ -43,25 +45,27 @@ def er(shapes, density):
 
 
 @gin.configurable(denylist=["shapes", "density"])
-def uniform(shapes, density):
+def uniform(shapes: Sequence[Shape], density: float) -> list[float]:
     """Every layer is as dense as the whole."""
     _check(shapes, density)
     return [float(density)] * len(shapes)
 
 
 @gin.configurable(denylist=["shape", "density", "seed"])
-def exact_mask(shape, density, seed):
+def exact_mask(shape: Shape, density: float, seed: Seed) -> tf.Tensor:
     """round(density * size) ones, uniformly at random."""
     return top_k_mask(draw_uniform(shape, seed), round(density * math.prod(shape)))
 
 
 @gin.configurable(denylist=["shape", "density", "seed"])
-def bernoulli_mask(shape, density, seed):
+def bernoulli_mask(shape: Shape, density: float, seed: Seed) -> tf.Tensor:
     """Each entry is one with probability `density`, independently of the others."""
     return tf.cast(draw_uniform(shape, seed) < density, tf.float32)
 
 
-def densities_by(name, distribution, shapes, density):
+def densities_by(
+    name: str, distribution: Distribution, shapes: Sequence[Shape], density: float
+) -> list[float]:
     """The densities of kernels of `shapes` by a distribution.
 
     Raises:
@@ -80,7 +84,7 @@ def densities_by(name, distribution, shapes, density):
     return densities
 
 
-def check_draw(name, draw):
+def check_draw(name: str, draw: MaskDraw) -> None:
     """Raises InputError unless `draw`, by the name of a setting, draws masks."""
     trial = Trial(name, draw, "`(shape, density, seed) -> mask`, float32 zeros and ones of `shape`")
     mask = trial.of(shape=(2, 3), density=0.5, seed=(3, 4))
@@ -89,7 +93,9 @@ def check_draw(name, draw):
         raise trial.refusal("it returned other numbers")
 
 
-def _proportional(shapes, density, score):
+def _proportional(
+    shapes: Sequence[Shape], density: float, score: Callable[[Shape], float]
+) -> list[float]:
     """Densities proportional to the scores that keep `density` of all weights; none exceeds 1."""
     _check(shapes, density)
     scores = np.array([score(shape) for shape in shapes])
@@ -106,7 +112,7 @@ def _proportional(shapes, density, score):
     return densities.tolist()
 
 
-def _check(shapes, density):
+def _check(shapes: Sequence[Shape], density: float) -> None:
     if not 0 < density <= 1:
         raise InputError(
             f"`density` must be in (0, 1], got {density}. "

@@ -3,10 +3,12 @@
 from typing import NamedTuple
 
 import gin
+import keras
 import numpy as np
 
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import mask_layers, masked_layers
+from stugan_tf.signatures import Distribution, MaskDraw
 from stugan_tf.sparsity.distributions import check_draw, densities_by, erk, exact_mask
 
 
@@ -18,18 +20,25 @@ class Counts(NamedTuple):
     trainable: int  # All trainable parameters.
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """The fraction of zeros among the weights under masks: what the paper calls s."""
         return 1 - self.active / self.maskable
 
     @property
-    def overall_sparsity(self):
+    def overall_sparsity(self) -> float:
         """The fraction of zeros among all trainable parameters, which no mask can reach in full."""
         return (self.maskable - self.active) / self.trainable
 
 
 @gin.configurable(denylist=["model", "sparsity", "mask_dense", "seed"])
-def sparsify(model, sparsity, distribution=erk, draw=exact_mask, mask_dense=False, seed=0):
+def sparsify(
+    model: keras.Model,
+    sparsity: float,
+    distribution: Distribution = erk,
+    draw: MaskDraw = exact_mask,
+    mask_dense: bool = False,
+    seed: int = 0,
+) -> keras.Model:
     """Draws random masks for a model and zeroes the weights that they exclude.
 
     A model made of `Masked` layers is changed in place. In any other functional or sequential
@@ -76,7 +85,7 @@ def sparsify(model, sparsity, distribution=erk, draw=exact_mask, mask_dense=Fals
     densities = densities_by("sparsify.distribution", distribution, shapes, 1 - sparsity)
     check_draw("sparsify.draw", draw)
     for index, (layer, density) in enumerate(zip(layers, densities, strict=True)):
-        layer.assign_mask(draw(tuple(layer.kernel.shape), density, seed=(seed, index)))
+        layer.assign_mask(draw(tuple(layer.kernel.shape), density, (seed, index)))
         if not layer.num_active():
             raise InputError(
                 f"At sparsity {sparsity} layer {layer.name!r} of {model.name!r} keeps none of its "
@@ -86,7 +95,7 @@ def sparsify(model, sparsity, distribution=erk, draw=exact_mask, mask_dense=Fals
     return model
 
 
-def count_weights(model):
+def count_weights(model: keras.Model) -> Counts:
     """The `Counts` of a model with masks."""
     layers = masked_layers(model)
     return Counts(

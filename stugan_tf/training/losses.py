@@ -16,8 +16,8 @@ class Loss(NamedTuple):
     mean over the batch.
     """
 
-    discriminator: Callable
-    generator: Callable
+    discriminator: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    generator: Callable[[tf.Tensor], tf.Tensor]
 
 
 def check_loss(name, loss):
@@ -41,7 +41,7 @@ def check_loss(name, loss):
 
 
 @gin.configurable
-def hinge():
+def hinge() -> Loss:
     """Hinge loss, the paper's: E[relu(1 - D(x))] + E[relu(1 + D(G(z)))] and -E[D(G(z))]."""
     return Loss(
         discriminator=lambda real, fake: _mean(tf.nn.relu(1 - real)) + _mean(tf.nn.relu(1 + fake)),
@@ -50,7 +50,7 @@ def hinge():
 
 
 @gin.configurable
-def non_saturating():
+def non_saturating() -> Loss:
     """The loss of Goodfellow et al. (2014): cross-entropy; G maximises log D(G(z))."""
     return Loss(
         discriminator=lambda real, fake: _mean(tf.nn.softplus(-real)) + _mean(tf.nn.softplus(fake)),
@@ -59,7 +59,7 @@ def non_saturating():
 
 
 @gin.configurable
-def wasserstein():
+def wasserstein() -> Loss:
     """The critic's loss of Arjovsky et al. (2017); spectral norm keeps the critic Lipschitz."""
     return Loss(
         discriminator=lambda real, fake: _mean(fake) - _mean(real),
@@ -68,7 +68,7 @@ def wasserstein():
 
 
 @gin.configurable
-def least_squares():
+def least_squares() -> Loss:
     """The loss of Mao et al. (2017): half the squared distance to 1 for real, to 0 for fake."""
     return Loss(
         discriminator=lambda real, fake: (_mean((real - 1) ** 2) + _mean(fake**2)) / 2,
@@ -76,5 +76,5 @@ def least_squares():
     )
 
 
-def _mean(values):
+def _mean(values: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.cast(values, tf.float32))

@@ -1,14 +1,17 @@
 """Adam that keeps the zeros."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import gin
+import keras
 import tensorflow as tf
 
 from stugan_tf.adapters.keras_internals import LocalOptimizer
 from stugan_tf.checks import check_above_zero, check_fraction
 from stugan_tf.errors import InputError
-from stugan_tf.layers.masked import masked_layers
+from stugan_tf.layers.masked import Masked, masked_layers
 from stugan_tf.layers.paths import names_of, unique
 from stugan_tf.training.learning_rates import check_schedule
 
@@ -36,14 +39,14 @@ class MaskedAdam(LocalOptimizer):
 
     def __init__(
         self,
-        learning_rate=2e-4,
-        beta_1=0.0,
-        beta_2=0.9,
-        epsilon=1e-8,
-        moments="dense",
-        name="masked_adam",
-        **kwargs,
-    ):
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 2e-4,
+        beta_1: float = 0.0,
+        beta_2: float = 0.9,
+        epsilon: float = 1e-8,
+        moments: str = "dense",
+        name: str = "masked_adam",
+        **kwargs: Any,
+    ) -> None:
         if moments not in MOMENTS:
             raise InputError(f"MaskedAdam.moments must be one of {MOMENTS}, got {moments!r}.")
         if callable(learning_rate):
@@ -61,9 +64,9 @@ class MaskedAdam(LocalOptimizer):
         self.beta_2 = beta_2
         self.epsilon = epsilon
         self.moments = moments
-        self._masked = {}
+        self._masked: dict[str, Masked] = {}
 
-    def build_for(self, model):
+    def build_for(self, model: keras.Model) -> "MaskedAdam":
         """Creates the slots for the trainable variables of `model` and notes its masks.
 
         Returns:
@@ -74,7 +77,7 @@ class MaskedAdam(LocalOptimizer):
         self.build(model.trainable_variables)
         return self
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the slots: second moments, first moments if any, ages of masked weights."""
         if self.built:
             return
@@ -89,7 +92,9 @@ class MaskedAdam(LocalOptimizer):
             if self.moments == "active"
         }
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
         """Updates one variable; `gradient` is the dense gradient, reduced over replicas."""
         index, key = self.index_of(variable), self.key_of(variable)
         mask = self._masked[key].kernel_mask.value if key in self._masked else None
@@ -112,14 +117,16 @@ class MaskedAdam(LocalOptimizer):
         updated = variable - step
         self.assign(variable, updated if mask is None else updated * mask)
 
-    def _moment(self, slot, value, decay, alive):
+    def _moment(
+        self, slot: keras.Variable, value: tf.Tensor, decay: float, alive: tf.Tensor | None
+    ) -> tf.Tensor:
         moment = decay * slot.value + (1 - decay) * value
         if alive is not None:
             moment *= alive
         self.assign(slot, moment)
         return moment
 
-    def state(self, model):
+    def state(self, model: keras.Model) -> dict[str, tf.Variable]:
         """All variables by unique name, such as `second_moment/block2_c1/kernel`.
 
         Args:
@@ -134,7 +141,7 @@ class MaskedAdam(LocalOptimizer):
             for name, variable in zip(names_of(model), model.variables, strict=True)
         }
 
-        def name_of(variable):
+        def name_of(variable: keras.Variable) -> str:
             fitting = [prefix for prefix in prefixes if variable.name.startswith(prefix)]
             if not fitting:
                 return variable.name
@@ -144,7 +151,7 @@ class MaskedAdam(LocalOptimizer):
         names = unique(map(name_of, self.variables))
         return {n: variable.value for n, variable in zip(names, self.variables, strict=True)}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         return {
             **super().get_config(),
@@ -155,7 +162,7 @@ class MaskedAdam(LocalOptimizer):
         }
 
 
-def _one_minus_power(base, exponent):
+def _one_minus_power(base: float, exponent: tf.Tensor) -> tf.Tensor:
     """1 - base**exponent, several times faster than that and exact where it is small."""
     if base == 0:
         return tf.ones_like(exponent)

@@ -1,0 +1,89 @@
+"""The public names of the package.
+
+Each line is one name, under the module it comes from. `__init__.py` looks names up here when they
+are asked for, and type checkers read the same lines: a new public name is one line.
+"""
+
+from stugan_tf.data import Inspection as Inspection
+from stugan_tf.data import Source as Source
+from stugan_tf.data import cifar10 as cifar10
+from stugan_tf.data import digits as digits
+from stugan_tf.data import image_folder as image_folder
+from stugan_tf.data import imagenet2012 as imagenet2012
+from stugan_tf.data import tfds_images as tfds_images
+from stugan_tf.data import tfrecords as tfrecords
+from stugan_tf.errors import FailedRun as FailedRun
+from stugan_tf.errors import InputError as InputError
+from stugan_tf.errors import UserError as UserError
+from stugan_tf.evaluation import extractors as extractors
+from stugan_tf.evaluation import metrics as metrics
+from stugan_tf.evaluation.evaluator import Evaluator as Evaluator
+from stugan_tf.evaluation.extractors import Extractor as Extractor
+from stugan_tf.images import image_grid as image_grid
+from stugan_tf.images import write_png as write_png
+from stugan_tf.latents import between_classes as between_classes
+from stugan_tf.latents import between_latents as between_latents
+from stugan_tf.latents import class_rows as class_rows
+from stugan_tf.layers.masked import Masked as Masked
+from stugan_tf.layers.masked import mask_layers as mask_layers
+from stugan_tf.layers.masked import masked_layers as masked_layers
+from stugan_tf.layers.masked import set_execution as set_execution
+from stugan_tf.models.biggan import biggan_discriminator as biggan_discriminator
+from stugan_tf.models.biggan import biggan_generator as biggan_generator
+from stugan_tf.models.sngan import sngan_discriminator as sngan_discriminator
+from stugan_tf.models.sngan import sngan_generator as sngan_generator
+from stugan_tf.runs.loop import Training as Training
+from stugan_tf.runs.opening import open_run as open_run
+from stugan_tf.serving.generator import ServedGenerator as ServedGenerator
+from stugan_tf.serving.loading import load as load
+from stugan_tf.sparsity.averaged_model import AveragedModel as AveragedModel
+from stugan_tf.sparsity.averaging import ema as ema
+from stugan_tf.sparsity.averaging import literal_sema as literal_sema
+from stugan_tf.sparsity.averaging import masked_ema as masked_ema
+from stugan_tf.sparsity.averaging import of_parameters as of_parameters
+from stugan_tf.sparsity.averaging import sema as sema
+from stugan_tf.sparsity.criteria import connection_sensitivity as connection_sensitivity
+from stugan_tf.sparsity.criteria import gradient_flow as gradient_flow
+from stugan_tf.sparsity.criteria import gradient_magnitude as gradient_magnitude
+from stugan_tf.sparsity.criteria import magnitude as magnitude
+from stugan_tf.sparsity.criteria import random_scores as random_scores
+from stugan_tf.sparsity.criteria import taylor_expansion as taylor_expansion
+from stugan_tf.sparsity.density_adjustment import DensityAdjustment as DensityAdjustment
+from stugan_tf.sparsity.distributions import bernoulli_mask as bernoulli_mask
+from stugan_tf.sparsity.distributions import er as er
+from stugan_tf.sparsity.distributions import erk as erk
+from stugan_tf.sparsity.distributions import exact_mask as exact_mask
+from stugan_tf.sparsity.distributions import uniform as uniform
+from stugan_tf.sparsity.exploration import Exploration as Exploration
+from stugan_tf.sparsity.flops import layer_costs as layer_costs
+from stugan_tf.sparsity.flops import total_flops as total_flops
+from stugan_tf.sparsity.pruning import GradualPruning as GradualPruning
+from stugan_tf.sparsity.pruning import constant_sparsity as constant_sparsity
+from stugan_tf.sparsity.pruning import polynomial_sparsity as polynomial_sparsity
+from stugan_tf.sparsity.rule import PeriodicRule as PeriodicRule
+from stugan_tf.sparsity.rule import TopologyRule as TopologyRule
+from stugan_tf.sparsity.schedules import constant_drop_fraction as constant_drop_fraction
+from stugan_tf.sparsity.schedules import cosine_drop_fraction as cosine_drop_fraction
+from stugan_tf.sparsity.schedules import linear_drop_fraction as linear_drop_fraction
+from stugan_tf.sparsity.sparsify import Counts as Counts
+from stugan_tf.sparsity.sparsify import count_weights as count_weights
+from stugan_tf.sparsity.sparsify import sparsify as sparsify
+from stugan_tf.sparsity.topology import prune_and_regrow as prune_and_regrow
+from stugan_tf.sparsity.topology import top_k_mask as top_k_mask
+from stugan_tf.training.algorithm import Algorithm as Algorithm
+from stugan_tf.training.augmentation import Augmentation as Augmentation
+from stugan_tf.training.augmentation import diff_augment as diff_augment
+from stugan_tf.training.balance import BalanceRatio as BalanceRatio
+from stugan_tf.training.gan import GAN as GAN
+from stugan_tf.training.learning_rates import linear_decay as linear_decay
+from stugan_tf.training.losses import Loss as Loss
+from stugan_tf.training.losses import hinge as hinge
+from stugan_tf.training.losses import least_squares as least_squares
+from stugan_tf.training.losses import non_saturating as non_saturating
+from stugan_tf.training.losses import wasserstein as wasserstein
+from stugan_tf.training.masked_adam import MaskedAdam as MaskedAdam
+from stugan_tf.training.orthogonality import OrthogonalRegularization as OrthogonalRegularization
+from stugan_tf.training.strategies import create_strategy as create_strategy
+
+__version__: str
+__all__: list[str]

@@ -1,0 +1,63 @@
+"""`import stugan_tf as st`: what it offers, and that offering it costs nothing."""
+
+import ast
+import importlib
+import pathlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import stugan_tf as st
+
+ROOT = pathlib.Path(__file__).parents[1]
+HEAVY = ("tensorflow", "keras", "gin", "numpy")
+
+
+def listed():
+    """(module, name) of each line of the table."""
+    table = ast.parse((ROOT / "stugan_tf" / "__init__.pyi").read_text())
+    for line in table.body:
+        if isinstance(line, ast.ImportFrom):
+            for alias in line.names:
+                assert alias.asname == alias.name  # Else type checkers take it for private.
+                yield line.module, alias.name
+
+
+@pytest.mark.parametrize(("module", "name"), list(listed()))
+def test_each_name_is_what_its_module_calls_so(module, name):
+    if name == "open_run":
+        pytest.importorskip(module)
+    if hasattr(importlib.import_module(module), name):
+        expected = getattr(importlib.import_module(module), name)
+    else:
+        expected = importlib.import_module(f"{module}.{name}")
+    assert getattr(st, name) is expected
+
+
+def test_all_and_dir_list_the_table():
+    names = [name for _, name in listed()]
+    assert st.__all__ == sorted(set(names))
+    assert len(names) == len(set(names))
+    assert set(names) <= set(dir(st))
+
+
+def test_no_public_name_hides_a_module():
+    assert not set(st.__all__) & {module.name for module in pkgutil.iter_modules(st.__path__)}
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match=r"'stugan_tf' has no attribute 'sparsfy'"):
+        st.sparsfy  # noqa: B018
+
+
+def test_the_package_and_its_errors_import_nothing_heavy():
+    program = (
+        "import sys, stugan_tf as st; dir(st); st.InputError\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"
