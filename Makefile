@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow sanitize lint types format lock clean
+.PHONY: help quickstart test test-fast test-ci test-slow sanitize lint types format lock clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -14,11 +14,21 @@ quickstart: $(INSTALLED)  ## Train a small sparse GAN; needs Python and make, no
 	$(RUN) -m stugan_tf.train --gin_file=gin/quickstart.gin --workdir=runs/quickstart
 	@echo "Sample grids: runs/quickstart/samples/"
 
-test: $(INSTALLED)  ## The tests that take seconds
-	$(RUN) -m pytest --numprocesses=2 --dist=loadfile
+# Each file is run by one process, which shares what its tests train; TESTS names files or one test.
+TESTS ?=
+PYTEST = $(RUN) -m pytest --numprocesses=2 --dist=loadfile
 
-test-slow: $(INSTALLED)  ## The tests that take minutes
-	$(RUN) -m pytest --numprocesses=2 --dist=loadfile -m slow
+test: $(INSTALLED)  ## The tests of every day: minutes, 5 processor seconds each at most
+	$(PYTEST) $(TESTS)
+
+test-fast: $(INSTALLED)  ## Those that train no GAN and run no command
+	$(PYTEST) -m "not slow and not whole" $(TESTS)
+
+test-ci: $(INSTALLED)  ## The slow tests that every change must pass
+	$(PYTEST) -m "slow and ci" $(TESTS)
+
+test-slow: $(INSTALLED)  ## All slow tests, and properties by more examples; before a release
+	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile=whole $(TESTS)
 
 # With -O3 it would take minutes to build. The three checks left out, for null, turn constants of
 # TensorFlow's headers into what GCC says is none; AddressSanitizer sees where null is read. Leaks
@@ -29,7 +39,7 @@ sanitize: $(INSTALLED)  ## The kernels' tests under AddressSanitizer and UBSan
 		-fno-sanitize=null,nonnull-attribute,returns-nonnull-attribute -fno-sanitize-recover=all" \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	$(RUN) -m pytest --exitfirst --capture=sys tests/kernels/test_*convolution.py
+	TEST_BUDGET=0 $(RUN) -m pytest --exitfirst --capture=sys tests/kernels/test_*convolution.py
 
 lint: $(INSTALLED)  ## Check style and formatting
 	$(RUN) -m ruff check

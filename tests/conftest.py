@@ -1,7 +1,13 @@
-"""Two logical CPU devices, so that every test process can hold a MirroredStrategy."""
+"""Two logical CPU devices, so that every test process can hold a MirroredStrategy.
 
+TensorFlow is imported when the first test module is, not here: the process that only hands out
+tests to others does without it.
+"""
+
+import contextlib
 import gc
 import os
+import pathlib
 import runpy
 import sys
 
@@ -10,32 +16,58 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import hypothesis
 import pytest
-import tensorflow as tf
-import tensorflow_hub  # noqa: F401 - likewise
+from absl import flags
 from absl.testing import flagsaver
 
-import stugan_tf.command  # noqa: F401 - its flags must be there before any are saved
-from stugan_tf import config
-from stugan_tf.kernels import library
+pytest_plugins = ["tests.helpers.budget"]
 
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+HERE = pathlib.Path(__file__).parent
+# What `make test-fast` leaves out: these train GANs, or run commands and whole pipelines.
+WHOLE = (
+    "demo/test_demo.py",
+    "experiments/test_experiments_command.py",
+    "experiments/test_scheduler.py",
+    "methods",
+    "pipelines",
+    "runs",
+    "serving/test_export.py",
+    "serving/test_formats.py",
+    "test_evaluate.py",
+    "test_gin_files.py",
+    "test_sample.py",
+    "test_wrong_uses.py",
+    "training/test_accumulation.py",
+    "training/test_augmentation.py",
+    "training/test_balance.py",
+    "training/test_biggan_training.py",
+    "training/test_multi_worker.py",
+    "training/test_orthogonality.py",
+    "training/test_precision.py",
+    "training/test_rematerialized_steps.py",
+    "training/test_rules.py",
+    "training/test_sparse_training.py",
+    "training/test_steps.py",
 )
 
 # TensorFlow traces on first use, so the first example of a property takes far longer.
-hypothesis.settings.register_profile("stugan_tf", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("stugan_tf")
+hypothesis.settings.register_profile("usual", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.register_profile("whole", deadline=None, derandomize=True, max_examples=100)
+hypothesis.settings.load_profile("usual")
 
 
 @pytest.fixture(scope="session")
 def mirrored():
     """One for all tests: a second one would number its collective operations as the first did."""
+    import tensorflow as tf
+
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
 @pytest.fixture(scope="session")
 def operations():
     """Skips what needs the operations where they cannot be had; that they do not compile fails."""
+    from stugan_tf.kernels import library
+
     try:
         return library.load()
     except library.KernelsUnavailableError as error:
@@ -47,18 +79,39 @@ def operations():
 @pytest.fixture
 def untraced():
     """Spares tests of what happens around compiled functions the time of compiling them."""
+    with _untraced():
+        yield
+
+
+@pytest.fixture(
+    scope="module",
+    params=["untraced", pytest.param("traced", marks=[pytest.mark.slow, pytest.mark.ci])],
+)
+def tracing(request):
+    """Steps of a GAN run line by line in a default test; as compiled functions in a slow one."""
+    with _untraced() if request.param == "untraced" else contextlib.nullcontext():
+        yield request.param
+
+
+@contextlib.contextmanager
+def _untraced():
+    import tensorflow as tf
+
     tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture
 def use(capfd, monkeypatch):
     """Runs a command like `python -m`, less the start of Python; returns code, stdout, stderr."""
+    from stugan_tf import config
 
-    def run(command, flags):
-        monkeypatch.setattr(sys, "argv", [command, *flags])
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
+    def run(command, arguments):
+        monkeypatch.setattr(sys, "argv", [command, *arguments])
+        with _flags_restored(), pytest.raises(SystemExit) as end:
             runpy.run_module(f"stugan_tf.{command}", run_name="__main__")
         return end.value.code, *capfd.readouterr()
 
@@ -66,21 +119,58 @@ def use(capfd, monkeypatch):
     config.parse_gin()
 
 
+@contextlib.contextmanager
+def _flags_restored():
+    """As they were, but for those of TensorFlow Hub, which is imported only once."""
+    with flagsaver.flagsaver():
+        try:
+            yield
+        finally:
+            of_hub = {
+                name: flags.FLAGS[name]
+                for name in flags.FLAGS
+                if flags.FLAGS.find_module_defining_flag(name, "").startswith("tensorflow_hub")
+            }
+    for name, flag in of_hub.items():
+        if name not in flags.FLAGS:
+            flags.FLAGS[name] = flag
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector):
     """A command that a test module imports leaves no flags behind for others of the same names."""
-    del collector
-    with flagsaver.flagsaver():
+    if isinstance(collector, pytest.Module):
+        _prepare_tensorflow()
+    with _flags_restored():
         return (yield)
 
 
-def pytest_collection_finish():
-    """What modules and libraries made is there to stay, and is not looked at again and again."""
-    gc.freeze()
+def _prepare_tensorflow():
+    """Splits the CPU in two before anything is computed."""
+    import tensorflow as tf
+
+    import stugan_tf.command  # noqa: F401 - its flags must be there before any are saved
+
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    if not tf.config.get_logical_device_configuration(cpu):
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+        )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_teardown(nextitem):
-    """After the last test nothing needs collecting, which would take minutes of what is left."""
-    if nextitem is None:
-        gc.freeze()
+def pytest_collection_modifyitems(items):
+    """Marks what trains GANs or runs commands."""
+    for item in items:
+        place = item.path.relative_to(HERE)
+        if any(place.is_relative_to(whole) for whole in WHOLE) or "use" in item.fixturenames:
+            item.add_marker(pytest.mark.whole)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Lets the models and functions of a module go with it; else they'd add up to gibibytes."""
+    if nextitem is None or nextitem.path != item.path:
+        keras = sys.modules.get("keras")
+        if keras:
+            keras.backend.clear_session(free_memory=False)
+        gc.collect()

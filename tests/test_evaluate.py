@@ -1,7 +1,6 @@
 """The command that scores checkpoints, from end to end."""
 
 import json
-import pathlib
 import re
 import shutil
 import subprocess
@@ -14,8 +13,8 @@ from tensorboard.util import tensor_util
 
 from stugan_tf.evaluation import records
 from stugan_tf.runs.checkpoints import Checkpoints
+from tests.helpers.commands import SMALLEST, train
 
-TINY = pathlib.Path(__file__).with_name("helpers") / "tiny.gin"
 SCORES = (
     "Evaluator.extractor = @digits_classifier",
     "Evaluator.metrics = ['fid', 'inception_score']",
@@ -34,10 +33,7 @@ def scored_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     cache = f"Evaluator.cache_dir = '{folder / 'cache'}'"
     scores = ("train.evaluator = @Evaluator", "train.evaluate_every = 10", "train.best_by = 'fid'")
-    parameters = flags_of("Algorithm.total_steps = 20", *scores, *SCORES, cache)
-    command = [sys.executable, "-m", "stugan_tf.train", f"--gin_file={TINY}", *parameters]
-    subprocess.run([*command, f"--workdir={folder / 'run'}"], check=True, capture_output=True)
-    return folder / "run"
+    return train(folder / "run", "Algorithm.total_steps = 20", *scores, *SCORES, cache)
 
 
 @pytest.fixture
@@ -182,13 +178,13 @@ def test_watching_scores_what_has_no_record_and_is_still_there(workdir, evaluate
 def test_a_watch_beside_a_training_scores_every_kept_checkpoint_once(tmp_path):
     workdir = tmp_path / "run"
     often = ("train.checkpoint_every = 1", "train.keep_checkpoints = 2")
-    train = [sys.executable, "-m", "stugan_tf.train", f"--gin_file={TINY}"]
-    train += [f"--workdir={workdir}", *flags_of("Algorithm.total_steps = 400", *often)]
+    start = [sys.executable, "-m", "stugan_tf.train", f"--gin_file={SMALLEST}"]
+    start += [f"--workdir={workdir}", *flags_of("Algorithm.total_steps = 400", *often)]
     cache = f"Evaluator.cache_dir = '{tmp_path / 'cache'}'"
     watch = [sys.executable, "-m", "stugan_tf.evaluate", f"--workdir={workdir}", "--watch"]
     watch += flags_of(*SCORES, cache)
     log = workdir / "evaluations.jsonl"
-    training = subprocess.Popen(train, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    training = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_until(lambda: (workdir / "checkpoints").exists(), training)
     with subprocess.Popen(watch, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watching:
         wait_until(lambda: log.exists() and log.read_bytes().count(b"\n") >= 2, watching)

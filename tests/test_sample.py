@@ -1,18 +1,13 @@
 """The command `sample`, on runs of one step: a conditional GAN and one without labels."""
 
-import contextlib
 import functools
 import io
-import pathlib
-import runpy
-import sys
 
 import gin
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl.testing import flagsaver
 from PIL import Image
 
 import stugan_tf.command
@@ -25,13 +20,9 @@ from stugan_tf.latents import between_classes
 from stugan_tf.randomness import Purpose, fold
 from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.runs.loop import Training
+from tests.helpers import commands
+from tests.helpers.commands import STATIC, call
 
-TINY = pathlib.Path(__file__).parent / "helpers" / "tiny.gin"
-STATIC = (
-    "Algorithm.total_steps = 1",
-    "Algorithm.generator_exploration = None",
-    "Algorithm.discriminator_exploration = None",
-)
 CONDITIONAL = (
     "GAN.conditional = True",
     "GAN.generator = @sample_generator",
@@ -72,27 +63,8 @@ def sample_discriminator(image_shape, num_classes=CLASSES):
     )
 
 
-def call(module, *flags):
-    """Like `python -m`, less the start of Python: exit code, what was printed, what was wrong."""
-    output, errors = io.StringIO(), io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        flagsaver.flagsaver(),
-        contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(errors),
-    ):
-        patch.setattr(sys, "argv", [module, *map(str, flags)])
-        with pytest.raises(SystemExit) as end:
-            runpy.run_module(f"stugan_tf.{module}", run_name="__main__")
-    config.parse_gin()
-    return end.value.code, output.getvalue(), errors.getvalue()
-
-
 def train(workdir, *bindings):
-    parameters = [f"--gin_param={binding}" for binding in (*STATIC, *bindings)]
-    code, _, errors = call("train", f"--gin_file={TINY}", *parameters, f"--workdir={workdir}")
-    assert code == 0, errors
-    return workdir
+    return commands.train(workdir, *STATIC, *bindings)
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,8 @@ import html
 import io
 import os
 import pathlib
-import runpy
 import shutil
 import subprocess
-import sys
 import types
 import urllib.error
 from collections.abc import Callable
@@ -25,7 +23,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from absl.testing import flagsaver
 from PIL import Image
 
 import stugan_tf.command
@@ -35,16 +32,10 @@ import stugan_tf.models
 import stugan_tf.runs.loop  # noqa: F401 - registers with gin, which a parsed file forbids
 from stugan_tf.evaluation import inception, records
 from stugan_tf.runs import workdir as workdir_module
+from tests.helpers.commands import SMALLEST, STATIC, train
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "wrong_uses.md"
-TINY = ROOT / "tests" / "helpers" / "tiny.gin"
-# As little as can be trained.
-STATIC = (
-    "Algorithm.total_steps = 1",
-    "Algorithm.generator_exploration = None",
-    "Algorithm.discriminator_exploration = None",
-)
 
 
 @gin.configurable(module="wrong_uses")
@@ -62,7 +53,7 @@ class Place:
         self._trained = trained
         self._open = []
 
-    def flags(self, *bindings, gin_file=TINY):
+    def flags(self, *bindings, gin_file=SMALLEST):
         parameters = [f"--gin_param={binding}" for binding in bindings]
         return [f"--gin_file={gin_file}", *parameters, f"--workdir={self.workdir}"]
 
@@ -73,7 +64,7 @@ class Place:
 
     def gin_file(self, *lines):
         path = self.path / "mine.gin"
-        path.write_text("\n".join([f"include '{TINY}'", *lines]) + "\n")
+        path.write_text("\n".join([f"include '{SMALLEST}'", *lines]) + "\n")
         return self.flags(gin_file=path)
 
     def images(self, *names):
@@ -121,7 +112,7 @@ class WrongUse:
     Attributes:
         does: what the user does.
         told: words that the message must have.
-        gin: bindings in which the user does it, added to tests/helpers/tiny.gin.
+        gin: bindings in which the user does it, added to tests/helpers/smallest.gin.
         prepare: `place -> flags`, where there is more to it.
         shown: what the page shows of the command.
         command: the one that is used.
@@ -250,10 +241,10 @@ def _all_damaged(place):
 
 def _edited_config(place):
     """The configuration of the workdir, but not its checkpoints, fits the command."""
-    flags = [*place.train(), "--gin_param=sngan_generator.width = 16"]
+    flags = [*place.train(), "--gin_param=smallest_generator.width = 16"]
     path = place.workdir / "config.gin"
     text = path.read_text()
-    changed = text.replace("sngan_generator.width = 8", "sngan_generator.width = 16")
+    changed = text.replace("smallest_generator.width = 8", "smallest_generator.width = 16")
     assert changed != text
     path.write_text(changed)
     return flags
@@ -376,13 +367,13 @@ WRONG_USES = {
         WrongUse(
             "no workdir for several workers",
             ("--workdir is missing", "all workers", "the same folder"),
-            prepare=lambda place: [f"--gin_file={TINY}", "--strategy=multi_worker"],
+            prepare=lambda place: [f"--gin_file={SMALLEST}", "--strategy=multi_worker"],
             shown="--gin_file=gin/quickstart.gin --strategy=multi_worker",
         ),
         WrongUse(
             "bucket as workdir",
             ("gs://mine/run is an address", "gs://, but", "Mount the bucket"),
-            prepare=lambda place: [f"--gin_file={TINY}", "--workdir=gs://mine/run"],
+            prepare=lambda place: [f"--gin_file={SMALLEST}", "--workdir=gs://mine/run"],
             shown="--workdir=gs://mine/run",
         ),
         WrongUse(
@@ -595,7 +586,8 @@ WRONG_USES = {
         WrongUse(
             "no width",
             ("sngan_generator.width", "positive integer", "got 0"),
-            gin=("sngan_generator.width = 0",),
+            gin=("GAN.generator = @sngan_generator", "sngan_generator.width = 0"),
+            shown="sngan_generator.width = 0",
         ),
         WrongUse(
             "no checkpoints kept",
@@ -784,7 +776,8 @@ WRONG_USES = {
         WrongUse(
             "image size that SNGAN cannot make",
             ("multiple of 8", "got 28x28", "image_size"),
-            gin=("digits.image_size = 28",),
+            gin=("GAN.generator = @sngan_generator", "digits.image_size = 28"),
+            shown="digits.image_size = 28",
         ),
         WrongUse(
             "image size that BigGAN cannot make",
@@ -1106,14 +1099,7 @@ _messages = {}
 def trained(tmp_path_factory):
     """The workdir of a finished run."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    parameters = [f"--gin_param={binding}" for binding in STATIC]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train", f"--gin_file={TINY}", *parameters])
-        sys.argv.append(f"--workdir={workdir}")
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
-            runpy.run_module("stugan_tf.train", run_name="__main__")
-    assert end.value.code == 0
-    return workdir
+    return train(workdir, *STATIC)
 
 
 @pytest.fixture

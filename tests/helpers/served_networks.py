@@ -1,32 +1,20 @@
 """Generators whose every weight and statistic matters, and commands run within this process."""
 
-import contextlib
 import functools
-import io
-import pathlib
-import runpy
-import sys
 
 import gin
 import keras
 import numpy as np
-import pytest
-from absl.testing import flagsaver
 
-from stugan_tf import config
 from stugan_tf.layers.conditional import ConditionalBatchNormalization
 from stugan_tf.layers.masked import Masked, masked_layers
 from stugan_tf.layers.spectral import SpectralConv2D
 from stugan_tf.models.biggan import biggan_generator
 from stugan_tf.models.sngan import sngan_generator
 from stugan_tf.serving.interface import Interface
+from tests.helpers import commands
+from tests.helpers.commands import STATIC
 
-TINY = pathlib.Path(__file__).parents[1] / "helpers" / "tiny.gin"
-STATIC = (
-    "Algorithm.total_steps = 1",
-    "Algorithm.generator_exploration = None",
-    "Algorithm.discriminator_exploration = None",
-)
 CONDITIONAL = (
     "GAN.conditional = True",
     "GAN.generator = @served_generator",
@@ -118,24 +106,6 @@ def images_of(model, latents, labels):
     return model(latents if labels is None else [latents, labels], training=False).numpy()
 
 
-def call(module, *flags):
-    """Like `python -m`, less the start of Python: exit code, what was printed, what was wrong."""
-    output, errors = io.StringIO(), io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        flagsaver.flagsaver(),
-        contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(errors),
-    ):
-        patch.setattr(sys, "argv", [module, *map(str, flags)])
-        with pytest.raises(SystemExit) as end:
-            runpy.run_module(f"stugan_tf.{module}", run_name="__main__")
-    config.parse_gin()
-    return end.value.code, output.getvalue(), errors.getvalue()
-
-
 def train(workdir, *bindings):
-    parameters = [f"--gin_param={binding}" for binding in (*STATIC, *bindings)]
-    code, _, errors = call("train", f"--gin_file={TINY}", *parameters, f"--workdir={workdir}")
-    assert code == 0, errors
-    return workdir
+    """Trains a run of one step; returns its workdir."""
+    return commands.train(workdir, *STATIC, *bindings)

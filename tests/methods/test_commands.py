@@ -13,15 +13,15 @@ import time
 import pytest
 
 from stugan_tf.runs.status import status_of
+from tests.helpers.commands import SMALLEST
 from tests.helpers.small import assert_same_phase, manifest
 
 ROOT = pathlib.Path(__file__).parents[2]
 GIN = ROOT / "gin" / "methods"
-TINY = ROOT / "tests" / "helpers" / "tiny.gin"
 FEW_STEPS = "Algorithm.total_steps = 4"
 
 
-def flags_of(method, *bindings, base=TINY):
+def flags_of(method, *bindings, base=SMALLEST):
     parameters = [f"--gin_param={binding}" for binding in bindings]
     return [f"--gin_file={base}", f"--gin_file={GIN / method}.gin", *parameters]
 
@@ -57,8 +57,8 @@ def test_a_method_is_planned_trained_and_looked_at_by_the_usual_commands(use, tm
     assert "finetune: checkpoint of step 4" in told
     assert told.splitlines()[2].split()[:3] == ["finetune", "finished", "4"]
     assert "theoretical FLOPs of the 8 steps logged so far in 2 phases:" in told
-    # Of 1288 weights in kernels of 576, 576, 64 and 72, floor(0.7 n) are zero in each.
-    assert f"sparsity {(403 + 403 + 44 + 50) / 1288:.4f} of the 1,288 weights" in told
+    # Of 648 weights in kernels of 576 and 72, floor(0.7 n) are zero in each.
+    assert f"sparsity {(403 + 50) / 648:.4f} of the 648 weights" in told
     code, told, errors = use("sample", [workdir, f"--output={tmp_path / 'grid.png'}", "--num=4"])
     assert code == 0, errors
     assert told.startswith("step 4: ")
@@ -141,5 +141,5 @@ def test_two_workers_go_through_the_phases_together(tmp_path):
     assert [worker.returncode for worker in workers] == [0, 0], errors
     assert status_of(tmp_path / "run").is_over
     weights = manifest(tmp_path / "run" / "round_02")["weights"]
-    assert weights["generator"]["active"] == pytest.approx(1288 * 0.64, abs=1)
+    assert weights["generator"]["active"] == pytest.approx(648 * 0.64, abs=1)
     assert all("round_02 (3 of 3)  step 4/4" in text for text in errors)

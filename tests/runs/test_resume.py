@@ -1,6 +1,11 @@
-"""Runs as the user starts them, killed at any moment."""
+"""Runs that are killed at any moment end like those that were not.
 
+In one process, with untraced functions, at chosen moments; and, slowly, as the user starts them.
+"""
+
+import functools
 import json
+import os
 import pathlib
 import random
 import shutil
@@ -13,7 +18,124 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.runs.interruption import Interrupted
+from stugan_tf.sparsity.exploration import Exploration
+from tests.helpers import small
+from tests.helpers.small import KilledError, killed, small_training, states
+
 TINY = pathlib.Path(__file__).parents[1] / "helpers" / "tiny.gin"
+STEPS = 4
+EXPLORING = {
+    "total_steps": STEPS,
+    "generator_exploration": Exploration(update_interval=2, gradient_momentum=0.5),
+    "discriminator_exploration": Exploration(update_interval=3),
+}
+
+
+class Acting:
+    """An evaluator of every step that acts when it is called: that is how a moment is chosen."""
+
+    metrics = {"constant": max}  # noqa: RUF012
+    protocol = {"id": "acting"}  # noqa: RUF012
+
+    def __init__(self, source, strategy, at=None, act=None):
+        del source, strategy
+        self._calls, self._at, self._act = 0, at, act
+
+    def prepare(self):
+        pass
+
+    def __call__(self, gan):
+        del gan
+        self._calls += 1
+        if self._calls == self._at:
+            self._act()
+        return {"constant": 1.0, "protocol": self.protocol}
+
+
+def exploring(**acting):
+    """A training of a few steps in which both topologies change."""
+    return small_training(
+        sparsities=(0.5, 0.3),
+        algorithm=EXPLORING,
+        log_every=1,
+        checkpoint_every=2,
+        sample_every=3,
+        evaluator=functools.partial(Acting, **acting),
+        evaluate_every=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The workdir of such a training that was never killed."""
+    workdir = tmp_path_factory.mktemp("straight") / "run"
+    tf.config.run_functions_eagerly(True)
+    exploring().run(workdir, "")
+    tf.config.run_functions_eagerly(False)
+    return workdir
+
+
+def assert_same_as(straight, workdir):
+    assert list(states(workdir)) == list(states(straight))
+    for step, state in states(straight).items():
+        small.assert_same_state(states(workdir)[step], state)
+    assert_same_log_and_pictures(workdir, straight)
+
+
+@pytest.mark.usefixtures("untraced")
+@pytest.mark.parametrize(
+    "when",
+    [lambda _, step, *rest: step == 2, lambda _, step, *rest: step == STEPS],
+    ids=["after a checkpoint", "at the very end"],
+)
+def test_a_run_killed_as_it_saves_ends_like_an_uninterrupted_one(
+    when, straight, tmp_path, monkeypatch
+):
+    with killed(monkeypatch, Checkpoints, "save", when):
+        exploring().run(tmp_path, "")
+    exploring().run(tmp_path, "")
+    assert_same_as(straight, tmp_path)
+
+
+@pytest.mark.usefixtures("untraced")
+def test_a_run_killed_between_checkpoints_takes_the_lost_steps_again(straight, tmp_path):
+    def kill():
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        exploring(at=4, act=kill).run(tmp_path, "")
+    # The log and the samples of step 3, which is lost, are there already.
+    assert max(states(tmp_path)) == 2
+    assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3]
+    exploring().run(tmp_path, "")
+    assert_same_as(straight, tmp_path)
+
+
+@pytest.mark.usefixtures("untraced")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_where_no_checkpoint_was_due(number, straight, tmp_path):
+    handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(Interrupted) as interrupted:
+        exploring(at=3, act=lambda: os.kill(os.getpid(), number)).run(tmp_path, "")
+    assert interrupted.value.exit_code == 128 + number
+    assert max(states(tmp_path)) == 3
+    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == handlers
+    exploring().run(tmp_path, "")
+    small.assert_same_state(states(tmp_path)[STEPS], states(straight)[STEPS])
+    assert_same_log_and_pictures(tmp_path, straight)
+
+
+@pytest.mark.usefixtures("untraced")
+def test_a_damaged_newest_checkpoint_is_trained_again(straight, tmp_path, caplog):
+    workdir = shutil.copytree(straight, tmp_path / "run")
+    newest = sorted((workdir / "checkpoints").iterdir())[-1]
+    data = next(newest.glob("state.data*"))
+    data.write_bytes(data.read_bytes()[:1000])
+    exploring().run(workdir, "")
+    assert "is damaged" in caplog.text
+    assert_same_as(straight, workdir)
 
 
 def start(workdir, *parameters, method=None):
@@ -59,6 +181,10 @@ def assert_same_run(one, other):
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+    assert_same_log_and_pictures(one, other)
+
+
+def assert_same_log_and_pictures(one, other):
     assert metrics(one) == metrics(other)
     pictures = [sorted(d.joinpath("samples").iterdir()) for d in (one, other)]
     assert [p.name for p in pictures[0]] == [p.name for p in pictures[1]]
@@ -73,7 +199,8 @@ def uninterrupted(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("num_kills", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_kills", [pytest.param(1, marks=pytest.mark.ci), 10])
 def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(
     num_kills, uninterrupted, tmp_path
 ):
@@ -136,6 +263,8 @@ def test_a_killed_sparse_run_ends_like_an_uninterrupted_one(tmp_path):
     assert_same_run(tmp_path / "run", tmp_path / "uninterrupted")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_signal_saves_and_the_next_start_goes_on(uninterrupted, tmp_path):
     workdir = tmp_path / "run"
     process = start(workdir, "train.checkpoint_every = 1000")

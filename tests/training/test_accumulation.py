@@ -22,6 +22,7 @@ from test_steps import (
 from stugan_tf.errors import InputError
 from stugan_tf.randomness import Purpose, draw_latents, fold
 
+TRACED = pytest.mark.parametrize("tracing", ["traced"], indirect=True)
 PLAIN = {"generator": small_generator, "discriminator": small_discriminator}
 
 
@@ -30,8 +31,9 @@ def record(run):
 
 
 @pytest.fixture(scope="module")
-def in_halves():
+def in_halves(tracing):
     """Two micro-batches, by one device, not compiled by XLA."""
+    del tracing
     return Run(algorithm(accumulation_steps=2))
 
 
@@ -41,6 +43,7 @@ def history(in_halves):
     return record(in_halves)
 
 
+@pytest.mark.usefixtures("tracing")
 def test_without_batch_statistics_they_are_the_steps_of_whole_batches():
     """Topology updates too: growth sees the gradient of the whole batch."""
     whole = record(Run(algorithm(), **PLAIN))
@@ -55,6 +58,7 @@ def test_without_batch_statistics_they_are_the_steps_of_whole_batches():
     assert any(changed)
 
 
+@pytest.mark.usefixtures("untraced")
 def test_batch_norm_sees_one_micro_batch_at_a_time():
     settings = algorithm(accumulation_steps=2, discriminator_steps=1)
     run = Run(settings).advance()
@@ -71,6 +75,9 @@ def test_batch_norm_sees_one_micro_batch_at_a_time():
     assert len(compared) == 2 * 3
 
 
+@pytest.mark.slow
+@pytest.mark.ci
+@TRACED
 def test_two_replicas_take_the_steps_of_one(mirrored, history):
     """A micro-batch is spread over the replicas: batch norm over both sees the same images."""
     run = Run(algorithm(accumulation_steps=2), mirrored)
@@ -82,6 +89,7 @@ def test_two_replicas_take_the_steps_of_one(mirrored, history):
 
 
 @pytest.mark.slow
+@TRACED
 def test_xla_takes_the_same_steps(history):
     run = Run(algorithm(accumulation_steps=2), jit_compile=True)
     for step in range(1, NUM_STEPS + 1):

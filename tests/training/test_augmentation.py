@@ -111,6 +111,7 @@ def test_it_is_the_same_compiled_by_xla():
     np.testing.assert_allclose(compiled(images), alter(images), atol=1e-5)
 
 
+@pytest.mark.usefixtures("tracing")
 def test_real_and_generated_images_are_altered_differently_and_in_both_updates():
     """The logit is an image's sum: what the metrics say of it shows what D has seen."""
     loss = Loss(

@@ -72,6 +72,7 @@ class Dimmed(Augmentation):
         return 0.5 * images
 
 
+@pytest.mark.usefixtures("tracing")
 def test_it_is_measured_after_the_update_with_the_updated_discriminator():
     """At steps 2 and 4; the generator moves after the second of two discriminator updates."""
     chosen = algorithm(
@@ -120,6 +121,7 @@ def moving_discriminator(image_shape):
     return keras.Model(images, layers.Dense(1)(layers.Flatten()(outputs)))
 
 
+@pytest.mark.usefixtures("tracing")
 def test_measuring_changes_nothing_else():
     """Batch norm and power iterations of the networks stay where training left them."""
     networks = {"generator": moving_generator, "discriminator": moving_discriminator}
@@ -132,6 +134,7 @@ def test_measuring_changes_nothing_else():
         np.testing.assert_array_equal(measured[name], value, err_msg=name)
 
 
+@pytest.mark.usefixtures("tracing")
 def test_micro_batches_measure_on_the_last_of_them():
     chosen = algorithm(
         generator_exploration=None,

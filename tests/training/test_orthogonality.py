@@ -70,6 +70,7 @@ def test_weights_with_two_axes_are_regularised_but_those_excluded():
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.usefixtures("tracing")
 @pytest.mark.parametrize("num_parts", [1, 2])
 def test_a_step_adds_it_once_and_masked_weights_stay_zero(num_parts):
     """Where the loss has no slope, Adam's first second moment is that of the regularisation."""

@@ -32,6 +32,7 @@ from tests.helpers.small_networks import residual_discriminator
 ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 # Of fewer feature maps single roundings would weigh more.
 RESIDUAL = {"discriminator": functools.partial(residual_discriminator, width=8)}
+TRACED = pytest.mark.parametrize("tracing", ["traced"], indirect=True)
 PLAIN = {"generator": small_generator, "discriminator": small_discriminator}
 
 
@@ -83,8 +84,9 @@ def distance(step, expected, rounding):
 
 
 @pytest.fixture(scope="module", params=["bfloat16", "float16"])
-def half(request):
+def half(request, tracing):
     """A run in half precision after its four steps, and what its first was like."""
+    del tracing
     run, first = first_step_in(request.param)
     before = masks_of(run.gan.generator)
     return types.SimpleNamespace(
@@ -96,7 +98,8 @@ def half(request):
 
 
 @pytest.fixture(scope="module")
-def first_in_float32():
+def first_in_float32(tracing):
+    del tracing
     return first_step(Run(algorithm(discriminator_steps=1), **RESIDUAL))
 
 
@@ -109,8 +112,10 @@ def test_losses_and_gradients_are_close_to_those_in_float32(half, first_in_float
     assert 0 < distance(half.first, first_in_float32, rounding) < 16 * rounding
 
 
+@pytest.mark.slow
+@TRACED
 @pytest.mark.parametrize(
-    "half", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"], indirect=True
+    "half", ["bfloat16", pytest.param("float16", marks=pytest.mark.ci)], indirect=True
 )
 def test_xla_takes_about_the_same_step(half):
     """It rounds elsewhere: what it fuses it computes without rounding in between."""
@@ -120,7 +125,8 @@ def test_xla_takes_about_the_same_step(half):
     assert run.steps.first_bad() is None
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [pytest.param("bfloat16", marks=pytest.mark.ci), "float16"])
 def test_micro_batches_under_xla_make_about_the_step_of_the_whole_batch(precision):
     """Gradients of micro-batches are added in float32, so these err no more."""
     _, whole = first_step_in(precision, **PLAIN)
@@ -179,8 +185,9 @@ def test_sigma_is_that_of_the_weights_in_float32(layer, precision):
 
 @pytest.fixture(scope="module")
 def scaled():
-    """A plain GAN in float16."""
-    return Run(algorithm(discriminator_steps=1), precision="float16", **PLAIN)
+    """A plain GAN in float16; two steps trace all that later ones need."""
+    run = Run(algorithm(discriminator_steps=1), precision="float16", **PLAIN)
+    return run.advance(2)
 
 
 def test_updates_that_overflow_are_left_out_and_halve_the_scale(scaled):

@@ -11,13 +11,15 @@ from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.sparsity.training_flops import CONVENTIONS, Cost, constant_stretch, training_flops
 
 NUM_STEPS = 3
+TRACED = pytest.mark.parametrize("tracing", ["traced"], indirect=True)
 # To trace and compile topology updates takes longer than all else; the training below has them.
 SETTINGS = {"generator_exploration": None}
 
 
 @pytest.fixture(scope="module")
-def history():
+def history(tracing):
     """States after steps 1 to 3 of the usual run."""
+    del tracing
     run = Run(algorithm(**SETTINGS))
     return [run.advance().state() for _ in range(NUM_STEPS)]
 
@@ -34,11 +36,17 @@ def test_steps_are_the_usual_ones(history):
     check(history, tolerance=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
+@TRACED
 def test_two_replicas_normalise_by_both_again(mirrored, history):
     """Batch norm over both replicas meets in the backward pass, too."""
     assert_replicas_agree(check(history, strategy=mirrored))
 
 
+@pytest.mark.slow
+@pytest.mark.ci
+@TRACED
 def test_xla_takes_the_same_steps(history):
     check(history, jit_compile=True)
 
@@ -58,7 +66,7 @@ def test_it_goes_with_accumulation_in_half_precision():
         np.testing.assert_allclose(state[name], value, err_msg=name, **tolerance)
 
 
-@pytest.mark.usefixtures("operations")
+@pytest.mark.usefixtures("operations", "tracing")
 def test_a_training_with_it_is_the_training_without(tmp_path):
     """Here on the non-zeros, by fused layers, with a topology update by the gradient."""
     found = []

@@ -37,6 +37,7 @@ from stugan_tf.training.balance import BalanceRatio
 from stugan_tf.training.losses import non_saturating
 from tests.helpers import reference
 
+TRACED = pytest.mark.parametrize("tracing", ["traced"], indirect=True)
 DENSE = {"generator_sparsity": 0.0}
 DENSER = (-1e9 - 1, -1e9)  # Any balance ratio is too large.
 SPARSER = (1e9, 1e9 + 1)
@@ -64,8 +65,9 @@ def rules(bounds=DENSER, **settings):
 
 
 @pytest.fixture(scope="module")
-def run():
+def run(tracing):
     """One device, not compiled by XLA."""
+    del tracing
     return Run(rules(), **SMOOTH, **DENSE)
 
 
@@ -153,6 +155,9 @@ def test_the_discriminator_grows_where_its_last_gradient_was_largest(run):
     assert not np.any(snapshot.discriminator_kernels[0][grown > 0])
 
 
+@pytest.mark.slow
+@pytest.mark.ci
+@TRACED
 def test_two_replicas_change_the_topology_as_one_does(mirrored, history):
     run = Run(rules(), mirrored, **SMOOTH, **DENSE)
     for snapshot in history[1:]:
@@ -163,6 +168,7 @@ def test_two_replicas_change_the_topology_as_one_does(mirrored, history):
 
 
 @pytest.mark.slow
+@TRACED
 def test_xla_changes_the_topology_likewise(history):
     run = Run(rules(), jit_compile=True, **SMOOTH, **DENSE)
     for snapshot in history[1:]:
@@ -229,6 +235,7 @@ class Listener:
         self._explore(amount, seed, products)
 
 
+@pytest.mark.usefixtures("tracing")
 def test_gradient_flow_is_scored_by_products_of_hessian_and_gradient():
     """Weights w fall out where w (H g) is lowest; g and H of the last batch, at these weights."""
     exploration = Exploration(

@@ -33,7 +33,7 @@ SHAPE = (8, 8, 1)
 BATCH_SIZE = 8
 SEED = 3
 INTERVAL = 6
-NUM_STEPS = 32
+NUM_STEPS = 14
 # With beta_1 = 0 Adam's first step is the sign of the gradient; this epsilon is large against
 # rounding errors, which would otherwise become whole steps.
 ADAM = {"learning_rate": 3e-3, "beta_1": 0.0, "epsilon": 1e-3, "moments": "active"}
@@ -66,6 +66,10 @@ SNGAN = {
     "generator": functools.partial(sngan_generator, width=6, latent_dim=6),
     "discriminator": functools.partial(sngan_discriminator, width=6),
 }
+
+
+# Line by line a large network would take long.
+NETWORKS = {"untraced": SMALL, "traced": SNGAN}
 
 
 class Run:
@@ -152,18 +156,18 @@ def assert_same_masks(masks, expected):
 
 
 @pytest.fixture(scope="module")
-def dense():
+def dense(tracing):
     """Snapshots of a run."""
-    return record(Run("dense", networks=SNGAN))
+    return record(Run("dense", networks=NETWORKS[tracing]))
 
 
 @pytest.fixture(scope="module", params=["sparse", "auto"])
-def sparse(request):
+def sparse(request, tracing):
     """Snapshots of a run on the non-zeros; `auto` with choices as measurements may make them."""
     with pytest.MonkeyPatch.context() as patch:
         choices = itertools.cycle([Choice(True, False, True), Choice(False, True, True)])
         patch.setattr(tuning, "fastest", lambda problem: next(choices))
-        return record(Run(request.param, networks=SNGAN))
+        return record(Run(request.param, networks=NETWORKS[tracing]))
 
 
 def record(run):
@@ -224,6 +228,7 @@ def test_all_updates_keep_zeros_and_counts(sparse):
     ],
     ids=["dense moments", "gradient momentum", "clipping"],
 )
+@pytest.mark.usefixtures("tracing")
 def test_what_needs_the_gradients_of_all_weights_gets_them_in_every_step(settings):
     dense, sparse = Run("dense", **settings), Run("sparse", **settings)
     for _ in range(3):
@@ -248,6 +253,8 @@ def test_what_needs_second_derivatives_gets_them():
     assert any(np.any(new != old) for new, old in pairs)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_replicas_agree_and_take_the_steps_of_one(mirrored):
     exploration = Exploration(update_interval=2)
     synchronized = {**SMALL, "generator": functools.partial(small_generator, synchronized=True)}
@@ -294,12 +301,14 @@ def train_in_two_parts(workdir, first, second, algorithm):
     return resumed, straight
 
 
+@pytest.mark.usefixtures("tracing")
 def test_a_run_goes_on_under_another_execution(tmp_path):
     resumed, straight = train_in_two_parts(tmp_path, "sparse", "dense", tiny_algorithm())
     for one, other in zip(kernels(resumed), kernels(straight), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+@pytest.mark.usefixtures("tracing")
 def test_a_resumed_sparse_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
     exploration = Exploration(update_interval=3)
     algorithm = tiny_algorithm(

@@ -158,8 +158,8 @@ def kernels_of(model):
 
 @pytest.fixture(scope="module")
 def plain():
-    """One device, not compiled by XLA."""
-    return Run()
+    """One device, not compiled by XLA; two steps trace all that later ones need."""
+    return Run().advance(2)
 
 
 @pytest.fixture(scope="module")
@@ -172,13 +172,13 @@ def history(plain):
 @pytest.fixture(scope="module")
 def two_replicas(mirrored):
     """Half the batch each, batch norm over both."""
-    return Run(strategy=mirrored)
+    return Run(strategy=mirrored).advance(2)
 
 
 @pytest.fixture(scope="module")
 def compiled():
     """One device, compiled by XLA."""
-    return Run(jit_compile=True)
+    return Run(jit_compile=True).advance(2)
 
 
 def assert_close(state, expected, tolerance=1e-4):
@@ -204,8 +204,8 @@ def assert_same_masks(snapshot, expected):
 class SlowTraining:
     """Algorithm 1 line by line: eager calls of the networks, everything else in NumPy."""
 
-    def __init__(self, settings):
-        self.gan = build_gan()
+    def __init__(self, settings, **networks):
+        self.gan = build_gan(**networks)
         self._settings = settings
         self._adams = {
             id(variable): reference.Adam(variable.numpy(), **ADAM)
@@ -294,8 +294,8 @@ def test_steps_are_those_of_a_slow_eager_implementation(plain):
     check_against_slow_training(plain.restart(), algorithm())
 
 
-def check_against_slow_training(run, settings):
-    slow = SlowTraining(settings)
+def check_against_slow_training(run, settings, **networks):
+    slow = SlowTraining(settings, **networks)
     for step in range(1, NUM_STEPS + 1):
         slow.take_step(step)
         run.advance()
@@ -420,6 +420,8 @@ def test_two_replicas_take_the_steps_of_one(two_replicas, history):
         assert_close(two_replicas.state(), history[step].state, tolerance=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_replicas_agree_although_each_normalises_by_its_own_part(mirrored):
     settings = algorithm(
         discriminator_exploration=Exploration(update_interval=2, grow_scores=random_scores)
@@ -435,6 +437,8 @@ def test_replicas_agree_although_each_normalises_by_its_own_part(mirrored):
         assert any(np.any(old != new) for old, new in pairs)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_first_step_compiled_by_xla_has_the_same_losses_and_gradients(compiled, history):
     """The second moments after one update are those of the gradients: (1 - beta_2) g^2."""
     state, expected = compiled.restart().advance().state(), history[1].state
@@ -451,6 +455,8 @@ def test_the_first_step_compiled_by_xla_has_the_same_losses_and_gradients(compil
         np.testing.assert_allclose(gradient, expected_gradient, atol=tolerance)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_xla_takes_the_same_steps(compiled, history):
     compiled.restart()
     for step in range(1, NUM_STEPS + 1):
@@ -464,6 +470,7 @@ def test_xla_on_several_cpu_replicas_is_refused(mirrored):
         Run(strategy=mirrored, jit_compile=True)
 
 
+@pytest.mark.usefixtures("untraced")
 def test_the_generator_follows_as_many_discriminator_updates_as_its_position_says():
     """And its average starts when it should; and one call sees real and generated images."""
     settings = algorithm(
@@ -472,7 +479,8 @@ def test_the_generator_follows_as_many_discriminator_updates_as_its_position_say
         generator_exploration=None,
         joint_discrimination=True,
     )
-    check_against_slow_training(Run(settings), settings)
+    networks = {"generator": small_generator, "discriminator": small_discriminator}
+    check_against_slow_training(Run(settings, **networks), settings, **networks)
 
 
 class BadGradient(layers.Layer):
