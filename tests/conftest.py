@@ -79,7 +79,9 @@ def operations():
 @pytest.fixture
 def untraced():
     """Spares tests of what happens around compiled functions the time of compiling them."""
-    with _untraced():
+    from tests.helpers import tracing
+
+    with tracing.untraced():
         yield
 
 
@@ -89,19 +91,10 @@ def untraced():
 )
 def tracing(request):
     """Steps of a GAN run line by line in a default test; as compiled functions in a slow one."""
-    with _untraced() if request.param == "untraced" else contextlib.nullcontext():
+    from tests.helpers import tracing
+
+    with tracing.untraced() if request.param == "untraced" else contextlib.nullcontext():
         yield request.param
-
-
-@contextlib.contextmanager
-def _untraced():
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture

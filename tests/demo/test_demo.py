@@ -13,8 +13,6 @@ import time
 import urllib.request
 
 import pytest
-from playwright.sync_api import sync_playwright
-from streamlit.testing.v1 import AppTest
 
 import stugan_tf
 from stugan_tf.demo import exhibits
@@ -79,6 +77,7 @@ def test_a_host_that_is_none_is_refused(use):
 @pytest.fixture
 def page(monkeypatch):
     """`(*exhibits) -> a running page`, without a browser."""
+    from streamlit.testing.v1 import AppTest
 
     def open_page(*shown):
         monkeypatch.setattr(exhibits, "open_exhibits", lambda paths: shown)
@@ -164,6 +163,8 @@ def browser():
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
     if chromium is None:
         pytest.skip("There is no Chromium on the path. Debian: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as driver:
         browser = driver.chromium.launch(
             executable_path=chromium,

@@ -6,7 +6,6 @@ import pathlib
 
 import pytest
 import yaml
-from kfp import components
 
 from pipelines import chain, configuration, kubeflow
 from pipelines.configuration import Configuration
@@ -38,6 +37,8 @@ def documents(path):
 
 
 def test_kfp_reads_it(compiled):
+    from kfp import components
+
     path, found = compiled
     loaded = components.load_component_from_file(str(path))
     inputs = loaded.component_spec.inputs

@@ -21,7 +21,7 @@ import tensorflow as tf
 from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.runs.interruption import Interrupted
 from stugan_tf.sparsity.exploration import Exploration
-from tests.helpers import small
+from tests.helpers import small, tracing
 from tests.helpers.small import KilledError, killed, small_training, states
 
 TINY = pathlib.Path(__file__).parents[1] / "helpers" / "tiny.gin"
@@ -71,9 +71,8 @@ def exploring(**acting):
 def straight(tmp_path_factory):
     """The workdir of such a training that was never killed."""
     workdir = tmp_path_factory.mktemp("straight") / "run"
-    tf.config.run_functions_eagerly(True)
-    exploring().run(workdir, "")
-    tf.config.run_functions_eagerly(False)
+    with tracing.untraced():
+        exploring().run(workdir, "")
     return workdir
 
 
