@@ -16,11 +16,14 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import hypothesis
 import pytest
-from absl import flags
+from absl import flags, logging
 from absl.testing import flagsaver
 
 pytest_plugins = ["tests.helpers.budget"]
 
+# Its handler keeps the stderr that is there when it is imported: warnings go to pytest's report,
+# not between the lines that a command prints.
+assert logging
 HERE = pathlib.Path(__file__).parent
 # What `make test-fast` leaves out: these train GANs, or run commands and whole pipelines.
 WHOLE = (

@@ -32,7 +32,7 @@ import stugan_tf.models
 import stugan_tf.runs.loop  # noqa: F401 - registers with gin, which a parsed file forbids
 from stugan_tf.evaluation import inception, records
 from stugan_tf.runs import workdir as workdir_module
-from tests.helpers.commands import SMALLEST, STATIC, train
+from tests.helpers.commands import SMALLEST, STATIC, TINY, train
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "wrong_uses.md"
@@ -1135,7 +1135,7 @@ def test_a_disk_that_fills_up_later_costs_no_checkpoint(place, use):
     place.mount("size=340k")
     plenty = shutil.disk_usage("/")._replace(free=2**40)
     place.monkeypatch.setattr(workdir_module.shutil, "disk_usage", lambda path: plenty)
-    code, _, errors = use("train", place.flags(*STATIC))
+    code, _, errors = use("train", place.flags(*STATIC, gin_file=TINY))
     assert code == 1
     assert "Traceback" not in errors
     assert "No space left on device" in errors

@@ -66,7 +66,9 @@ def test_it_goes_with_accumulation_in_half_precision():
         np.testing.assert_allclose(state[name], value, err_msg=name, **tolerance)
 
 
-@pytest.mark.usefixtures("operations", "tracing")
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.usefixtures("operations")
 def test_a_training_with_it_is_the_training_without(tmp_path):
     """Here on the non-zeros, by fused layers, with a topology update by the gradient."""
     found = []
