@@ -301,6 +301,7 @@ def train_in_two_parts(workdir, first, second, algorithm):
     return resumed, straight
 
 
+@pytest.mark.budget(10, reason="three trainings")
 @pytest.mark.usefixtures("tracing")
 def test_a_run_goes_on_under_another_execution(tmp_path):
     resumed, straight = train_in_two_parts(tmp_path, "sparse", "dense", tiny_algorithm())
@@ -308,6 +309,7 @@ def test_a_run_goes_on_under_another_execution(tmp_path):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+@pytest.mark.budget(10, reason="three trainings")
 @pytest.mark.usefixtures("tracing")
 def test_a_resumed_sparse_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
     exploration = Exploration(update_interval=3)
