@@ -28,7 +28,7 @@ test-ci: $(INSTALLED)  ## The slow tests that every change must pass
 	$(PYTEST) -m "slow and ci" $(TESTS)
 
 test-slow: $(INSTALLED)  ## All slow tests, and properties by more examples; before a release
-	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile=whole $(TESTS)
+	TEST_BUDGET=0 $(PYTEST) -m "slow or hypothesis" --hypothesis-profile=whole $(TESTS)
 
 # With -O3 it would take minutes to build. The three checks left out, for null, turn constants of
 # TensorFlow's headers into what GCC says is none; AddressSanitizer sees where null is read. Leaks

@@ -17,7 +17,7 @@ def smallest_generator(image_shape, width=8, latent_dim=8):
     """
     size = image_shape[0] // 2
     latents = keras.Input([latent_dim], name="latents")
-    outputs = layers.Dense(size * size * width, name="first")(latents)
+    outputs = layers.Dense(size * size * width, name="l1")(latents)
     outputs = layers.UpSampling2D()(layers.Reshape([size, size, width])(outputs))
     outputs = layers.ReLU()(layers.BatchNormalization(momentum=0.9, name="norm")(outputs))
     outputs = Masked(layers.Conv2D(width, 3, padding="same", name="c1"))(outputs)
