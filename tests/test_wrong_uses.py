@@ -1131,6 +1131,7 @@ def test_a_wrong_use_is_told_and_costs_nothing(case, place, use):
     assert place.workdir.exists() == existed
 
 
+@pytest.mark.usefixtures("untraced")
 def test_a_disk_that_fills_up_later_costs_no_checkpoint(place, use):
     place.mount("size=340k")
     plenty = shutil.disk_usage("/")._replace(free=2**40)

@@ -216,13 +216,13 @@ class Listener:
     """Keeps what the topology update of a network scores."""
 
     def __init__(self, explorer):
-        self._explorer, self._explore = explorer, explorer.explore
+        self._explorer, self._update = explorer, explorer.update
         kernels = [layer.kernel.value for layer in explorer.layers]
         self.kernels, self.masks, self.products = (
             [tf.Variable(tf.zeros_like(kernel), trainable=False) for kernel in kernels]
             for _ in range(3)
         )
-        explorer.explore = self
+        explorer.update = self
 
     def __call__(self, amount, seed, products):
         for layer, product, *kept in zip(
@@ -232,7 +232,7 @@ class Listener:
                 kept, (layer.kernel.value, layer.kernel_mask.value, product), strict=True
             ):
                 variable.assign(value)
-        self._explore(amount, seed, products)
+        self._update(amount, seed, products)
 
 
 @pytest.mark.usefixtures("tracing")
@@ -272,6 +272,7 @@ def test_gradient_flow_is_scored_by_products_of_hessian_and_gradient():
             assert np.all(new_mask >= kept)
 
 
+@pytest.mark.budget(10, reason="three trainings")
 @pytest.mark.usefixtures("untraced")
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path):
     """Stopped when the window of the balance ratio is full, between two updates."""
