@@ -13,6 +13,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import types
 import urllib.error
 from collections.abc import Callable
