@@ -13,7 +13,8 @@ from stugan_tf.serving import artifact
 from stugan_tf.serving.card import write as write_card
 from stugan_tf.serving.formats import FORMATS
 from stugan_tf.serving.loading import load
-from tests.helpers.served_networks import CONDITIONAL, call, train
+from tests.helpers.commands import call
+from tests.helpers.served_networks import CONDITIONAL, train
 
 
 @pytest.fixture(scope="module")
