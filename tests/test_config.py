@@ -297,3 +297,16 @@ def test_the_settings_of_a_name_are_all_that_it_leads_to():
     parse("LIMIT = 0.5", "loss.margin = %LIMIT", "decay.rate = 0.4")
     assert config.settings_of("loss") == {"loss.margin": "%LIMIT", "LIMIT": "0.5"}
     assert config.settings_of("decay") == {"decay.rate": "0.4"}
+
+
+def test_what_a_run_was_configured_by_was_checked_when_it_began(tmp_path):
+    """A reader of a run does not call everything that its training called."""
+    own = write(tmp_path / "config.gin", "loss.margin = 3.0")
+    config.parse_gin([own], ["decay.rate = 0.4"])
+    with pytest.raises(InputError, match=r"decay\.rate = 0\.4") as error:
+        config.check_all_used(checked=own)
+    assert "margin" not in str(error.value)
+    config.parse_gin([own])
+    config.check_all_used(checked=own)
+    with pytest.raises(InputError, match="margin"):
+        config.check_all_used()

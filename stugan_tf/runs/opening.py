@@ -104,7 +104,7 @@ class Run:
             self.strategy = create_strategy(strategy)  # First: it may have to choose devices.
             self.source = _source_of(folder, self._open_data)
             self.training = Training(self.source, self.strategy)
-            config.check_all_used(also=["data", *uses])
+            config.check_all_used(["data", *uses], checked=configuration_file(folder))
         self.gan = self.training.gan
         if execution is not None:
             self.gan.set_execution(execution)
