@@ -243,8 +243,15 @@ class Parts:
     """
 
     def __init__(
-        self, padding, kernel_size, scale=(), shift=(), relu=False, upsampling=1, pooling=1
-    ):
+        self,
+        padding: str,
+        kernel_size: Sequence[int],
+        scale: Any = (),
+        shift: Any = (),
+        relu: bool = False,
+        upsampling: int = 1,
+        pooling: int = 1,
+    ) -> None:
         self._paddings = paddings(padding, kernel_size)
         self._dense = {"strides": [1, 1, 1, 1], "padding": padding.upper()}
         self._before = {"scale": scale, "shift": shift, "relu": relu, "upsampling": upsampling}
@@ -252,13 +259,21 @@ class Parts:
         self._upsampling = upsampling
         self._pooling = pooling
 
-    def _prepared(self, inputs):
+    def _prepared(self, inputs: tf.Tensor) -> tf.Tensor:
         """The inputs as a dense convolution needs them."""
         if self._is_scaled:
             inputs = inputs * self._before["scale"] + self._before["shift"]
         return _upsample(tf.nn.relu(inputs) if self._before["relu"] else inputs, self._upsampling)
 
-    def forward(self, is_sparse, inputs, kernel, bias=None, residual=None, residual_upsampling=1):
+    def forward(
+        self,
+        is_sparse: bool,
+        inputs: tf.Tensor,
+        kernel: tf.Tensor,
+        bias: tf.Tensor | None = None,
+        residual: tf.Tensor | None = None,
+        residual_upsampling: int = 1,
+    ) -> tf.Tensor:
         """The output of the convolution, pooled, with bias and residual."""
         if is_sparse:
             return convolve(
@@ -284,7 +299,9 @@ class Parts:
             outputs += _upsample(residual, residual_upsampling)
         return outputs
 
-    def input_gradient(self, is_sparse, gradient, kernel, input_shape):
+    def input_gradient(
+        self, is_sparse: bool, gradient: tf.Tensor, kernel: tf.Tensor, input_shape: tf.Tensor
+    ) -> tf.Tensor:
         """The gradient of the input before upsampling, from that of the output before pooling."""
         if is_sparse:
             return convolve(
@@ -306,7 +323,9 @@ class Parts:
         )
         return _sum_pool(of_upsampled, self._upsampling)
 
-    def kernel_gradient(self, is_sparse, inputs, gradient, mask):
+    def kernel_gradient(
+        self, is_sparse: bool, inputs: tf.Tensor, gradient: tf.Tensor, mask: tf.Tensor
+    ) -> tf.Tensor:
         """The gradient of the kernel, from that of the output before pooling. Dense: not masked."""
         if is_sparse:
             return kernel_gradient(

@@ -76,7 +76,7 @@ class FusedConvolution(keras.layers.Layer):
             around.residual_upsampling,
         )
 
-    def _normalization(self, images, training):
+    def _normalization(self, images: tf.Tensor, training: bool) -> Normalization | None:
         layer = self.normalization
         if layer is None:
             return None
@@ -133,7 +133,7 @@ def fuse(model: keras.Model) -> keras.Model:
     )
 
 
-def _layers_needed_twice(graph):
+def _layers_needed_twice(graph: keras.Model) -> set[keras.layers.Layer]:
     """The layers that have an output with several consumers."""
     order = nodes(graph)
     needs = collections.Counter(
@@ -144,7 +144,7 @@ def _layers_needed_twice(graph):
     return {node.operation for node in order if any(needs[id(t)] > 1 for t in node.outputs)}
 
 
-def _times(size, factor):
+def _times(size: int | None, factor: int) -> int | None:
     return None if size is None else size * factor
 
 
@@ -165,13 +165,13 @@ def is_fusible(masked: Masked) -> bool:
 class _Fusion:
     """Calls the layers of a model in turn, each fused with the layers before it where it can be."""
 
-    def __init__(self, needed_twice):
+    def __init__(self, needed_twice: set[keras.layers.Layer]) -> None:
         self._needed_twice = needed_twice
         # Tensors by id: outputs of those layers, and of calls with arguments besides the inputs.
-        self._shared = {}
-        self._called_with_arguments = {}
+        self._shared: dict[int, Any] = {}
+        self._called_with_arguments: dict[int, Any] = {}
 
-    def call(self, layer, *args, **kwargs):
+    def call(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
         outputs = None
         if len(args) == 1 and not _has_arguments(kwargs):
             outputs = self._fused(layer, *args)
@@ -184,7 +184,7 @@ class _Fusion:
             self._called_with_arguments |= made
         return outputs
 
-    def _fused(self, layer, inputs):
+    def _fused(self, layer: keras.layers.Layer, inputs: Any) -> Any:
         if isinstance(layer, Masked) and is_fusible(layer):
             return self._convolve(layer, inputs)
         if _is_plain(layer, keras.layers.Add) and len(inputs) == 2:
@@ -193,13 +193,13 @@ class _Fusion:
             return self._pool(layer, inputs)
         return None
 
-    def _fused_producer(self, tensor):
+    def _fused_producer(self, tensor: keras.KerasTensor) -> tuple[Any, list]:
         layer, inputs = producer(tensor)
         is_ours = isinstance(layer, FusedConvolution) and id(tensor) not in self._shared
         return (layer, inputs) if is_ours else (None, inputs)
 
-    def _convolve(self, masked, images):
-        around = {}
+    def _convolve(self, masked: Masked, images: Any) -> Any:
+        around: dict[str, Any] = {}
         is_shared = id(images) in self._shared
         layer, inputs = producer(images)
         if (
@@ -225,7 +225,7 @@ class _Fusion:
             around["normalization"], (images,) = layer, inputs
         return FusedConvolution(masked, Surroundings(**around))(images)
 
-    def _add(self, one, other):
+    def _add(self, one: Any, other: Any) -> Any:
         for images, residual in ((one, other), (other, one)):
             fused, inputs = self._fused_producer(images)
             if fused is None or fused.surroundings.has_residual or images.shape != residual.shape:
@@ -245,7 +245,7 @@ class _Fusion:
             )
         return None
 
-    def _pool(self, layer, images):
+    def _pool(self, layer: keras.layers.Layer, images: Any) -> Any:
         fused, inputs = self._fused_producer(images)
         height, width = images.shape[1:3]
         if (
@@ -267,32 +267,32 @@ class _Fusion:
         return _rebuilt(fused, inputs, pooling=2)
 
 
-def _is_plain(layer, kind):
+def _is_plain(layer: Any, kind: Any) -> bool:
     """Whether an operation is exactly this kind of layer, not a subclass, and is float32."""
     return type(layer) is kind and layer.compute_dtype == "float32"
 
 
-def _has_arguments(kwargs):
+def _has_arguments(kwargs: dict[str, Any]) -> bool:
     """Whether a call had arguments besides the inputs. Keras adds a `mask` that is None."""
     return any(value is not None for value in kwargs.values())
 
 
-def _rebuilt(fused, inputs, **changes):
+def _rebuilt(fused: FusedConvolution, inputs: list, **changes: Any) -> Any:
     around = dataclasses.replace(fused.surroundings, **changes)
     return FusedConvolution(fused.masked, around)(inputs if len(inputs) > 1 else inputs[0])
 
 
-def _is_relu(layer):
+def _is_relu(layer: Any) -> bool:
     if _is_plain(layer, keras.layers.ReLU):
         return layer.max_value is None and not layer.negative_slope and not layer.threshold
     return _is_plain(layer, keras.layers.Activation) and layer.activation is keras.activations.relu
 
 
-def _is_pointwise(fused):
+def _is_pointwise(fused: FusedConvolution) -> bool:
     return tuple(fused.masked.layer.kernel_size) == (1, 1)
 
 
-def _halves(layer):
+def _halves(layer: Any) -> bool:
     return (
         layer.pool_size == (2, 2)
         and layer.strides == (2, 2)

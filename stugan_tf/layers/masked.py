@@ -114,7 +114,7 @@ class Masked(keras.layers.Wrapper):
             return self.layer.normalized_kernel(training)
         return tf.convert_to_tensor(self.layer.kernel)
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> Any:
         """The output shape of the wrapped layer."""
         return self.layer.compute_output_shape(input_shape)
 

@@ -78,7 +78,7 @@ def mixing_classes(model: keras.Model) -> keras.Model:
         )
     weights = keras.Input([*labels.shape[1:], *num_classes], name="class_weights")
 
-    def call(layer, *args, **kwargs):
+    def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
         return (MixedEmbedding(layer) if layer in consumers else layer)(*args, **kwargs)
 
     return keras.models.clone_model(

@@ -12,7 +12,7 @@ state (`keras.StatelessScope`), called twice with the same arguments.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -92,20 +92,20 @@ class Segment:
         # Read now: the context may have ended when the gradient is computed.
         of_zeros = zero_gradients()
 
-        def run(arguments):
+        def run(arguments: Sequence[tf.Tensor]) -> tuple[list, list]:
             values = zip(variables, arguments[len(inputs) :], strict=True)
             with keras.StatelessScope(state_mapping=values) as scope:
                 outputs = self._model(list(arguments[: len(inputs)]), training=training)
             return keras.tree.flatten(outputs), [scope.get_current_value(v) for v in state]
 
         @tf.custom_gradient
-        def call(*arguments):
+        def call(*arguments: tf.Tensor) -> Any:
             with stop_recording():
                 outputs, moved = run(arguments)
             for variable, value in zip(state, moved, strict=True):
                 variable.assign(value)
 
-            def gradients(*of_outputs):
+            def gradients(*of_outputs: tf.Tensor) -> list[tf.Tensor | None]:
                 with gradients_of_zeros(of_zeros):
                     found = _gradients(run, arguments, num_sources, of_outputs)
                 return [*found, *[None] * len(state)]
@@ -115,7 +115,12 @@ class Segment:
         return call(*inputs, *(tf.identity(variable.value) for variable in variables))
 
 
-def _gradients(run, arguments, num_sources, of_outputs):
+def _gradients(
+    run: Callable[[Sequence[tf.Tensor]], tuple[list, list]],
+    arguments: Sequence[tf.Tensor],
+    num_sources: int,
+    of_outputs: Sequence[tf.Tensor],
+) -> list[tf.Tensor | None]:
     """Runs `run` again and returns the gradients of its first `num_sources` arguments."""
     arguments = _once_there_are(of_outputs, arguments)
     sources = [x for x in arguments[:num_sources] if x.dtype.is_floating]
@@ -135,7 +140,9 @@ def _gradients(run, arguments, num_sources, of_outputs):
     return [gradient if gradient is None else tf.convert_to_tensor(gradient) for gradient in found]
 
 
-def _once_there_are(gradients, tensors):
+def _once_there_are(
+    gradients: Sequence[tf.Tensor], tensors: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
     """Copies of the tensors that wait for the gradients.
 
     Otherwise a compiler would find the same operations on the same tensors in the forward pass and

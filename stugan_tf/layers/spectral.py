@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 
-class SpectralNormalization:
+class SpectralNormalization(keras.layers.Layer):
     """Mixin for a layer with a `kernel`: divides it by its largest singular value.
 
     Each call in training mode makes one power iteration. The gradient flows through
@@ -49,7 +49,7 @@ class SpectralNormalization:
         super().build(input_shape)
         num_rows, num_columns = self._matrix_shape
         self.u = self._random_vector("u", num_columns)
-        self.v = None if self.iterate_in_inference else self._random_vector("v", num_rows)
+        self.v: Any = None if self.iterate_in_inference else self._random_vector("v", num_rows)
 
     def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
         """Adds a weight. The normalised one keeps its own precision under mixed precision."""
