@@ -145,7 +145,11 @@ def _short(number):
 COMPONENT = Component(
     name="bless",
     inputs=("ingest", "reference", "evaluate", "export"),
-    code=("stugan_tf/evaluation/metrics.py", "pipelines/components/bless.py"),
+    code=(
+        "stugan_tf/evaluation/metrics.py",
+        "stugan_tf/evaluation/table.py",
+        "pipelines/components/bless.py",
+    ),
     depends_on=_depends_on,
     make=_make,
 )

@@ -11,12 +11,14 @@ from stugan_tf.runs.manifest import read_manifest
 from stugan_tf.runs.status import status_of
 
 CODE = (
+    "stugan_tf/adapters",
     "stugan_tf/data",
     "stugan_tf/evaluation",
     "stugan_tf/kernels",
     "stugan_tf/layers",
     "stugan_tf/methods",
     "stugan_tf/models",
+    "stugan_tf/runs",
     "stugan_tf/sparsity",
     "stugan_tf/training",
     "stugan_tf/config.py",
