@@ -1,4 +1,4 @@
-"""Exported generators of every format: bytes, time to load, time for an image.
+"""Measures artifacts of each format: bytes, time to load, time for an image.
 
     python -m benchmarks.artifacts [--width=256] [--rounds=7] [--sparsities=0,0.8,0.9,0.95]
         [--json=PATH] [--folder=DIR]
@@ -6,12 +6,11 @@
 
 The generator is SNGAN's for 32x32 pixels, sparse by ERK, with random weights: neither bytes nor
 times depend on their values. Bytes are those of the model's files, plain and by gzip -6. Loading is
-`stugan_tf.serving.load` in a process that has imported TensorFlow, checksums and the
-first image included, for that is when graphs are compiled. Times of images are taken in turn, a
-round of every format after the other; the table has medians, and in brackets the least and the
-greatest.
+`stugan_tf.serving.load` in a process that has imported TensorFlow. It includes checksums and the
+first image, which compiles the graphs. Times of images are taken in rounds, each format once a
+round; the table has medians, and in brackets the least and the greatest.
 
-With --positions it prints instead what the positions of non-zeros take, in bits for each weight.
+With --positions it prints the size of the positions of non-zeros instead, in bits per weight.
 """
 
 import gc
@@ -41,9 +40,11 @@ _WIDTH = flags.DEFINE_integer("width", 256, "Feature maps of the generator.")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Measurements of each time.")
 _SPARSITIES = flags.DEFINE_list("sparsities", ["0", "0.8", "0.9", "0.95"], "What to measure.")
 _JSON = flags.DEFINE_string("json", None, "Where to write the measurements.")
-_FOLDER = flags.DEFINE_string("folder", None, "Where to keep the artifacts; else they are removed.")
+_FOLDER = flags.DEFINE_string(
+    "folder", None, "Where to keep the artifacts; otherwise they are removed."
+)
 
-_POSITIONS = flags.DEFINE_bool("positions", False, "Measure the code of positions alone.")
+_POSITIONS = flags.DEFINE_bool("positions", False, "Measure only the code of positions.")
 
 CASES = [(name, precision) for name, one in FORMATS.items() for precision in one.precisions]
 BATCHES = (1, 64)
@@ -65,7 +66,7 @@ def sizes(folder):
 
 
 def load_times(folder, latents, rounds):
-    """Seconds from a folder to its first image."""
+    """Seconds from opening a folder to its first image."""
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -76,7 +77,7 @@ def load_times(folder, latents, rounds):
 
 
 def in_milliseconds(times, number=1):
-    """Median, least and greatest, for each of `number` images."""
+    """Median, least and greatest seconds per image, of `number` images."""
     times = [1e3 * seconds / number for seconds in times]
     return statistics.median(times), min(times), max(times)
 

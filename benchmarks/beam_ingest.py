@@ -1,10 +1,10 @@
-"""Seconds that Beam takes to ingest a data set, by its number of workers.
+"""Measures how long Beam takes to ingest a data set, for each number of workers.
 
     python -m benchmarks.beam_ingest [--images=60000] [--workers 1 2]
 
-Images are 32 x 32 RGB, PNG in TFRecord shards, as CIFAR-10 has them. Workers beyond the first are
-processes, each of which first imports TensorFlow; the time of that is included. The bytes of the
-shards are compared: whoever works, they are the same.
+Images are 32 x 32 RGB, PNG in TFRecord shards, as in CIFAR-10. Workers beyond the first are
+processes; the time in which each imports TensorFlow is included. The bytes of the shards are
+compared: they must not depend on the workers.
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""Images a second that extractors see on this machine.
+"""Measures how many images per second extractors process on this machine.
 
     python -m benchmarks.extraction [--extractor=DIR] [--json=PATH]
 
-The digits classifier on 16 x 16 x 1, and with --extractor a SavedModel on 32 x 32 x 3, in batches
-of 100 made of random bytes. The rate is the median over repetitions, after one call that compiles.
+Times the digits classifier on 16 x 16 x 1 and, with --extractor, a SavedModel on 32 x 32 x 3, in
+batches of 100 images of random bytes. The rate is the median over repetitions, after one call that
+compiles.
 """
 
 import json

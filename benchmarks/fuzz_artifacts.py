@@ -1,11 +1,11 @@
-"""Throws hostile artifacts at their readers for a while, and says what fell out.
+"""Attacks the readers of artifacts with hostile files, and reports what happened.
 
     python -m benchmarks.fuzz_artifacts [--minutes=5] [--targets=sparse,manifest] [--seed=0]
         [--keep=DIR]
 
-Every case is a function of its number: a mutation of an intact artifact, sealed with a right
-checksum, so that what comes behind the checksum is tried. Cases run in a child process that may
-take 4 GiB of memory beyond what TensorFlow has at its start. A case is
+Each case is a function of its number: a mutation of an intact artifact with a right checksum, so
+that the code behind the checksum is tested. Cases run in a child process that may take 4 GiB of
+memory beyond what TensorFlow takes at its start. A case is
 
 - `read`; one in ten of these also draws an image;
 - `refused` by an InputError;
@@ -31,11 +31,11 @@ from absl import app, flags
 
 TARGETS = ("sparse", "manifest")  # files of other formats are trusted input
 
-_MINUTES = flags.DEFINE_float("minutes", 5, "How long, over all targets.")
+_MINUTES = flags.DEFINE_float("minutes", 5, "Minutes for all targets together.")
 _TARGETS = flags.DEFINE_list("targets", list(TARGETS), "What to attack.")
 _SEED = flags.DEFINE_integer("seed", 0, "Number of the first case.")
-_KEEP = flags.DEFINE_string("keep", None, "Folder for what was found.")
-_CHILD = flags.DEFINE_string("child", None, "Folder of the intact artifacts; for own use.")
+_KEEP = flags.DEFINE_string("keep", None, "Folder for findings.")
+_CHILD = flags.DEFINE_string("child", None, "Folder of the intact artifacts; for internal use.")
 
 MEMORY = 4 * 2**30
 SECONDS = 20
@@ -70,7 +70,7 @@ def small_generator():
 
 
 def interface():
-    """Of that generator."""
+    """The interface of that generator."""
     from stugan_tf.serving.interface import Interface
 
     return Interface(4, (8, 8, 3), 3, conditional=True)
@@ -168,7 +168,7 @@ def hostile_sparse(chance, data):
 
 
 def attack(target, intact, case, path):
-    """Reads one hostile artifact; whether it was read."""
+    """Reads one hostile artifact. Returns whether it was accepted."""
     from stugan_tf.errors import InputError
     from stugan_tf.serving import artifact, loading
     from stugan_tf.serving.formats import FORMATS
@@ -204,7 +204,7 @@ def attack(target, intact, case, path):
 
 
 def run_child(folder):
-    """Runs the cases that its input names, one a line, and answers each."""
+    """Runs the cases that its input names, one per line, and answers each."""
     import tensorflow as tf
 
     tf.zeros([1]).numpy()
@@ -215,7 +215,7 @@ def run_child(folder):
         target, case = line.split()
         try:
             answer = "read" if attack(target, folder, case, folder / "case") else "refused"
-        except Exception as error:  # What is not refused in words is what is looked for.
+        except Exception as error:  # This is a finding.
             answer = f"{type(error).__name__}: {str(error).strip()[:150]!r}"
         print(f"answer {answer}", flush=True)
 
@@ -235,7 +235,7 @@ class Child:
         self._process.stdout.readline()  # TensorFlow is there now.
 
     def run(self, target, case):
-        """The answer; 'crash' with the code of its end if there is none."""
+        """The answer; 'crash' with the exit code if there is none."""
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(f"{target} {case}\n")
             self._process.stdin.flush()
@@ -270,7 +270,7 @@ def main(_):
 
 
 def run_target(target, folder):
-    """Attacks one target for its share of the time; how many findings there were."""
+    """Attacks one target for its share of the time. Returns the number of findings."""
     end = time.monotonic() + 60 * _MINUTES.value / len(_TARGETS.value)
     counts, findings, case, child = collections.Counter(), 0, _SEED.value, Child(folder)
     while time.monotonic() < end:

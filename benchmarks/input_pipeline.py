@@ -1,9 +1,9 @@
-"""Images per second by source, from the first full batch on, on this machine.
+"""Measures images per second of each source on this machine, from the first full batch on.
 
     python benchmarks/input_pipeline.py [--quick] [--json=rates.json]
 
 The folder and the shards hold generated JPEGs of ImageNet's usual 500 x 375, to be decoded and
-resized to 128; "from memory" is what a set within `cache_gib` costs after its first decoding.
+resized to 128. "from memory" is a set within `cache_gib` after its first decoding.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Seconds and memory of the scores, and how the Frechet distance compares with its usual forms.
+"""Measures time and memory of the scores, and compares the Frechet distance with its usual forms.
 
     python -m benchmarks.metrics [--quick] [--json=PATH]
 
-Features are made up: not negative, correlated, float32 as an extractor returns them. Seconds are
+Features are artificial: not negative, correlated, float32 like those of an extractor. Seconds are
 the median over repetitions on this machine, without the import of TF-GAN. MiB are the most memory
-a part takes beyond what the process holds already; the second size reuses what the first one gave
-back. `scipy.linalg.sqrtm` and TF-GAN run once, on the same features as ours.
+that a part takes beyond what the process already holds; the second size reuses memory of the
+first. `scipy.linalg.sqrtm` and TF-GAN run once, on the same features as ours.
 """
 
 import functools
@@ -35,7 +35,7 @@ BATCH, NUM_CLASSES = 100, 1000
 
 
 def made_up_features(seed, num_vectors, num_features, shift=0.0):
-    """float32 [n, D]; what is common to both sets, the mixing, does not depend on the seed."""
+    """Features, float32 [n, D]. The mixing, common to both sets, does not depend on the seed."""
     mixing = np.random.default_rng(0).normal(size=[num_features, num_features])
     mixing = (mixing * np.geomspace(1, 1e-2, num_features)).astype(np.float32)
     latents = np.random.default_rng(seed).standard_normal([num_vectors, num_features], np.float32)
@@ -43,7 +43,7 @@ def made_up_features(seed, num_vectors, num_features, shift=0.0):
 
 
 def moments_of(features, num_vectors):
-    """From batches, the features over and over until `num_vectors` have been taken in."""
+    """Moments of `num_vectors` vectors, taken batch by batch from the features, repeated."""
     moments = Moments(features.shape[1])
     for start in range(0, num_vectors, BATCH):
         start %= len(features)
@@ -60,7 +60,7 @@ def inception_score(num_images):
 
 
 def memory(name):
-    """MiB of this process in memory now (VmRSS) or at most (VmHWM); nan where it is not told."""
+    """MiB of this process in memory now (VmRSS) or at most (VmHWM); nan where it is not known."""
     try:
         lines = pathlib.Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -75,7 +75,7 @@ def forget_peak():
 
 
 def measure(rows, part, num_vectors, num_features, function, num_repetitions=1):
-    """Adds a row and prints it; returns the function's last value."""
+    """Times a function, adds a row and prints it; returns the last value of the function."""
     forget_peak()
     before, seconds = memory("VmRSS"), []
     for _ in range(num_repetitions):
@@ -151,7 +151,7 @@ def frechet(rows, real, generated, num_repetitions):
 
 
 def compare(rows, other_distance, distance):
-    """Puts into the last row how it compares with the one before."""
+    """Adds to the last row its ratio to the row before."""
     rows[-1]["ratio"] = rows[-1]["seconds"] / rows[-2]["seconds"]
     rows[-1]["relative_difference"] = abs(distance / other_distance - 1)
     print(

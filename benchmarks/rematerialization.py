@@ -1,12 +1,12 @@
-"""How much memory rematerialisation saves a training step, and what it costs in time.
+"""Measures how much memory rematerialisation saves a training step, and the time it costs.
 
     python -m benchmarks.rematerialization [--quick] [--json=PATH]
 
-Trains SNGAN at 64x64, where activations are far larger than weights, with and without, in the
-classic graph and compiled by XLA, each in a process of its own. Memory of the graph is the peak of
-the process less that of the same with a batch of 2, in which the program, weights and traces are;
-that of XLA is what its largest program allocates besides arguments and results. Beside both stands
-what the dry run estimates of activations. Time is that of all cores. Linux only.
+Trains SNGAN at 64x64, where activations are far larger than weights, with and without
+rematerialisation, in the classic graph and compiled by XLA, each in a process of its own. Memory of
+the graph is the peak of the process minus the peak with a batch of 2, which covers program, weights
+and traces. Memory of XLA is what its largest program allocates besides arguments and results. The
+dry run's estimate of activations stands beside both. Time is summed over all cores. Linux only.
 """
 
 import functools
@@ -56,7 +56,7 @@ def train(compiler, activations, batch, networks, num_steps):
 
 
 def child(compiler, activations, batch):
-    """What `train` prints in a process of its own, and MiB of the largest program of XLA."""
+    """The output of `train` in a process of its own, and MiB of the largest program of XLA."""
     command = [sys.executable, "-m", "benchmarks.rematerialization", f"--quick={_QUICK.value}"]
     command.append(f"--case={compiler},{activations},{batch}")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
-"""What scores say of real CIFAR-10 images, whole, halved, of one class, with noise and blurred.
+"""Scores real CIFAR-10 images: the whole set, halves, one class, with noise, and blurred.
 
-A score worth trusting is near nothing between two halves of one set and grows with corruption:
+A good score is near zero between two halves of one set and grows with corruption:
 
     python -m benchmarks.scores_of_real_images --extractor=DIR
 

@@ -1,8 +1,8 @@
-"""Images per second that `stugan_tf.shard` takes from 500 x 400 JPEGs to squares of 128.
+"""Measures how many 500 x 400 JPEGs per second `stugan_tf.shard` turns into squares of 128.
 
     python -m benchmarks.sharding [--images=2048] [--workers=2]
 
-Counted from the first finished shards on: processes take seconds to start, once.
+The count starts with the first finished shards: processes take seconds to start, once.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What running on the non-zeros saves on a CPU, beside the better dense mode.
+"""Measures what sparse execution saves on a CPU, compared with the faster dense mode.
 
     python -m benchmarks.sparse_execution [--quick] [--json=PATH] [--plot=PATH]
         [--parts=layers,inference,training,memory]
@@ -6,8 +6,8 @@
 Layers: the forward product, and all three of training, at several shapes, densities and batches.
 Inference: images of the full-width SNGAN generator. Training: whole steps of the full-width SNGAN,
 one update of each network with optimizer, spectral norm, average and data. Memory: the most that a
-training process takes. Dense is the faster of TensorFlow's classic graph and XLA, of plain Keras
-layers without masks (`benchmarks/twins.py`); both run in one process in turn, and a speed-up is the
+training process takes. Dense means plain Keras layers without masks (`benchmarks/twins.py`), in the
+faster of TensorFlow's classic graph and XLA. Both run in one process in turn, and a speed-up is the
 median of the ratios taken pair by pair.
 
 JSON rows: case, density, batch, dense_ms, sparse_ms, speedup and its least and greatest value.
@@ -45,9 +45,11 @@ _QUICK = flags.DEFINE_bool("quick", False, "Fewer cases and repetitions: about a
 _JSON = flags.DEFINE_string("json", None, "Where to write the measurements.")
 _PLOT = flags.DEFINE_string("plot", None, "Where to draw the layers' speed-ups.")
 _PARTS = flags.DEFINE_list("parts", list(PARTS), "What to measure.")
-_PEAK_OF = flags.DEFINE_enum("peak_of", None, ["dense", "sparse"], "Of a process of its own.")
+_PEAK_OF = flags.DEFINE_enum(
+    "peak_of", None, ["dense", "sparse"], "Measure the peak memory of one kind, in this process."
+)
 
-# Kernel size, images' side, channels in and out; one pixel is a dense layer.
+# Kernel size, side of the images, channels in and out. A side of one pixel is a dense layer.
 SHAPES = (
     (3, 8, 256, 256),
     (3, 16, 256, 256),
@@ -89,7 +91,7 @@ class Rows(list):
 
 
 def faster(*functions):
-    """The one of several functions that is faster, after a warm-up of each."""
+    """The fastest of several functions, after a warm-up of each."""
     for function in functions:
         function()
     return min(functions, key=lambda function: min(seconds(function) for _ in range(2)))
@@ -100,7 +102,7 @@ def graph(function):
 
 
 def peak_rate():
-    """GFLOP/s of a large matrix product, which is about what the machine can do."""
+    """GFLOP/s of a large matrix product: about the peak of the machine."""
     matrix = tf.random.normal([2048, 2048])
     product = graph(lambda: tf.matmul(matrix, matrix))
     return 2 * 2048**3 / min(alternate([product], 10)[0]) / 1e9

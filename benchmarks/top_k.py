@@ -34,7 +34,7 @@ def median_seconds(function, arguments, jit_compile, num_repetitions):
 
 
 def measure(shape, cases, num_repetitions):
-    """One row per case, (name, function, arguments), the first being what others compare with."""
+    """The cases, (name, function, arguments) each. The first is the reference of the others."""
     rows = []
     for name, function, arguments in cases:
         row = {"operation": name, "elements": math.prod(shape)}

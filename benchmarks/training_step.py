@@ -1,11 +1,11 @@
-"""What masks cost beside the same training without any masking code, both in dense execution.
+"""Measures what masks cost in dense execution, against the same training without masking code.
 
     python -m benchmarks.training_step [--quick] [--json=PATH]
 
 Trains SNGAN at 90 % sparsity by this package, and its dense twin in plain Keras. Both run in one
-process in turn; ratios are taken pair by pair. Further: what a topology update costs, spread over
-the 500 steps between two of them, and how many images a second the input delivers to how many the
-training takes.
+process in turn; ratios are taken pair by pair. It also measures the cost of a topology update,
+spread over the 500 steps between two of them, and the ratio of images per second that the input
+delivers to those that the training takes.
 """
 
 import functools

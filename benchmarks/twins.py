@@ -1,4 +1,4 @@
-"""What the benchmarks compare: a training by this package, and its twin in plain Keras.
+"""The trainings that benchmarks compare: one by this package, and its twin in plain Keras.
 
 The twin is the same architecture of plain layers, `keras.optimizers.Adam`, a plain moving average
 and a loop as a user would write it.

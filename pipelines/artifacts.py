@@ -1,7 +1,7 @@
-"""What components hand on: typed, small, and with an `id` that stands for the content.
+"""The artifacts that components pass on: typed, small, with an `id` that stands for the content.
 
-An artifact is what JSON can hold besides the folder that it lies in, so that a pipeline root can be
-moved. Components see artifacts only, never each other.
+An artifact holds only values that JSON can hold, besides the folder that it lies in, so that a
+pipeline root can be moved. Components see artifacts only, never each other.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ ARTIFACTS = {}
 
 
 def artifact(cls):
-    """Registers an artifact under its name."""
+    """Makes a class an artifact and registers it under its name."""
     cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     ARTIFACTS[cls.__name__] = cls
     return cls
@@ -21,11 +21,11 @@ def artifact(cls):
 
 @artifact
 class Artifact:
-    """What all have.
+    """The attributes of all artifacts.
 
     Attributes:
         folder: where it lies; not part of its content.
-        id: str; what was made of artifacts with the same ids need not be made again.
+        id: str. A result that was made from artifacts with the same ids need not be made again.
     """
 
     folder: pathlib.Path
@@ -34,7 +34,7 @@ class Artifact:
 
 @artifact
 class Plan(Artifact):
-    """The training was checked; `plan.txt` says what it is going to do."""
+    """The training was checked; `plan.txt` says what it will do."""
 
 
 @artifact
@@ -42,7 +42,7 @@ class Examples(Artifact):
     """Shards of images.
 
     Attributes:
-        fingerprint: of the source that they were made from.
+        fingerprint: str, of the source that they were made from.
         num_images, num_shards: int.
         source: str, for people.
     """
@@ -69,7 +69,7 @@ class References(Artifact):
 
     @property
     def cache_dir(self):
-        """What `Evaluator.cache_dir` is set to; shared by all references of a pipeline root."""
+        """The value of `Evaluator.cache_dir`, shared by all references of a pipeline root."""
         return self.folder.parents[1] / "statistics"
 
 
@@ -78,8 +78,8 @@ class Run(Artifact):
     """A finished training.
 
     Attributes:
-        step: int, its last.
-        commit: of the source, None if not known.
+        step: int, its last step.
+        commit: str, of the source; None if not known.
     """
 
     step: int
@@ -87,23 +87,23 @@ class Run(Artifact):
 
     @property
     def workdir(self):
-        """Of the training."""
+        """The workdir of the training."""
         return self.folder / "workdir"
 
     @property
     def final_phase(self):
-        """Folder of the training that counts: the workdir, or, of several phases, the last."""
+        """The folder of the last phase; the workdir itself if there are no phases."""
         return run_folder(self.workdir)
 
 
 @artifact
 class Scores(Artifact):
-    """Of one checkpoint.
+    """The scores of one checkpoint.
 
     Attributes:
         step: int, of the checkpoint.
         scores: {name: number or None}.
-        protocol: of the scores.
+        protocol: dict, of the scores.
     """
 
     step: int
@@ -120,9 +120,9 @@ class Exported(Artifact):
         version: str, the folder within this one.
         format: str.
         num_bytes: int, of the files that serving needs.
-        sparsity: of weights under masks.
+        sparsity: float, of the weights under masks.
         active_weights: int.
-        flops: theoretical, of an image.
+        flops: float, theoretical FLOPs of an image.
     """
 
     step: int
@@ -135,7 +135,7 @@ class Exported(Artifact):
 
     @property
     def path(self):
-        """Of the files."""
+        """The folder of the files."""
         return self.folder / self.version
 
 
@@ -155,7 +155,7 @@ class Blessing(Artifact):
 
     @property
     def words(self):
-        """The reasons, one a line."""
+        """The reasons, one per line."""
         return "\n".join(
             f"{'passed' if check['passed'] else 'FAILED'}  {check['words']}"
             for check in self.checks
@@ -176,7 +176,7 @@ class Pushed(Artifact):
 
 
 def to_json(found):
-    """What `from_json` makes the artifact of, given its folder."""
+    """The artifact as values that JSON can hold; `from_json` reads them."""
     values = {
         field.name: getattr(found, field.name)
         for field in dataclasses.fields(found)
@@ -186,6 +186,6 @@ def to_json(found):
 
 
 def from_json(values, folder):
-    """See `to_json`."""
+    """The artifact that `to_json` wrote, in a folder."""
     values = dict(values)
     return ARTIFACTS[values.pop("type")](folder=pathlib.Path(folder), **values)

@@ -1,4 +1,4 @@
-"""Apache Beam: the runner that settings choose, and what its workers need to know."""
+"""Apache Beam: the runner that settings choose, and what its workers share."""
 
 import contextlib
 import logging
@@ -19,7 +19,7 @@ finally:
 
 TAIL = 2000  # characters of Beam's errors, which end with the reason
 
-# configuration text -> what was built of it in this process
+# configuration text -> the object built from it in this process
 _built = {}
 _building = threading.Lock()  # A worker may have several threads.
 
@@ -35,7 +35,7 @@ def pipeline(settings):
     options = [f"--runner={settings.runner}", *settings.options]
     runner = settings.runner
     if settings.runner == "DirectRunner":
-        # By its name Beam would first try to download another runner, Prism, and start that.
+        # By this name Beam would first try to download and start another runner, Prism.
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
         runner = FnApiRunner()
@@ -44,12 +44,12 @@ def pipeline(settings):
             options += [
                 f"--direct_num_workers={settings.num_workers}",
                 "--direct_running_mode=multi_processing",
-                "--default_sdk_harness_log_level=ERROR",  # They tell how they end, line by line.
+                "--default_sdk_harness_log_level=ERROR",  # They log how they end, line by line.
             ]
     elif settings.num_workers != Beam().num_workers:
         raise InputError(
-            f"Beam.num_workers = {settings.num_workers} is for the DirectRunner. Tell "
-            f"{settings.runner} by Beam.options, as Beam's documentation says."
+            f"Beam.num_workers = {settings.num_workers} is for the DirectRunner. For "
+            f"{settings.runner} use Beam.options, as Beam's documentation says."
         )
     try:
         return beam.Pipeline(runner=runner, options=PipelineOptions(options))
@@ -61,15 +61,15 @@ def run(settings, build):
     """Builds a pipeline by `build(pipeline)` and runs it.
 
     Raises:
-        InputError: what a worker raised as such; Beam would show it in hundreds of lines.
-        FailedRun: if it failed otherwise.
+        InputError: if a worker raised one. Beam would show it in hundreds of lines.
+        FailedRun: if it failed for another reason.
     """
     try:
         with pipeline(settings) as made:
             build(made)
     except (InputError, FailedRun):
         raise
-    except Exception as error:  # whatever a runner makes of what happened in its workers
+    except Exception as error:  # Runners wrap errors of workers in classes of their own.
         own = _input_error(error)
         if own is None:
             raise FailedRun(f"Beam's {settings.runner} failed: {str(error)[-TAIL:]}") from error
@@ -77,9 +77,9 @@ def run(settings, build):
 
 
 def shared(text, build):
-    """What `build()` makes, once in each process, of a text.
+    """The object that `build()` makes from a text, built once in each process.
 
-    A process that has to build it is a worker, of which there may be many: it uses no GPU.
+    A process that has to build it is a worker. There may be many workers, so they use no GPU.
     """
     with _building:
         if text not in _built:
@@ -90,7 +90,7 @@ def shared(text, build):
 
 @contextlib.contextmanager
 def kept(text, built):
-    """Has `shared` of this process find what is there already, while the context is open."""
+    """While the context is open, `shared` returns `built` in this process."""
     _built[text] = built
     try:
         yield

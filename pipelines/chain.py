@@ -1,4 +1,4 @@
-"""The pipeline: which components there are, in which order, and what each hands to which."""
+"""The pipeline: its components, their order, and the artifacts that each passes on."""
 
 import dataclasses
 
@@ -23,11 +23,11 @@ COMPONENTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of a pipeline.
+    """The result of a pipeline.
 
     Attributes:
         artifacts: {name of a component: its artifact}.
-        made: names of the components that had something to do.
+        made: names of the components that did something.
     """
 
     artifacts: dict
@@ -35,7 +35,7 @@ class Outcome:
 
 
 def run(context, until="push"):
-    """Runs all components in their order; what is there is not made again.
+    """Runs all components in their order. Results that are there are not made again.
 
     Args:
         context: a `steps.Context`.

@@ -12,8 +12,8 @@ from stugan_tf.errors import FailedRun, InputError
 TAIL = 2000  # characters of a log that an error shows
 POLL_SECONDS = 0.2
 
-# Executed by a Python of its own, because what happens between fork and exec in this process, which
-# has threads, may hang. A trainer that is asked to end saves first.
+# Executed by a Python process of its own: in this process, which has threads, code between fork and
+# exec may hang. A trainer that is asked to end saves first.
 _LAUNCH = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -30,13 +30,14 @@ def run(module, flags, log, show=False, keep=()):
     Args:
         module: str.
         flags: list of str.
-        log: path of a file that its output is added to. Not a pipe: it may outlive its reader.
-        show: whether what it writes is shown, too.
-        keep: file descriptors that the command holds open, and with them the locks on them.
+        log: path of a file that its output is added to. Not a pipe: the command may outlive its
+            reader.
+        show: whether its output is also shown.
+        keep: file descriptors that the command holds open, and with them their locks.
 
     Raises:
         InputError: with its message, if it refused its input.
-        FailedRun: if it failed otherwise.
+        FailedRun: if it failed for another reason.
     """
     command = [sys.executable, "-m", module, *map(str, flags)]
     launch = [sys.executable, "-c", _LAUNCH, str(os.getpid()), *command]
@@ -48,7 +49,7 @@ def run(module, flags, log, show=False, keep=()):
         if show:
             _show(child, log, start)
         code = child.wait()
-    except KeyboardInterrupt:  # A terminal told the child, too.
+    except KeyboardInterrupt:  # A terminal sends it to the child too.
         child.send_signal(signal.SIGINT)
         child.wait()
         raise
@@ -61,12 +62,12 @@ def run(module, flags, log, show=False, keep=()):
 
 
 def _show(child, log, start):
-    """Copies to our output what a child adds to its log, until it ends."""
+    """Copies the lines that a child adds to its log to our output, until it ends."""
     with open(log, encoding="utf-8", errors="replace") as file:
         file.seek(start)
         ended = False
         while not ended:
-            ended = child.poll() is not None  # Asked first: what it wrote last is there then.
+            ended = child.poll() is not None  # Asked first, so that its last lines are read.
             sys.stdout.write(file.read())
             sys.stdout.flush()
             if not ended:

@@ -1,7 +1,7 @@
 """The version of code and libraries that a result depends on, by content.
 
-A commit would do, were it not that most commits do not touch most components: what changed in
-serving is no reason to train anew.
+A commit is not used, because most commits do not touch most components: a change in serving is no
+reason to train again.
 """
 
 import functools
@@ -19,10 +19,10 @@ SUFFIXES = (".py", ".cc", ".h", ".npz")
 
 @functools.cache
 def of_code(*names):
-    """Sixteen hexadecimal digits.
+    """A digest of files and of the versions of libraries, 16 hexadecimal digits.
 
     Args:
-        *names: files and folders, relative to the folder that our packages are in.
+        *names: files and folders, relative to the root of the repository.
     """
     digest = hashlib.sha256()
     for library in LIBRARIES:
@@ -35,7 +35,7 @@ def of_code(*names):
 
 
 def of_imports(text):
-    """{module: sixteen hexadecimal digits} of the modules that a configuration imports."""
+    """{module: digest of 16 hexadecimal digits} for the modules that a configuration imports."""
     found = {}
     for name in re.findall(r"(?m)^\s*(?:import|from)\s+([\w.]+)", text):
         spec = importlib.util.find_spec(name)

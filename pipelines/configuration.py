@@ -1,7 +1,8 @@
-"""From gin files to what components are given: text of the training and of the scores, settings.
+"""Splits gin files into what components need: text of the training, text of the scores, settings.
 
-A pipeline's file is a training's file that may say more. Components run commands that know nothing
-of pipelines, perhaps on another machine; so the text is taken apart here, includes and all.
+The file of a pipeline is that of a training with further settings. Components run commands that
+know nothing about pipelines, perhaps on another machine. So the text is split here, with all its
+includes.
 """
 
 import dataclasses
@@ -19,8 +20,8 @@ from stugan_tf.data import data
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.table import METRICS
-from stugan_tf.methods import method  # noqa: F401 - likewise
-from stugan_tf.runs import loop  # noqa: F401 - likewise
+from stugan_tf.methods import method  # noqa: F401 - registers itself with gin
+from stugan_tf.runs import loop  # noqa: F401 - registers itself with gin
 from stugan_tf.runs.workdir import fixed_lines
 
 _OURS = f"{__name__.partition('.')[0]}."
@@ -28,12 +29,12 @@ _OURS = f"{__name__.partition('.')[0]}."
 
 @dataclasses.dataclass(frozen=True)
 class Configuration:
-    """All that a pipeline is told, as text.
+    """The whole configuration of a pipeline, as text.
 
     Attributes:
-        training: gin, what `stugan_tf.train` is to be given.
-        evaluation: gin, what `stugan_tf.evaluate` is to be given besides the run.
-        pipeline: gin, the settings of components.
+        training: gin text for `stugan_tf.train`.
+        evaluation: gin text for `stugan_tf.evaluate`, in addition to that of the run.
+        pipeline: gin text with the settings of components.
     """
 
     training: str
@@ -41,12 +42,12 @@ class Configuration:
     pipeline: str
 
     def to_json(self):
-        """One line of text; see `from_json`."""
+        """The configuration as one line of text; `from_json` reads it."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text):
-        """From what `to_json` made."""
+        """The configuration that `to_json` wrote."""
         return cls(**json.loads(text))
 
 
@@ -54,7 +55,7 @@ def read(files, params=()):
     """The `Configuration` of gin files and bindings; later ones win.
 
     Raises:
-        InputError: for whatever is wrong with them alone; `stugan_tf.train --dry_run` finds more.
+        InputError: if they are wrong in themselves; `stugan_tf.train --dry_run` finds more.
     """
     if not files:
         raise InputError("--gin_file is missing. Try --gin_file=gin/pipelines/digits.gin.")
@@ -74,14 +75,14 @@ def read(files, params=()):
 
 
 def _check_scores(text, bless):
-    """Raises InputError if scores are asked for that will not be there after the training."""
+    """Raises InputError if the blessing needs scores that the training does not compute."""
     config.parse_gin((), [text])
     computed = config.value_of("Evaluator.metrics")
     missing = {*bless.at_most, *bless.at_least, *bless.compare} - set(computed or METRICS)
     if missing:
         raise InputError(
             f"Bless asks for {', '.join(sorted(missing))}, but Evaluator.metrics = {computed!r} "
-            "has it not computed. Add it there, or change Bless.at_most, Bless.at_least and "
+            "does not have it. Add it there, or change Bless.at_most, Bless.at_least and "
             "Bless.compare, which is ['fid'] if not set."
         )
 
@@ -98,7 +99,7 @@ def settings(pipeline):
 
 
 def canonical(text):
-    """Gin text without what changes nothing: comments, order, what is overridden, free settings.
+    """Gin text without parts that change nothing: comments, order, overridden and free settings.
 
     Paths and imports stay as they are.
     """
@@ -113,7 +114,7 @@ def source(training):
 
 
 def scores_while_training(training):
-    """Whether a training uses `Evaluator`, which then may be told where its cache is."""
+    """Whether a training uses `Evaluator`, so that `Evaluator.cache_dir` may be set."""
     config.parse_gin((), [training])
     try:
         chosen = gin.query_parameter("train.evaluator")

@@ -1,8 +1,8 @@
-"""Statistics of the features of real images by Beam: a range of images is one element.
+"""Computes statistics of the features of real images by Beam: a range of images is one element.
 
-Each range leaves a file of moments and features; these are put together in the order of the ranges,
-which are a function of the number of images alone. So the result does not depend on the workers,
-and a job that was killed goes on with the ranges that are missing.
+Each range leaves a file of moments and features. The files are merged in the order of the ranges,
+which depend only on the number of images. So the result does not depend on the workers, and a job
+that was killed goes on with the ranges that are missing.
 """
 
 import functools
@@ -31,14 +31,14 @@ def evaluator(text):
 
 
 def real_statistics(source, extraction, num_kept, cache_dir=None, *, text, runner):
-    """As `evaluation.statistics.real_statistics`, by workers.
+    """Computes what `evaluation.statistics.real_statistics` computes, with workers.
 
     Args:
         source: as there.
         extraction: as there.
         num_kept: as there.
         cache_dir: as there.
-        text: gin, from which a worker can make the `Evaluator` again.
+        text: gin text from which a worker can build the `Evaluator`.
         runner: a `Beam`.
     """
     entry = CacheEntry(source, extraction.extractor, num_kept, cache_dir)
@@ -47,7 +47,7 @@ def real_statistics(source, extraction, num_kept, cache_dir=None, *, text, runne
     with locked(entry.path.with_name(f".{name}.lock"), str(entry.path), say):
         if not entry.is_there():
             entry.announce()
-            # What is in a part depends on how many features are kept.
+            # The contents of a part depend on how many features are kept.
             parts = entry.path.with_name(f"{name}.{entry.num_stored}.parts")
             entry.write(_merged(source.num_images, entry.num_stored, parts, text, runner))
         for parts in entry.path.parent.glob(f"{name}.*.parts"):  # A kill may have left others.
@@ -70,7 +70,7 @@ def _merged(num_images, num_stored, parts, text, runner):
         (
             pipeline
             | beam.Create(tasks)
-            | beam.Reshuffle()  # Or one worker would be given them all.
+            | beam.Reshuffle()  # Otherwise one worker would get all tasks.
             | beam.ParDo(Extract(text, str(parts)))
         )
 
@@ -80,19 +80,19 @@ def _merged(num_images, num_stored, parts, text, runner):
 
 
 def ranges(num_images):
-    """`(start, stop)` of the ranges of positions that are worked on as one.
+    """The ranges of positions, `(start, stop)` each, that are computed as one element.
 
-    A function of the number alone, so that sums are formed in the same order whoever works.
+    They depend only on the number of images, so sums are formed in the same order with any workers.
     """
     length = max(RANGE, math.ceil(num_images / MOST_RANGES))
     return [(start, min(start + length, num_images)) for start in range(0, num_images, length)]
 
 
 class Extract(beam.DoFn):
-    """From `(start, stop, which of them are kept)` to a file of moments and features."""
+    """Turns `(start, stop, which of them are kept)` into a file of moments and features."""
 
     def __init__(self, text, folder):
-        """Notes what workers make the `Evaluator` of, and where parts go."""
+        """Notes the gin text of the `Evaluator`, and the folder of parts."""
         self._text, self._folder = text, folder
 
     def process(self, task):
@@ -104,7 +104,7 @@ class Extract(beam.DoFn):
 
 
 def write_part(source, extraction, folder, start, stop, kept):
-    """Moments of images `start` .. `stop - 1`, and features of those `kept`, from `start` on."""
+    """Writes the moments of images `start` to `stop - 1`, and the features of those in `kept`."""
     moments = Moments(extraction.extractor.num_features)
     features = []
     with source.reading():
@@ -120,10 +120,10 @@ def write_part(source, extraction, folder, start, stop, kept):
 
 
 class Merged:
-    """The parts of all ranges, put together in their order."""
+    """The parts of all ranges, merged in their order."""
 
     def __init__(self, folder, bounds, places):
-        """Notes where they are, and where the features of each image go, -1 for nowhere."""
+        """Notes where they are, and the place of the features of each image; -1 for none."""
         self._folder, self._bounds, self._places = folder, bounds, places
 
     def statistics(self, protocol):

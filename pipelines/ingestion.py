@@ -1,9 +1,9 @@
-"""Any data source as shards and statistics, by Beam: a shard is one element, and what is resumed.
+"""Turns a data source into shards and statistics by Beam: a shard is one element.
 
-What a shard holds is a function of the source and the settings alone, never of the workers. A
-source with random access is put in random order, as `stugan_tf.shard` does it; a streamed one,
-which TFDS or `stugan_tf.shard` wrote in random order, keeps its own, so that nothing has to be
-shuffled through the workers' memory.
+The contents of a shard depend only on the source and the settings, never on the workers. A source
+with random access is put in random order, as in `stugan_tf.shard`. A streamed source, which TFDS or
+`stugan_tf.shard` wrote in random order, keeps its own, so that nothing has to be shuffled through
+the memory of the workers. A job that was killed goes on with the shards that are missing.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from stugan_tf.data.source import reason
 from stugan_tf.errors import InputError
 
 CHUNK = 256  # images in memory at once
-NUM_NAMED = 20  # that an error lists
+NUM_NAMED = 20  # images that an error lists
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Task:
     Attributes:
         index: int, of the shard.
         path: str, of the shard.
-        positions: int64 [n], of its images in the source, in order.
+        positions: int64 [n], positions of its images in the source, in order.
         left_out: tuple of positions that are not written.
     """
 
@@ -56,7 +56,7 @@ def plan(source, settings, folder):
     Args:
         source: a `stugan_tf.data` source.
         settings: an `Ingest`.
-        folder: str, where the shards are to be.
+        folder: str, folder for the shards.
     """
     num_images = source.num_images
     num_shards = settings.num_shards or -(-num_images // IMAGES_PER_SHARD)
@@ -81,21 +81,21 @@ def plan(source, settings, folder):
 
 
 def ingest(source, text, settings, runner, folder):
-    """Writes the shards of a source that are not there, and says what is in all of them.
+    """Writes the shards of a source that are not there, and summarizes all of them.
 
     Args:
         source: a `stugan_tf.data` source.
-        text: gin, from which another process can make it again.
+        text: gin text from which another process can build the source.
         settings: an `Ingest`.
         runner: a `Beam`.
-        folder: str, anything that TensorFlow can write to and the workers, too.
+        folder: str, a folder that TensorFlow and the workers can write to.
 
     Returns:
         A dictionary that JSON can hold: `images`, `shards`, `bytes`, `classes`, `channels`,
         `anomalies`, `content` (a digest of all shards).
 
     Raises:
-        InputError: if images cannot be read and are not to be left out.
+        InputError: if images cannot be read, unless `Ingest.skip_unreadable` is set.
     """
     encoding = Encoding(1, source.image_shape[-1], settings.image_format, settings.quality)
     tasks = plan(source, settings, folder)
@@ -120,14 +120,14 @@ def ingest(source, text, settings, runner, folder):
 
 
 def _run(tasks, text, encoding, runner, folder):
-    """What the parts of all tasks add up to, with the groups of equal images."""
+    """The sum of the parts of all tasks, with the groups of equal images."""
     merged, groups = f"{folder}/parts/merged.json", f"{folder}/parts/groups.json"
 
     def build(pipeline):
         parts = (
             pipeline
             | beam.Create(tasks)
-            | beam.Reshuffle()  # Or one worker would be given them all.
+            | beam.Reshuffle()  # Otherwise one worker would get all tasks.
             | beam.ParDo(WriteShard(text, encoding))
         )
         (
@@ -153,10 +153,10 @@ def _run(tasks, text, encoding, runner, folder):
 
 
 class WriteShard(beam.DoFn):
-    """From a `Task` to its part, a dictionary; what is finished is only read."""
+    """Turns a `Task` into its part, a dictionary. A finished part is only read."""
 
     def __init__(self, text, encoding):
-        """Notes what workers make the source of, and the `Encoding`."""
+        """Notes the gin text of the source, and the `Encoding`."""
         self._text, self._encoding = text, encoding
 
     def process(self, task):
@@ -169,10 +169,10 @@ class WriteShard(beam.DoFn):
 
 
 class Merge(beam.CombineFn):
-    """Adds up parts. All sums are of integers, so in whatever order the result is the same."""
+    """Adds up parts. All sums are of integers, so the result is the same in any order."""
 
     def create_accumulator(self):
-        """Of no part."""
+        """The sum of no parts."""
         return {
             "count": 0,
             "bytes": 0,
@@ -186,11 +186,11 @@ class Merge(beam.CombineFn):
         }
 
     def add_input(self, total, part):
-        """With one part more."""
+        """Adds one part."""
         return self.merge_accumulators([total, part])
 
     def merge_accumulators(self, totals):
-        """Of several."""
+        """Adds several sums."""
         merged = self.create_accumulator()
         for total in totals:
             merged["count"] += total["count"]
@@ -210,12 +210,12 @@ class Merge(beam.CombineFn):
         return merged
 
     def extract_output(self, total):
-        """As it is."""
+        """Returns the sum."""
         return total
 
 
 def finished(task):
-    """The part of a task whose shard is there, else None."""
+    """The part of a task if its shard is there, else None."""
     try:
         part = read_json(task.part)
         size = tf.io.gfile.stat(task.path).length
@@ -226,10 +226,10 @@ def finished(task):
 
 
 def write_shard(source, task, encoding):
-    """Writes a shard, whole or not at all, then what is in it.
+    """Writes a shard, whole or not at all, and then its part.
 
     Returns:
-        The part: dictionary of integers, hashes and reasons, see `Merge`; `images` is a list of
+        The part: a dictionary of integers, hashes and reasons, see `Merge`. `images` is a list of
         `[position, hash of the pixels, label]`.
     """
     images, labels, unreadable, sizes, blank = [], [], {}, [], []
@@ -272,9 +272,9 @@ def write_shard(source, task, encoding):
 
 @contextlib.contextmanager
 def _renamed(path):
-    """Yields a path to write to, which gets its name at the end, or is gone if anything fails.
+    """Yields a temporary path, which is renamed at the end, or removed if anything fails.
 
-    Runners may have two workers, on two machines, do the same at once.
+    Runners may let two workers, on two machines, do the same at once.
     """
     folder, name = os.path.split(path)
     temporary = f"{folder}/.{name}.{uuid.uuid4().hex}"
@@ -318,7 +318,7 @@ def examples(source, positions, encoding):
 
 
 def _one_by_one(source, positions, encoding):
-    """As `examples` for images of which some cannot be read: which?"""
+    """Like `examples`, but loads images one by one to find those that cannot be read."""
     record_type = source.records_at(positions[:1]).element_spec
 
     @tf.function(input_signature=[record_type], autograph=False)
@@ -333,7 +333,7 @@ def _one_by_one(source, positions, encoding):
                 found.append((encoded, pixels, int(label)))
             except tf.errors.OpError as error:
                 found.append(reason(error))
-    except tf.errors.OpError as error:  # Behind a damaged record nothing can be found.
+    except tf.errors.OpError as error:  # Nothing can be found behind a damaged record.
         found += [f"its record, or one before, is damaged: {reason(error)}"]
         found += found[-1:] * (len(positions) - len(found))
     return found
@@ -350,7 +350,7 @@ def _encoded(image, label, encoding):
 
 
 def _later_ones(group):
-    """Of equal images `(position, label)`, those that follow another of the same class."""
+    """The positions in a group of equal images that follow another image of the same class."""
     seen, later = set(), []
     for position, label in group:
         if label in seen:
@@ -414,19 +414,19 @@ def _complaint(unreadable, source):
         [
             f"{len(unreadable)} of {source.num_images} images of {source.name} cannot be read:",
             *lines,
-            "Repair them, or leave them out by Ingest.skip_unreadable = True, for which the "
-            "shards are ready.",
+            "Repair them, or leave them out by Ingest.skip_unreadable = True: the shards for that "
+            "are ready.",
         ]
     )
 
 
 def write_json(path, values):
-    """Writes what JSON can hold, whole or not at all, wherever TensorFlow can write."""
+    """Writes values as JSON, whole or not at all, to a path that TensorFlow can write to."""
     with _renamed(path) as temporary, tf.io.gfile.GFile(temporary, "w") as file:
         file.write(json.dumps(values))
 
 
 def read_json(path):
-    """What `write_json` wrote."""
+    """The values that `write_json` wrote."""
     with tf.io.gfile.GFile(path, "r") as file:
         return json.loads(file.read())

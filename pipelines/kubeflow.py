@@ -1,8 +1,8 @@
 """The same pipeline for Kubeflow Pipelines, Vertex AI, and KFP's local runner.
 
-Each component is a function of a few lines around `steps.execute`, so what is said and tested of
-the local run holds there: results are kept in the pipeline root, which all steps see. What KFP
-keeps itself, its artifacts, are small files that say where.
+Each component is a function of a few lines around `steps.execute`, so it behaves as in the local
+run: results are kept in the pipeline root, which all steps see. KFP's own artifacts are small files
+that say where the results are.
 """
 
 from kfp import compiler, dsl, kubernetes
@@ -11,7 +11,7 @@ from kfp.dsl import Artifact, Dataset, Input, Markdown, Metrics, Model, Output
 from pipelines.chain import COMPONENTS
 
 # KFP copies the source of a component's function into the pipeline, so it imports what it needs.
-# What all of them are told, configuration and all, the first writes into its plan.
+# The first component writes the configuration and the other parameters into its plan for the rest.
 
 
 def check(configuration: str, root: str, strategy: str, code_version: str, plan: Output[Artifact]):
@@ -106,7 +106,7 @@ def push(
     pod.execute("push", plan, pushed, examples, run, scores, exported, blessing)
 
 
-# What each component calls its artifact.
+# Component -> the name of its artifact.
 OUTPUTS = {
     "check": "plan",
     "ingest": "examples",
@@ -121,14 +121,14 @@ ON_ACCELERATORS = ("train", "evaluate", "bless")
 
 
 def build(configuration, settings, root, strategy="auto", code_version=""):
-    """The pipeline, as KFP compiles or runs it.
+    """Builds the pipeline that KFP compiles or runs.
 
     Args:
         configuration: a `Configuration`, the default of the pipeline's parameter of that name.
         settings: a `Cluster`.
         root: str, the pipeline root as the steps see it.
-        strategy: what training and scoring run on.
-        code_version: str; '' for the code itself.
+        strategy: name of the strategy for training and scoring.
+        code_version: str, replaces the content of the code; '' for the code itself.
     """
     steps = {
         name: dsl.component(globals()[name], base_image=settings.image, install_kfp_package=False)
@@ -145,7 +145,7 @@ def build(configuration, settings, root, strategy="auto", code_version=""):
         found = {}
 
         def start(name, **parameters):
-            # After the first, all take its plan.
+            # All later steps take the plan of the first.
             taken = {
                 OUTPUTS[one]: found[one] for one in ("check", *COMPONENTS[name].inputs) if found
             }
@@ -171,10 +171,10 @@ def build(configuration, settings, root, strategy="auto", code_version=""):
 
 
 def _place(task, name, settings):
-    """Says what a task asks of the cluster."""
+    """Sets the resources that a task needs from the cluster."""
     task.set_cpu_limit(settings.cpu).set_memory_limit(settings.memory)
-    # What is there already our components find themselves, in the root; KFP's own cache would not
-    # see that a version was rolled back, or that a folder is gone.
+    # Our components find existing results in the root. KFP's own cache would not see that a version
+    # was rolled back, or that a folder is gone.
     task.set_caching_options(False)
     if settings.retries:
         task.set_retry(settings.retries, backoff_duration="60s")

@@ -1,7 +1,9 @@
-"""Where a served version comes from: `python -m pipelines.lineage --serving=DIR [--version=3]`.
+"""Shows where a served version comes from.
 
-Data, configuration, commit, scores, reasons: as text, or drawn by --output=lineage.html. What it
-prints lies with the version itself, so it is known even where the pipeline's folders are gone.
+    python -m pipelines.lineage --serving=DIR [--version=3]
+
+Prints data, configuration, commit, scores and reasons; --output=lineage.html draws them. All of it
+lies with the version itself, so it is known even if the folders of the pipeline are gone.
 """
 
 from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
@@ -15,9 +17,9 @@ from stugan_tf.files import write_atomically
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("serving", None, "Folder of versions: `serving` in the pipeline root.")
-flags.DEFINE_integer("version", None, "By default that which is served.")
-flags.DEFINE_string("output", None, "HTML file to draw it in; without it, it is printed.")
-flags.DEFINE_bool("gin", False, "Print the whole configuration, too.")
+flags.DEFINE_integer("version", None, "The version to show; by default the one that is served.")
+flags.DEFINE_string("output", None, "HTML file to write; without it the lineage is printed.")
+flags.DEFINE_bool("gin", False, "Also print the whole configuration.")
 
 
 def main(_):
@@ -141,7 +143,7 @@ _MARKS = {True: '<b class="passed">&#10003;</b>', False: '<b class="failed">&#10
 
 
 def drawn(record, history):
-    """A page of HTML that needs nothing else."""
+    """An HTML page that needs no other file."""
     found = sections(record)
     title = f"Lineage of version {record['version']}"
     checks = [(_MARKS[check["passed"]], check["words"]) for check in record["blessing"]["checks"]]
@@ -202,7 +204,7 @@ def _card(title, content):
 
 
 def _table(facts):
-    """Of {name: value}, or of pairs whose first part is HTML already."""
+    """An HTML table of {name: value}, or of pairs whose first part is already HTML."""
     rows = facts
     if isinstance(facts, dict):
         rows = [(html.escape(name), str(value)) for name, value in facts.items()]
@@ -211,7 +213,7 @@ def _table(facts):
 
 
 def _bars(classes):
-    """Counts by class, each on a bar."""
+    """HTML with the count of each class on a bar."""
     most = max(classes.values()) or 1
     rows = (
         f'<div><i style="width: {100 * count / most:.1f}%"></i>'
@@ -240,7 +242,7 @@ def _versions(history, shown):
 
 
 def _time(text):
-    """An ISO time of ours as people write it."""
+    """An ISO time as people write it."""
     return text.replace("T", " ").replace("+00:00", " UTC")
 
 

@@ -14,12 +14,12 @@ del command
 
 
 def begin(configuration, root, strategy, code_version, plan):
-    """Runs the first component, and writes beside its artifact what the others are told.
+    """Runs the first component, and writes the parameters of the others beside its artifact.
 
     Args:
         configuration: a `Configuration` as JSON.
         root: str, folder of everything.
-        strategy: what training and scoring run on.
+        strategy: name of the strategy for training and scoring.
         code_version: str; '' for the code itself.
         plan: KFP's artifact to write.
     """
@@ -37,10 +37,10 @@ def execute(name, plan, output, *inputs):
     """Runs a component.
 
     Args:
-        name: of the component.
+        name: name of the component.
         plan: KFP's artifact that `begin` wrote.
         output: KFP's artifact to write.
-        *inputs: KFP's artifacts that other steps wrote, in the component's order.
+        *inputs: KFP's artifacts that other steps wrote, in the order of the component.
 
     Returns:
         Our artifact.
@@ -79,7 +79,7 @@ def write(output, artifact, root, **more):
 
 
 def read(given, root):
-    """What `write` wrote."""
+    """The artifact that `write` wrote."""
     values = _values(given)
     return from_json(values["artifact"], root / values["folder"])
 
@@ -89,21 +89,21 @@ def _values(given):
 
 
 def log_statistics(given, metrics):
-    """Shows what was ingested where KFP shows metrics."""
+    """Logs the numbers of images and shards as metrics of KFP."""
     values = _values(given)["artifact"]
     metrics.log_metric("images", values["num_images"])
     metrics.log_metric("shards", values["num_shards"])
 
 
 def log_scores(scores):
-    """Shows scores where KFP shows metrics."""
+    """Logs scores as metrics of KFP."""
     for name, value in _values(scores)["artifact"]["scores"].items():
         if value is not None:
             scores.log_metric(name, value)
 
 
 def say_blessing(blessing, reasons):
-    """Writes the reasons; returns what the pipeline's condition asks for."""
+    """Writes the reasons; returns 'blessed' or 'not blessed' for the condition of the pipeline."""
     verdict = "blessed" if blessing.blessed else "not blessed"
     lines = [f"- {line}" for line in blessing.words.splitlines()]
     pathlib.Path(reasons.path).write_text("\n".join([f"# {verdict.capitalize()}", "", *lines, ""]))

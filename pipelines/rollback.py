@@ -1,7 +1,7 @@
 """Serves an earlier version again: `python -m pipelines.rollback --serving=DIR [--version=3]`.
 
-Later versions are withdrawn: moved aside, with the reason, and not pushed again. A withdrawn one is
-brought back by its --version.
+Later versions are withdrawn: moved aside, with the reason, and not pushed again. To bring one back,
+give its --version.
 """
 
 from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
@@ -12,8 +12,8 @@ from stugan_tf.errors import InputError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("serving", None, "Folder of versions: `serving` in the pipeline root.")
-flags.DEFINE_integer("version", None, "To serve; by default the one before that which is served.")
-flags.DEFINE_string("reason", "", "For the record.")
+flags.DEFINE_integer("version", None, "Version to serve; by default the one before the served one.")
+flags.DEFINE_string("reason", "", "Reason, for the record.")
 
 
 def main(_):

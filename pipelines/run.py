@@ -1,8 +1,8 @@
 """Runs a pipeline here: `python -m pipelines.run --gin_file=F --pipeline_root=DIR`.
 
-From data to a served model. Stopped at any time, the same command goes on; run again, it does what
-has changed. Exit codes: 0 done, 1 bad input or failed run, 2 the model was not blessed, so that
-what is served stays as it is. See docs/pipelines.md.
+From data to a served model. If it is stopped, the same command goes on. If it is run again, it
+makes only what has changed. Exit codes: 0 done, 1 bad input or failed run, 2 the model was not
+blessed and the served version stays. See docs/pipelines.md.
 """
 
 from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
@@ -22,12 +22,12 @@ flags.adopt_module_key_flags(command)  # For --help.
 flags.DEFINE_string("pipeline_root", None, "Folder of everything the pipeline makes.")
 flags.DEFINE_string("strategy", "auto", f"Devices to train on: {', '.join(NAMES)}.")
 flags.DEFINE_string("until", "push", "Last component to run.")
-flags.DEFINE_bool("verbose", False, "Show what commands say, instead of keeping it in log.txt.")
+flags.DEFINE_bool("verbose", False, "Show the output of commands; it is in log.txt too.")
 flags.DEFINE_string(
     "code_version",
     None,
-    "What stands for the version of the code, instead of its content. While it stays the same, "
-    "changed code makes nothing anew.",
+    "Name for the version of the code, used instead of its content. While it stays the same, "
+    "changed code makes nothing again.",
 )
 flags.DEFINE_bool(
     "print_training", False, "Go as far as the training, print its command, and stop."
@@ -42,7 +42,7 @@ def main(_):
         raise InputError("--pipeline_root is missing: the folder for everything.")
     if FLAGS.strategy not in NAMES:
         raise InputError(f"--strategy must be one of {', '.join(NAMES)}, got {FLAGS.strategy!r}.")
-    tf.config.set_visible_devices([], "GPU")  # They are for the commands that this one starts.
+    tf.config.set_visible_devices([], "GPU")  # GPUs are for the commands that this one starts.
     context = Context(
         root=FLAGS.pipeline_root,
         configuration=configuration.read(FLAGS.gin_file, FLAGS.gin_param),

@@ -1,11 +1,11 @@
 """The folder that models are served from, in the layout of TensorFlow Serving.
 
-    SERVING/1/  SERVING/2/         versions; the highest is served. Each is there in one piece.
-    SERVING/2/lineage.json         where it comes from
+    SERVING/1/  SERVING/2/         versions, each complete; the highest is served
+    SERVING/2/lineage.json         where a version comes from
     SERVING/.withdrawn/2/          a version that was rolled back
 
-A number is never used twice. Versions are only added, by a rename, and withdrawn, by a rename: at
-every moment a server sees whole models.
+A number is never used twice. A version is added and withdrawn by one rename: at each moment a
+server sees whole models.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def current(folder):
 
 
 def record(folder, version):
-    """The record of a version, withdrawn ones included; None if there is no such version.
+    """The record of a version, also of a withdrawn one. None if there is no such version.
 
     Raises:
         InputError: if it was not pushed by a pipeline, or is damaged.
@@ -73,21 +73,21 @@ def history(folder):
 def push(folder, exported, lineage):
     """Makes an export the next version.
 
-    What cannot be loaded, or makes images that are not finite, is not pushed.
+    An export that cannot be loaded, or that makes images that are not finite, is not pushed.
 
     Args:
         folder: of versions; made if needed.
         exported: path of the artifact.
-        lineage: dictionary that becomes its record, with `export`, an id: it is pushed once, and
-            not again after it was withdrawn; and `baseline`, the version that must be served, for
-            it was judged against that one.
+        lineage: dictionary that becomes its record. `export` is an id: an export is pushed once,
+            and not again after it was withdrawn. `baseline` is the version it was compared with,
+            which must still be the served one.
 
     Returns:
         The version, int.
 
     Raises:
         InputError: if it was withdrawn, or the folder cannot be used.
-        FailedRun: if it does not work, or another version is served by now.
+        FailedRun: if it does not work, or another version is served now.
     """
     folder = pathlib.Path(folder)
     with _locked(folder):
@@ -113,18 +113,18 @@ def push(folder, exported, lineage):
 
 
 def _check_baseline(folder, baseline):
-    """Raises FailedRun if another version is served by now than a model was judged against."""
+    """Raises FailedRun if the served version is not the one that a model was compared with."""
     served = max(artifact.versions(folder), default=None)
     if served != baseline:
         raise FailedRun(
             f"Version {served} is served from {folder} by now, but the model was compared with "
             f"{'none' if baseline is None else f'version {baseline}'}. Start the same command "
-            "again: it compares anew."
+            "again: it compares them again."
         )
 
 
 def after_push(folder, version):
-    """What is served, in words: a model that was pushed before is not pushed over a later one."""
+    """Says which version is served: a model that was pushed before may not be the latest."""
     served = artifact.versions(folder)[-1]
     if served == version:
         return f"Version {version} is served from {folder}."
@@ -136,31 +136,31 @@ def after_push(folder, version):
 
 
 def try_out(path):
-    """Loads an artifact, checksums and all, and has it draw.
+    """Loads an artifact, checks its checksums, and draws images.
 
     Raises:
-        FailedRun: if it does not.
+        FailedRun: if that fails.
     """
     try:
         generator = serving.load(path)
         images = generator(2, seed=0)
-    except Exception as error:  # whatever a broken model can raise
+    except Exception as error:  # A broken model can raise anything.
         raise FailedRun(f"The export does not work, so it is not pushed: {error}") from error
     if images.dtype != np.uint8 or len(images) != 2:
         raise FailedRun(f"The export draws {images.dtype} {images.shape}, so it is not pushed.")
 
 
 def roll_back(folder, version=None, reason=""):
-    """Has an earlier version be served; later ones are withdrawn.
+    """Serves an earlier version again and withdraws the later ones.
 
     Args:
         folder: of versions.
-        version: int to go back to, or a withdrawn one to bring back; None is the one before that
-            which is served.
+        version: int, the version to go back to, or a withdrawn one to bring back. None is the one
+            before the served one.
         reason: str, for the record.
 
     Returns:
-        `(version, withdrawn)`: what is served now, and a list of what no longer is.
+        `(version, withdrawn)`: the served version, and a list of those that are no longer served.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
@@ -171,7 +171,7 @@ def roll_back(folder, version=None, reason=""):
             if len(there) < 2:
                 raise InputError(
                     f"{folder} serves {there or 'nothing'}: there is no earlier version to go back "
-                    f"to. Withdrawn are {gone or 'none'}; one is brought back by --version."
+                    f"to. Withdrawn versions: {gone or 'none'}; --version brings one back."
                 )
             version = there[-2]
         if version not in there and version not in gone:
@@ -186,14 +186,14 @@ def roll_back(folder, version=None, reason=""):
         (folder / WITHDRAWN).mkdir(exist_ok=True)
         for number in later:
             about = {"time": _now(), "reason": reason or f"rolled back to version {version}"}
-            # Inside: what reads it finds it with the version, wherever a kill left that.
+            # Inside the folder of the version, so that it moves with it.
             write_atomically(folder / str(number) / REASON, json.dumps(about).encode())
             (folder / str(number)).rename(folder / WITHDRAWN / str(number))
     return version, later
 
 
 def _locked(folder):
-    """Waits for whoever else pushes or rolls back: that takes seconds."""
+    """Waits for another process that pushes or rolls back, which takes seconds."""
     say = functools.partial(print, flush=True)
     return locked(folder / ".lock", f"Push.folder: {folder}", say)
 

@@ -1,4 +1,4 @@
-"""What a gin file can say of a pipeline, beside the training that it configures."""
+"""The settings of a pipeline in a gin file, besides those of its training."""
 
 import dataclasses
 import numbers
@@ -23,13 +23,13 @@ class Ingest:
 
     Attributes:
         num_shards: int; None for about 1024 images in each.
-        image_format: 'png', which keeps every pixel, or 'jpeg'.
+        image_format: 'png', which keeps each pixel, or 'jpeg'.
         quality: int in [1, 100], of JPEG.
-        seed: of the order of images; a streamed source keeps its own.
+        seed: int, of the order of images; a streamed source keeps its own order.
         skip_unreadable: whether images that cannot be read are left out. Otherwise they end the
-            pipeline, after all were looked at.
-        duplicates: 'keep' or 'drop' images that are, pixel by pixel, like an earlier one of the
-            same class. Either way they are reported.
+            pipeline, after all images were tried.
+        duplicates: 'keep' or 'drop' images that equal an earlier one of the same class pixel by
+            pixel. They are reported in both cases.
     """
 
     num_shards: int | None = None
@@ -50,13 +50,14 @@ class Ingest:
 
 @configurable
 class Beam:
-    """Where Apache Beam runs. It changes how fast results come, never what they are.
+    """Where Apache Beam runs. It changes the speed, never the results.
 
     Attributes:
         runner: 'DirectRunner', or 'FlinkRunner', 'SparkRunner', 'DataflowRunner', or another that
             Beam knows.
-        num_workers: int, of the DirectRunner: 1 works in this process, more are processes.
-        options: str of Beam's own command line each, such as '--flink_master=localhost:8081'.
+        num_workers: int, for the DirectRunner: 1 works in this process, more are processes of their
+            own.
+        options: flags of Beam's own command line, such as '--flink_master=localhost:8081'.
     """
 
     runner: str = "DirectRunner"
@@ -70,11 +71,11 @@ class Beam:
 
 @configurable
 class Score:
-    """Which checkpoint is scored and exported, and by what.
+    """Which checkpoint is scored and exported, and how.
 
     Attributes:
         checkpoint: 'latest', 'best' or a step.
-        gin_files: on top of the run's own configuration, as for `stugan_tf.evaluate`.
+        gin_files: gin files on top of the run's own configuration, as for `stugan_tf.evaluate`.
         gin_params: bindings on top of these.
     """
 
@@ -91,7 +92,7 @@ class Score:
 
 @configurable
 class Export:
-    """What is written for serving, as flags of `stugan_tf.export`.
+    """What is exported for serving, as flags of `stugan_tf.export`.
 
     Attributes:
         format: a name of `serving.formats.FORMATS`.
@@ -111,17 +112,17 @@ class Export:
 
 @configurable
 class Bless:
-    """What a model must be to be pushed.
+    """The conditions that a model must meet to be pushed.
 
     Attributes:
         at_most: {score: limit}, e.g. {'fid': 20.0}.
         at_least: {score: limit}.
-        compare: names of the scores by which it must not be worse than the version pushed now.
-        tolerance: by how much of the pushed version's score it may be worse, 0.02 for 2 %.
-        min_sparsity: of the weights under masks.
-        max_active_weights: int, weights under masks that are not zero.
-        max_bytes: int, of the exported files.
-        max_flops: theoretical, of an image.
+        compare: names of the scores that must not be worse than those of the served version.
+        tolerance: the fraction of that version's score by which it may be worse, 0.02 for 2 %.
+        min_sparsity: float, least sparsity of the weights under masks.
+        max_active_weights: int, most weights under masks that are not zero.
+        max_bytes: int, most bytes of the exported files.
+        max_flops: float, most theoretical FLOPs of an image.
     """
 
     at_most: dict = dataclasses.field(default_factory=dict)
@@ -149,7 +150,7 @@ class Bless:
         unknown = {*self.at_most, *self.at_least, *self.compare} - METRICS.keys()
         if unknown:
             raise InputError(
-                f"Bless names {', '.join(sorted(unknown))}, which is no score. There are "
+                f"Bless names {', '.join(sorted(unknown))}, which is not a score. There are "
                 f"{', '.join(METRICS)}."
             )
         if self.tolerance != 0:
@@ -170,16 +171,16 @@ class Push:
 
 @configurable
 class Cluster:
-    """What the compiled pipeline asks of a cluster.
+    """The resources that the compiled pipeline needs from a cluster.
 
     Attributes:
-        image: with stugan_tf and this package, see pipelines/Dockerfile.
+        image: container image with stugan_tf and this package, see pipelines/Dockerfile.
         cpu, memory: of a step, as Kubernetes writes them.
-        accelerator: of training and scoring, e.g. 'nvidia.com/gpu'; None asks for none.
+        accelerator: for training and scoring, e.g. 'nvidia.com/gpu'; None for none.
         num_accelerators: int.
-        volume_claim: of Kubeflow: name of a claim that is mounted where the pipeline root is.
-            None where that is mounted anyway, as /gcs is on Vertex AI.
-        mount: where, a path that begins the pipeline root.
+        volume_claim: for Kubeflow: name of a claim that is mounted where the pipeline root is.
+            None where it is mounted anyway, as /gcs is on Vertex AI.
+        mount: path at which it is mounted; the pipeline root begins with it.
         retries: int, how often a step that failed or was preempted is tried again.
     """
 
@@ -199,7 +200,7 @@ class Cluster:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """All of a pipeline's."""
+    """All settings of a pipeline."""
 
     ingest: Ingest = dataclasses.field(default_factory=Ingest)
     beam: Beam = dataclasses.field(default_factory=Beam)
@@ -211,7 +212,7 @@ class Settings:
 
 
 def _check_choice(name, value, choices, other=None):
-    """Raises InputError unless a value is one of some texts; `other` says what else it may be."""
+    """Raises InputError unless a value is one of `choices`; `other` says what else is allowed."""
     if value not in choices:
         known = ", ".join([*map(repr, choices), *filter(None, [other])])
         raise InputError(f"{name} must be one of {known}, got {value!r}.")
@@ -232,5 +233,5 @@ def _check_number(name, value):
 
 
 def plain(settings):
-    """A settings object as what JSON can hold and a digest can be made of."""
+    """A settings object as values that JSON can hold, for a digest."""
     return dataclasses.asdict(settings)

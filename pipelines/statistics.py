@@ -1,9 +1,10 @@
-"""Features of real images by Apache Beam, into the cache that scores are made with.
+"""Computes features of real images by Apache Beam, into the cache that scores use.
 
     python -m pipelines.statistics --gin_file=F [--gin_param=...] [--workers=2]
 
-F configures `data` and `Evaluator`. What is kept is what `stugan_tf.evaluate` would compute itself,
-up to the last digits; it finds it there. Killed, it goes on with the ranges that are not finished.
+F configures `data` and `Evaluator`. The results equal those that `stugan_tf.evaluate` would compute
+itself, up to the last digits, and it finds them there. After a kill the same command goes on with
+the ranges that are not finished.
 """
 
 from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
@@ -17,9 +18,9 @@ from stugan_tf.errors import InputError
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
-flags.DEFINE_string("runner", Beam().runner, "Of Apache Beam.")
+flags.DEFINE_string("runner", Beam().runner, "Runner of Apache Beam.")
 flags.DEFINE_integer("workers", Beam().num_workers, "Processes of the DirectRunner.", lower_bound=1)
-flags.DEFINE_multi_string("option", [], "Of Apache Beam's own command line.")
+flags.DEFINE_multi_string("option", [], "Flag of Apache Beam's own command line.")
 
 
 def main(_):

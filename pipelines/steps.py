@@ -1,10 +1,10 @@
-"""A component's result is made once: kept under a name made of all that it depends on.
+"""A component's result is made once and kept under a digest of everything it depends on.
 
-    ROOT/ingest/0123456789abcdef/       its folder, in which it may go on after a kill
-    ROOT/ingest/0123456789abcdef/done.json      written last: the artifact, and what it was made of
+    ROOT/ingest/0123456789abcdef/           its folder, in which it goes on after a kill
+    ROOT/ingest/0123456789abcdef/done.json  written last: the artifact, and what it was made from
 
-On a cluster the root is a volume or bucket that all steps see, so that a step that is tried again,
-or another pipeline with the same beginning, finds what is there.
+On a cluster the root is a volume or bucket that all steps see. So a step that is tried again, or
+another pipeline with the same beginning, finds the results.
 """
 
 import dataclasses
@@ -26,15 +26,15 @@ DONE = "done.json"
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What all components of a pipeline share.
+    """What the components of a pipeline share.
 
     Attributes:
         root: folder of everything.
         configuration: a `Configuration`.
-        strategy: what training and scoring run on, as for `stugan_tf.train`.
+        strategy: name of the strategy for training and scoring, as for `stugan_tf.train`.
         code: str that stands for the version of the code; None for the code itself.
-        verbose: whether what commands write to `log.txt` in their folder is shown, too.
-        say: called with lines for people.
+        verbose: whether the output of commands is shown, besides `log.txt` in their folder.
+        say: function that gets lines for people.
     """
 
     root: pathlib.Path
@@ -52,7 +52,7 @@ class Context:
             object.__setattr__(self, "settings", found)
 
     def version_of(self, names):
-        """The version of some of our code, and of what the configuration imports."""
+        """The version of some of our code, and of the modules that the configuration imports."""
         if self.code is not None:
             return self.code
         imported = code_version.of_imports(
@@ -71,12 +71,12 @@ class Component:
     """One step of a pipeline.
 
     Attributes:
-        name: str, that of its folder.
+        name: str, also the name of its folder.
         inputs: names of the components whose artifacts it takes, in this order.
         code: files and folders that its result depends on, see `code_version`.
-        depends_on: `(context, *artifacts) -> dict`: what else it depends on, as JSON holds it.
+        depends_on: `(context, *artifacts) -> dict`: all else that it depends on, as JSON values.
         make: `(context, workplace, *artifacts) -> Artifact`; goes on with what it finds in the
-            workplace's folder.
+            folder of the workplace.
         is_intact: `(context, artifact) -> bool`: whether a result is still there.
     """
 
@@ -93,10 +93,10 @@ class Workplace:
     """Where a component works.
 
     Attributes:
-        folder: its own.
-        id: str, the digest of all that the result depends on.
-        lock: file descriptor; who holds it open holds the folder.
-        verbose: as of the `Context`.
+        folder: its own folder.
+        id: str, the digest of everything the result depends on.
+        lock: file descriptor; a process that holds it open holds the folder.
+        verbose: as in the `Context`.
     """
 
     folder: pathlib.Path
@@ -105,7 +105,7 @@ class Workplace:
     verbose: bool
 
     def run(self, module, flags, log="log.txt", keep=()):
-        """Runs a command that holds this folder, even when this process is killed.
+        """Runs a command that holds this folder even if this process is killed.
 
         Args:
             module: str.
@@ -119,7 +119,7 @@ class Workplace:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What came of a component: an artifact, and whether it was there before."""
+    """The result of a component: an artifact, and whether it was there before."""
 
     artifact: Artifact
     was_there: bool
@@ -131,7 +131,7 @@ def execute(component, context, artifacts):
     Args:
         component: a `Component`.
         context: a `Context`.
-        artifacts: those it takes, in the order of its `inputs`.
+        artifacts: the artifacts it takes, in the order of its `inputs`.
 
     Returns:
         A `Result`.
@@ -164,7 +164,7 @@ def execute(component, context, artifacts):
 
 
 def place_of(component, context, artifacts):
-    """`(request, folder)`: all that a component's result depends on, and where it belongs."""
+    """`(request, folder)`: everything a component's result depends on, and where it belongs."""
     request = {
         "component": component.name,
         "code": context.version_of(component.code),
@@ -181,7 +181,7 @@ def place_of(component, context, artifacts):
 def artifact_in(folder):
     """The artifact that a component's folder holds by its `done.json`.
 
-    None if there is none, or one of another version of our code.
+    None if there is none, or if another version of our code wrote it in another form.
     """
     try:
         record = json.loads((pathlib.Path(folder) / DONE).read_bytes())

@@ -1,1 +1,1 @@
-"""One component a module: what its result depends on, and how it is made; see `steps.Step`."""
+"""The components, one per module: what a result depends on, how it is made; see `Component`."""

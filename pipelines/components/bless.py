@@ -1,7 +1,8 @@
 """Scores and an export -> a blessing: may it be pushed?
 
-Judged against fixed limits, and against the version that is served now by one protocol: if that
-version was scored by another (other data, another evaluator), its checkpoint is scored anew.
+The model is compared with fixed limits, and with the served version by one protocol. If that
+version was scored by another protocol (other data, another evaluator), its checkpoint is scored
+again.
 """
 
 import json
@@ -46,8 +47,8 @@ def _make(context, workplace, examples, references, scores, exported):
 def baseline_of(context, exported):
     """The record of the version to compare with, None if there is none.
 
-    That which is served now; if that is this very export, what it was compared with when it was
-    pushed: so a second run asks the same question, and finds the answer.
+    That is the served version. If the served version is this export itself, it is the version that
+    the export was compared with when it was pushed: so a second run asks the same question.
     """
     current = serving.current(context.serving)
     if current is not None and current["export"] == exported.id:
@@ -83,9 +84,9 @@ def _limit(name, value, limit, at_most):
 
 
 def comparison(settings, scores, baseline):
-    """Checks against a version that is served: its record, with scores by the same protocol.
+    """Checks against the record of a served version, with scores by the same protocol.
 
-    `baseline["scores"]` may be a str instead: why there are none.
+    `baseline["scores"]` may be a str instead, which says why there are none.
     """
     if not settings.compare:
         return []
@@ -118,7 +119,7 @@ def _compared(name, new, old, version, settings):
 def _by_protocol_of(scores, baseline, context, workplace, examples, references):
     """The record of a version with its scores by the protocol of `scores`."""
     same = baseline["protocol"] == json.loads(json.dumps(scores.protocol))
-    # Of what protocols do not say, which scores were computed.
+    # Protocols do not say which scores were computed.
     if same and baseline["scores"].keys() >= set(context.settings.bless.compare):
         return baseline
     workdir = context.root / baseline["workdir"]
@@ -144,7 +145,11 @@ def _short(number):
 COMPONENT = Component(
     name="bless",
     inputs=("ingest", "reference", "evaluate", "export"),
-    code=("stugan_tf/evaluation/metrics.py", "pipelines/components/bless.py"),
+    code=(
+        "stugan_tf/evaluation/metrics.py",
+        "stugan_tf/evaluation/table.py",
+        "pipelines/components/bless.py",
+    ),
     depends_on=_depends_on,
     make=_make,
 )

@@ -16,7 +16,7 @@ from stugan_tf.files import write_atomically
 def _depends_on(context):
     source = _source(context)
     settings = plain(context.settings.ingest)
-    # Asked of what is there, see `_is_intact`: the shards do not depend on it.
+    # The shards do not depend on it; `_is_intact` asks for it.
     del settings["skip_unreadable"]
     return {
         "fingerprint": _fingerprint(source),
@@ -62,7 +62,7 @@ def _of_text(training):
 
 
 def _fingerprint(source):
-    """Of the content; if some of it cannot be read, of the length of every file."""
+    """A fingerprint of the content; if some of it cannot be read, of the length of each file."""
     try:
         return source.inspect().fingerprint
     except InputError:
@@ -72,7 +72,7 @@ def _fingerprint(source):
 def gin_lines(source, folder, num_shards):
     """Gin that sets `data.source` to shards: what depends on their content, and where they are.
 
-    Every parameter is set, because bindings without a scope would otherwise be inherited.
+    All parameters are set, because bindings without a scope would otherwise be inherited.
     """
     values = {
         "image_size": None,

@@ -16,7 +16,7 @@ def _depends_on(context, *artifacts):
 
 def _make(context, workplace, examples, run, scores, exported, blessing):
     if not blessing.blessed:
-        raise FailedRun(f"What is not blessed is not pushed.\n{blessing.words}")
+        raise FailedRun(f"The model is not blessed, so it is not pushed.\n{blessing.words}")
     lineage = lineage_of(context, examples, run, scores, exported, blessing)
     version = serving.push(context.serving, exported.path, lineage)
     return Pushed(
@@ -25,7 +25,7 @@ def _make(context, workplace, examples, run, scores, exported, blessing):
 
 
 def lineage_of(context, examples, run, scores, exported, blessing):
-    """All that is to be known of a version, even where nothing else of the pipeline is left."""
+    """The record of a version: all that is known of it, even if the pipeline's folders are gone."""
     manifest = read_manifest(run.final_phase)
     manifest.pop("host", None)  # Versions may be published; names of machines need not be.
     artifacts = {
@@ -70,7 +70,7 @@ def lineage_of(context, examples, run, scores, exported, blessing):
 
 
 def _is_intact(context, pushed):
-    """Whether it is served, now or after a roll-back to before it: that is for `push` to refuse."""
+    """Whether the version is there and not withdrawn; `push` refuses a withdrawn one."""
     record = serving.record(context.serving, pushed.version)
     withdrawn = context.serving / serving.WITHDRAWN / str(pushed.version)
     return record is not None and not withdrawn.is_dir()

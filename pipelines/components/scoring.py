@@ -1,4 +1,4 @@
-"""How `stugan_tf.evaluate` is told what to score, and what it said."""
+"""Runs `stugan_tf.evaluate` and reads its scores."""
 
 from pipelines.artifacts import Scores
 from stugan_tf.errors import FailedRun, InputError
@@ -7,7 +7,7 @@ from stugan_tf.runs.phases import run_folder
 
 
 def flags(context, workplace, examples, references):
-    """Flags that follow those of the run: its images, what scores it, where statistics are."""
+    """The flags after those of the run: images, evaluator, cache of statistics."""
     found = [f"--gin_file={examples.gin_file}"]
     if context.configuration.evaluation:
         file = workplace.folder / "evaluation.gin"
@@ -37,14 +37,14 @@ def score(context, workplace, examples, references, workdir, checkpoint):
         f"--checkpoint={checkpoint}",
         f"--strategy={context.strategy}",
     ]
-    # Others that score the same run would leave their scores among ours.
+    # Another pipeline that scores the same run would leave its scores among ours.
     with locked(workdir.parent / ".lock", str(workdir.parent), context.say) as lock:
         flags_of_scores = flags(context, workplace, examples, references)
         workplace.run("stugan_tf.evaluate", [*flags_of_run, *flags_of_scores], keep=[lock])
         found = read_json_lines(run_folder(workdir) / "evaluations.jsonl")
     if not found:
         raise FailedRun(f"stugan_tf.evaluate left no scores in {workdir}.")
-    newest = found[-1]  # By its place: clocks of machines differ.
+    newest = found[-1]  # by position: clocks of machines differ
     protocol, step = newest.pop("protocol"), newest.pop("step")
     del newest["time"]
     return Scores(

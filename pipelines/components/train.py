@@ -1,4 +1,4 @@
-"""Shards -> a finished training, by the ordinary trainer, which resumes what was begun."""
+"""Shards -> a finished training, by `stugan_tf.train`, which resumes an unfinished one."""
 
 import shlex
 
@@ -11,12 +11,14 @@ from stugan_tf.runs.manifest import read_manifest
 from stugan_tf.runs.status import status_of
 
 CODE = (
+    "stugan_tf/adapters",
     "stugan_tf/data",
     "stugan_tf/evaluation",
     "stugan_tf/kernels",
     "stugan_tf/layers",
     "stugan_tf/methods",
     "stugan_tf/models",
+    "stugan_tf/runs",
     "stugan_tf/sparsity",
     "stugan_tf/training",
     "stugan_tf/config.py",
@@ -34,7 +36,7 @@ def _depends_on(context, plan, examples, references):
 def _make(context, workplace, plan, examples, references):
     del plan
     run = Run(folder=workplace.folder, id=workplace.id, step=0, commit=None)
-    if not _is_intact(context, run):  # Others, several workers say, may have trained it.
+    if not _is_intact(context, run):  # Others, such as several workers, may have trained it.
         flags = flags_of(context, workplace.folder, examples, references)
         workplace.run("stugan_tf.train", flags)
     if not status_of(run.workdir).is_over:
@@ -49,11 +51,11 @@ def _make(context, workplace, plan, examples, references):
 
 
 def command_of(context, artifacts):
-    """The command that trains, for several workers to start themselves.
+    """The command that trains, which several workers start themselves.
 
     Args:
         context: a `steps.Context`.
-        artifacts: {name of a component: its artifact}, of those that come before.
+        artifacts: {name of a component: its artifact}, for the components before.
     """
     taken = [artifacts[name] for name in COMPONENT.inputs]
     _, folder = place_of(COMPONENT, context, taken)
@@ -62,7 +64,7 @@ def command_of(context, artifacts):
 
 
 def flags_of(context, folder, examples, references):
-    """What `stugan_tf.train` is started with."""
+    """The flags of `stugan_tf.train`."""
     file = folder / "training.gin"
     write_atomically(file, context.configuration.training.encode())
     flags = [

@@ -1,1 +1,1 @@
-"""What the package uses of other libraries that these do not offer publicly, a file for each."""
+"""The private parts of other libraries that the package uses, one file for each library."""

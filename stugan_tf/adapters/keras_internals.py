@@ -5,28 +5,32 @@ and its optimizers reduce gradients over replicas by themselves.
 tests/adapters/test_keras_internals.py fails first when Keras changes them.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
+import tensorflow as tf
 
 
-def all_layers(model):
-    """All layers inside a model, each once, those held by other layers included."""
+def all_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """All layers inside a model, each once, with the layers inside other layers."""
     return list({id(layer): layer for layer in model._flatten_layers()}.values())
 
 
-def is_functional(model):
-    """Whether a model was made of `keras.Input`s, so that its calls are known."""
+def is_functional(model: keras.Model) -> bool:
+    """Whether a model was made from `keras.Input`s, so that its calls are known."""
     return hasattr(model, "_nodes_by_depth")
 
 
-def functional(model):
-    """The functional model that a model is, or holds if it is sequential; None for any other."""
+def functional(model: keras.Model) -> keras.Model | None:
+    """The model itself if it is functional, the one inside if it is sequential, else None."""
     if isinstance(model, keras.Sequential):
-        model = model._functional  # None before it knows its inputs.
+        model = model._functional  # None before it knows its inputs
     return model if is_functional(model) else None
 
 
-def nodes(graph):
-    """The calls of a functional model in the order in which Keras makes them, inputs left out.
+def nodes(graph: keras.Model) -> list[Any]:
+    """The calls of a functional model in the order in which Keras makes them, without the inputs.
 
     Returns:
         Objects with `operation`, `input_tensors`, `outputs` and `arguments`.
@@ -39,27 +43,29 @@ def nodes(graph):
     ]
 
 
-def producer(tensor):
-    """The layer that made a Keras tensor, and the inputs of that call."""
+def producer(tensor: keras.KerasTensor) -> tuple[Any, list]:
+    """The layer that made a Keras tensor, and the input tensors of that call."""
     operation, node_index, _ = tensor._keras_history
     return operation, operation._inbound_nodes[node_index].input_tensors
 
 
 class LocalOptimizer(keras.optimizers.Optimizer):
-    """An optimizer whose gradients come reduced over replicas: each makes the same update itself.
+    """An optimizer that gets gradients already reduced over replicas and updates each locally.
 
-    Keras would reduce them once more. `update_step(gradient, variable, learning_rate)` is called
-    for each variable.
+    Keras would reduce them a second time. `update_step(gradient, variable, learning_rate)` is
+    called for each variable.
     """
 
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+    def _backend_update_step(
+        self, grads: Sequence, trainable_variables: Sequence, learning_rate: Any
+    ) -> None:
         for gradient, variable in zip(grads, trainable_variables, strict=True):
             self.update_step(gradient, variable, learning_rate)
 
-    def key_of(self, variable):
-        """What tells a variable from all others, also where a replica has a part of it."""
+    def key_of(self, variable: keras.Variable | tf.Variable) -> Any:
+        """A key that identifies a variable, the same on each replica."""
         return self._var_key(variable)
 
-    def index_of(self, variable):
-        """The position of a variable among those that the optimizer was built for."""
+    def index_of(self, variable: keras.Variable | tf.Variable) -> int:
+        """The position of a variable among the variables that the optimizer was built for."""
         return self._get_variable_index(variable)

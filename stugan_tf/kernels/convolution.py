@@ -1,13 +1,14 @@
 """Differentiable convolutions that skip the zeros of their kernel.
 
 NHWC, float32, stride 1, any kernel size. A matrix product is a 1x1 convolution of 1x1 images. Sums
-run over the non-zeros only: where an activation is infinite or NaN, a zero weight times it is not
-NaN here, while the gradient of the kernel may be NaN for more weights than a dense one. The kernels
-are dense tensors; which of their weights are zero is found out in passing, so a pattern can be
-neither wrong nor out of date.
+run over the non-zeros only. So a zero weight times an infinite or NaN activation is not NaN here,
+while the gradient of the kernel may be NaN for more weights than in dense execution. Kernels are
+dense tensors. Each call finds their non-zeros itself, so a pattern can be neither wrong nor out of
+date.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -15,7 +16,7 @@ from stugan_tf.kernels import library
 
 
 class Choice(NamedTuple):
-    """Which of the three products of a layer run on the non-zeros; the others run dense."""
+    """Which of the three products of a layer run on the non-zeros. The others run dense."""
 
     forward: bool = True
     input_gradient: bool = True
@@ -23,62 +24,64 @@ class Choice(NamedTuple):
 
 
 class Normalization(NamedTuple):
-    """Of each channel: gamma * (x - mean) / sqrt(variance + epsilon) + beta."""
+    """For each channel: gamma * (x - mean) / sqrt(variance + epsilon) + beta."""
 
-    mean: tf.Tensor  # float32 [C], as are the other tensors.
+    mean: tf.Tensor  # float32 [C], like the other tensors
     variance: tf.Tensor
     gamma: tf.Tensor
     beta: tf.Tensor
     epsilon: float
-    of_batch: bool  # Mean and variance are those of the input, which the gradient heeds.
+    of_batch: bool  # mean and variance come from the input, and the gradient goes through them
 
 
-def paddings(padding, kernel_size):
-    """[top, bottom, left, right] of "same" or "valid" at stride 1, as TensorFlow pads."""
+def paddings(padding: str, kernel_size: Sequence[int]) -> list[int]:
+    """TensorFlow's [top, bottom, left, right] for "same" or "valid" at stride 1."""
     if padding == "valid":
         return [0, 0, 0, 0]
     return [pad for size in kernel_size for pad in ((size - 1) // 2, size // 2)]
 
 
-def moments(inputs):
-    """Mean and variance, float32 [C] each, of every channel of float32 [..., C]."""
+def moments(inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The mean and variance, float32 [C] each, of each channel of float32 [..., C]."""
     return library.load().stugan_channel_moments(inputs)
 
 
 def convolve(
-    inputs,
-    kernel,
-    paddings,
-    transposed=False,
-    scale=(),
-    shift=(),
-    bias=(),
-    residual=None,
-    **attributes,
-):
-    """The convolution of images by a kernel, on the kernel's non-zeros.
+    inputs: tf.Tensor,
+    kernel: tf.Tensor,
+    paddings: Sequence[int],
+    transposed: bool = False,
+    scale: Any = (),
+    shift: Any = (),
+    bias: Any = (),
+    residual: tf.Tensor | None = None,
+    **attributes: Any,
+) -> tf.Tensor:
+    """Convolves images with a kernel, on the non-zeros of the kernel.
 
     Args:
         inputs: float32 [B, H, W, C].
         kernel: float32 [h, w, C, C'].
-        paddings: [top, bottom, left, right], each less than the kernel's size.
+        paddings: [top, bottom, left, right], each less than the size of the kernel.
         transposed: compute the gradient of such a convolution with respect to its input instead:
             inputs [B, H', W', C'] to outputs [B, H, W, C].
-        scale: float32 [C] by which the input is multiplied first, or nothing.
-        shift: float32 [C] to add after it, or nothing.
-        bias: float32 [C'] to add to the output, or nothing.
-        residual: float32 of the output's shape, or smaller by `residual_upsampling`, to add to it.
-        **attributes: `relu`, whether the input then goes through one; `upsampling`, 1 or 2, the
-            repetitions of its rows and columns after that; `pooling`, 1 or 2, how many rows and
-            columns of the output are summed; `residual_upsampling`, likewise; `instruction_set`,
-            "best" or no better than "x86-64-v4", "x86-64-v3", "baseline".
+        scale: float32 [C], multiplies the input first. Empty for none.
+        shift: float32 [C], added after the scale. Empty for none.
+        bias: float32 [C'], added to the output. Empty for none.
+        residual: float32 in the shape of the output, or smaller by `residual_upsampling`. Added to
+            the output.
+        **attributes: `relu`: whether the input then goes through a ReLU. `upsampling`, 1 or 2: how
+            often its rows and columns are repeated after that. `pooling`, 1 or 2: how many rows
+            and columns of the output are summed. `residual_upsampling`, 1 or 2: how often rows and
+            columns of the residual are repeated. `instruction_set`: the best one to use, "best",
+            "x86-64-v4", "x86-64-v3" or "baseline".
 
     Returns:
         float32 [B, H', W', C'].
 
     Raises:
         KernelsUnavailableError: if the operations cannot run on this machine.
-        tf.errors.InvalidArgumentError: if shapes do not belong together.
+        tf.errors.InvalidArgumentError: if shapes do not fit each other.
     """
     if residual is None:
         residual = tf.zeros([0, 0, 0, 0])
@@ -87,17 +90,25 @@ def convolve(
     )
 
 
-def kernel_gradient(inputs, gradient, mask, paddings, scale=(), shift=(), **attributes):
-    """The gradient of `convolve` with respect to its kernel, zero where the mask is.
+def kernel_gradient(
+    inputs: tf.Tensor,
+    gradient: tf.Tensor,
+    mask: tf.Tensor,
+    paddings: Sequence[int],
+    scale: Any = (),
+    shift: Any = (),
+    **attributes: Any,
+) -> tf.Tensor:
+    """The gradient of `convolve` with respect to its kernel, zero where the mask is zero.
 
     Args:
         inputs: float32 [B, H, W, C].
-        gradient: of the outputs, float32 [B, H', W', C'].
-        mask: float32 [h, w, C, C']; what is not zero asks for a gradient.
-        paddings: as of the convolution.
-        scale: as of the convolution.
-        shift: as of the convolution.
-        **attributes: as of the convolution.
+        gradient: gradient of the outputs, float32 [B, H', W', C'].
+        mask: float32 [h, w, C, C'], not zero where a gradient is wanted.
+        paddings: as for `convolve`.
+        scale: as for `convolve`.
+        shift: as for `convolve`.
+        **attributes: as for `convolve`.
 
     Returns:
         float32 [h, w, C, C'].
@@ -108,21 +119,23 @@ def kernel_gradient(inputs, gradient, mask, paddings, scale=(), shift=(), **attr
 
 
 def masked_convolution(
-    inputs,
-    kernel,
-    mask,
-    padding,
-    choice=None,
-    zero_gradients=True,
-    normalization=None,
-    relu=False,
-    upsampling=1,
-    pooling=1,
-    bias=None,
-    residual=None,
-    residual_upsampling=1,
-):
-    """The convolution by a kernel that is zero outside its mask, what surrounds it, and gradients.
+    inputs: tf.Tensor,
+    kernel: tf.Tensor,
+    mask: tf.Tensor,
+    padding: str,
+    choice: Choice | None = None,
+    zero_gradients: bool | tf.Tensor = True,
+    normalization: Normalization | None = None,
+    relu: bool = False,
+    upsampling: int = 1,
+    pooling: int = 1,
+    bias: tf.Tensor | None = None,
+    residual: tf.Tensor | None = None,
+    residual_upsampling: int = 1,
+) -> tf.Tensor:
+    """A convolution with a kernel that is zero outside its mask, fused with what surrounds it.
+
+    It is differentiable in the inputs, kernel, gamma, beta, bias and residual.
 
         inputs -> normalization -> ReLU -> upsampling -> convolution -> pooling -> bias -> residual
 
@@ -132,15 +145,15 @@ def masked_convolution(
         mask: float32 [h, w, C, C'], zeros and ones.
         padding: "same" or "valid".
         choice: a `Choice`; all sparse by default.
-        zero_gradients: whether the gradient of the kernel is wanted outside the mask too, where it
-            is dense work; False gives zeros there. A Python or tensor bool.
-        normalization: a `Normalization` of the inputs, if any.
+        zero_gradients: whether the gradient of the kernel is wanted outside the mask too. That is a
+            dense product; False gives zeros there. A Python or tensor bool.
+        normalization: a `Normalization` of the inputs, or None.
         relu: whether the inputs then go through a ReLU.
         upsampling: 1 or 2, the factor of a nearest-neighbour upsampling after that.
         pooling: 1 or 2, the factor of an average pooling of the output.
-        bias: float32 [C'] to add to it, if any.
-        residual: float32 to add to it, if any.
-        residual_upsampling: 1 or 2, the factor of its nearest-neighbour upsampling.
+        bias: float32 [C'], added to the output, or None.
+        residual: float32, added to the output, or None.
+        residual_upsampling: 1 or 2, the factor of a nearest-neighbour upsampling of the residual.
 
     Returns:
         float32 [B, H', W', C'].
@@ -222,16 +235,23 @@ class Parts:
     Args:
         padding: "same" or "valid".
         kernel_size: (h, w).
-        scale: float32 [C] by which the input is multiplied first, or nothing.
-        shift: float32 [C] to add after it, or nothing.
-        relu: as of `masked_convolution`, as are the others.
-        upsampling: of the inputs.
-        pooling: of the outputs.
+        scale: float32 [C], multiplies the input first. Empty for none.
+        shift: float32 [C], added after the scale. Empty for none.
+        relu: whether the inputs then go through a ReLU.
+        upsampling: 1 or 2, the factor by which the inputs are upsampled.
+        pooling: 1 or 2, the factor by which the outputs are pooled.
     """
 
     def __init__(
-        self, padding, kernel_size, scale=(), shift=(), relu=False, upsampling=1, pooling=1
-    ):
+        self,
+        padding: str,
+        kernel_size: Sequence[int],
+        scale: Any = (),
+        shift: Any = (),
+        relu: bool = False,
+        upsampling: int = 1,
+        pooling: int = 1,
+    ) -> None:
         self._paddings = paddings(padding, kernel_size)
         self._dense = {"strides": [1, 1, 1, 1], "padding": padding.upper()}
         self._before = {"scale": scale, "shift": shift, "relu": relu, "upsampling": upsampling}
@@ -239,14 +259,22 @@ class Parts:
         self._upsampling = upsampling
         self._pooling = pooling
 
-    def _prepared(self, inputs):
+    def _prepared(self, inputs: tf.Tensor) -> tf.Tensor:
         """The inputs as a dense convolution needs them."""
         if self._is_scaled:
             inputs = inputs * self._before["scale"] + self._before["shift"]
         return _upsample(tf.nn.relu(inputs) if self._before["relu"] else inputs, self._upsampling)
 
-    def forward(self, is_sparse, inputs, kernel, bias=None, residual=None, residual_upsampling=1):
-        """The output."""
+    def forward(
+        self,
+        is_sparse: bool,
+        inputs: tf.Tensor,
+        kernel: tf.Tensor,
+        bias: tf.Tensor | None = None,
+        residual: tf.Tensor | None = None,
+        residual_upsampling: int = 1,
+    ) -> tf.Tensor:
+        """The output of the convolution, pooled, with bias and residual."""
         if is_sparse:
             return convolve(
                 inputs,
@@ -271,8 +299,10 @@ class Parts:
             outputs += _upsample(residual, residual_upsampling)
         return outputs
 
-    def input_gradient(self, is_sparse, gradient, kernel, input_shape):
-        """From that of the output before it is averaged, up to where the input is upsampled."""
+    def input_gradient(
+        self, is_sparse: bool, gradient: tf.Tensor, kernel: tf.Tensor, input_shape: tf.Tensor
+    ) -> tf.Tensor:
+        """The gradient of the input before upsampling, from that of the output before pooling."""
         if is_sparse:
             return convolve(
                 gradient,
@@ -293,8 +323,10 @@ class Parts:
         )
         return _sum_pool(of_upsampled, self._upsampling)
 
-    def kernel_gradient(self, is_sparse, inputs, gradient, mask):
-        """From that of the output before it is averaged; dense, it is not masked."""
+    def kernel_gradient(
+        self, is_sparse: bool, inputs: tf.Tensor, gradient: tf.Tensor, mask: tf.Tensor
+    ) -> tf.Tensor:
+        """The gradient of the kernel, from that of the output before pooling. Dense: not masked."""
         if is_sparse:
             return kernel_gradient(
                 inputs, gradient, mask, self._paddings, pooling=self._pooling, **self._before
@@ -311,7 +343,7 @@ class Parts:
 
 
 def _is_matrix_product(images, kernel):
-    """Whether a convolution is a dense layer, of which TensorFlow makes more as a product."""
+    """Whether a convolution is a dense layer. TensorFlow is faster at it as a matrix product."""
     return tuple(images.shape[1:3]) == tuple(kernel.shape[:2]) == (1, 1)
 
 
@@ -327,8 +359,8 @@ def _sum_pool(images, factor):
 
 def _refuse_second_order(*_):
     raise NotImplementedError(
-        "Gradients of gradients are known of a convolution alone, not of one that was fused with "
-        "what surrounds it. Call the model itself, not `fuse(model)`."
+        "A convolution has second derivatives only while it is not fused with other layers. Call "
+        "the model itself, not `fuse(model)`."
     )
 
 

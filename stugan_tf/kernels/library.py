@@ -1,7 +1,8 @@
 """Builds the C++ operations, once for each TensorFlow and compiler, and loads them.
 
-On first use, not at installation: an operation belongs to one version of TensorFlow, which a
-wheel or an isolated build does not know, and who has no compiler can still install and train.
+This happens on first use, not at installation. An operation belongs to one version of TensorFlow,
+which a wheel or an isolated build does not know, and the package can be installed and used without
+a compiler.
 """
 
 import functools
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -38,14 +40,15 @@ _INSTRUCTION_SETS = (
 
 
 class KernelsUnavailableError(RuntimeError):
-    """The sparse kernels cannot run here; the text says why."""
+    """The sparse kernels cannot run here. The message says why."""
 
 
-def load():
-    """The operations as a module of functions, built if need be.
+def load() -> Any:
+    """Loads the operations, a module of functions. Builds them if needed.
 
     Raises:
-        KernelsUnavailableError: without a Linux on x86-64, a compiler, or a place to build.
+        KernelsUnavailableError: if this is not Linux on x86-64, or if there is no compiler or no
+            folder to build in.
     """
     loaded = _load()
     if isinstance(loaded, KernelsUnavailableError):
@@ -61,17 +64,17 @@ def _load():
         return error
 
 
-def build():
+def build() -> pathlib.Path:
     """Compiles the operations unless that was done before.
 
-    The compiler is g++ or what CXX says. STUGAN_TF_KERNEL_FLAGS adds flags, such as
+    The compiler is g++, or the one that CXX names. STUGAN_TF_KERNEL_FLAGS adds flags, such as
     -fsanitize=address.
 
     Returns:
         Path of the shared library.
 
     Raises:
-        KernelsUnavailableError: if that cannot be done here.
+        KernelsUnavailableError: if they cannot be compiled here.
     """
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise KernelsUnavailableError(
@@ -96,8 +99,8 @@ def build():
     return library
 
 
-def fingerprint():
-    """Of the sources, the compiler and TensorFlow: what makes one build differ from another."""
+def fingerprint() -> str:
+    """A digest of the sources, the compiler and TensorFlow: it names the build."""
     return build().stem
 
 
@@ -139,7 +142,7 @@ def _start(command):
 
 
 def _finish(processes):
-    # All, before the first that failed ends the build and removes the folder they write to.
+    # Wait for all of them: after the first failure the folder that they write to is removed.
     outputs = [process.communicate()[0] for process in processes]
     for process, output in zip(processes, outputs, strict=True):
         if process.returncode:
@@ -151,7 +154,7 @@ def _finish(processes):
 def _load_library(path):
     try:
         return tf.load_op_library(str(path))
-    except tf.errors.OpError as error:  # A damaged file; the next process builds it anew.
+    except tf.errors.OpError as error:  # A damaged file. The next process builds it again.
         path.unlink(missing_ok=True)
         raise KernelsUnavailableError(
             f"{path} could not be loaded ({error}) and was removed; start again to rebuild it"

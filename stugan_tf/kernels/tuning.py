@@ -1,4 +1,4 @@
-"""Finds out by measurement whether dense or sparse is faster, once for each problem."""
+"""Measures whether dense or sparse is faster, once for each problem."""
 
 import functools
 import json
@@ -13,13 +13,13 @@ from absl import logging
 from stugan_tf.files import write_atomically
 from stugan_tf.kernels import convolution, library
 
-# Sparse must be faster by more than what noise would give it.
+# Sparse must be faster by more than noise.
 _MARGIN = 0.95
 _SECONDS = 0.1
 
 
 class Problem(NamedTuple):
-    """What the times of a layer depend on."""
+    """All that the times of a layer depend on."""
 
     batch: int
     height: int
@@ -27,13 +27,13 @@ class Problem(NamedTuple):
     kernel_shape: tuple  # (h, w, C, C')
     padding: str
     density: float
-    normalized: bool = False  # From here on what is fused with it.
+    normalized: bool = False  # this and the following say what is fused with it
     relu: bool = False
     upsampling: int = 1
     pooling: int = 1
 
-    def __str__(self):
-        """E.g. '64x8x8 3x3x256x256 same 0.05 relu': the name under which times are kept."""
+    def __str__(self) -> str:
+        """The name under which times are kept, e.g. '64x8x8 3x3x256x256 same 0.05 relu'."""
         kernel = "x".join(map(str, self.kernel_shape))
         size = f"{self.batch}x{self.height}x{self.width}"
         words = [size, kernel, self.padding, f"{self.density:.2g}"]
@@ -43,11 +43,12 @@ class Problem(NamedTuple):
         return " ".join(words)
 
 
-def fastest(problem):
+def fastest(problem: Problem) -> convolution.Choice:
     """The `Choice` that takes the least time on this machine.
 
-    Measured on random numbers when first asked, kept in memory and in `execution.json` in the cache
-    folder, whence later processes on an equal machine take it: a resumed run computes as before.
+    The first call measures it on random numbers and keeps it, in memory and in `execution.json` in
+    the cache folder. Later processes on an equal machine read it there, so a resumed run computes
+    as before.
     """
     return _choice(str(problem), problem)
 
@@ -88,7 +89,7 @@ def _machine():
 
 
 def _measure(problem):
-    """Milliseconds, dense and sparse, of each part of the `Choice`."""
+    """The milliseconds, dense and sparse, of each part of the `Choice`."""
     random = np.random.default_rng(0)
     height, width, inputs, _ = problem.kernel_shape
 

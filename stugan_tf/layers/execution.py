@@ -4,6 +4,8 @@ import contextlib
 import functools
 import math
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -16,28 +18,28 @@ from stugan_tf.kernels.convolution import Choice, masked_convolution
 
 EXECUTIONS = ("dense", "sparse", "auto")
 
-# What `auto` assumes of a batch whose size is not known when a function is traced.
+# The size that `auto` assumes for a batch whose size is not known when a function is traced.
 _USUAL_BATCH = 16
 
 DENSE = Choice(forward=False, input_gradient=False, kernel_gradient=False)
 _context = threading.local()
 
 
-def check_execution(name, execution):
+def check_execution(name: str, execution: str) -> None:
     """Raises InputError unless `execution` is one of `EXECUTIONS`."""
     if execution not in EXECUTIONS:
         raise InputError(f"{name} must be one of {', '.join(EXECUTIONS)}, got {execution!r}.")
 
 
 @contextlib.contextmanager
-def gradients_of_zeros(wanted):
-    """Whether layers called inside need the gradient of weights outside their masks.
+def gradients_of_zeros(wanted: bool | tf.Tensor) -> Iterator[None]:
+    """Says whether layers called inside need the gradient of weights outside their masks.
 
-    Outside of any such context they get it, as dense execution does. Where it is not wanted, sparse
+    Without this context they compute it, as dense execution does. Where it is not wanted, sparse
     execution leaves it zero and saves the work.
 
     Args:
-        wanted: a bool, in Python or a tensor of the function being traced.
+        wanted: a Python bool, or a bool tensor of the function that is being traced.
     """
     former = getattr(_context, "wanted", True)
     _context.wanted = wanted
@@ -48,8 +50,8 @@ def gradients_of_zeros(wanted):
 
 
 @contextlib.contextmanager
-def densely():
-    """What is traced inside computes densely: the sparse kernels have no second derivatives."""
+def densely() -> Iterator[None]:
+    """Functions traced inside compute densely: the sparse kernels have no second derivatives."""
     former = getattr(_context, "densely", False)
     _context.densely = True
     try:
@@ -58,8 +60,11 @@ def densely():
         _context.densely = former
 
 
-def is_supported(layer):
-    """Whether a Keras layer can run on its non-zeros: a float32 NHWC convolution of stride 1."""
+def is_supported(layer: keras.layers.Layer) -> bool:
+    """Whether a Keras layer can run on its non-zeros.
+
+    It can if it computes in float32 and is a dense layer or an NHWC convolution of stride 1.
+    """
     if layer.compute_dtype != "float32":
         return False
     if isinstance(layer, keras.layers.Conv2D):
@@ -73,7 +78,7 @@ def is_supported(layer):
     return isinstance(layer, keras.layers.Dense)
 
 
-def obstacle():
+def obstacle() -> str | None:
     """Why nothing can run on its non-zeros in the function being traced, or None."""
     if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
         return "they are for CPUs, and this process has an accelerator"
@@ -86,22 +91,23 @@ def obstacle():
     return None
 
 
-def zero_gradients():
-    """What `gradients_of_zeros` says here."""
+def zero_gradients() -> bool | tf.Tensor:
+    """The innermost `gradients_of_zeros` that is open here; True without one."""
     return getattr(_context, "wanted", True)
 
 
-def choose(masked, size, **fused):
+def choose(masked: Any, size: Any, **fused: Any) -> Choice:
     """The `Choice` of a masked layer by its execution.
 
     Args:
         masked: a `Masked` layer.
-        size: (B, H, W) of its inputs; what is not known is None.
-        **fused: what is fused with it, as `tuning.Problem` names it.
+        size: (B, H, W) of its inputs. An unknown size is None.
+        **fused: the operations fused with it, by their names in `tuning.Problem`.
     """
     if masked.execution == "dense":
         return DENSE
-    if masked.execution == "sparse" or None in size[1:]:  # Images of any size are large enough.
+    # Images of an unknown size count as large enough.
+    if masked.execution == "sparse" or None in size[1:]:
         return Choice()
     batch, height, width = size
     kernel_shape = tuple(masked.kernel.shape)
@@ -118,17 +124,17 @@ def choose(masked, size, **fused):
         return tuning.fastest(problem)
 
 
-def product(masked, inputs, kernel):
+def product(masked: Any, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor | None:
     """The convolution or matrix product of a masked layer.
 
     Args:
-        masked: a `Masked` layer that is supported.
+        masked: a `Masked` layer around a layer that `is_supported`.
         inputs: float32 [B, H, W, C], or [..., C] for a matrix product.
         kernel: float32 [h, w, C, C'] or [C, C'], zero outside the mask.
 
     Returns:
-        The outputs, or None where dense execution is meant or nothing else works; the layer then
-        computes as it would without a mask.
+        The outputs. None where the layer should compute as it would without a mask: because dense
+        execution is chosen, or because the kernels cannot run.
     """
     if masked.execution == "dense" or not can_run():
         return None
@@ -155,8 +161,8 @@ def product(masked, inputs, kernel):
     return tf.reshape(outputs, tf.concat([tf.shape(inputs)[:-1], outputs.shape[-1:]], axis=0))
 
 
-def can_run():
-    """Whether sparse kernels can run in the function being traced; says once why they cannot."""
+def can_run() -> bool:
+    """Whether sparse kernels can run in the function being traced. Logs once why they cannot."""
     if getattr(_context, "densely", False):
         return False
     reason = obstacle()
@@ -166,6 +172,6 @@ def can_run():
 
 
 @functools.cache
-def warn_unused(reason):
-    """Says, once for each reason, why sparse kernels are not used."""
+def warn_unused(reason: str) -> None:
+    """Logs, once for each reason, why sparse kernels are not used."""
     logging.warning("The sparse kernels are not used: %s. Layers compute as dense ones.", reason)

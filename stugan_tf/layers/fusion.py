@@ -1,11 +1,13 @@
 """Masked convolutions fused with what surrounds them, for execution on their non-zeros.
 
-There the convolution is so cheap that normalization, ReLU, resizing and residual additions cost as
-much. The sparse kernels do them in passing: before they lay out the input, after they have summed.
+A sparse convolution is so cheap that normalization, ReLU, resizing and residual additions cost as
+much. The sparse kernels do these in passing: some while they lay out the input, the others after
+they have summed.
 """
 
 import collections
 import dataclasses
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -19,7 +21,7 @@ from stugan_tf.layers.spectral import SpectralConv2D
 
 @dataclasses.dataclass(frozen=True)
 class Surroundings:
-    """What happens in a `FusedConvolution` besides the convolution, in this order."""
+    """What a `FusedConvolution` computes besides the convolution, in this order."""
 
     normalization: keras.layers.BatchNormalization | None = None
     relu: bool = False
@@ -30,15 +32,15 @@ class Surroundings:
 
 
 class FusedConvolution(keras.layers.Layer):
-    """A `Masked` convolution and its surroundings, whose layers and weights it shares.
+    """A `Masked` convolution and its surroundings. It shares their layers and weights.
 
     Args:
         masked: the convolution.
         surroundings: what is fused with it.
-        **kwargs: of `keras.layers.Layer`.
+        **kwargs: arguments of `keras.layers.Layer`.
     """
 
-    def __init__(self, masked, surroundings, **kwargs):
+    def __init__(self, masked: Masked, surroundings: Surroundings, **kwargs: Any) -> None:
         super().__init__(dtype="float32", **kwargs)
         self.masked = masked
         self.surroundings = surroundings
@@ -46,8 +48,8 @@ class FusedConvolution(keras.layers.Layer):
         self.normalization = surroundings.normalization
         self.built = True
 
-    def call(self, inputs, training=False):
-        """Images [B, H, W, C], or these and a residual, to [B, H', W', C']."""
+    def call(self, inputs: Any, training: bool = False) -> tf.Tensor:
+        """Maps images [B, H, W, C], or images and a residual, to [B, H', W', C']."""
         images, residual = inputs if self.surroundings.has_residual else (inputs, None)
         layer, around = self.masked.layer, self.surroundings
         choice = choose(
@@ -74,7 +76,7 @@ class FusedConvolution(keras.layers.Layer):
             around.residual_upsampling,
         )
 
-    def _normalization(self, images, training):
+    def _normalization(self, images: tf.Tensor, training: bool) -> Normalization | None:
         layer = self.normalization
         if layer is None:
             return None
@@ -94,8 +96,8 @@ class FusedConvolution(keras.layers.Layer):
             of_batch,
         )
 
-    def compute_output_shape(self, input_shape):
-        """The shape of the output, whether or not there is a residual."""
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        """The shape of the output, with or without a residual."""
         shape = input_shape[0] if self.surroundings.has_residual else input_shape
         batch, height, width, channels = shape
         around = self.surroundings
@@ -107,20 +109,20 @@ class FusedConvolution(keras.layers.Layer):
         return (batch, height, width, channels)
 
 
-def fuse(model):
-    """A model of the same layers and weights whose masked convolutions are fused.
+def fuse(model: keras.Model) -> keras.Model:
+    """Fuses the masked convolutions of a model with the layers around them.
 
-    A 1x1 convolution of upsampled images becomes one that is upsampled afterwards, one that is
-    averaged afterwards one of averaged images: the same numbers, up to rounding, for a quarter of
-    the work.
+    A 1x1 convolution that follows an upsampling moves before it, and one that precedes an averaging
+    moves after it: the same numbers, up to rounding, for a quarter of the work.
 
-    What two layers need is computed once, as before: normalization and power iterations have state.
+    Outputs that two layers use are still computed once: normalization and power iterations have
+    state.
 
     Args:
-        model: a functional or sequential Keras model; any other is returned as it is.
+        model: a functional or sequential Keras model. Any other model is returned unchanged.
 
     Returns:
-        A functional Keras model.
+        A functional Keras model with the same layers and weights.
     """
     graph = functional(model)
     if graph is None:
@@ -131,8 +133,8 @@ def fuse(model):
     )
 
 
-def _layers_needed_twice(graph):
-    """The layers of which an output goes to several places."""
+def _layers_needed_twice(graph: keras.Model) -> set[keras.layers.Layer]:
+    """The layers that have an output with several consumers."""
     order = nodes(graph)
     needs = collections.Counter(
         id(tensor)
@@ -142,16 +144,16 @@ def _layers_needed_twice(graph):
     return {node.operation for node in order if any(needs[id(t)] > 1 for t in node.outputs)}
 
 
-def _times(size, factor):
+def _times(size: int | None, factor: int) -> int | None:
     return None if size is None else size * factor
 
 
-def is_fusible(masked):
-    """Whether a `Masked` layer is a convolution that `FusedConvolution` computes."""
+def is_fusible(masked: Masked) -> bool:
+    """Whether a `Masked` layer is a convolution that `FusedConvolution` can compute."""
     layer = masked.layer
     return (
         isinstance(layer, keras.layers.Conv2D)
-        # Who overrides it computes something else.
+        # Subclasses that override `call` compute something else.
         and type(layer).call in (keras.layers.Conv2D.call, SpectralConv2D.call)
         and masked.is_replaceable
         and masked.compute_dtype == "float32"
@@ -161,15 +163,15 @@ def is_fusible(masked):
 
 
 class _Fusion:
-    """Calls the layers of a model one after the other, each fused with what came before."""
+    """Calls the layers of a model in turn, each fused with the layers before it where it can be."""
 
-    def __init__(self, needed_twice):
+    def __init__(self, needed_twice: set[keras.layers.Layer]) -> None:
         self._needed_twice = needed_twice
-        # Tensors by their ids: the outputs of those layers, and of such calls.
-        self._shared = {}
-        self._called_with_arguments = {}
+        # Tensors by id: outputs of those layers, and of calls with arguments besides the inputs.
+        self._shared: dict[int, Any] = {}
+        self._called_with_arguments: dict[int, Any] = {}
 
-    def call(self, layer, *args, **kwargs):
+    def call(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
         outputs = None
         if len(args) == 1 and not _has_arguments(kwargs):
             outputs = self._fused(layer, *args)
@@ -182,7 +184,7 @@ class _Fusion:
             self._called_with_arguments |= made
         return outputs
 
-    def _fused(self, layer, inputs):
+    def _fused(self, layer: keras.layers.Layer, inputs: Any) -> Any:
         if isinstance(layer, Masked) and is_fusible(layer):
             return self._convolve(layer, inputs)
         if _is_plain(layer, keras.layers.Add) and len(inputs) == 2:
@@ -191,13 +193,13 @@ class _Fusion:
             return self._pool(layer, inputs)
         return None
 
-    def _fusedproducer(self, tensor):
+    def _fused_producer(self, tensor: keras.KerasTensor) -> tuple[Any, list]:
         layer, inputs = producer(tensor)
         is_ours = isinstance(layer, FusedConvolution) and id(tensor) not in self._shared
         return (layer, inputs) if is_ours else (None, inputs)
 
-    def _convolve(self, masked, images):
-        around = {}
+    def _convolve(self, masked: Masked, images: Any) -> Any:
+        around: dict[str, Any] = {}
         is_shared = id(images) in self._shared
         layer, inputs = producer(images)
         if (
@@ -223,13 +225,13 @@ class _Fusion:
             around["normalization"], (images,) = layer, inputs
         return FusedConvolution(masked, Surroundings(**around))(images)
 
-    def _add(self, one, other):
+    def _add(self, one: Any, other: Any) -> Any:
         for images, residual in ((one, other), (other, one)):
-            fused, inputs = self._fusedproducer(images)
+            fused, inputs = self._fused_producer(images)
             if fused is None or fused.surroundings.has_residual or images.shape != residual.shape:
                 continue
             upsampling = 1
-            shortcut, shortcut_inputs = self._fusedproducer(residual)
+            shortcut, shortcut_inputs = self._fused_producer(residual)
             if (
                 shortcut is not None
                 and _is_pointwise(shortcut)
@@ -243,8 +245,8 @@ class _Fusion:
             )
         return None
 
-    def _pool(self, layer, images):
-        fused, inputs = self._fusedproducer(images)
+    def _pool(self, layer: keras.layers.Layer, images: Any) -> Any:
+        fused, inputs = self._fused_producer(images)
         height, width = images.shape[1:3]
         if (
             fused is None
@@ -265,32 +267,32 @@ class _Fusion:
         return _rebuilt(fused, inputs, pooling=2)
 
 
-def _is_plain(layer, kind):
-    """Whether an operation is just this kind of layer, no subclass, and computes in float32."""
+def _is_plain(layer: Any, kind: Any) -> bool:
+    """Whether an operation is exactly this kind of layer, not a subclass, and is float32."""
     return type(layer) is kind and layer.compute_dtype == "float32"
 
 
-def _has_arguments(kwargs):
-    """Whether a call had others than the inputs; Keras adds a `mask` that is None."""
+def _has_arguments(kwargs: dict[str, Any]) -> bool:
+    """Whether a call had arguments besides the inputs. Keras adds a `mask` that is None."""
     return any(value is not None for value in kwargs.values())
 
 
-def _rebuilt(fused, inputs, **changes):
+def _rebuilt(fused: FusedConvolution, inputs: list, **changes: Any) -> Any:
     around = dataclasses.replace(fused.surroundings, **changes)
     return FusedConvolution(fused.masked, around)(inputs if len(inputs) > 1 else inputs[0])
 
 
-def _is_relu(layer):
+def _is_relu(layer: Any) -> bool:
     if _is_plain(layer, keras.layers.ReLU):
         return layer.max_value is None and not layer.negative_slope and not layer.threshold
     return _is_plain(layer, keras.layers.Activation) and layer.activation is keras.activations.relu
 
 
-def _is_pointwise(fused):
+def _is_pointwise(fused: FusedConvolution) -> bool:
     return tuple(fused.masked.layer.kernel_size) == (1, 1)
 
 
-def _halves(layer):
+def _halves(layer: Any) -> bool:
     return (
         layer.pool_size == (2, 2)
         and layer.strides == (2, 2)

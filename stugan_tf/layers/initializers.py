@@ -1,10 +1,11 @@
-"""How weights start, as in PyTorch and in BigGAN's code.
+"""Initial weights, as in PyTorch and in BigGAN's code.
 
-`normal_weights` and `orthogonal_weights` are one family, `() -> initializer`, called anew for each
-layer: a Keras initializer that is used twice draws the same numbers twice.
+`normal_weights` and `orthogonal_weights` are one family, `() -> initializer`. They are called once
+for each layer: a Keras initializer that is used twice draws the same numbers twice.
 """
 
 import math
+from collections.abc import Sequence
 
 import gin
 import keras
@@ -12,38 +13,38 @@ import tensorflow as tf
 
 
 @gin.configurable
-def normal_weights(standard_deviation=0.02):
-    """N(0, 0.02^2), which BigGAN's code calls N02."""
+def normal_weights(standard_deviation: float = 0.02) -> keras.initializers.Initializer:
+    """N(0, standard_deviation^2). BigGAN's code calls the default N02."""
     return keras.initializers.RandomNormal(stddev=standard_deviation)
 
 
 @gin.configurable
-def orthogonal_weights():
-    """Orthonormal rows or columns of the kernel as a matrix of one column per output."""
+def orthogonal_weights() -> keras.initializers.Initializer:
+    """Orthonormal rows or columns of the kernel, seen as a matrix with a column per output."""
     return Orthogonal()
 
 
-def torch_kernel():
-    """PyTorch's default of linear layers: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+def torch_kernel() -> keras.initializers.Initializer:
+    """PyTorch's default for kernels of linear layers: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
     return keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
 
 
-def torch_bias(fan_in):
-    """PyTorch's default of all biases: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+def torch_bias(fan_in: int) -> keras.initializers.Initializer:
+    """PyTorch's default for all biases: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
     return keras.initializers.RandomUniform(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
 
 @keras.saving.register_keras_serializable("stugan_tf")
 class Orthogonal(keras.initializers.Orthogonal):
-    """What Keras' initializer draws, without a QR decomposition, which is slow for wide layers.
+    """Draws like Keras' initializer, but without its QR decomposition: it is slow for wide layers.
 
     The orthogonal Q of a Gaussian matrix A = QR is A R^-1, where R'R = A'A, so R is a Cholesky
     factor. That squares the condition number, which is below 3 for a matrix four times as high as
     wide, but large for a square one.
     """
 
-    def __call__(self, shape, dtype=None):
-        """A tensor whose matrix of one column per output has orthonormal columns, or rows."""
+    def __call__(self, shape: Sequence[int], dtype: str | None = None) -> tf.Tensor:
+        """A tensor that, as a matrix with a column per output, has orthonormal columns or rows."""
         *rest, num_columns = shape
         num_rows = math.prod(rest)
         long, short = max(num_rows, num_columns), min(num_rows, num_columns)

@@ -1,6 +1,7 @@
 """A layer whose kernel stays zero under a mask: where models and sparsity meet."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -13,7 +14,7 @@ from stugan_tf.layers.execution import check_execution, is_supported, product
 from stugan_tf.layers.spectral import SpectralNormalization
 from stugan_tf.signatures import Shape
 
-# What `mask_layers` may wrap. Depthwise and separable convolutions hold too few weights to prune.
+# The convolutions that `mask_layers` wraps. Depthwise and separable ones have too few weights.
 CONVOLUTIONS = (
     keras.layers.Conv1D,
     keras.layers.Conv2D,
@@ -29,16 +30,19 @@ class Masked(keras.layers.Wrapper):
     """Keeps `kernel == kernel * kernel_mask` of the wrapped layer between calls.
 
     So `call` need not multiply, and the tape yields the dense gradient that growth asks for
-    (Sec. 4.3). Whoever changes the kernel restores the invariant: `MaskedAdam` after each step,
-    `assign_mask` after each topology update. Dense is a mask of ones, not a branch.
+    (Sec. 4.3). Code that changes the kernel must restore the invariant: `MaskedAdam` does so after
+    each update, `assign_mask` after each topology update. A dense layer has a mask of ones.
 
     Attributes:
-        execution: `dense`, `sparse` or `auto`, how the product with the kernel is computed; see
+        execution: how the product with the kernel is computed: `dense`, `sparse` or `auto`. See
             `set_execution`.
 
     Args:
         layer: a layer with a `kernel`, e.g. a convolution or dense layer.
-        **kwargs: of `keras.layers.Layer`; the name is the wrapped layer's unless given.
+        **kwargs: arguments of `keras.layers.Layer`. The default name is that of the wrapped layer.
+
+    Raises:
+        InputError: when it is built, if the layer has no variable `kernel`.
     """
 
     def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
@@ -62,8 +66,8 @@ class Masked(keras.layers.Wrapper):
             trainable=False,
             autocast=False,
         )
-        # Where Keras lets a convolution be replaced; a spectral one calls it with W / sigma. Who
-        # replaces it himself means something else by it.
+        # Keras calls `convolution_op` so that it can be replaced. A spectral layer calls it with
+        # W / sigma. Subclasses that override it are left alone.
         if self.is_replaceable:
             self._convolve_densely = self.layer.convolution_op
             self.layer.convolution_op = self._convolve
@@ -72,7 +76,7 @@ class Masked(keras.layers.Wrapper):
         self.built = True
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Calls the wrapped layer; Keras hands `training` down by itself."""
+        """Calls the wrapped layer. Keras passes `training` on by itself."""
         is_dense = self.execution == "dense" or not is_supported(self.layer)
         if is_dense or type(self.layer) is not keras.layers.Dense:
             return self.layer(inputs)
@@ -105,12 +109,12 @@ class Masked(keras.layers.Wrapper):
         return own is keras.layers.Conv2D.convolution_op
 
     def effective_kernel(self, training: bool) -> tf.Tensor:
-        """What the inputs are convolved with or multiplied by: W, or W / sigma(W)."""
+        """The kernel that the layer computes with: W, or W / sigma(W)."""
         if isinstance(self.layer, SpectralNormalization):
             return self.layer.normalized_kernel(training)
         return tf.convert_to_tensor(self.layer.kernel)
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> Any:
         """The output shape of the wrapped layer."""
         return self.layer.compute_output_shape(input_shape)
 
@@ -120,10 +124,10 @@ class Masked(keras.layers.Wrapper):
         return self.layer.kernel
 
     def assign_mask(self, mask: tf.Tensor) -> None:
-        """Replaces the mask and zeroes what it excludes.
+        """Replaces the mask and sets the weights outside it to zero.
 
         Args:
-            mask: float32 of the kernel's shape, zeros and ones.
+            mask: float32 zeros and ones in the shape of the kernel.
         """
         self.kernel_mask.assign(mask)
         self.kernel.assign(self.kernel * tf.cast(mask, self.kernel.dtype))
@@ -139,16 +143,22 @@ def masked_layers(model: keras.Model) -> list[Masked]:
 
 
 def set_execution(model: keras.Model, execution: str) -> keras.Model:
-    """Sets how all masked layers of a model compute; functions already traced keep their way.
+    """Sets how all masked layers of a model compute.
+
+    Functions that are already traced do not change.
 
     Args:
         model: a Keras model.
-        execution: `dense`: as the wrapped layers do. `sparse`: on the non-zeros, by kernels for
-            CPUs, where the layer allows it: float32, channels last, stride 1. `auto`: for each
-            layer and batch what is faster, measured when a function is first traced.
+        execution: `dense` computes as the wrapped layers do. `sparse` computes on the non-zeros,
+            with kernels for CPUs, where the layer allows it: float32, channels last, stride 1.
+            `auto` takes the faster of the two for each layer and batch, as measured when a function
+            is first traced.
 
     Returns:
         The model.
+
+    Raises:
+        InputError: if `execution` is not one of the three.
     """
     check_execution("execution", execution)
     for layer in masked_layers(model):
@@ -159,23 +169,24 @@ def set_execution(model: keras.Model, execution: str) -> keras.Model:
 def mask_layers(model: keras.Model, mask_dense: bool = False) -> keras.Model:
     """Wraps layers of a functional or sequential model in `Masked`.
 
-    Wrapped are the convolutions, if the model has no `Masked` layer yet: else its author has chosen
-    which. The returned model shares its layers and weights with `model`: masking one masks both.
+    Convolutions are wrapped if the model has no `Masked` layer yet; otherwise its author has chosen
+    which layers are. The returned model shares its layers and weights with `model`: a mask of one
+    holds for both.
 
     Args:
         model: a built functional or sequential Keras model.
-        mask_dense: also wrap dense layers, but for those that make gains and biases of a
+        mask_dense: wrap dense layers too, except those that make the gains and biases of a
             `ConditionalBatchNormalization`.
 
     Returns:
-        A model of the same inputs, outputs and weights, and masks of ones.
+        A model with the same inputs, outputs and weights, and with masks of ones.
 
     Raises:
-        InputError: for a subclassed model, whose calls Keras cannot rewrite.
+        InputError: if the model is subclassed: Keras cannot rewrite its calls.
     """
     kinds = () if masked_layers(model) else CONVOLUTIONS
     dense = unmasked_dense_layers(model) if mask_dense else []
-    masked: dict[int, Masked] = {}  # A layer that two nested models share has one mask, too.
+    masked: dict[int, Masked] = {}  # A layer that two nested models share gets one mask.
 
     def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.Model):
@@ -194,16 +205,17 @@ def mask_layers(model: keras.Model, mask_dense: bool = False) -> keras.Model:
         except ValueError as error:
             raise InputError(
                 f"Cannot wrap the layers of {model.name!r}, a {type(model).__name__}: only "
-                "functional and sequential models can be rewritten. In a subclassed model wrap "
+                "functional and sequential models can be rewritten. In a subclassed model, wrap "
                 "each layer where you create it: Masked(keras.layers.Conv2D(...))."
             ) from error
 
     return rewrite(model)
 
 
-def unmasked_dense_layers(model):
-    """The dense layers that `mask_layers` would wrap, each once; none of a subclassed model."""
-    found, conditioning = {}, set()
+def unmasked_dense_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The dense layers that `mask_layers` can wrap, each once. Empty for a subclassed model."""
+    found: dict[int, keras.layers.Layer] = {}
+    conditioning: set[int] = set()
     for node in _all_nodes(model):
         if isinstance(node.operation, keras.layers.Dense):
             found[id(node.operation)] = node.operation
@@ -212,8 +224,8 @@ def unmasked_dense_layers(model):
     return [layer for key, layer in found.items() if key not in conditioning]
 
 
-def _all_nodes(model):
-    """The calls in a functional or sequential model and in those inside it."""
+def _all_nodes(model: keras.Model) -> Iterator[Any]:
+    """The calls in a functional or sequential model and in the models inside it."""
     graph = functional(model)
     for node in nodes(graph) if graph else ():
         yield node

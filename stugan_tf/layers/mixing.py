@@ -1,8 +1,10 @@
-"""A conditional network that takes mixtures of classes where it took labels.
+"""Rewrites a conditional network so that it takes mixtures of classes instead of labels.
 
-Between two labels there is nothing, but between what embeddings make of them there is: this is how
-BigGAN walks from class to class (Brock et al. 2019, figure 8).
+Nothing lies between two labels, but much lies between their embeddings. This is how BigGAN walks
+from class to class (Brock et al. 2019, figure 8).
 """
+
+from typing import Any
 
 import keras
 
@@ -11,43 +13,44 @@ from stugan_tf.errors import InputError
 
 
 class MixedEmbedding(keras.layers.Layer):
-    """The weighted sum of what an embedding makes of all classes; of one class, just its row.
+    """The weighted sum of the rows of an embedding, one row for each class.
 
-    The embedding is called as it is, so that one of a normalised table works as well.
+    The embedding is called as it is, so that an embedding with a normalised table works too.
 
     Args:
-        embedding: a built `keras.layers.Embedding`, with which it is shared.
-        **kwargs: of `keras.layers.Layer`.
+        embedding: a built `keras.layers.Embedding`; its table is shared.
+        **kwargs: arguments of `keras.layers.Layer`.
     """
 
-    def __init__(self, embedding, **kwargs):
+    def __init__(self, embedding: keras.layers.Embedding, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.embedding = embedding
         self.built = True
 
-    def call(self, weights):
-        """Weights [..., num_classes] to vectors [..., units]."""
+    def call(self, weights: Any) -> Any:
+        """Maps weights [..., num_classes] to vectors [..., units]."""
         rows = self.embedding(keras.ops.arange(self.embedding.input_dim))
         return keras.ops.matmul(keras.ops.cast(weights, rows.dtype), rows)
 
-    def compute_output_shape(self, input_shape):
-        """The vectors'."""
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """The shape of the vectors."""
         return (*input_shape[:-1], self.embedding.output_dim)
 
 
-def mixing_classes(model):
-    """A model of the same layers and weights whose second input is weights of classes.
+def mixing_classes(model: keras.Model) -> keras.Model:
+    """Rewrites a model so that its second input is a weight for each class.
 
     Args:
-        model: a functional Keras model of [latents, labels], whose labels enter `Embedding` layers
-            and nothing else.
+        model: a functional Keras model of [latents, labels]. Only `Embedding` layers may take the
+            labels.
 
     Returns:
-        A functional Keras model of [latents, weights]; for labels of shape [B, ...] the weights
-        are float32 [B, ..., num_classes]. Ones and zeros make of it what the model makes of labels.
+        A functional Keras model of [latents, weights] with the same layers and variables. For
+        labels of shape [B, ...] the weights are float32 [B, ..., num_classes]. One-hot weights give
+        the output of the model for that label.
 
     Raises:
-        InputError: for any other model: it says what its labels enter.
+        InputError: if something else takes the labels; the message names it.
     """
     if not is_functional(model):
         raise InputError(
@@ -75,7 +78,7 @@ def mixing_classes(model):
         )
     weights = keras.Input([*labels.shape[1:], *num_classes], name="class_weights")
 
-    def call(layer, *args, **kwargs):
+    def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
         return (MixedEmbedding(layer) if layer in consumers else layer)(*args, **kwargs)
 
     return keras.models.clone_model(

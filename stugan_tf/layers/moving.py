@@ -1,13 +1,15 @@
-"""What a forward pass in training mode moves, and passes that leave it as it was."""
+"""The state that a forward pass in training mode moves, and passes that do not move it."""
 
 import contextlib
+from collections.abc import Iterator
 
+import keras
 import tensorflow as tf
 
 from stugan_tf.layers.masked import masked_layers
 
 
-def moving_variables(*models):
+def moving_variables(*models: keras.Model) -> list[tf.Variable]:
     """The variables that a forward pass in training mode may assign.
 
     These are moving statistics, singular vectors, and the seeds of layers that draw numbers.
@@ -28,8 +30,8 @@ def moving_variables(*models):
 
 
 @contextlib.contextmanager
-def undisturbed(*models):
-    """Forward passes inside leave no trace: afterwards the variables that they move are as before.
+def undisturbed(*models: keras.Model) -> Iterator[None]:
+    """Restores at its end the variables that forward passes inside have moved.
 
     It works eagerly, in a graph, and inside and outside of replicas.
 

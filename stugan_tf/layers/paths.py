@@ -2,19 +2,22 @@
 
 import collections
 import re
+from collections.abc import Iterable
 
-from stugan_tf.layers.masked import all_layers
+import keras
 
-# What Keras numbers through the life of a process, beside layers without a name.
+from stugan_tf.adapters.keras_internals import all_layers
+
+# Names that Keras numbers through the life of a process, besides those of unnamed layers.
 _NUMBERED = ("seed_generator", "variable")
 
 
-def names_of(model):
+def names_of(model: keras.Model) -> list[str]:
     """Names the variables of a model.
 
     A name is the path that Keras gives, such as `block2_c1/kernel`. Keras numbers layers without a
-    name through the life of a process, so that the same model has other paths when it is built
-    again. Here they are numbered within the model.
+    name through the life of a process, so a model that is built a second time has other paths.
+    Here they are numbered within the model.
 
     Args:
         model: a built Keras model.
@@ -24,9 +27,10 @@ def names_of(model):
     """
     kinds = {_snake_case(type(layer).__name__) for layer in all_layers(model)} | {*_NUMBERED}
     automatic = re.compile(f"({'|'.join(map(re.escape, sorted(kinds)))})(_[0-9]+)?")
-    counts, known = collections.Counter(), {}
+    counts: collections.Counter[str] = collections.Counter()
+    known: dict[str, str] = {}
 
-    def renamed(part):
+    def renamed(part: str) -> str:
         match = automatic.fullmatch(part)
         if match is None:
             return part
@@ -37,16 +41,16 @@ def names_of(model):
         return known[part]
 
     return unique(
-        # A wrapper and its layer have one name, which is enough once.
+        # A wrapper and its layer have the same name: once is enough.
         re.sub(r"(?<![^/])([^/]+)/\1/", r"\1/", "/".join(map(renamed, variable.path.split("/"))))
         for variable in model.variables
     )
 
 
-def unique(names):
-    """The names in their order; one that was there before gets a number."""
-    found = []
-    taken = set()
+def unique(names: Iterable[str]) -> list[str]:
+    """The names in their order. A name that was there before gets a number."""
+    found: list[str] = []
+    taken: set[str] = set()
     for name in names:
         number, free = 1, name
         while free in taken:
@@ -57,7 +61,7 @@ def unique(names):
     return found
 
 
-def _snake_case(name):
-    """How Keras makes the name of a layer of that of its class."""
+def _snake_case(name: str) -> str:
+    """Makes the name of a layer from the name of its class, as Keras does."""
     name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()

@@ -1,5 +1,7 @@
 """Pooling that Keras does not have."""
 
+from typing import Any
+
 import keras
 
 
@@ -7,10 +9,10 @@ import keras
 class SumPooling2D(keras.layers.Layer):
     """Sums over height and width: [B, H, W, C] to [B, C].
 
-    The sum is float32 at least, and rounded once: each of many terms would round it in 16 bits.
+    The sum is computed in at least float32 and rounded once. In 16 bits each term would round it.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         """Sums the positions."""
         dtype = keras.backend.result_type(inputs.dtype, "float32")
         sums = keras.ops.sum(keras.ops.cast(inputs, dtype), axis=(1, 2))

@@ -1,18 +1,19 @@
-"""Rematerialisation: what a backward pass needs is computed once more instead of being kept.
+"""Rematerialisation: the backward pass computes activations again instead of keeping them.
 
 Chen et al., *Training Deep Nets with Sublinear Memory Cost* (2016), on the graph of a functional
-model. It is cut into segments; only what passes between them outlives the forward pass, and the
-backward pass runs each segment again before it goes through it.
+model. The graph is cut into segments. Only tensors that pass between segments outlive the forward
+pass, and the backward pass runs each segment again before it goes through it.
 
-Normalization, power iterations and dropout have state, which the first run moves. The second must
-find it as the first did, and must not move it again: otherwise the gradient is that of another
-sigma or of other dropped units. So a segment is a pure function of its inputs, weights and state
-(`keras.StatelessScope`), called twice with the same arguments.
+Normalization, power iterations and dropout have state, which the first run moves. The second run
+must start from the same state, and must not move it again: otherwise the gradient is that of
+another sigma or of other dropped units. So a segment is a pure function of its inputs, weights and
+state (`keras.StatelessScope`), called twice with the same arguments.
 """
 
 import itertools
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -26,9 +27,9 @@ from stugan_tf.layers.masked import masked_layers
 
 
 class Rematerialized:
-    """A function like a model that keeps less for the backward pass, for one more forward pass.
+    """A model as a function that keeps less for the backward pass, at the cost of a forward pass.
 
-    It shares the model's layers and weights. Its gradient has no gradient.
+    It shares the layers and weights of the model. It has no second derivatives.
 
     Attributes:
         segments: the `Segment`s in the order of their calls.
@@ -37,16 +38,16 @@ class Rematerialized:
         model: a functional or sequential Keras model.
 
     Raises:
-        InputError: for any other model.
+        InputError: if the model is of another kind.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model) -> None:
         graph = _graph(model)
         self._inputs, self._outputs, self._structure = graph.inputs, graph.outputs, graph.output
         self.segments = [Segment(part) for part in parts_of(graph)]
 
-    def __call__(self, inputs, training=False):
-        """What the model makes of the same arguments."""
+    def __call__(self, inputs: Any, training: bool = False) -> Any:
+        """The outputs of the model for these arguments."""
         inputs = map(tf.convert_to_tensor, keras.tree.flatten(inputs))
         known = {id(tensor): value for tensor, value in zip(self._inputs, inputs, strict=True)}
         for segment in self.segments:
@@ -60,8 +61,8 @@ class Part(NamedTuple):
     """Consecutive operations of a graph."""
 
     nodes: list
-    inputs: list  # Keras tensors that come from outside.
-    outputs: list  # Keras tensors that are needed outside.
+    inputs: list  # Keras tensors that come from outside
+    outputs: list  # Keras tensors that are used outside
 
 
 class Segment:
@@ -71,7 +72,7 @@ class Segment:
         part: the part.
     """
 
-    def __init__(self, part):
+    def __init__(self, part: Part) -> None:
         self.part = part
         inputs = [keras.Input(batch_shape=x.shape, dtype=x.dtype) for x in part.inputs]
         known = {id(tensor): new for tensor, new in zip(part.inputs, inputs, strict=True)}
@@ -82,29 +83,29 @@ class Segment:
         self._model = keras.Model(inputs, [known[id(tensor)] for tensor in part.outputs])
         self._masks = {id(layer.kernel_mask) for layer in masked_layers(self._model)}
 
-    def __call__(self, inputs, training):
-        """A list of outputs for a list of inputs, tensors both; moves the state."""
+    def __call__(self, inputs: list[tf.Tensor], training: bool) -> list[tf.Tensor]:
+        """Computes the outputs and moves the state."""
         weights = self._model.trainable_variables
         state = [v for v in self._model.non_trainable_variables if id(v) not in self._masks]
         variables = [*weights, *state]
         num_sources = len(inputs) + len(weights)
-        # What the gradient is asked for may not be the same any more once it is computed.
+        # Read now: the context may have ended when the gradient is computed.
         of_zeros = zero_gradients()
 
-        def run(arguments):
+        def run(arguments: Sequence[tf.Tensor]) -> tuple[list, list]:
             values = zip(variables, arguments[len(inputs) :], strict=True)
             with keras.StatelessScope(state_mapping=values) as scope:
                 outputs = self._model(list(arguments[: len(inputs)]), training=training)
             return keras.tree.flatten(outputs), [scope.get_current_value(v) for v in state]
 
         @tf.custom_gradient
-        def call(*arguments):
+        def call(*arguments: tf.Tensor) -> Any:
             with stop_recording():
                 outputs, moved = run(arguments)
             for variable, value in zip(state, moved, strict=True):
                 variable.assign(value)
 
-            def gradients(*of_outputs):
+            def gradients(*of_outputs: tf.Tensor) -> list[tf.Tensor | None]:
                 with gradients_of_zeros(of_zeros):
                     found = _gradients(run, arguments, num_sources, of_outputs)
                 return [*found, *[None] * len(state)]
@@ -114,8 +115,13 @@ class Segment:
         return call(*inputs, *(tf.identity(variable.value) for variable in variables))
 
 
-def _gradients(run, arguments, num_sources, of_outputs):
-    """Gradients of the first `num_sources` arguments of `run`, which is run again for that."""
+def _gradients(
+    run: Callable[[Sequence[tf.Tensor]], tuple[list, list]],
+    arguments: Sequence[tf.Tensor],
+    num_sources: int,
+    of_outputs: Sequence[tf.Tensor],
+) -> list[tf.Tensor | None]:
+    """Runs `run` again and returns the gradients of its first `num_sources` arguments."""
     arguments = _once_there_are(of_outputs, arguments)
     sources = [x for x in arguments[:num_sources] if x.dtype.is_floating]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -130,22 +136,24 @@ def _gradients(run, arguments, num_sources, of_outputs):
         )
     )
     found = [next(found) if x.dtype.is_floating else None for x in arguments[:num_sources]]
-    # Those of embeddings come as IndexedSlices.
+    # The gradients of embeddings come as IndexedSlices.
     return [gradient if gradient is None else tf.convert_to_tensor(gradient) for gradient in found]
 
 
-def _once_there_are(gradients, tensors):
-    """The same tensors as new ones, which come only after the gradients.
+def _once_there_are(
+    gradients: Sequence[tf.Tensor], tensors: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
+    """Copies of the tensors that wait for the gradients.
 
-    Otherwise a compiler would find the same operations on the same tensors in the forward pass, and
-    keep those results; or an executor would run them as early as it can.
+    Otherwise a compiler would find the same operations on the same tensors in the forward pass and
+    keep their results, or an executor would run them too early.
     """
     gradients = [gradient for gradient in gradients if gradient is not None]
     if not is_compiled_by_xla():
         with tf.control_dependencies(gradients):
             return [tf.identity(tensor) for tensor in tensors]
-    # XLA knows no control dependencies, and for CPUs removes its optimization barriers before it
-    # last looks for common expressions. That a number equals itself it cannot know: NaN does not.
+    # XLA has no control dependencies, and on CPUs it removes its optimization barriers before it
+    # last looks for common expressions. But it cannot assume that x == x: that is false for NaN.
     numbers = tf.concat([tf.cast(tf.reshape(g, [-1])[:1], tf.float32) for g in gradients], axis=0)
     are_numbers = tf.reduce_all(numbers == numbers)
     return [
@@ -156,23 +164,27 @@ def _once_there_are(gradients, tensors):
     ]
 
 
-def parts_of(model):
-    """How a model is cut: its operations, each in one `Part`, in the order of their calls.
+def parts_of(model: keras.Model) -> list[Part]:
+    """Cuts a model into parts, in the order of their calls.
 
-    It can be cut where at most one feature map (a tensor of rank 3 or more) is alive besides
-    vectors such as latents and embeddings: between residual blocks, not inside. Of these cuts those
-    are made for which what is kept and the largest part take the least memory in sum.
+    A cut is possible where at most one feature map (a tensor of rank 3 or more) is alive besides
+    vectors such as latents and embeddings: between residual blocks, not inside them. The cuts are
+    chosen so that the kept tensors and the largest part together take the least memory.
 
     Args:
         model: a functional or sequential Keras model.
 
+    Returns:
+        The parts. Each operation is in exactly one.
+
     Raises:
-        InputError: for any other model.
+        InputError: if the model is of another kind.
     """
     graph = _graph(model)
     order = nodes(graph)
     last_use = {id(x): index for index, node in enumerate(order) for x in node.input_tensors}
-    made, alive = [], []  # What operations have made so far; what of it later ones need.
+    made: list[Any] = []  # the outputs of all operations so far
+    alive = []  # for each operation, the outputs so far that later ones use
     for index, node in enumerate(order):
         made += node.outputs
         alive.append([x for x in made if last_use.get(id(x), index) > index])
@@ -195,49 +207,51 @@ def parts_of(model):
     return parts
 
 
-def rematerialized_sizes(model):
-    """Bytes for one sample: (kept from forward to backward pass, of the part that runs again)."""
+def rematerialized_sizes(model: keras.Model) -> tuple[int, int]:
+    """Bytes for one sample: kept from forward to backward pass, and of the largest part."""
     parts = parts_of(model)
     kept = sum(tensor_size(tensor) for part in parts for tensor in part.outputs)
     return kept, max(sum(map(output_size, part.nodes)) for part in parts)
 
 
-def _graph(model):
+def _graph(model: keras.Model) -> Any:
     graph = functional(model)
     if graph is None:
         raise InputError(
             f"{model.name!r}, a {type(model).__name__}, cannot be rematerialised: only functional "
-            "and sequential models can be cut into parts. Build it of keras.Input and keras.Model, "
-            "or set train.rematerialize = False."
+            "and sequential models can be cut into parts. Build it from keras.Input and "
+            "keras.Model, or set train.rematerialize = False."
         )
     return graph
 
 
-def _num_feature_maps(tensors):
+def _num_feature_maps(tensors: Sequence[Any]) -> int:
     return sum(len(tensor.shape) > 2 for tensor in tensors)
 
 
-def _cheapest_cuts(sizes, kept):
-    """Where to cut a row of pieces so that what is kept and the largest part are least in sum.
+def _cheapest_cuts(sizes: Sequence[int], kept: Sequence[int]) -> list[int]:
+    """Cuts a row of pieces so that the kept bytes plus those of the largest part are least.
 
-    For each size that a part may have at most, the least that must be kept is found from left to
-    right: a part that ends here begins where that is cheapest.
+    For each limit on the size of a part, a pass from left to right finds the cheapest cuts: for
+    each possible end of a part, the start that keeps least in sum.
 
     Args:
         sizes: bytes of each piece.
-        kept: bytes kept by a cut after each piece but the last.
+        kept: bytes kept by a cut after each piece except the last.
 
     Returns:
         The indices of the pieces that begin a part, and the number of pieces.
     """
     before = [0, *itertools.accumulate(sizes)]
-    price = [0, *kept]  # Of a part that begins at this piece.
+    price = [0, *kept]  # of a part that begins at this piece
     ends = range(1, len(before))
-    best, best_starts = math.inf, None
+    best: float = math.inf
+    best_starts: list[Any] = []
     for limit in sorted({before[end] - before[start] for end in ends for start in range(end)}):
         if limit >= best:
             break
-        costs, starts = [0], [None]
+        costs: list[float] = [0]
+        starts: list[Any] = [None]
         for end in ends:
             options = [
                 (costs[start] + price[start], start)

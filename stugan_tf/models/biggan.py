@@ -1,12 +1,13 @@
-"""BigGAN: the class-conditional residual GAN of Brock et al. (2019), as their PyTorch code has it.
+"""BigGAN: the class-conditional residual GAN of Brock et al. (2019), after their PyTorch code.
 
 At 32x32, as for CIFAR-10, all blocks are equally wide, and labels choose the gains and biases of
-batch norm from tables (width 64: 4,304,387 and 4,207,361 parameters). Larger images are made as
-ImageNet's are: widths fall as the resolution grows, a shared embedding of the label and a piece of
-the latents condition each block, and one block is followed by attention (128x128, width 96:
-70,433,988 and 87,982,370). Both are settings of the same two functions.
+batch norm from tables (width 64: 4,304,387 and 4,207,361 parameters). Larger images use the
+networks for ImageNet: widths fall as the resolution grows, a shared embedding of the label and a
+piece of the latents condition each block, and attention follows one block (128x128, width 96:
+70,433,988 and 87,982,370 parameters). Both are settings of the same two functions.
 
-Layers are named as in the reference code. Spectral norm is its own too: see `layers.spectral`.
+Layers have the names of the reference code, and spectral norm is computed as there: see
+`layers.spectral`.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from stugan_tf.layers.pooling import SumPooling2D
 from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense, SpectralEmbedding
 from stugan_tf.signatures import ImageShape
 
-# By image size, the feature maps of each block's output in multiples of `width`.
+# Image size -> feature maps of the output of each block, in multiples of `width`.
 GENERATOR_WIDTHS = {
     32: (4, 4, 4),
     64: (16, 8, 4, 2),
@@ -61,13 +62,13 @@ def biggan_generator(
         num_classes: labels are integers below it.
         width: the reference's `ch`, which `GENERATOR_WIDTHS` multiplies.
         latent_dim: length of a latent vector.
-        shared_dim: length of an embedding of the label of which spectral dense layers make the
-            gains and biases of all batch norms; None: each has tables of its own.
-        hierarchical: the first layer sees only the first piece of the latents; each block is
+        shared_dim: length of the shared embedding of the label. Spectral dense layers turn it into
+            the gains and biases of all batch norms. None: each batch norm has tables of its own.
+        hierarchical: the first layer sees only the first piece of the latents. Each block is
             conditioned by the shared embedding and a piece of its own.
         attention_sizes: heights of the feature maps that self-attention follows.
-        initializer: of kernels and embeddings, one of `layers.initializers`.
-        spectral_epsilon: as in `layers.spectral`.
+        initializer: makes the initializer of kernels and embeddings, as in `layers.initializers`.
+        spectral_epsilon: `epsilon` of `layers.spectral`.
         cross_replica_batch_norm: normalise by the statistics of the global batch.
 
     Returns:
@@ -89,7 +90,7 @@ def biggan_generator(
     }
 
     def of_class(condition: keras.KerasTensor, units: int, name: str) -> keras.KerasTensor:
-        """A gain or bias: a row of a table for a label, a linear function of a vector."""
+        """A gain or bias: a row of a table for a label, or a linear function of a vector."""
         if shared_dim:
             return make.dense(condition, units, name, use_bias=False)
         return make.embedding(layers.Embedding, condition, units, name)
@@ -154,8 +155,8 @@ def biggan_discriminator(
         num_classes: labels are integers below it.
         width: the reference's `ch`, which `DISCRIMINATOR_WIDTHS` multiplies.
         attention_sizes: heights of the feature maps that self-attention follows.
-        initializer: of kernels and embeddings, one of `layers.initializers`.
-        spectral_epsilon: as in `layers.spectral`.
+        initializer: makes the initializer of kernels and embeddings, as in `layers.initializers`.
+        spectral_epsilon: `epsilon` of `layers.spectral`.
 
     Returns:
         A functional `keras.Model` of [images, labels].
@@ -204,7 +205,7 @@ def biggan_discriminator(
 
 @dataclasses.dataclass(frozen=True)
 class _Layers:
-    """Makes and calls the layers of one network, which start and are normalised alike."""
+    """Makes and calls the layers of one network, with one initializer and one epsilon."""
 
     network: str
     num_classes: int
@@ -248,6 +249,7 @@ class _Layers:
         name: str,
         use_bias: bool = True,
     ) -> keras.KerasTensor:
+        """A spectral dense layer, not masked."""
         layer = SpectralDense(
             units,
             use_bias=use_bias,
@@ -280,7 +282,7 @@ class _Layers:
 def _widths(
     network: str, image_shape: ImageShape, multiples: Mapping[int, tuple[int, ...]], width: int
 ) -> list[int]:
-    """The feature maps of each block's output."""
+    """The feature maps of the output of each block."""
     check_positive(f"{network}.width", width)
     height, width_of_images, _ = image_shape
     if height != width_of_images or height not in multiples:

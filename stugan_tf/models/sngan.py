@@ -1,4 +1,4 @@
-"""SNGAN: the unconditional residual GAN of Miyato et al. (2018) as GAN Tickets configures it.
+"""SNGAN: the unconditional residual GAN of Miyato et al. (2018), as configured in GAN Tickets.
 
 At 32x32 the two networks are those of the paper's CIFAR-10 experiments (generator of width 256:
 4,276,739 parameters; discriminator of width 128: 1,053,824). Other image sizes halve or double
@@ -87,7 +87,7 @@ def sngan_generator(
 def sngan_discriminator(image_shape: ImageShape, width: int = 128) -> keras.Model:
     """The discriminator: images [B, H, W, C] in [-1, 1] to logits [B, 1].
 
-    The resolution is halved down to 8x8 (once at least), in four blocks at least.
+    The resolution is halved down to 8x8, at least once, in at least four blocks.
 
     Args:
         image_shape: (H, W, C); H == W, a multiple of 8.

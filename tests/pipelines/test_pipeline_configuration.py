@@ -86,7 +86,7 @@ def test_what_changes_nothing_is_no_change(text, same):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("Bless.at_most = {'fud': 1.0}", "fud, which is no score"),
+        ("Bless.at_most = {'fud': 1.0}", "fud, which is not a score"),
         ("Bless.at_most = 20.0", "limits by the name"),
         ("Bless.compare = 'fid'", "list of texts"),
         ("Ingest.num_shard = 3", "no parameter 'num_shard'"),
