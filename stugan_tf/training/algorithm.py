@@ -108,7 +108,7 @@ class Algorithm:
         if self.generator_position is None:
             object.__setattr__(self, "generator_position", self.discriminator_steps)
         check_positive("Algorithm.generator_position", self.generator_position)
-        if not 1 <= self.generator_position <= self.discriminator_steps:
+        if not 1 <= self._position <= self.discriminator_steps:
             raise InputError(
                 "Algorithm.generator_position must be between 1 and discriminator_steps = "
                 f"{self.discriminator_steps}, got {self.generator_position}."
@@ -168,7 +168,12 @@ class Algorithm:
 
     def last_update(self, step: int) -> int:
         """The last discriminator update before the generator's in `step`, counted from 0."""
-        return self.discriminator_steps * (step - 1) + self.generator_position - 1
+        return self.discriminator_steps * (step - 1) + self._position - 1
+
+    @property
+    def _position(self) -> int:
+        assert self.generator_position is not None  # `__post_init__` replaces None.
+        return self.generator_position
 
     def drop_fraction(self, name: str, step: int) -> float | None:
         """The drop fraction p of the network `name` at `step`, for logs, or None."""
