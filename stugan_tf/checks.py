@@ -1,51 +1,52 @@
-"""Checks of values where they enter, with the message for whoever set them.
+"""Checks of settings where they enter, with a message for the user who set them.
 
-`name` is what the value is called in a gin file.
+`name` is the name of the setting in a gin file.
 """
 
 import numbers
+from typing import Any
 
 from stugan_tf.errors import InputError
 
 
-def check_positive(name, value):
+def check_positive(name: str, value: Any) -> None:
     """Raises InputError unless `value` is an integer above 0."""
     if not _is_integer(value) or value < 1:
         raise InputError(f"{name} must be a positive integer, got {value!r}.")
 
 
-def check_natural(name, value):
+def check_natural(name: str, value: Any) -> None:
     """Raises InputError unless `value` is an integer of at least 0."""
     if not _is_integer(value) or value < 0:
         raise InputError(f"{name} must be an integer of at least 0, got {value!r}.")
 
 
-def check_seed(name, value):
-    """Raises InputError unless `value` is a seed: an integer from 0 to 2**63 - 1, an int64."""
+def check_seed(name: str, value: Any) -> None:
+    """Raises InputError unless `value` is a seed, an integer from 0 to 2**63 - 1."""
     check_natural(name, value)
     if value >= 2**63:
         raise InputError(f"{name} must be below 2**63, got {value}.")
 
 
-def check_above_zero(name, value):
+def check_above_zero(name: str, value: Any) -> None:
     """Raises InputError unless `value` is a number above 0."""
     if not isinstance(value, numbers.Real) or not value > 0:
         raise InputError(f"{name} must be a number above 0, got {value!r}.")
 
 
-def check_fraction(name, value, advice=""):
-    """Raises InputError unless `value` is a number in [0, 1)."""
+def check_fraction(name: str, value: Any, advice: str = "") -> None:
+    """Raises InputError unless `value` is a number in [0, 1); `advice` ends the message."""
     if not isinstance(value, numbers.Real) or not 0 <= value < 1:
         raise InputError(f"{name} must be in [0, 1), got {value!r}. {advice}".rstrip())
 
 
-def check_bool(name, value):
+def check_bool(name: str, value: Any) -> None:
     """Raises InputError unless `value` is True or False."""
     if not isinstance(value, bool):
         raise InputError(f"{name} must be True or False, got {value!r}.")
 
 
-def check_function(name, value):
+def check_function(name: str, value: Any) -> None:
     """Raises InputError unless `value` can be called."""
     if not callable(value):
         raise InputError(
@@ -54,7 +55,7 @@ def check_function(name, value):
         )
 
 
-def check_instance(name, value, kind):
+def check_instance(name: str, value: Any, kind: type) -> None:
     """Raises InputError unless `value` is a `kind`."""
     if not isinstance(value, kind):
         example = value.__name__ if callable(value) else "some_function"
@@ -64,11 +65,11 @@ def check_instance(name, value, kind):
         )
 
 
-def _is_integer(value):
+def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _described(value):
+def _described(value: Any) -> str:
     if callable(value):
         return f"the function {value.__name__}"
     return repr(value) if isinstance(value, (str, numbers.Number)) else f"a {type(value).__name__}"

@@ -1,11 +1,11 @@
-"""What a user brings is tried once, while the configuration is checked.
+"""Users' own functions are tried once, while the configuration is checked.
 
 A function of a family (a criterion, a schedule, a loss, an average, ...) is called on the smallest
-input that shows a mistake, eagerly and on the CPU. What does not keep the contract of its family
-stops with an `InputError` that shows the function, its contract and what happened. The families
-state their contracts themselves, each in its own module.
+input that shows a mistake, eagerly and on the CPU. A function that breaks the contract of its
+family is refused with an `InputError`, which shows the function, the contract and what happened.
+Each family states its contract in its own module.
 
-What a function needs is declared by an object around it, a `Declared`.
+A function declares its needs by an object around it, a `Declared`.
 """
 
 import contextlib
@@ -15,29 +15,31 @@ import inspect
 import numbers
 import re
 import traceback
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import tensorflow as tf
 
 from stugan_tf.checks import check_function
 from stugan_tf.errors import InputError
 
+_Declared = TypeVar("_Declared", bound="Declared")
+
 
 @dataclasses.dataclass(frozen=True)
 class Declared:
-    """A function together with what it needs; it is called as the function is.
+    """A function together with its needs. It is called like the function.
 
-    Subclasses add a field for each need, with the default of a function that declares nothing.
+    Subclasses add a field for each need. The default of a field is the need of a plain function.
 
     Attributes:
-        function: what is called.
+        function: the function to call.
     """
 
-    function: Callable
+    function: Callable[..., Any]
 
-    def __post_init__(self):
-        """Takes the name and the signature of the function."""
+    def __post_init__(self) -> None:
+        """Takes over the name and the signature of the function."""
         vars(self).update(
             {
                 name: getattr(self.function, name)
@@ -47,16 +49,16 @@ class Declared:
             __wrapped__=self.function,
         )
 
-    def __call__(self, *arguments, **options):
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Calls the function."""
         return self.function(*arguments, **options)
 
     @classmethod
-    def of(cls, function):
-        """What `function` declares.
+    def of(cls: type[_Declared], function: Callable[..., Any]) -> _Declared:
+        """Finds the needs that `function` declares.
 
         Args:
-            function: one that declares its needs, or a plain function, or either of them in
+            function: an object of this class, or a plain function. Either may be wrapped in
                 `functools.partial` or in a decorator that uses `functools.wraps`, as gin's do.
 
         Returns:
@@ -74,22 +76,26 @@ class Declared:
 
 
 class Trial(NamedTuple):
-    """A function of a user's, and the contract it has to keep."""
+    """A user's function, and the contract that it has to keep."""
 
     name: str  # In a gin file, such as `Exploration.grow_scores`.
-    function: Callable
+    function: Callable[..., Any]
     contract: str  # `(arguments) -> results`, and what the results are.
 
-    def of(self, **arguments):
-        """The result of one call with the values of `arguments`, in their order.
+    def of(self, **arguments: Any) -> Any:
+        """Calls the function once, with the values of `arguments` in their order.
+
+        Returns:
+            The result of the call.
 
         Raises:
-            InputError: if the function cannot be called so, or raises an error itself.
+            InputError: if the function cannot be called with these arguments, or raises an error.
         """
         check_function(self.name, self.function)
+        signature: inspect.Signature | None
         try:
             signature = inspect.signature(self.function)
-        except ValueError:  # Some that are written in C do not tell theirs.
+        except ValueError:  # Some functions that are written in C have no signature.
             signature = None
         try:
             if signature is not None:
@@ -110,7 +116,7 @@ class Trial(NamedTuple):
                 f"{_place(error)}"
             ) from error
 
-    def check_tensor(self, what, value, shape):
+    def check_tensor(self, what: str, value: Any, shape: Sequence[int] | tf.TensorShape) -> None:
         """Raises InputError unless `value` is a float32 tensor of `shape` without NaN."""
         if not tf.is_tensor(value) or value.dtype != tf.float32 or value.shape != shape:
             raise self.refusal(
@@ -119,14 +125,14 @@ class Trial(NamedTuple):
         if bool(tf.reduce_any(tf.math.is_nan(value))):
             raise self.refusal(f"{what} has NaN where its inputs are small finite numbers")
 
-    def check_number(self, what, value):
+    def check_number(self, what: str, value: Any) -> None:
         """Raises InputError unless `value` is a real number, or a scalar tensor."""
         is_scalar = _is_array(value) and not len(value.shape)
         if isinstance(value, bool) or not (isinstance(value, numbers.Real) or is_scalar):
             raise self.refusal(f"{what} should be a number, got {_described(value)}")
 
-    def refusal(self, what):
-        """The InputError for a function that breaks its contract: `what` happened."""
+    def refusal(self, what: str) -> InputError:
+        """Makes the InputError for a function that breaks its contract; `what` says how."""
         function = called(self.function)
         is_method = self.name.endswith("." + function.removeprefix("@"))
         given = self.name if is_method else f"{self.name} = {function}"
@@ -135,8 +141,8 @@ class Trial(NamedTuple):
         )
 
 
-def called(function):
-    """What a user calls a function: its gin reference, as far as it has a name."""
+def called(function: Callable[..., Any]) -> str:
+    """The gin reference of a function, such as `@magnitude`; "a lambda" if it has no name."""
     inner = function
     while isinstance(inner, (functools.partial, Declared)):
         inner = inner.func if isinstance(inner, functools.partial) else inner.function
@@ -145,8 +151,8 @@ def called(function):
 
 
 @contextlib.contextmanager
-def _eagerly():
-    """What is a `tf.function` inside is not traced."""
+def _eagerly() -> Iterator[None]:
+    """Runs every `tf.function` eagerly, without a trace."""
     before = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
@@ -155,11 +161,11 @@ def _eagerly():
         tf.config.run_functions_eagerly(before)
 
 
-def _is_array(value):
+def _is_array(value: Any) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
-def _described(value):
+def _described(value: Any) -> str:
     if _is_array(value):
         dtype = getattr(value.dtype, "name", value.dtype)
         return f"{dtype} {list(value.shape)}" if tf.is_tensor(value) else f"NumPy's {dtype}"
@@ -172,14 +178,14 @@ def _described(value):
     return repr(value) if known else f"a {type(value).__name__}"
 
 
-def _first_line(error):
+def _first_line(error: Exception) -> str:
     line = (str(error).splitlines() or [""])[0]
     line = re.sub(r"\{\{.*?\}\} ?| \[Op:\w+\].*", "", line)  # What TensorFlow adds.
     return line.rstrip(". ") or "no message"
 
 
-def _place(error):
-    """Where in code outside of installed packages an error was raised, in parentheses."""
+def _place(error: Exception) -> str:
+    """The last line of the user's own code in the traceback of an error, in parentheses."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -1,11 +1,11 @@
-"""Errors that speak to the user: commands print them without a traceback and exit with 1.
+"""Errors for the user: commands print them without a traceback and exit with 1.
 
-Every other exception keeps its traceback, for it is a defect of ours.
+Any other exception is a defect of the package and keeps its traceback.
 """
 
 
 class UserError(Exception):
-    """Something the user can act on; the message says what."""
+    """An error that the user can act on; the message says how."""
 
 
 class InputError(UserError, ValueError):
@@ -16,4 +16,4 @@ class InputError(UserError, ValueError):
 
 
 class FailedRun(UserError, RuntimeError):  # noqa: N818
-    """A run that was well started came to an end it should not have."""
+    """A run started well but could not go on."""

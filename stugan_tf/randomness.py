@@ -1,15 +1,18 @@
 """Random numbers as a function of (seed, attempt, purpose, step).
 
-A run, its resumption and the same run on another number of replicas draw the same numbers: each
-replica draws those of the global batch and takes its slice.
+A run, its resumption and the same run on another number of replicas draw the same numbers. Each
+replica draws the numbers of the global batch and takes its slice.
 """
 
 import enum
 import math
+from typing import Any
 
 import tensorflow as tf
 
-ALGORITHM = "philox"  # Left to itself, TensorFlow chooses by device.
+from stugan_tf.signatures import Seed
+
+ALGORITHM = "philox"  # By default TensorFlow's choice depends on the device.
 
 
 class Purpose(enum.IntEnum):
@@ -26,7 +29,7 @@ class Purpose(enum.IntEnum):
     GENERATOR_AUGMENTATION = 8
 
 
-def fold(seed, *data):
+def fold(seed: Seed, *data: Any) -> tf.Tensor:
     """Folds integers into a seed.
 
     Args:
@@ -44,35 +47,41 @@ def fold(seed, *data):
     return seed
 
 
-def draw_uniform(shape, seed):
-    """Uniform multiples of 2**-24 in [0, 1).
+def draw_uniform(shape: Any, seed: Seed) -> tf.Tensor:
+    """Draws uniform multiples of 2**-24 in [0, 1).
 
-    They are made of random integers because those are the same eagerly, in a graph and under XLA,
-    which `tf.random.stateless_uniform` for floats is not (tensorflow/tensorflow#117644).
+    They are made from random integers, which are the same eagerly, in a graph and under XLA. The
+    floats of `tf.random.stateless_uniform` are not (tensorflow/tensorflow#117644).
 
     Args:
         shape: integers or an integer tensor.
         seed: int [2].
 
     Returns:
-        float32 tensor of that shape.
+        float32 tensor of the shape `shape`.
     """
     bits = tf.random.stateless_uniform(shape, seed, None, None, tf.uint32, alg=ALGORITHM)
     return tf.cast(tf.bitwise.right_shift(bits, 8), tf.float32) * 2.0**-24
 
 
-def draw_latents(num, latent_dim, num_classes, seed, truncation=None):
-    """Latents and labels of `num` generated images.
+def draw_latents(
+    num: int,
+    latent_dim: int,
+    num_classes: int,
+    seed: Seed,
+    truncation: float | tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draws latents and labels for `num` generated images.
 
-    Compiled by XLA or not, they are the same but for rounding: Box and Muller make them of
-    `draw_uniform`, because `tf.random.stateless_normal` is another sequence under XLA.
+    With and without XLA they are the same up to rounding. They come from `draw_uniform` by the Box
+    and Muller method, because `tf.random.stateless_normal` gives other numbers under XLA.
 
     Args:
         num: number of images.
         latent_dim: length of a latent vector.
         num_classes: number of labels.
         seed: int [2].
-        truncation: if given, a number or a scalar tensor, the normal distribution is cut off at
+        truncation: a number or a scalar tensor. If given, the normal distribution is cut off at
             this absolute value, which trades variety for quality (Brock et al. 2019, section 3.1).
 
     Returns:
@@ -82,7 +91,7 @@ def draw_latents(num, latent_dim, num_classes, seed, truncation=None):
     if truncation is None:
         latents = tf.sqrt(-2 * tf.math.log(1 - radius)) * tf.cos(2 * math.pi * angle)
     else:
-        # By the inverse of the distribution function, which unlike rejection draws once.
+        # The inverse of the distribution function draws once; rejection would draw again.
         if tf.is_tensor(truncation):
             inside = tf.cast(
                 tf.math.erf(tf.cast(truncation, tf.float64) / math.sqrt(2)), tf.float32

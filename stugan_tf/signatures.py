@@ -1,7 +1,7 @@
 """The signatures of the functions that users can bring.
 
-Each family of functions has one signature, and a function of your own fits wherever one of ours
-does. The module named beside an alias says what the arguments mean.
+All functions of a family have one signature. A function of your own fits wherever one of ours
+fits. The module named above an alias says what the arguments mean.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,11 +9,11 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
-# Of a kernel, (height, width, in, out) or (in, out).
+# The shape of a kernel: (height, width, in, out) or (in, out).
 Shape: TypeAlias = tuple[int, ...]
-# Of an image, (height, width, channels).
+# The shape of an image: (height, width, channels).
 ImageShape: TypeAlias = tuple[int, int, int]
-# Two integers, as stateless random numbers of TensorFlow want them.
+# Two integers, the seed of TensorFlow's stateless random numbers.
 Seed: TypeAlias = Sequence[int] | tf.Tensor
 
 # (weight, gradient, seed) -> scores: `sparsity.criteria`.

@@ -1,30 +1,33 @@
-"""The average of a network over its training, held in a copy of the network."""
+"""The average of a network over its training, kept in a copy of the network."""
 
+import keras
 import tensorflow as tf
 
+from stugan_tf import signatures
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.layers.paths import names_of
 from stugan_tf.sparsity.averaging import Average
 
 
 class AveragedModel:
-    """A copy of a network whose weights follow those of the original.
+    """A copy of a network that holds the averages of its weights.
 
-    Masked kernels follow by `rule` (Eq. 5); all other floats, batch norm's moving statistics
-    included, by a plain exponential moving average, as in the authors' code, unless `rule` leaves
-    alone what is not trained; masks and counters are copied.
+    Masked kernels are averaged by `rule` (Eq. 5). All other floats, with batch norm's moving
+    statistics, have a plain exponential moving average, as in the authors' code. If `rule` declares
+    that untrained variables are not averaged, these are copied. Masks and counters are copied.
 
     Attributes:
-        model: the copy; what is sampled, scored and exported.
-        seen: per masked kernel, bool: which weights have entered the average.
+        model: the copy, which is sampled, scored and exported.
+        seen: for each masked kernel a bool variable in its shape: the weights that have entered the
+            average.
     """
 
-    def __init__(self, original, copy, rule):
+    def __init__(self, original: keras.Model, copy: keras.Model, rule: signatures.Average) -> None:
         """Starts the average at the weights of `original`.
 
         Args:
             original: a built Keras model.
-            copy: a model of the same architecture, of which nothing but the weights may differ.
+            copy: a model of the same architecture; only its weights may differ.
             rule: one of `sparsity.averaging`.
         """
         self.model = copy
@@ -51,10 +54,10 @@ class AveragedModel:
             else:
                 self._averaged.append(pair)
 
-    def remask(self):
-        """Goes on under masks that were replaced at once, as if it had never had others.
+    def remask(self) -> None:
+        """Adopts masks that were replaced between two trainings.
 
-        What they exclude is zero; what they keep has entered the average.
+        Excluded weights become zero. All others count as having entered the average.
         """
         for average, _, mask, seen in self._masked:
             average.assign(mask * average)
@@ -62,8 +65,8 @@ class AveragedModel:
         for mine, theirs in self._copied:
             mine.assign(theirs)
 
-    def state(self):
-        """All variables by unique name: of the copy, and what has entered the average."""
+    def state(self) -> dict[str, tf.Variable]:
+        """All variables by unique name: those of the copy, and `seen`."""
         names = names_of(self.model)
         named = dict(zip(names, self.model.variables, strict=True))
         state = {f"averaged/{name}": variable.value for name, variable in named.items()}
@@ -72,11 +75,11 @@ class AveragedModel:
             state[f"averaged_seen/{by_variable[id(layer.kernel)]}"] = seen
         return state
 
-    def update(self, decay):
-        """One step of the average, after the optimizer and any exploration of the step.
+    def update(self, decay: float | tf.Tensor) -> None:
+        """Updates the average, after the optimizer and any topology update of the step.
 
         Args:
-            decay: float scalar; 0 makes the average the live weights.
+            decay: float scalar; 0 sets the average to the live weights.
         """
         for average, weight, mask, seen in self._masked:
             blended, now_seen = self._rule(average, weight, mask, seen, decay)

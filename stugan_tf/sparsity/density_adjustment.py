@@ -1,50 +1,55 @@
-"""ADAPT's discriminator (Wang et al. 2023): as dense as the balance with the generator asks for.
+"""ADAPT's discriminator (Wang et al. 2023): its density follows the balance with the generator.
 
-A balance ratio that is too large means that the generator is too strong for the discriminator,
-which then grows; too small, and it is pruned. Numbers are those of their code: there the lowest
-density is 0.05, in the paper 0.
+If the balance ratio is too large, the generator is too strong, and the discriminator grows. If it
+is too small, the discriminator is pruned. The numbers come from the authors' code: there the lowest
+density is 0.05, in their paper it is 0.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import gin
 
 from stugan_tf.checks import check_above_zero
 from stugan_tf.errors import InputError
+from stugan_tf.signatures import Criterion, Schedule
 from stugan_tf.sparsity import criteria, schedules
-from stugan_tf.sparsity.rule import PeriodicRule
+from stugan_tf.sparsity.rule import PeriodicRule, TrainingState
 from stugan_tf.sparsity.topology import check_update, prune_and_regrow_globally
 
-# An adjustment that ends nearer to a bound than this part of the increment ends at it: rounding to
-# whole weights must not cost another one.
+# A density that ends within this part of the increment of a bound is set to the bound. Otherwise
+# rounding to whole weights could cost another adjustment.
 _TOLERANCE = 0.1
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class DensityAdjustment(PeriodicRule):
-    """Dynamic density adjust: when and how the density of one network follows the balance ratio.
+    """Dynamic density adjust: the density of one network follows the balance ratio.
 
-    Nothing happens while the window of the balance ratio is not full. ADAPT relaxed is
-    `max_density = 1`; strict is 0.5 with `explores_at_max`.
+    Nothing happens until the window of the balance ratio is full. ADAPT relaxed has
+    `max_density = 1`, ADAPT strict has 0.5 and `explores_at_max`.
 
     Attributes:
         update_interval: generator steps between decisions: 1000 in relaxed, 2000 in strict ADAPT.
         start: the first generator step of a decision.
-        stop: of decisions, see `PeriodicRule`.
-        low: B-; at a balance ratio of at most this the network gets sparser.
-        high: B+; at one of at least this it gets denser.
-        increment: Delta d, by how much.
-        min_density: never sparser than this.
-        max_density: never denser than this.
-        explores_at_max: whether, where it should be denser but must not, it drops and regrows.
-        drop_fraction: `progress -> fraction` of such an exploration.
+        stop: decisions end before this step, see `PeriodicRule`.
+        low: B-; at this balance ratio or below the network gets sparser.
+        high: B+; at this balance ratio or above the network gets denser.
+        increment: Delta d, the change of density in one topology update.
+        min_density: the lowest density.
+        max_density: the highest density.
+        explores_at_max: whether the network drops and regrows where it should get denser but is at
+            `max_density`.
+        drop_fraction: `progress -> p`, the drop fraction of such an update.
         drop_scores: `(weight, gradient, seed) -> scores`; the smallest are dropped.
         grow_scores: `(weight, gradient, seed) -> scores`; the largest are grown.
         update: `(masks, scores, amount) -> (masks, kept)`, where amount is the drop fraction and
             the density: `prune_and_regrow_globally` or another of `sparsity.topology`.
+
+    Raises:
+        InputError: if a value is impossible, or a function breaks its contract.
     """
 
     low: float = 0.45
@@ -53,13 +58,13 @@ class DensityAdjustment(PeriodicRule):
     min_density: float = 0.05
     max_density: float = 1.0
     explores_at_max: bool = False
-    drop_fraction: Callable = schedules.cosine_drop_fraction
-    drop_scores: Callable = criteria.magnitude
-    grow_scores: Callable = criteria.gradient_magnitude
-    update: Callable = prune_and_regrow_globally
+    drop_fraction: Schedule = schedules.cosine_drop_fraction
+    drop_scores: Criterion = criteria.magnitude
+    grow_scores: Criterion = criteria.gradient_magnitude
+    update: Callable[..., Any] = prune_and_regrow_globally
     needs_balance_ratio: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Checks the values."""
         super().__post_init__()
         if not self.low < self.high:
@@ -79,8 +84,8 @@ class DensityAdjustment(PeriodicRule):
             criteria.check_criterion(f"DensityAdjustment.{name}", getattr(self, name))
         check_update("DensityAdjustment.update", self.update, [0.0, 0.5], self.grow_scores)
 
-    def amount(self, state):
-        """What to drop and how dense to be: [drop fraction, density], or None for no change."""
+    def amount(self, state: TrainingState) -> Sequence[float] | None:
+        """[drop fraction, density to reach], or None for no change."""
         ratio, density = state.balance_ratio, state.density
         if ratio is None or self.low < ratio < self.high:
             return None
@@ -97,12 +102,13 @@ class DensityAdjustment(PeriodicRule):
             return [self.drop_fraction(state.progress), density]
         return None
 
-    def logged_drop_fraction(self, progress):
-        """None: whether an update drops and regrows is known only when it comes."""
+    def logged_drop_fraction(self, progress: float) -> float | None:
+        """None: an update may drop and regrow, but only its step decides."""
         del progress
+        return None
 
-    def description(self, total_steps, progress):
-        """How often it decides, and what."""
+    def description(self, total_steps: int, progress: Callable[[int], float]) -> str:
+        """One line about the decisions: how many, and at which balance ratios."""
         del progress
         at_max = "; there it drops and regrows" if self.explores_at_max else ""
         return (

@@ -1,12 +1,13 @@
-"""How dense each layer is (Sec. 4.1), and the random mask a layer starts with.
+"""The density of each layer (Sec. 4.1), and the random mask that a layer starts with.
 
-Densities are one family, `(shapes, density) -> densities`: kernel shapes, (height, width, in, out)
-or (in, out), and the fraction of all their weights to keep. Masks are another,
-`(shape, density, seed) -> mask`: float32, with `seed` a pair of integers.
+Distributions have the signature `(shapes, density) -> densities`. `shapes` are kernel shapes,
+(height, width, in, out) or (in, out). `density` is the fraction of all their weights to keep. Draws
+of masks have the signature `(shape, density, seed) -> mask`. The mask is float32, `seed` is a pair
+of integers.
 
-The paper does not say what happens to a layer whose density would exceed 1; like RigL we keep such
-layers dense and spread the rest of the budget over the others. Nor does it say how a mask is drawn:
-`exact_mask` is our default, `bernoulli_mask` is what the authors' code does.
+The paper does not say what happens to a layer whose density would exceed 1. Like RigL we keep such
+layers dense and spread the rest of the budget over the others. The paper does not say how a mask is
+drawn, either: `exact_mask` is our default, the authors' code has `bernoulli_mask`.
 """
 
 import math
@@ -27,7 +28,10 @@ from stugan_tf.sparsity.topology import top_k_mask
 def erk(shapes: Sequence[Shape], density: float) -> list[float]:
     """Erdos-Renyi-Kernel: density_l = scale * (n_in + n_out + w + h) / (n_in * n_out * w * h).
 
-    For a dense kernel this is the Erdos-Renyi density; `scale` is such that the budget is met.
+    For a dense kernel this is the Erdos-Renyi density. `scale` is chosen to meet the budget.
+
+    Raises:
+        InputError: if there are no shapes, or the density is not in (0, 1].
     """
     return _proportional(shapes, density, score=lambda shape: sum(shape) / math.prod(shape))
 
@@ -36,8 +40,11 @@ def erk(shapes: Sequence[Shape], density: float) -> list[float]:
 def er(shapes: Sequence[Shape], density: float) -> list[float]:
     """Erdos-Renyi: density_l = scale * (n_in + n_out) / (n_in * n_out).
 
-    SET defines it, as the sparsity 1 - density_l, for dense layers; for convolutions the score
-    ignores the height and width of the kernel, as in RigL. `scale` is such that the budget is met.
+    SET defines it for dense layers, as the sparsity 1 - density_l. For convolutions the score
+    ignores the height and width of the kernel, as in RigL. `scale` is chosen to meet the budget.
+
+    Raises:
+        InputError: if there are no shapes, or the density is not in (0, 1].
     """
     return _proportional(
         shapes, density, score=lambda shape: sum(shape[-2:]) / math.prod(shape[-2:])
@@ -46,30 +53,34 @@ def er(shapes: Sequence[Shape], density: float) -> list[float]:
 
 @gin.configurable(denylist=["shapes", "density"])
 def uniform(shapes: Sequence[Shape], density: float) -> list[float]:
-    """Every layer is as dense as the whole."""
+    """Gives every layer the density of the whole network.
+
+    Raises:
+        InputError: if there are no shapes, or the density is not in (0, 1].
+    """
     _check(shapes, density)
     return [float(density)] * len(shapes)
 
 
 @gin.configurable(denylist=["shape", "density", "seed"])
 def exact_mask(shape: Shape, density: float, seed: Seed) -> tf.Tensor:
-    """round(density * size) ones, uniformly at random."""
+    """Puts exactly round(density * size) ones at uniformly random places."""
     return top_k_mask(draw_uniform(shape, seed), round(density * math.prod(shape)))
 
 
 @gin.configurable(denylist=["shape", "density", "seed"])
 def bernoulli_mask(shape: Shape, density: float, seed: Seed) -> tf.Tensor:
-    """Each entry is one with probability `density`, independently of the others."""
+    """Sets each entry to one with probability `density`, independently of the others."""
     return tf.cast(draw_uniform(shape, seed) < density, tf.float32)
 
 
 def densities_by(
     name: str, distribution: Distribution, shapes: Sequence[Shape], density: float
 ) -> list[float]:
-    """The densities of kernels of `shapes` by a distribution.
+    """The densities that a distribution gives to kernels of `shapes`.
 
     Raises:
-        InputError: if `distribution`, by the name of a setting, is not of its family.
+        InputError: if `distribution`, the value of the setting `name`, breaks its contract.
     """
     trial = Trial(
         name, distribution, "`(shapes, density) -> densities`, a list of a number for each shape"
@@ -85,7 +96,7 @@ def densities_by(
 
 
 def check_draw(name: str, draw: MaskDraw) -> None:
-    """Raises InputError unless `draw`, by the name of a setting, draws masks."""
+    """Raises InputError unless `draw`, the value of a setting, draws masks."""
     trial = Trial(name, draw, "`(shape, density, seed) -> mask`, float32 zeros and ones of `shape`")
     mask = trial.of(shape=(2, 3), density=0.5, seed=(3, 4))
     trial.check_tensor("its result", mask, (2, 3))
@@ -96,7 +107,7 @@ def check_draw(name: str, draw: MaskDraw) -> None:
 def _proportional(
     shapes: Sequence[Shape], density: float, score: Callable[[Shape], float]
 ) -> list[float]:
-    """Densities proportional to the scores that keep `density` of all weights; none exceeds 1."""
+    """Densities in proportion to the scores, which keep `density` of all weights; at most 1."""
     _check(shapes, density)
     scores = np.array([score(shape) for shape in shapes])
     sizes = np.array([math.prod(shape) for shape in shapes])

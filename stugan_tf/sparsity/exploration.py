@@ -1,13 +1,15 @@
-"""Exploration: when a network drops and regrows weights, and how (Eq. 3 and 4)."""
+"""Exploration: when and how a network drops and regrows weights (Eq. 3 and 4)."""
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import gin
 
 from stugan_tf.checks import check_fraction
+from stugan_tf.signatures import Criterion, Schedule
 from stugan_tf.sparsity import criteria, schedules
-from stugan_tf.sparsity.rule import PeriodicRule
+from stugan_tf.sparsity.rule import PeriodicRule, TrainingState
 from stugan_tf.sparsity.topology import check_update, prune_and_regrow_per_layer
 
 
@@ -19,23 +21,26 @@ class Exploration(PeriodicRule):
     Attributes:
         update_interval: Delta T, in generator steps.
         start: the first generator step at which an update may happen.
-        stop: see `PeriodicRule`.
-        drop_fraction: `progress -> fraction`, one of `sparsity.schedules`.
+        stop: updates end before this step, see `PeriodicRule`.
+        drop_fraction: `progress -> p`, one of `sparsity.schedules`.
         drop_scores: `(weight, gradient, seed) -> scores`; the smallest are dropped (Eq. 3).
         grow_scores: `(weight, gradient, seed) -> scores`; the largest are grown (Eq. 4).
         update: `(masks, scores, amount) -> (masks, kept)`, where amount is the drop fraction:
             `prune_and_regrow_per_layer` or another of `sparsity.topology`.
-        gradient_momentum: criteria see an average of the gradient of this decay over the steps;
-            0 is the gradient of the last batch.
+        gradient_momentum: criteria see the gradient averaged over the steps with this decay; with
+            0 they see the gradient of the last batch.
+
+    Raises:
+        InputError: if a value is impossible, or a function breaks its contract.
     """
 
-    drop_fraction: Callable = schedules.cosine_drop_fraction
-    drop_scores: Callable = criteria.magnitude
-    grow_scores: Callable = criteria.gradient_magnitude
-    update: Callable = prune_and_regrow_per_layer
+    drop_fraction: Schedule = schedules.cosine_drop_fraction
+    drop_scores: Criterion = criteria.magnitude
+    grow_scores: Criterion = criteria.gradient_magnitude
+    update: Callable[..., Any] = prune_and_regrow_per_layer
     gradient_momentum: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Checks the values."""
         super().__post_init__()
         check_fraction("Exploration.gradient_momentum", self.gradient_momentum)
@@ -44,13 +49,15 @@ class Exploration(PeriodicRule):
             criteria.check_criterion(f"Exploration.{name}", getattr(self, name))
         check_update("Exploration.update", self.update, 0.5, self.grow_scores)
 
-    def amount(self, state):
+    def amount(self, state: TrainingState) -> float:
         """The drop fraction p."""
         return self.drop_fraction(state.progress)
 
-    def description(self, total_steps, progress):
-        """The number of updates, and the drop fraction from the first to the end."""
+    def description(self, total_steps: int, progress: Callable[[int], float]) -> str:
+        """One line: the number of updates, and the drop fraction from the first to the end."""
         first = self.next_due(0, total_steps)
+        if first is None:
+            return super().description(total_steps, progress)
         return (
             f"{self.num_updates(total_steps)} topology updates, {self.when}; drop fraction "
             f"{self.drop_fraction(progress(first)):.4g} at step {first}, "

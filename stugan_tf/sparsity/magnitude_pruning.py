@@ -1,13 +1,15 @@
-"""Pruning at once by magnitude: which weights of a trained network stay.
+"""Pruning at once by magnitude: the weights of a trained network that stay.
 
-Those of prune-and-finetune are one family, `(kernels, sparsity) -> masks`: float32 kernels of one
-network, the fraction of zeros over all of them, one float32 mask for each. Numbers are rounded as
-in the authors' code, but counted exactly: 0.9 is nine tenths, not the binary fraction next to it,
-and of equal magnitudes those at the lowest flat index stay, earlier kernels first.
+Prune-and-finetune has functions `(kernels, sparsity) -> masks`. They take the float32 kernels of
+one network and the fraction of zeros over all of them, and return a float32 mask for each kernel.
+Numbers are rounded as in the authors' code, but counted exactly: 0.9 is nine tenths, not the binary
+fraction next to it. Of equal magnitudes the lowest flat indices stay, earlier kernels first.
 """
 
 import fractions
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import gin
 import tensorflow as tf
@@ -17,15 +19,15 @@ from stugan_tf.sparsity.topology import top_k_mask
 
 
 @gin.configurable(denylist=["kernels", "sparsity"])
-def prune_jointly(kernels, sparsity):
-    """Of all N weights ranked as one, the floor((1 - sparsity) * N) largest stay."""
+def prune_jointly(kernels: Sequence[tf.Tensor], sparsity: float) -> list[tf.Tensor]:
+    """Ranks all N weights together: the floor((1 - sparsity) * N) largest stay."""
     size = sum(math.prod(kernel.shape) for kernel in kernels)
     return _largest(kernels, math.floor((1 - _exact(sparsity)) * size))
 
 
 @gin.configurable(denylist=["kernels", "sparsity"])
-def prune_uniformly(kernels, sparsity):
-    """Of the n weights of each kernel, the floor(sparsity * n) smallest go."""
+def prune_uniformly(kernels: Sequence[tf.Tensor], sparsity: float) -> list[tf.Tensor]:
+    """Prunes each kernel by itself: the floor(sparsity * n) smallest of its n weights go."""
     sizes = [math.prod(kernel.shape) for kernel in kernels]
     return [
         top_k_mask(tf.abs(kernel), size - math.floor(_exact(sparsity) * size))
@@ -33,8 +35,8 @@ def prune_uniformly(kernels, sparsity):
     ]
 
 
-def check_pruning(name, pruning):
-    """Raises InputError unless `pruning`, by the name of a setting, is of the family above."""
+def check_pruning(name: str, pruning: Any) -> None:
+    """Raises InputError unless `pruning`, the value of a setting, has the signature above."""
     trial = Trial(name, pruning, "`(kernels, sparsity) -> masks`, a float32 mask for each kernel")
     kernels = [tf.constant([[[[0.5, -0.25, 2.0], [1.0, 0.75, -1.5]]]]), tf.constant([[3.0], [4.0]])]
     masks = trial.of(kernels=kernels, sparsity=0.5)
@@ -44,16 +46,18 @@ def check_pruning(name, pruning):
         trial.check_tensor(f"number {index}", mask, kernel.shape)
 
 
-def prune_remaining(kernels, masks, rate):
-    """One round of iterative pruning: of the m weights left, round(rate * m) go.
+def prune_remaining(
+    kernels: Sequence[tf.Tensor], masks: Sequence[tf.Tensor], rate: float
+) -> list[tf.Tensor]:
+    """Makes one round of iterative pruning: round(rate * m) of the m remaining weights go.
 
-    All kernels are ranked as one. A half is rounded to even, as in PyTorch's pruning, which the
+    All kernels are ranked together. A half is rounded to even, as in PyTorch's pruning, which the
     code of GAN Tickets calls.
 
     Args:
         kernels: float32 tensors.
-        masks: one for each, ones where a weight is left.
-        rate: fraction of the weights left that go.
+        masks: a mask for each kernel, ones where a weight remains.
+        rate: the fraction of the remaining weights to prune.
 
     Returns:
         The new masks.
@@ -62,17 +66,19 @@ def prune_remaining(kernels, masks, rate):
     return _largest(kernels, num_left - round(_exact(rate) * num_left), masks)
 
 
-def _exact(fraction):
+def _exact(fraction: float) -> fractions.Fraction:
     return fractions.Fraction(repr(float(fraction)))
 
 
-def _largest(kernels, num_kept, masks=None):
-    """Masks of the largest weights of all kernels, of those under `masks` alone if given."""
+def _largest(
+    kernels: Sequence[tf.Tensor], num_kept: int, masks: Sequence[tf.Tensor] | None = None
+) -> list[tf.Tensor]:
+    """Masks of the largest weights of all kernels; `masks` are the candidates if given."""
     among = None if masks is None else _flat(masks) > 0
     kept = top_k_mask(tf.abs(_flat(kernels)), num_kept, among)
     parts = tf.split(kept, [math.prod(kernel.shape) for kernel in kernels])
     return [tf.reshape(part, kernel.shape) for part, kernel in zip(parts, kernels, strict=True)]
 
 
-def _flat(tensors):
+def _flat(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)

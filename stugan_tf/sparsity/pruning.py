@@ -1,15 +1,16 @@
 """Gradual magnitude pruning (Zhu & Gupta 2017): dense at first, sparser by a schedule of tfmot.
 
-A schedule is one of a family, `(total_steps, update_interval) -> tfmot schedule`: an object that is
-called on int steps [n] and returns whether to prune, bool, and the sparsity, float32, each [n] or a
-scalar. tfmot has its extra: `pip install stugan_tf[pruning]`.
+Schedules are made by functions `(total_steps, update_interval) -> tfmot schedule`. A tfmot schedule
+is called on int steps [n] and returns whether to prune, bool, and the sparsity, float32, each [n]
+or a scalar. It needs tfmot: `pip install stugan_tf[pruning]`.
 
-Open is whether the layers share the sparsity, as in tfmot (`prune_per_layer`, our default), or are
-ranked together (`prune_globally`).
+The paper leaves open whether all layers have the same sparsity, as in tfmot (`prune_per_layer`, our
+default), or are ranked together (`prune_globally`).
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import gin
 import numpy as np
@@ -19,25 +20,36 @@ from stugan_tf.adapters.tensorflow_internals import pruning_schedules
 from stugan_tf.checks import check_fraction, check_function, check_positive
 from stugan_tf.contracts import Trial
 from stugan_tf.errors import InputError
+from stugan_tf.signatures import Criterion
 from stugan_tf.sparsity import criteria
-from stugan_tf.sparsity.rule import TopologyRule
+from stugan_tf.sparsity.rule import TopologyRule, TrainingState
 from stugan_tf.sparsity.topology import check_update, prune_per_layer
 
 
 @gin.configurable(denylist=["total_steps", "update_interval"])
 def polynomial_sparsity(
-    total_steps, update_interval, initial=0.0, final=0.95, begin=0.0, end=0.75, power=3
-):
-    """As PolynomialDecay of tfmot: s_f + (s_i - s_f) (1 - (t - t_0) / (t_1 - t_0))^power.
+    total_steps: int,
+    update_interval: int,
+    initial: float = 0.0,
+    final: float = 0.95,
+    begin: float = 0.0,
+    end: float = 0.75,
+    power: float = 3,
+) -> Any:
+    """PolynomialDecay of tfmot: s_f + (s_i - s_f) (1 - (t - t_0) / (t_1 - t_0))^power.
 
     Args:
         total_steps: generator steps of the training.
         update_interval: steps between prunings, tfmot's `frequency`.
-        initial: s_i, sparsity at `begin`.
-        final: s_f, sparsity from `end` on.
-        begin: where t_0 is, as a fraction of the training.
-        end: where t_1 is; moved back to the last pruning before it, so that s_f is reached.
+        initial: s_i, the sparsity at `begin`.
+        final: s_f, the sparsity from `end` on.
+        begin: t_0 as a fraction of the training.
+        end: t_1 as a fraction of the training. It is moved back to the last pruning before it, so
+            that s_f is reached.
         power: 3 in the paper.
+
+    Raises:
+        InputError: if a value is impossible, or tfmot is not installed.
     """
     check_fraction("polynomial_sparsity.initial", initial)
     check_fraction("polynomial_sparsity.final", final, "Write 0.9 for 90% sparse.")
@@ -50,15 +62,20 @@ def polynomial_sparsity(
 
 
 @gin.configurable(denylist=["total_steps", "update_interval"])
-def constant_sparsity(total_steps, update_interval, final=0.95, begin=0.5):
-    """As ConstantSparsity of tfmot: dense until `begin`, then pruned once.
+def constant_sparsity(
+    total_steps: int, update_interval: int, final: float = 0.95, begin: float = 0.5
+) -> Any:
+    """ConstantSparsity of tfmot: dense until `begin`, then pruned once.
 
     Args:
         total_steps: generator steps of the training.
-        update_interval: steps between prunings; the first happens at `begin` or, if that is
-            before the first step, after so many.
-        final: sparsity from `begin` on.
-        begin: a fraction of the training.
+        update_interval: steps between prunings. The network is pruned at `begin`, or after
+            `update_interval` steps if `begin` is 0.
+        final: the sparsity from `begin` on.
+        begin: the start as a fraction of the training.
+
+    Raises:
+        InputError: if a value is impossible, or tfmot is not installed.
     """
     check_fraction("constant_sparsity.final", final, "Write 0.9 for 90% sparse.")
     begin_step, _ = _steps("constant_sparsity", total_steps, begin, 1.0)
@@ -68,28 +85,33 @@ def constant_sparsity(total_steps, update_interval, final=0.95, begin=0.5):
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class GradualPruning(TopologyRule):
-    """Prunes a network bit by bit; what is zero stays zero.
+    """Prunes a network step by step. Pruned weights stay zero.
 
     Attributes:
         schedule: `(total_steps, update_interval) -> tfmot schedule`, such as
-            `polynomial_sparsity`. It is asked at steps counted from 1. Where it asks for no more
-            zeros than before, no update is made.
-        update_interval: generator steps between prunings; 100 is tfmot's.
+            `polynomial_sparsity`. Steps are counted from 1. If the sparsity does not rise at a
+            step, there is no update.
+        update_interval: generator steps between prunings; tfmot's default is 100.
         drop_scores: `(weight, gradient, seed) -> scores`; the smallest are dropped.
         update: `(masks, scores, amount) -> (masks, kept)`, where amount is the sparsity.
-            `prune_per_layer` makes all layers as sparse as the schedule says, `prune_globally` only
-            the network.
+            With `prune_per_layer` each layer has the sparsity of the schedule, with
+            `prune_globally` only the network as a whole.
         gradient_momentum: see `TopologyRule`.
+
+    Raises:
+        InputError: if a value is impossible, or a function breaks its contract.
     """
 
-    schedule: Callable = polynomial_sparsity
+    schedule: Callable[..., Any] = polynomial_sparsity
     update_interval: int = 100
-    drop_scores: Callable = criteria.magnitude
-    update: Callable = prune_per_layer
+    drop_scores: Criterion = criteria.magnitude
+    update: Callable[..., Any] = prune_per_layer
     gradient_momentum: float = 0.0
-    _tables: dict = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
+    _tables: dict[int, tuple[np.ndarray, np.ndarray]] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Checks the values."""
         check_positive("GradualPruning.update_interval", self.update_interval)
         check_fraction("GradualPruning.gradient_momentum", self.gradient_momentum)
@@ -97,8 +119,8 @@ class GradualPruning(TopologyRule):
         criteria.check_criterion("GradualPruning.drop_scores", self.drop_scores)
         check_update("GradualPruning.update", self.update, 0.5)
 
-    def _updates(self, total_steps):
-        """Steps of the updates, ascending, and the sparsity after each, as the schedule has it."""
+    def _updates(self, total_steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Steps of the updates, ascending, and the scheduled sparsity after each."""
         if total_steps not in self._tables:
             prunes, sparsities = self._scheduled(total_steps)
             wanted = np.where(prunes, sparsities.astype(np.float64), 0.0)
@@ -106,7 +128,7 @@ class GradualPruning(TopologyRule):
             self._tables[total_steps] = np.flatnonzero(sparser) + 1, wanted[sparser]
         return self._tables[total_steps]
 
-    def _scheduled(self, total_steps):
+    def _scheduled(self, total_steps: int) -> tuple[np.ndarray, np.ndarray]:
         """Whether to prune, bool, and the sparsity, at steps 1 to `total_steps`, as arrays."""
         trial = Trial(
             "GradualPruning.schedule",
@@ -125,32 +147,32 @@ class GradualPruning(TopologyRule):
             raise trial.refusal(f"its sparsities go from {min(wanted):.4g} to {max(wanted):.4g}")
         return prunes, sparsities
 
-    def is_due(self, step, total_steps):
+    def is_due(self, step: int, total_steps: int) -> bool:
         """Whether the network becomes sparser at generator step `step`, counted from 1."""
         return self.next_due(step - 1, total_steps) == step
 
-    def next_due(self, step, total_steps):
+    def next_due(self, step: int, total_steps: int) -> int | None:
         """The first step after `step` at which the network becomes sparser, or None."""
         steps, _ = self._updates(total_steps)
         index = np.searchsorted(steps, step, side="right")
         return int(steps[index]) if index < len(steps) else None
 
-    def num_updates(self, total_steps):
+    def num_updates(self, total_steps: int) -> int:
         """How often the network becomes sparser in `total_steps` generator steps."""
         return len(self._updates(total_steps)[0])
 
-    def sparsity_after(self, step, total_steps):
-        """What the sparsity is to be after generator step `step`; 0 before the first update."""
+    def sparsity_after(self, step: int, total_steps: int) -> float:
+        """The scheduled sparsity after generator step `step`; 0 before the first update."""
         steps, sparsities = self._updates(total_steps)
         index = np.searchsorted(steps, step, side="right")
         return float(sparsities[index - 1]) if index else 0.0
 
-    def amount(self, state):
+    def amount(self, state: TrainingState) -> float:
         """The sparsity to reach."""
         return self.sparsity_after(state.step, state.total_steps)
 
-    def description(self, total_steps, progress):
-        """From when to when it prunes, and to what sparsity."""
+    def description(self, total_steps: int, progress: Callable[[int], float]) -> str:
+        """One line: the first and the last pruning, and the sparsities they reach."""
         del progress
         steps, sparsities = self._updates(total_steps)
         return (
@@ -159,7 +181,7 @@ class GradualPruning(TopologyRule):
         )
 
 
-def _steps(name, total_steps, begin, end):
+def _steps(name: str, total_steps: int, begin: float, end: float) -> tuple[int, int]:
     if not 0 <= begin <= end <= 1:
         raise InputError(
             f"{name} must begin and end within the training, as fractions 0 <= begin <= end <= 1, "
@@ -168,7 +190,7 @@ def _steps(name, total_steps, begin, end):
     return int(begin * total_steps), int(end * total_steps)
 
 
-def _tfmot():
+def _tfmot() -> Any:
     """The module of tfmot's schedules."""
     try:
         return pruning_schedules()

@@ -1,37 +1,42 @@
-"""What changes the topology of a network, and when: drop-and-grow, pruning, density adjustment."""
+"""Topology rules: when and how the masks of a network change.
+
+Drop-and-grow, pruning and density adjustment are rules.
+"""
 
 import abc
 import dataclasses
 import types
-from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from stugan_tf.checks import check_fraction, check_natural
 from stugan_tf.contracts import Trial
 from stugan_tf.errors import InputError
+from stugan_tf.signatures import Criterion, Schedule
 from stugan_tf.sparsity.criteria import check_criterion
 from stugan_tf.sparsity.schedules import check_drop_fraction
-from stugan_tf.sparsity.topology import check_update
+from stugan_tf.sparsity.topology import Scores, check_update
 
 
 class TrainingState(NamedTuple):
-    """What the host knows when a topology update is due."""
+    """The state of a training when a topology update is due."""
 
     step: int  # Generator steps done.
     total_steps: int
-    progress: float  # How much of the training is done, in discriminator updates, in (0, 1].
-    density: float  # Of all weights under masks of the network.
+    progress: float  # The fraction of the training done, in discriminator updates, in (0, 1].
+    density: float  # The fraction of ones in all masks of the network.
     balance_ratio: float | None  # The mean of a full window; None before, or if not measured.
 
 
 class TopologyRule(abc.ABC):
-    """When the masks of one network change, and how.
+    """When and how the masks of one network change.
 
-    The host asks `is_due` and `amount`; the compiled `update` does the work, on scores by
+    The host calls `is_due` and `amount`. The compiled `update` changes the masks by the scores of
     `drop_scores` and `grow_scores`. A rule keeps no state: a resumed run asks the same questions
-    again. One of your own:
+    again. A rule of your own:
 
         class SlowGrowth(TopologyRule):
             drop_scores = magnitude
@@ -44,26 +49,26 @@ class TopologyRule(abc.ABC):
             def amount(self, state):
                 return 0.1 * state.progress
 
-    Its settings may be fields of a frozen dataclass, as those of `Exploration` are.
+    A rule may be a frozen dataclass with its settings as fields, like `Exploration`.
 
     Attributes:
-        drop_scores: a criterion, one of `sparsity.criteria`, or a method of its signature.
-        grow_scores: a criterion; None if no weight ever grows.
-        drop_fraction: `progress -> p`, one of `sparsity.schedules`, or None. It is what logs show
-            as the drop fraction, see `logged_drop_fraction`.
-        gradient_momentum: criteria see an average of the gradient of this decay over the steps; 0
-            is the gradient of the last batch.
-        needs_balance_ratio: whether `amount` asks for it.
+        drop_scores: a criterion, one of `sparsity.criteria`, or a method of the same signature.
+        grow_scores: a criterion, or None if no weight ever grows.
+        drop_fraction: `progress -> p`, one of `sparsity.schedules`, or None. Logs show it as the
+            drop fraction, see `logged_drop_fraction`.
+        gradient_momentum: criteria see the gradient averaged over the steps with this decay; with 0
+            they see the gradient of the last batch.
+        needs_balance_ratio: whether `amount` uses the balance ratio.
     """
 
-    drop_scores: Callable
-    grow_scores: Callable | None = None
-    drop_fraction: Callable | None = None
+    drop_scores: Criterion
+    grow_scores: Criterion | None = None
+    drop_fraction: Schedule | None = None
     gradient_momentum: float = 0.0
     needs_balance_ratio: ClassVar[bool] = False
 
-    def __init_subclass__(cls, **options):
-        """Keeps functions that are named in the body of the class from becoming methods."""
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Keeps functions that are assigned in the body of the class from becoming methods."""
         super().__init_subclass__(**options)
         for name in ("drop_scores", "grow_scores", "drop_fraction", "update"):
             value = vars(cls).get(name)
@@ -74,73 +79,75 @@ class TopologyRule(abc.ABC):
                 setattr(cls, name, staticmethod(value))
 
     @abc.abstractmethod
-    def is_due(self, step, total_steps):
+    def is_due(self, step: int, total_steps: int) -> bool:
         """Whether an update may happen at generator step `step`, counted from 1."""
 
     @abc.abstractmethod
-    def amount(self, state):
+    def amount(self, state: TrainingState) -> float | Sequence[float] | None:
         """How much an update changes.
 
         Args:
             state: `TrainingState`.
 
         Returns:
-            A number or a list of numbers; None leaves all as it is.
+            A number or a list of numbers; None makes no update.
         """
 
     @abc.abstractmethod
-    def update(self, masks, scores, amount):
-        """A topology update, compiled; one of `sparsity.topology`, or calls one.
+    def update(
+        self, masks: list[tf.Tensor], scores: Scores, amount: tf.Tensor
+    ) -> tuple[Sequence[tf.Tensor], Sequence[tf.Tensor]]:
+        """A topology update, compiled. It is, or calls, a function of `sparsity.topology`.
 
         Args:
             masks: list of L float32 masks, one per masked kernel.
             scores: `sparsity.topology.Scores`.
-            amount: what `amount` returned, as a float64 tensor.
+            amount: the result of the method `amount`, as a float64 tensor.
 
         Returns:
-            `(masks, kept)`: the new masks, and masks of the weights that keep their values. Other
-            weights become zero.
+            `(masks, kept)`: the new masks, and masks of the weights that keep their values. All
+            other weights become zero.
         """
 
-    def next_due(self, step, total_steps):
+    def next_due(self, step: int, total_steps: int) -> int | None:
         """The first step after `step` at which an update may happen, or None."""
         later = range(step + 1, total_steps + 1)
         return next(
             (later_step for later_step in later if self.is_due(later_step, total_steps)), None
         )
 
-    def num_updates(self, total_steps):
-        """How many updates a training of `total_steps` generator steps makes, at most."""
+    def num_updates(self, total_steps: int) -> int:
+        """The largest number of updates in a training of `total_steps` generator steps."""
         found, step = 0, self.next_due(0, total_steps)
         while step is not None:
             found, step = found + 1, self.next_due(step, total_steps)
         return found
 
     @property
-    def when(self):
-        """When it is due, in a few words."""
+    def when(self) -> str:
+        """When the rule is due, in a few words."""
         return f"when {type(self).__name__}.is_due says so"
 
-    def logged_drop_fraction(self, progress):
-        """The drop fraction at `progress` for logs; None if there is none to log."""
+    def logged_drop_fraction(self, progress: float) -> float | None:
+        """The drop fraction at `progress` for logs, or None without a drop fraction."""
         return None if self.drop_fraction is None else self.drop_fraction(progress)
 
-    def description(self, total_steps, progress):
-        """What it is going to do, in a line.
+    def description(self, total_steps: int, progress: Callable[[int], float]) -> str:
+        """One line about the updates that the rule will make.
 
         Args:
             total_steps: generator steps of the training.
-            progress: function of a step, see `TrainingState`.
+            progress: function that gives the progress at a step, see `TrainingState`.
         """
         del progress
         return f"at most {self.num_updates(total_steps)} topology updates, {self.when}"
 
 
-def check_rule(name, rule, total_steps):
+def check_rule(name: str, rule: TopologyRule, total_steps: int) -> None:
     """Raises InputError unless a rule keeps the contract of `TopologyRule`.
 
     Args:
-        name: what the rule is called in a gin file.
+        name: name of the setting in a gin file.
         rule: a `TopologyRule`.
         total_steps: generator steps of the training.
     """
@@ -167,14 +174,15 @@ def check_rule(name, rule, total_steps):
     )
     due = trial.of(step=0, total_steps=total_steps)
     if due is None:
-        return  # Never due: a training says so, with the advice that fits it.
+        return  # Never due: the training refuses it with better advice.
     if not isinstance(due, int) or not rule.is_due(due, total_steps):
         raise trial.refusal(f"after step 0 it returned {due!r}")
     trial = Trial(
         f"{kind}.amount", rule.amount, "`(state) -> amount`, a number, a list of numbers, or None"
     )
-    # A rule that goes by the balance may have nothing to do at one ratio, but hardly at all three.
-    for ratio in (0.0, 0.5, 1.0) if rule.needs_balance_ratio else (None,):
+    # A rule that uses the balance ratio may make no update at one of these, but hardly at all.
+    ratios: tuple[float | None, ...] = (0.0, 0.5, 1.0) if rule.needs_balance_ratio else (None,)
+    for ratio in ratios:
         state = TrainingState(due, total_steps, due / total_steps, 0.5, ratio)
         amount = trial.of(state=state)
         if amount is None:
@@ -195,15 +203,19 @@ class PeriodicRule(TopologyRule):
     Attributes:
         update_interval: Delta T, in generator steps.
         start: the first generator step at which an update may happen.
-        stop: updates happen before this generator step; None is the last one, whose new weights
-            would stay untrained. A step after the end lets the last one have its update, too.
+        stop: updates happen only before this generator step. None means the last step, because its
+            new weights would stay untrained. A step after the end allows an update in the last
+            step, too.
+
+    Raises:
+        InputError: if a value is impossible.
     """
 
     update_interval: int = 1000
     start: int = 0
     stop: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Checks the values."""
         name = type(self).__name__
         if not isinstance(self.update_interval, int) or self.update_interval < 1:
@@ -215,20 +227,20 @@ class PeriodicRule(TopologyRule):
         if self.stop is not None:
             check_natural(f"{name}.stop", self.stop)
 
-    def is_due(self, step, total_steps):
+    def is_due(self, step: int, total_steps: int) -> bool:
         """Whether an update may happen at generator step `step`, counted from 1."""
         return step % self.update_interval == 0 and self.start <= step < self._stop(total_steps)
 
-    def next_due(self, step, total_steps):
+    def next_due(self, step: int, total_steps: int) -> int | None:
         """The first step after `step` at which an update may happen, or None."""
         candidate = max(step + 1, self.start, 1)
         candidate = -(-candidate // self.update_interval) * self.update_interval
         return candidate if self.is_due(candidate, total_steps) else None
 
     @property
-    def when(self):
-        """When it is due, in a few words."""
+    def when(self) -> str:
+        """When the rule is due, in a few words."""
         return f"every {self.update_interval} steps"
 
-    def _stop(self, total_steps):
+    def _stop(self, total_steps: int) -> int:
         return total_steps if self.stop is None else min(self.stop, total_steps + 1)

@@ -1,4 +1,4 @@
-"""Masks for a whole model, and what is counted of them (Sec. 4.1, Algorithm 1 lines 1 and 2)."""
+"""Masks for a whole model, and counts of their weights (Sec. 4.1, Algorithm 1 lines 1 and 2)."""
 
 from typing import NamedTuple
 
@@ -21,12 +21,12 @@ class Counts(NamedTuple):
 
     @property
     def sparsity(self) -> float:
-        """The fraction of zeros among the weights under masks: what the paper calls s."""
+        """The fraction of zeros among the weights under masks, s in the paper."""
         return 1 - self.active / self.maskable
 
     @property
     def overall_sparsity(self) -> float:
-        """The fraction of zeros among all trainable parameters, which no mask can reach in full."""
+        """The fraction of zeros among all trainable parameters, masked or not."""
         return (self.maskable - self.active) / self.trainable
 
 
@@ -42,7 +42,7 @@ def sparsify(
     """Draws random masks for a model and zeroes the weights that they exclude.
 
     A model made of `Masked` layers is changed in place. In any other functional or sequential
-    model the convolutions are wrapped first, sharing their weights:
+    model the convolutions are wrapped first; the new model shares their weights:
 
         model = sparsify(keras.applications.ResNet50(weights=None), sparsity=0.9)
 
@@ -53,15 +53,16 @@ def sparsify(
         sparsity: fraction of zeros over all weights under masks, in [0, 1).
         distribution: `(shapes, density) -> densities`, one of `sparsity.distributions`.
         draw: `(shape, density, seed) -> mask`, `exact_mask` or `bernoulli_mask`.
-        mask_dense: put dense layers under masks, too, whoever made the model; see `mask_layers`.
-            In gin it is `GAN.mask_dense`.
+        mask_dense: put dense layers under masks, too, in any model; see `mask_layers`. In gin it is
+            `GAN.mask_dense`.
         seed: an integer; the same seed draws the same masks.
 
     Returns:
         The model with masks: `model` itself if no layer had to be wrapped.
 
     Raises:
-        InputError: if the sparsity is impossible, the model is not built or has nothing to mask.
+        InputError: if the sparsity is impossible, the model is not built or has nothing to mask, or
+            `distribution` or `draw` breaks its contract.
     """
     if not 0 <= sparsity < 1:
         raise InputError(

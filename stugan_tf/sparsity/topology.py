@@ -1,28 +1,31 @@
-"""Where the weights are: exact top-k and prune-and-regrow (Eq. 3 and 4).
+"""Changes of masks: exact top-k and prune-and-regrow (Eq. 3 and 4).
 
-The paper leaves open how to round the number of dropped weights, over what TopK ranks, and ties.
-Here, like in the authors' code, the number is rounded up and each layer ranks its own weights
-(`prune_and_regrow_globally` ranks all together). Unlike there, counts are exact: ties go to the
-lowest index. Scores are ranked by their bits because sorting a large kernel takes seconds.
+The paper leaves open how to round the number of dropped weights, which weights TopK ranks together,
+and what happens to ties. As in the authors' code, the number is rounded up and each layer ranks its
+own weights (`prune_and_regrow_globally` ranks all together). Unlike there, counts are exact: ties
+go to the lowest index. Scores are ranked by their bits because sorting a large kernel takes
+seconds.
 
-A weight that is dropped may be grown at once, and keeps its value, like there. What else could be
-meant are updates of their own: `prune_and_regrow_elsewhere` and `prune_and_regrow_from_zero`.
+As in the authors' code, a dropped weight may be grown at once and keeps its value. Other readings
+of the paper are `prune_and_regrow_elsewhere` and `prune_and_regrow_from_zero`.
 
-Updates of a whole network are one family, `(masks, scores, amount) -> (masks, kept)`, compiled:
+Updates of a whole network have the signature `(masks, scores, amount) -> (masks, kept)`. They are
+compiled.
 
-- `masks`: list of L float32 masks, one per kernel; so are the new ones.
+- `masks`: list of L float32 masks, one per kernel. The new masks have the same form.
 - `scores`: `Scores`.
-- `amount`: float64 tensor, what the topology rule says. For those that regrow it is the drop
-  fraction, or [2], the drop fraction and the density to reach. For those that only prune it is the
-  sparsity to reach.
-- `kept`: list of L float32 masks of the weights that keep their values. Where these are all that
-  are active afterwards, it is the new masks themselves.
+- `amount`: float64 tensor, the amount of the topology rule. For updates that regrow it is the drop
+  fraction, or [2], the drop fraction and the density to reach. For updates that only prune it is
+  the sparsity to reach.
+- `kept`: list of L float32 masks of the weights that keep their values. If all active weights keep
+  their values, these are the new masks themselves.
 """
 
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import gin
 import tensorflow as tf
@@ -47,26 +50,30 @@ class NetworkUpdate(Declared):
 
     Attributes:
         function: `(masks, scores, amount) -> (masks, kept)`.
-        grows_at_random: whether the scores by which weights grow must be random numbers, uniform in
-            [0, 1).
+        grows_at_random: whether grow scores must be random numbers, uniform in [0, 1).
     """
 
     grows_at_random: bool = False
 
 
-def network_update(**needs):
+def network_update(**needs: Any) -> Callable[[Callable[..., Any]], NetworkUpdate]:
     """Decorates a function: it becomes a `NetworkUpdate` with these needs."""
     return lambda function: NetworkUpdate(function, **needs)
 
 
-def check_update(name, update, amount, grow_scores=None):
+def check_update(
+    name: str,
+    update: Any,
+    amount: float | Sequence[float],
+    grow_scores: Callable[..., Any] | None = None,
+) -> None:
     """Raises InputError unless `update` is an update of a network.
 
     Args:
-        name: of a setting.
-        update: what it is set to.
+        name: name of the setting.
+        update: value of the setting.
         amount: a number or a list of numbers, to try it with.
-        grow_scores: the criterion by which weights grow; None if none grow.
+        grow_scores: the criterion by which weights grow; None if no weight grows.
     """
     at_random = grow_scores is not None and NetworkUpdate.of(update).grows_at_random
     if at_random and not Criterion.of(grow_scores).is_uniform:
@@ -76,7 +83,7 @@ def check_update(name, update, amount, grow_scores=None):
             f"{called(grow_scores)}. Set it to @random_scores, or choose another update."
         )
     if getattr(update, "__module__", None) == __name__:
-        return  # One of those below. They are exact for large kernels, and slow for a trial.
+        return  # The functions of this module need no trial, which would be slow.
     trial = Trial(
         name,
         update,
@@ -101,18 +108,18 @@ def check_update(name, update, amount, grow_scores=None):
                 raise trial.refusal(f"`{what}[{index}]` should hold zeros and ones, got {mask}")
 
 
-def top_k_mask(scores, k, among=None):
-    """Marks the `k` largest scores with 1, the rest with 0; exactly `k` even in ties.
+def top_k_mask(scores: tf.Tensor, k: int | tf.Tensor, among: tf.Tensor | None = None) -> tf.Tensor:
+    """Marks the `k` largest scores with 1, the others with 0; exactly `k` even with ties.
 
     Time is linear and shapes are static. NaN ranks below -inf, -0 equals 0.
 
     Args:
         scores: float32 tensor of any shape with fewer than 2**31 elements.
         k: integer or scalar tensor from 0 to the number of candidates; it is not checked.
-        among: bool tensor like `scores`, the candidates; all of them if None.
+        among: bool tensor in the shape of `scores`, the candidates; None means all.
 
     Returns:
-        float32 mask like `scores`. Of equal scores the lowest flat indices are marked.
+        float32 mask in the shape of `scores`. Of equal scores the lowest flat indices are marked.
     """
     keys = _monotone_keys(scores)
     if among is not None:
@@ -126,27 +133,35 @@ def top_k_mask(scores, k, among=None):
 
 
 def prune_and_regrow(
-    mask, drop_scores, grow_scores, drop_fraction, density=None, may_return=True, exactly=True
-):
-    """One exploration of one kernel: Eq. 3, then Eq. 4; the number of active weights stays.
+    mask: tf.Tensor,
+    drop_scores: tf.Tensor,
+    grow_scores: tf.Tensor,
+    drop_fraction: float | tf.Tensor,
+    density: float | tf.Tensor | None = None,
+    may_return: bool = True,
+    exactly: bool = True,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Drops (Eq. 3) and grows (Eq. 4) weights of one kernel; the number of active weights stays.
 
-    A weight dropped here may return at once, for Eq. 4 grows from all outside theta'. All tensors
-    are float32 and share one shape.
+    A dropped weight may return at once, because Eq. 4 grows from all weights outside theta'. All
+    tensors are float32 and have one shape.
 
     Args:
         mask: ones where a weight is active, else zeros.
-        drop_scores: the lowest of the active weights are dropped.
-        grow_scores: the highest of the weights then inactive are grown.
+        drop_scores: the active weights with the lowest scores are dropped.
+        grow_scores: the weights that are then inactive and have the highest scores are grown.
         drop_fraction: p, in [0, 1], a float or scalar tensor. ceil(p * active weights) are dropped.
-        density: the number of active weights does not stay but becomes round(density * size): if
-            that is fewer than p leaves, more are dropped and none grow. A float or scalar tensor.
-        may_return: whether what is dropped here may be grown here. If not, no more are dropped than
-            there are zeros to grow in their place.
-        exactly: whether the highest scores grow, as many as are wanted. Else, of scores drawn from
-            [0, 1), each that is below wanted / eligible, so that the number is right on average.
+        density: a float or scalar tensor. If given, the number of active weights becomes
+            round(density * size). If this is less than what p leaves, more are dropped and none
+            grow.
+        may_return: whether a weight that is dropped here may be grown here. If not, at most as many
+            are dropped as there are zeros to grow in their place.
+        exactly: if True, exactly the wanted number grows, by the highest scores. If False, scores
+            must be drawn from [0, 1), and each weight with a score below wanted / eligible grows:
+            the number is right on average.
 
     Returns:
-        The new mask, and the mask of what was not dropped.
+        The new mask, and the mask of the weights that were not dropped.
     """
     num_kept, num_after = _counts(mask, drop_fraction, density)
     if not may_return:
@@ -164,22 +179,24 @@ def prune_and_regrow(
     return kept + grown, kept
 
 
-def _counts(mask, drop_fraction, density):
-    """How many weights an exploration of a kernel keeps, and how many are active after growth."""
+def _counts(
+    mask: tf.Tensor, drop_fraction: float | tf.Tensor, density: float | tf.Tensor | None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """How many weights of a kernel are kept, and how many are active after growth."""
     num_active = tf.math.count_nonzero(mask, dtype=tf.int32)
     num_drop = tf.math.ceil(_float64(drop_fraction) * tf.cast(num_active, tf.float64))
     num_after = num_active if density is None else _part(mask, density)
     return tf.minimum(num_active - tf.cast(num_drop, tf.int32), num_after), num_after
 
 
-def prune(mask, scores, sparsity):
-    """Drops the lowest of the active weights of one kernel until so many are zero.
+def prune(mask: tf.Tensor, scores: tf.Tensor, sparsity: float | tf.Tensor) -> tf.Tensor:
+    """Drops the active weights of one kernel with the lowest scores.
 
     Args:
         mask: float32, ones where a weight is active, else zeros.
-        scores: float32 like `mask`.
+        scores: float32 in the shape of `mask`.
         sparsity: float or scalar tensor in [0, 1]. As in tfmot, round((1 - sparsity) * size)
-            weights stay, but never none; where fewer are active, all stay.
+            weights stay, at least one. If fewer are active, all of them stay.
 
     Returns:
         The new mask.
@@ -193,26 +210,32 @@ _arguments = ["masks", "scores", "amount"]
 
 
 @gin.configurable(denylist=_arguments)
-def prune_and_regrow_per_layer(masks, scores, amount):
-    """`prune_and_regrow` for each of a list of kernels: every layer keeps or gets its density."""
+def prune_and_regrow_per_layer(
+    masks: Sequence[tf.Tensor], scores: Scores, amount: tf.Tensor
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Calls `prune_and_regrow` for each kernel: every layer keeps or gets its density."""
     updated, _ = _per_layer(masks, scores, amount)
     return updated, updated
 
 
 @gin.configurable(denylist=_arguments)
-def prune_and_regrow_elsewhere(masks, scores, amount):
-    """As `prune_and_regrow_per_layer`, but what is dropped does not return in the same update."""
+def prune_and_regrow_elsewhere(
+    masks: Sequence[tf.Tensor], scores: Scores, amount: tf.Tensor
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """`prune_and_regrow_per_layer`, but a dropped weight does not return in the same update."""
     updated, _ = _per_layer(masks, scores, amount, may_return=False)
     return updated, updated
 
 
 @gin.configurable(denylist=_arguments)
-def prune_and_regrow_from_zero(masks, scores, amount):
-    """As `prune_and_regrow_per_layer`, but what is dropped and returns at once starts from zero.
+def prune_and_regrow_from_zero(
+    masks: Sequence[tf.Tensor], scores: Scores, amount: tf.Tensor
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """`prune_and_regrow_per_layer`, but a weight that returns at once starts from zero.
 
-    So it is if masks are applied to weights after the drop, and not only after growth. The average
-    of such a weight goes on: it was never inactive when the average was updated. Where a kernel is
-    dense an update changes nothing, and all weights keep their values.
+    This happens if masks are applied to weights after the drop, and not only after growth. The
+    average of such a weight continues: it was never inactive when the average was updated. In a
+    dense kernel an update changes nothing, and all weights keep their values.
     """
     updated, kept = _per_layer(masks, scores, amount)
     return updated, [
@@ -223,88 +246,98 @@ def prune_and_regrow_from_zero(masks, scores, amount):
 
 @gin.configurable(denylist=_arguments)
 @network_update(grows_at_random=True)
-def prune_and_regrow_bernoulli(masks, scores, amount):
-    """As `prune_and_regrow_per_layer`, but as many grow as the draw will have it.
+def prune_and_regrow_bernoulli(
+    masks: Sequence[tf.Tensor], scores: Scores, amount: tf.Tensor
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """`prune_and_regrow_per_layer`, but the number of grown weights is random.
 
-    The random growth of the authors' code: of n zeros each grows with the probability dropped / n.
-    So the density of a layer drifts.
+    This is the random growth of the authors' code: each of n zeros grows with the probability
+    dropped / n. So the density of a layer drifts.
     """
     updated, _ = _per_layer(masks, scores, amount, exactly=False)
     return updated, updated
 
 
 @gin.configurable(denylist=_arguments)
-def prune_and_regrow_globally(masks, scores, amount):
-    """`prune_and_regrow` for a list of kernels ranked as one: only the total density is known."""
-    flat = map(_flattened, (masks, scores.drop, scores.grow))
+def prune_and_regrow_globally(
+    masks: Sequence[tf.Tensor], scores: Scores, amount: tf.Tensor
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Calls `prune_and_regrow` for all kernels ranked together: only the total density is kept."""
+    grow: Any = scores.grow
+    flat = map(_flattened, (masks, scores.drop, grow))
     updated, _ = prune_and_regrow(*flat, *_fractions(amount))
     updated = _shaped(updated, masks)
     return updated, updated
 
 
 @gin.configurable(denylist=_arguments)
-def prune_per_layer(masks, scores, amount):
-    """`prune` for each of a list of kernels: all layers become as sparse as the whole."""
+def prune_per_layer(
+    masks: Sequence[tf.Tensor], scores: Scores, amount: tf.Tensor
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Calls `prune` for each kernel: all layers get the same sparsity."""
     pruned = [prune(*layer, amount) for layer in zip(masks, scores.drop, strict=True)]
     return pruned, pruned
 
 
 @gin.configurable(denylist=_arguments)
-def prune_globally(masks, scores, amount):
-    """`prune` for a list of kernels ranked as one; a layer may be left without any weight."""
+def prune_globally(
+    masks: Sequence[tf.Tensor], scores: Scores, amount: tf.Tensor
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Calls `prune` for all kernels ranked together; a layer may lose all its weights."""
     pruned = _shaped(prune(_flattened(masks), _flattened(scores.drop), amount), masks)
     return pruned, pruned
 
 
-def _per_layer(masks, scores, amount, **options):
-    """`prune_and_regrow` for each kernel: the new masks, and masks of what was not dropped."""
-    # A function of its own, so that layers of one shape are traced once.
+def _per_layer(
+    masks: Sequence[tf.Tensor], scores: Scores, amount: tf.Tensor, **options: bool
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """`prune_and_regrow` for each kernel: new masks, and masks of weights that were not dropped."""
+    # A `tf.function`, so that layers of one shape are traced once.
     regrow = tf.function(functools.partial(prune_and_regrow, **options), autograph=False)
     fractions = _fractions(amount)
-    pairs = [
-        regrow(*layer, *fractions) for layer in zip(masks, scores.drop, scores.grow, strict=True)
-    ]
+    grow: Any = scores.grow
+    pairs = [regrow(*layer, *fractions) for layer in zip(masks, scores.drop, grow, strict=True)]
     return [updated for updated, _ in pairs], [kept for _, kept in pairs]
 
 
-def _fractions(amount):
-    """The drop fraction, and the density to reach; None if that is to stay as it is."""
+def _fractions(amount: tf.Tensor) -> Sequence[tf.Tensor | None]:
+    """The drop fraction, and the density to reach; None if the density stays."""
     amount = _float64(amount)
     return tf.unstack(amount) if amount.shape.rank else (amount, None)
 
 
-def _part(mask, fraction):
+def _part(mask: tf.Tensor, fraction: float | tf.Tensor) -> tf.Tensor:
     """round(fraction * size), as int32."""
     size = tf.cast(tf.size(mask, out_type=tf.int64), tf.float64)
     return tf.cast(tf.round(_float64(fraction) * size), tf.int32)
 
 
-def _float64(fraction):
-    """Beyond 2**24 float32 cannot count, and `tf.cast` alone would round a Python float to it."""
+def _float64(fraction: float | tf.Tensor) -> tf.Tensor:
+    """Casts to float64 exactly; `tf.cast` alone would first round a Python float to float32."""
     return tf.cast(tf.convert_to_tensor(fraction, dtype_hint=tf.float64), tf.float64)
 
 
-def _flattened(tensors):
+def _flattened(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
 
 
-def _shaped(flat, masks):
+def _shaped(flat: tf.Tensor, masks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     """Cuts [n] into tensors of the shapes of `masks`."""
     parts = tf.split(flat, [math.prod(mask.shape) for mask in masks])
     return [tf.reshape(part, mask.shape) for part, mask in zip(parts, masks, strict=True)]
 
 
-def _monotone_keys(scores):
+def _monotone_keys(scores: tf.Tensor) -> tf.Tensor:
     """Maps float32 to int32 in the same order, NaN lowest yet above int32.min."""
     bits = tf.bitcast(scores, tf.int32)
     keys = tf.where(bits < 0, tf.int32.min - bits, bits)  # sign and magnitude -> signed, -0 -> 0
     return tf.where(tf.math.is_nan(scores), tf.int32.min + 1, keys)
 
 
-def _kth_largest(keys, k):
-    """Radix selection: the k-th largest of int32 `keys` [n], and how many of its equals are in.
+def _kth_largest(keys: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Radix selection: the k-th largest of int32 `keys` [n], and how many of its equals count.
 
-    For k = 0 it is int32.max, which no caller has among its keys, and 0.
+    For k = 0 the results are int32.max, which is never among the keys, and 0.
     """
     highs = tf.bitwise.right_shift(keys, 16) + _RADIX // 2
     high, k = _kth_largest_digit(highs, k)
@@ -313,12 +346,12 @@ def _kth_largest(keys, k):
     return (high - _RADIX // 2) * _RADIX + low, k
 
 
-def _kth_largest_digit(digits, k):
-    """The k-th largest of `digits` below `_RADIX`, and how many of its equals are in."""
+def _kth_largest_digit(digits: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The k-th largest of `digits` below `_RADIX`, and how many of its equals count."""
     counts = tf.raw_ops.DenseBincount(  # `tf.math.bincount` would first look for the maximum
         input=digits, size=_RADIX, weights=tf.zeros([0], tf.int32)
     )
     at_least = tf.cumsum(counts, reverse=True)
     digit = tf.math.count_nonzero(at_least >= k, dtype=tf.int32) - 1
-    # `tf.gather`, for XLA compiles an index in brackets, and all it depends on, as a constant.
+    # `tf.gather`, because XLA needs an index in brackets, and all its inputs, to be constant.
     return digit, k - tf.gather(at_least - counts, digit)

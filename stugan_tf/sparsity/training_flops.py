@@ -1,38 +1,41 @@
-"""Theoretical cost of a training: what its densities would allow, summed over steps and phases.
+"""Theoretical cost of a training at its densities, summed over steps and phases.
 
 A backward pass counts as two forward passes, one for the gradient of the layers' inputs and one
-for that of their weights. What a step passes through the networks is a matter of convention, and
-every figure has to name the one it follows:
+for the gradient of their weights. There are two conventions for the passes of a step, and every
+figure must name its convention:
 
-- `paper`: each update of a network is a forward and a backward pass of it on one batch. This is
-  what reproduces the ratios of the paper's Table 2 (fidelity.md, section 6), and it leaves out the
+- `paper`: each update of a network is one forward and one backward pass of this network on one
+  batch. It reproduces the ratios of the paper's Table 2 (fidelity.md, section 6). It leaves out the
   images that a discriminator update generates, real images beside generated ones, and the
   discriminator's part of a generator update.
-- `full`: all that Algorithm 1 does.
+- `full`: everything that Algorithm 1 does.
 
-Where growth ranks the gradient of all weights, the gradient of that update is dense; only these
-are counted so. This package's dense execution computes dense gradients in every step, so these are
-not measurements of speed.
+Where growth ranks the gradient of all weights, this gradient is counted as dense. All others are
+counted as sparse. The dense execution of this package computes dense gradients in every step, so
+these are not measurements of speed.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from stugan_tf.sparsity.criteria import Criterion
+from stugan_tf.sparsity.flops import LayerCost
+from stugan_tf.sparsity.rule import TopologyRule
 
 
 class Cost(NamedTuple):
     """Theoretical FLOPs of a forward pass through one network on one image."""
 
-    sparse: float  # At its densities.
-    dense: float
+    sparse: float  # At the densities of the network.
+    dense: float  # If all layers were dense.
 
 
 class Passes(NamedTuple):
-    """How many images one generator step sends through one network."""
+    """The number of images that one generator step sends through one network."""
 
-    forward: int  # Forward alone.
+    forward: int  # Forward only.
     trained: int  # Forward and backward.
-    observed: int  # Of these, the images of the update whose gradient growth sees.
+    observed: int  # Those of `trained` in the update whose gradient growth sees.
 
 
 class Stretch(NamedTuple):
@@ -41,30 +44,30 @@ class Stretch(NamedTuple):
     steps: int
     generator: Cost
     discriminator: Cost
-    # Of `steps`, those that need the gradient of all weights of the network.
+    # The number of steps that need the gradient of all weights of the network.
     dense_generator_gradients: int = 0
     dense_discriminator_gradients: int = 0
 
 
 class Spent(NamedTuple):
-    """Theoretical FLOPs of a training by the network they are spent in."""
+    """Theoretical FLOPs of a training, by network."""
 
     generator: float
     discriminator: float
 
     @property
-    def total(self):
-        """Of both networks."""
+    def total(self) -> float:
+        """FLOPs of both networks."""
         return self.generator + self.discriminator
 
     @property
-    def generator_share(self):
-        """The fraction that the generator takes: w in fidelity.md, section 6, if all is dense."""
+    def generator_share(self) -> float:
+        """The generator's fraction of the total: w in fidelity.md, section 6, if all is dense."""
         return self.generator / self.total
 
 
-def paper(algorithm):
-    """`Passes` of generator and discriminator as the paper's Table 2 seems to count them."""
+def paper(algorithm: Any) -> tuple[Passes, Passes]:
+    """`Passes` of generator and discriminator, as the paper's Table 2 seems to count them."""
     batch = algorithm.batch_size
     return (
         Passes(forward=0, trained=batch, observed=batch),
@@ -72,8 +75,8 @@ def paper(algorithm):
     )
 
 
-def full(algorithm):
-    """`Passes` of generator and discriminator: all that a step does.
+def full(algorithm: Any) -> tuple[Passes, Passes]:
+    """`Passes` of generator and discriminator: everything that a step does.
 
     A discriminator update generates images without a backward pass through the generator, and sees
     as many real ones; a generator update goes through both networks and back.
@@ -89,16 +92,18 @@ def full(algorithm):
 CONVENTIONS = {"paper": paper, "full": full}
 
 
-def training_flops(stretches, algorithm, convention, rematerializes=False):
-    """What a training spends.
+def training_flops(
+    stretches: Iterable[Stretch], algorithm: Any, convention: str, rematerializes: bool = False
+) -> Spent:
+    """The theoretical FLOPs of a training.
 
     Args:
         stretches: a list of `Stretch`, which together are the training.
         algorithm: an `Algorithm`, or another object with its `batch_size`, `generator_batch_size`
             and `discriminator_steps`.
         convention: a key of `CONVENTIONS`.
-        rematerializes: whether backward passes run the networks again, which `full` counts as one
-            more forward pass, though what ends a block need not run again.
+        rematerializes: whether backward passes run the networks again. `full` counts this as one
+            more forward pass, although the last layer of a block need not run again.
 
     Returns:
         `Spent`.
@@ -120,24 +125,24 @@ def training_flops(stretches, algorithm, convention, rematerializes=False):
     )
 
 
-def _run_again(passes):
+def _run_again(passes: Passes) -> Passes:
     return passes._replace(forward=passes.forward + passes.trained)
 
 
-def _spent(passes, cost, steps, dense_gradients):
+def _spent(passes: Passes, cost: Cost, steps: int, dense_gradients: int) -> float:
     per_step = (passes.forward + 3 * passes.trained) * cost.sparse
     # One of the three passes is for the gradient of the weights.
     return steps * per_step + dense_gradients * passes.observed * (cost.dense - cost.sparse)
 
 
-def add_phases(phases):
-    """The sum of what several phases, each a `Spent`, take: prune-and-finetune, tickets."""
+def add_phases(phases: Iterable[Spent]) -> Spent:
+    """The sum over several phases, each a `Spent`, such as those of prune-and-finetune."""
     generator, discriminator = zip(*phases, strict=True)
     return Spent(sum(generator), sum(discriminator))
 
 
-def as_dense(stretches):
-    """The same steps with all layers dense, which ratios are taken of."""
+def as_dense(stretches: Iterable[Stretch]) -> list[Stretch]:
+    """The same steps with all layers dense, the denominator of ratios."""
     return [
         Stretch(
             stretch.steps,
@@ -147,34 +152,42 @@ def as_dense(stretches):
     ]
 
 
-def constant_stretch(generator, discriminator, algorithm, first=0, last=None):
-    """The `Stretch` of a training that keeps its densities.
+def constant_stretch(
+    generator: Cost,
+    discriminator: Cost,
+    algorithm: Any,
+    first: int = 0,
+    last: int | None = None,
+) -> Stretch:
+    """The `Stretch` of steps in which the densities stay.
 
     Args:
-        generator: `Cost`.
-        discriminator: `Cost`.
+        generator: `Cost` of the generator.
+        discriminator: `Cost` of the discriminator.
         algorithm: an `Algorithm`; its topology rules say which gradients are dense.
-        first: steps done before it.
-        last: the last step of it; None is that of the training.
+        first: number of steps before the stretch.
+        last: the last step of the stretch; None means the last of the training.
     """
     last = algorithm.total_steps if last is None else last
-    dense_gradients = (
-        num_dense_gradients(algorithm.topology_rules[name], first, last, algorithm.total_steps)
-        for name in ("generator", "discriminator")
+    dense = {
+        name: num_dense_gradients(rule, first, last, algorithm.total_steps)
+        for name, rule in algorithm.topology_rules.items()
+    }
+    return Stretch(
+        last - first, generator, discriminator, dense["generator"], dense["discriminator"]
     )
-    return Stretch(last - first, generator, discriminator, *dense_gradients)
 
 
-def num_dense_gradients(rule, first, last, total_steps):
-    """How many of the steps first + 1 to last need the gradient of all weights of a network.
+def num_dense_gradients(rule: TopologyRule | None, first: int, last: int, total_steps: int) -> int:
+    """The number of steps from first + 1 to last that need the gradient of all weights.
 
     Args:
-        rule: its `TopologyRule`, or None.
-        first: steps done before.
+        rule: the `TopologyRule` of the network, or None.
+        first: number of steps before the first one that counts.
         last: the last step that counts.
-        total_steps: of the training.
+        total_steps: generator steps of the training.
     """
-    # What only prunes has nothing to grow by.
+    # A rule that only prunes has no grow scores.
     if rule is None or rule.grow_scores is None:
         return 0
     if Criterion.of(rule.grow_scores).gradient == "none":
@@ -187,43 +200,52 @@ def num_dense_gradients(rule, first, last, total_steps):
     return found
 
 
-def stretches_of(records, cost_at, algorithm):
-    """The stretches of a training whose densities change, from what it logged.
+def stretches_of(
+    records: Iterable[Mapping[str, Any]],
+    cost_at: Callable[[str, Mapping[str, Any]], Cost],
+    algorithm: Any,
+) -> list[Stretch]:
+    """The stretches of a training whose densities change, from its logs.
 
     Args:
-        records: dictionaries by ascending `step`, such as those of metrics.jsonl. The rest of each
-            is handed to `cost_at`. A record stands for the steps since the one before it, so that
-            a change counts from up to one interval of logging too early.
+        records: dictionaries by ascending `step`, such as those of metrics.jsonl, which `cost_at`
+            reads. A record stands for the steps since the record before it. So a change of
+            densities may count up to one interval of logging too early.
         cost_at: `(network name, record) -> Cost`, see `cost_by_sparsity` and
             `flops.with_densities`.
         algorithm: an `Algorithm`.
     """
     stretches, done = [], 0
     for record in records:
-        costs = (cost_at(name, record) for name in ("generator", "discriminator"))
-        stretches.append(constant_stretch(*costs, algorithm, done, record["step"]))
-        done = record["step"]
+        generator, discriminator = (
+            cost_at(name, record) for name in ("generator", "discriminator")
+        )
+        step = record["step"]
+        stretches.append(constant_stretch(generator, discriminator, algorithm, done, step))
+        done = step
     return stretches
 
 
-def cost_by_sparsity(costs):
-    """`cost_at` of `stretches_of` where only the sparsity of a whole network is known.
+def cost_by_sparsity(
+    costs: Mapping[str, tuple[Sequence[LayerCost], float]],
+) -> Callable[[str, Mapping[str, Any]], Cost]:
+    """`cost_at` for `stretches_of` if only the sparsity of a whole network is known.
 
-    FLOPs are interpolated between those at known densities and those of the dense network, which
-    is exact at both and in between if the layers' densities change in proportion.
+    FLOPs are interpolated between the network at known densities and the dense network. This is
+    exact at both ends, and in between if the layers' densities change in proportion.
 
     Args:
         costs: {network name: (its `LayerCost`s at known densities, their sparsity)}.
     """
 
-    def cost_at(name, record):
+    def cost_at(name: str, record: Mapping[str, Any]) -> Cost:
         layers, known = costs[name]
         sparse = sum(cost.flops for cost in layers)
         dense = sum(2 * cost.macs for cost in layers)
         sparsity = record[f"{name}_sparsity"]
         if known > 0:
             sparse = dense - (dense - sparse) * sparsity / known
-        elif sparsity > 0:  # All that is left: every masked layer alike.
+        elif sparsity > 0:  # Nothing else is known: all masked layers have this sparsity.
             masked = sum(2 * cost.macs for cost in layers if cost.masked)
             sparse = dense - sparsity * masked
         return Cost(sparse, dense)

@@ -1,6 +1,7 @@
 """The settings of Algorithm 1, apart from the networks."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import gin
 
@@ -21,33 +22,38 @@ from stugan_tf.training.orthogonality import OrthogonalRegularization, check_reg
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-    """What one training does, step by step. A step is a generator step.
+    """The settings of one training. A step is a generator step.
 
     Attributes:
         total_steps: generator steps of the whole training.
-        batch_size: real images, and as many generated, of one discriminator update; global.
-        generator_batch_size: generated images of one generator update; global.
-        accumulation_steps: into how many micro-batches both batches are cut. Their gradients are
-            averaged, so that memory holds the activations of one of them only. Batch norm sees one
-            micro-batch at a time, and power iterations of spectral norm happen in each.
+        batch_size: number of real images in one discriminator update, and of generated ones; over
+            all replicas.
+        generator_batch_size: number of generated images in one generator update; over all
+            replicas.
+        accumulation_steps: number of micro-batches that each batch is cut into. Their gradients
+            are averaged, and memory holds the activations of only one micro-batch. Batch norm sees
+            one micro-batch at a time, and spectral norm iterates in each.
         discriminator_steps: n_D, discriminator updates per step.
-        generator_position: after how many of them the generator is updated; SNGAN's reference
-            code does it after the first, BigGAN's after the last (None).
-        joint_discrimination: in its updates the discriminator sees generated and real images in one
-            call, so that power iterations of spectral norm happen once, as in BigGAN's reference
-            code; else in one call each, as in SNGAN's.
-        loss: of both networks, one of `training.losses`.
-        augmentation: alters what the discriminator sees in all updates, such as
-            `training.augmentation.diff_augment()`; None shows it images as they are.
-        generator_regularization: an `OrthogonalRegularization` of the generator; None is none.
-        discriminator_regularization: that of the discriminator.
+        generator_position: the generator is updated after this many discriminator updates of a
+            step; None means after the last. SNGAN's reference code has 1, BigGAN's has None.
+        joint_discrimination: if True, the discriminator sees generated and real images in one call,
+            and spectral norm iterates once, as in BigGAN's reference code. If False, it sees them
+            in two calls, as in SNGAN's.
+        loss: the loss of both networks, one of `training.losses`.
+        augmentation: alters the images that the discriminator sees in all updates, such as
+            `training.augmentation.diff_augment()`; None leaves them as they are.
+        generator_regularization: an `OrthogonalRegularization` of the generator, or None.
+        discriminator_regularization: an `OrthogonalRegularization` of the discriminator, or None.
         generator_exploration: how the generator's topology changes, an `Exploration` or another
             `sparsity.rule.TopologyRule`; None keeps it.
         discriminator_exploration: how the discriminator's topology changes; None keeps it.
-        balance_ratio: a `training.balance.BalanceRatio` that is measured and logged, and what a
-            `DensityAdjustment` goes by; None measures none.
+        balance_ratio: a `training.balance.BalanceRatio` to measure and log, or None. A
+            `DensityAdjustment` needs it.
         average_decay: beta of the averaged generator (Eq. 5).
-        average_start: before this step the average is the live generator.
+        average_start: before this step the average equals the live generator.
+
+    Raises:
+        InputError: if a value is impossible, or a function breaks its contract.
     """
 
     total_steps: int = gin.REQUIRED
@@ -67,7 +73,7 @@ class Algorithm:
     average_decay: float = 0.999
     average_start: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Checks the values."""
         for name in (
             "total_steps",
@@ -95,14 +101,14 @@ class Algorithm:
                 check_instance(setting, rule, TopologyRule)
                 if rule.needs_balance_ratio and self.balance_ratio is None:
                     raise InputError(
-                        f"{setting}, a {type(rule).__name__}, goes by the balance ratio, which "
+                        f"{setting}, a {type(rule).__name__}, needs the balance ratio, which "
                         "nothing measures: set Algorithm.balance_ratio = @BalanceRatio()."
                     )
                 check_rule(setting, rule, self.total_steps)
         if self.generator_position is None:
             object.__setattr__(self, "generator_position", self.discriminator_steps)
         check_positive("Algorithm.generator_position", self.generator_position)
-        if not 1 <= self.generator_position <= self.discriminator_steps:
+        if not 1 <= self._position <= self.discriminator_steps:
             raise InputError(
                 "Algorithm.generator_position must be between 1 and discriminator_steps = "
                 f"{self.discriminator_steps}, got {self.generator_position}."
@@ -110,7 +116,7 @@ class Algorithm:
         check_fraction("Algorithm.average_decay", self.average_decay)
         check_natural("Algorithm.average_start", self.average_start)
 
-    def check_replicas(self, num_replicas):
+    def check_replicas(self, num_replicas: int) -> None:
         """Raises InputError unless both batches divide among micro-batches and replicas."""
         for name in ("batch_size", "generator_batch_size"):
             size, parts = getattr(self, name), self.accumulation_steps
@@ -125,29 +131,29 @@ class Algorithm:
                 )
 
     @property
-    def regularizations(self):
-        """The regularisation, or None, of each network by name."""
+    def regularizations(self) -> Mapping[str, OrthogonalRegularization | None]:
+        """{network name: its regularisation, or None}."""
         return {
             "generator": self.generator_regularization,
             "discriminator": self.discriminator_regularization,
         }
 
     @property
-    def topology_rules(self):
-        """The `TopologyRule`, or None, of each network by name."""
+    def topology_rules(self) -> Mapping[str, TopologyRule | None]:
+        """{network name: its `TopologyRule`, or None}."""
         return {
             "generator": self.generator_exploration,
             "discriminator": self.discriminator_exploration,
         }
 
-    def changes_topology(self, step):
-        """Which networks may change their topology in `step`: {name: bool}."""
+    def changes_topology(self, step: int) -> dict[str, bool]:
+        """{network name: whether its topology may change in `step`}."""
         return {
             name: rule is not None and rule.is_due(step, self.total_steps)
             for name, rule in self.topology_rules.items()
         }
 
-    def next_topology_update(self, step):
+    def next_topology_update(self, step: int) -> int | None:
         """The first step after `step` that may change a topology, or None."""
         steps = (
             rule.next_due(step, self.total_steps)
@@ -156,32 +162,39 @@ class Algorithm:
         )
         return min((step for step in steps if step is not None), default=None)
 
-    def progress(self, step):
-        """How far `step` is through the training, counted in discriminator updates, in (0, 1]."""
+    def progress(self, step: int) -> float:
+        """The fraction of the training done in `step`, in discriminator updates; in (0, 1]."""
         return (self.last_update(step) + 1) / (self.discriminator_steps * self.total_steps)
 
-    def last_update(self, step):
-        """The number, from 0, of the discriminator update before the generator's in `step`."""
-        return self.discriminator_steps * (step - 1) + self.generator_position - 1
+    def last_update(self, step: int) -> int:
+        """The last discriminator update before the generator's in `step`, counted from 0."""
+        return self.discriminator_steps * (step - 1) + self._position - 1
 
-    def drop_fraction(self, name, step):
-        """The drop fraction p of one network at `step`, for logs; None if there is none."""
+    @property
+    def _position(self) -> int:
+        assert self.generator_position is not None  # `__post_init__` replaces None.
+        return self.generator_position
+
+    def drop_fraction(self, name: str, step: int) -> float | None:
+        """The drop fraction p of the network `name` at `step`, for logs, or None."""
         rule = self.topology_rules[name]
         return None if rule is None else rule.logged_drop_fraction(self.progress(step))
 
-    def training_state(self, step, density, balance_ratio=None):
-        """The `TrainingState` after `step`, for the rule of a network of that density."""
+    def training_state(
+        self, step: int, density: float, balance_ratio: float | None = None
+    ) -> TrainingState:
+        """The `TrainingState` after `step`, for the rule of a network with this density."""
         return TrainingState(step, self.total_steps, self.progress(step), density, balance_ratio)
 
 
 @gin.configurable
-def longer(factor=gin.REQUIRED):
-    """The `Algorithm` as configured, but for a longer training: ITOP's 5x (Liu et al. 2021).
+def longer(factor: int = gin.REQUIRED) -> Algorithm:
+    """The configured `Algorithm` with more steps: ITOP's 5x (Liu et al. 2021).
 
-    Intervals between topology updates stay, and schedules span the longer training.
+    Intervals between topology updates stay. Schedules span the longer training.
 
     Args:
-        factor: how many times as many steps, a positive integer.
+        factor: a positive integer that multiplies `total_steps`.
     """
     check_positive("longer.factor", factor)
     algorithm = Algorithm()

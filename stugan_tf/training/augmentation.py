@@ -1,10 +1,13 @@
-"""DiffAugment (Zhao et al. 2020): what the discriminator sees is altered, real or generated.
+"""DiffAugment (Zhao et al. 2020): alters all images that the discriminator sees.
 
-All alterations are differentiable, so that the generator learns through them. Random numbers are
-drawn apart from their use, for a whole batch at once: one replica, one micro-batch takes its part.
+Real and generated images are altered. All alterations are differentiable, and the generator learns
+through them. Random numbers are drawn for a whole batch at once. Each replica and each micro-batch
+takes its part of them.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import gin
 import tensorflow as tf
@@ -12,36 +15,54 @@ import tensorflow as tf
 from stugan_tf.contracts import Trial
 from stugan_tf.errors import InputError
 from stugan_tf.randomness import ALGORITHM, draw_uniform, fold
+from stugan_tf.signatures import ImageShape, Seed
 
-TRANSLATION = 1 / 8  # Of the side of an image, at most; the paper's.
-CUTOUT = 1 / 2  # Of the side of an image; the paper's.
+TRANSLATION = 1 / 8  # The largest shift, as a fraction of an image's side; as in the paper.
+CUTOUT = 1 / 2  # The side of the cut, as a fraction of an image's side; as in the paper.
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """A sequence of alterations, each a pair `(draw, apply)` by a name.
+    """A sequence of alterations.
 
-    `draw(num, image_shape, seed)` returns a tensor [num, ...]; `apply(images, drawn)` alters
-    images [num, H, W, C] by it.
+    Attributes:
+        policy: names of the alterations, in their order; see `diff_augment`.
     """
 
     policy: tuple[str, ...]
 
-    def draw(self, num, image_shape, seed):
-        """Random numbers for `num` images of `image_shape`, a tensor [num, ...] per alteration."""
+    def draw(self, num: int, image_shape: ImageShape, seed: Seed) -> list[tf.Tensor]:
+        """Draws random numbers for `num` images of `image_shape`.
+
+        Args:
+            num: number of images.
+            image_shape: (H, W, C).
+            seed: int [2].
+
+        Returns:
+            A tensor [num, ...] for each alteration.
+        """
         return [
             _ALTERATIONS[name][0](num, image_shape, fold(seed, index))
             for index, name in enumerate(self.policy)
         ]
 
-    def apply(self, images, drawn):
-        """Alters `images`, float32 [num, H, W, C] in [-1, 1], by what `draw` returned."""
+    def apply(self, images: tf.Tensor, drawn: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Alters images.
+
+        Args:
+            images: float32 [num, H, W, C] in [-1, 1].
+            drawn: the random numbers that `draw` returned for them.
+
+        Returns:
+            float32 [num, H, W, C].
+        """
         for name, numbers in zip(self.policy, drawn, strict=True):
             images = _ALTERATIONS[name][1](images, numbers)
         return images
 
 
-def check_augmentation(name, augmentation, image_shape):
+def check_augmentation(name: str, augmentation: Augmentation, image_shape: ImageShape) -> None:
     """Raises InputError unless an augmentation alters images of `image_shape`."""
     images = tf.fill([2, *image_shape], 0.25)
     contract = "`(num, image_shape, seed) -> drawn`, a list of tensors [num, ...]"
@@ -57,13 +78,16 @@ def check_augmentation(name, augmentation, image_shape):
 
 
 @gin.configurable
-def diff_augment(policy=("color", "translation", "cutout")):
-    """The alterations of the paper, in this order.
+def diff_augment(policy: Sequence[str] = ("color", "translation", "cutout")) -> Augmentation:
+    """The alterations of the paper, in the order of `policy`.
 
     Args:
         policy: names among `color` (brightness, saturation and contrast), `translation` (by up to
-            1/8 of the image, with zeros from outside) and `cutout` (a square of half the side
-            becomes zero).
+            1/8 of the image, filled with zeros) and `cutout` (a square of half the side becomes
+            zero).
+
+    Raises:
+        InputError: if a name is unknown, or `policy` is empty.
     """
     names = list(_ALTERATIONS)
     if isinstance(policy, str) or not policy or not set(policy) <= set(names):
@@ -74,12 +98,12 @@ def diff_augment(policy=("color", "translation", "cutout")):
     return Augmentation(tuple(policy))
 
 
-def _draw_color(num, image_shape, seed):
+def _draw_color(num: int, image_shape: ImageShape, seed: Seed) -> tf.Tensor:
     del image_shape
     return draw_uniform([num, 3], seed)
 
 
-def _alter_color(images, numbers):
+def _alter_color(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
     """Adds a brightness in [-0.5, 0.5), scales saturation by [0, 2), contrast by [0.5, 1.5)."""
     brightness, saturation, contrast = tf.unstack(numbers[:, :, None, None, None], axis=1)
     images += brightness - 0.5
@@ -89,12 +113,12 @@ def _alter_color(images, numbers):
     return (images - mean) * (contrast + 0.5) + mean
 
 
-def _draw_translation(num, image_shape, seed):
+def _draw_translation(num: int, image_shape: ImageShape, seed: Seed) -> tf.Tensor:
     largest = _rounded(TRANSLATION * image_shape[0]), _rounded(TRANSLATION * image_shape[1])
     return _draw_pairs(num, seed, [-size for size in largest], [size + 1 for size in largest])
 
 
-def _translate(images, shifts):
+def _translate(images: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
     """Moves each image down and to the right by `shifts`, int32 [num, 2]."""
     for axis in (1, 2):
         size = images.shape[axis]
@@ -105,15 +129,15 @@ def _translate(images, shifts):
     return images
 
 
-def _draw_cutout(num, image_shape, seed):
-    # The centre may be any place, and for an even square the end of the image, too.
+def _draw_cutout(num: int, image_shape: ImageShape, seed: Seed) -> tf.Tensor:
+    # The centre may be anywhere in the image. For an even square it may also be its end.
     stops = [size + 1 - _rounded(CUTOUT * size) % 2 for size in image_shape[:2]]
     return _draw_pairs(num, seed, [0, 0], stops)
 
 
-def _cut_out(images, centers):
-    """Zeroes the square around `centers`, int32 [num, 2]; what is outside is not cut."""
-    covered = 1.0
+def _cut_out(images: tf.Tensor, centers: tf.Tensor) -> tf.Tensor:
+    """Zeroes the square around `centers`, int32 [num, 2], as far as it is inside the image."""
+    covered: Any = 1.0
     for axis in (1, 2):
         size = images.shape[axis]
         side = _rounded(CUTOUT * size)
@@ -130,8 +154,8 @@ _ALTERATIONS = {
 }
 
 
-def _draw_pairs(num, seed, starts, stops):
-    """Uniform int32 [num, 2]; column i from `starts[i]` up to but without `stops[i]`."""
+def _draw_pairs(num: int, seed: Seed, starts: Sequence[int], stops: Sequence[int]) -> tf.Tensor:
+    """Uniform int32 [num, 2]; column i is in [`starts[i]`, `stops[i]`)."""
     columns = [
         tf.random.stateless_uniform([num], fold(seed, index), start, stop, tf.int32, alg=ALGORITHM)
         for index, (start, stop) in enumerate(zip(starts, stops, strict=True))
@@ -139,10 +163,10 @@ def _draw_pairs(num, seed, starts, stops):
     return tf.stack(columns, axis=1)
 
 
-def _along(values, axis):
-    """[num, size] as [num, size, 1, 1] or [num, 1, size, 1]."""
+def _along(values: tf.Tensor, axis: int) -> tf.Tensor:
+    """Reshapes [num, size] to [num, size, 1, 1] or [num, 1, size, 1]."""
     return values[:, :, None, None] if axis == 1 else values[:, None, :, None]
 
 
-def _rounded(value):
+def _rounded(value: float) -> int:
     return int(value + 0.5)

@@ -1,6 +1,8 @@
 """The state of a training: two networks, their masks, optimizers and the average."""
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import gin
 import keras
@@ -13,6 +15,7 @@ from stugan_tf.layers.fusion import fuse
 from stugan_tf.layers.masked import masked_layers, set_execution
 from stugan_tf.layers.mixing import mixing_classes
 from stugan_tf.layers.rematerialization import Rematerialized
+from stugan_tf.signatures import Average, ImageShape
 from stugan_tf.sparsity.averaged_model import AveragedModel
 from stugan_tf.sparsity.averaging import check_average, sema
 from stugan_tf.sparsity.sparsify import sparsify
@@ -27,54 +30,57 @@ class GAN:
     Must be created inside `strategy.scope()`.
 
     Attributes:
-        generator: latents [B, latent_dim] to images [B, H, W, C] in [-1, 1]; a conditional one
-            takes [latents, labels].
-        discriminator: images, or [images, labels], to logits [B, 1].
-        averaged: `AveragedModel` of the generator.
+        generator: maps latents [B, latent_dim] to images [B, H, W, C] in [-1, 1]. A conditional
+            generator takes [latents, labels].
+        discriminator: maps images, or [images, labels], to logits [B, 1].
+        averaged: the `AveragedModel` of the generator.
         generator_optimizer, discriminator_optimizer: built Keras optimizers.
-        num_classes: of the data; what labels of generated images are drawn from.
+        num_classes: number of classes of the data. Labels of generated images are drawn from them.
         conditional: whether the networks take labels.
         latent_dim: length of a latent vector.
-        rematerializes: whether training keeps little for backward passes.
+        rematerializes: whether backward passes compute activations again to save memory.
     """
 
     rematerializes = False
 
     def __init__(
         self,
-        image_shape,
-        num_classes,
-        seed=0,
-        generator=gin.REQUIRED,
-        discriminator=gin.REQUIRED,
-        generator_sparsity=gin.REQUIRED,
-        discriminator_sparsity=gin.REQUIRED,
-        generator_optimizer=MaskedAdam,
-        discriminator_optimizer=MaskedAdam,
-        average=sema,
-        conditional=False,
-        initialization_seed=None,
-        mask_dense=None,
-    ):
+        image_shape: ImageShape,
+        num_classes: int,
+        seed: int = 0,
+        generator: Callable[..., keras.Model] = gin.REQUIRED,
+        discriminator: Callable[..., keras.Model] = gin.REQUIRED,
+        generator_sparsity: float = gin.REQUIRED,
+        discriminator_sparsity: float | None = gin.REQUIRED,
+        generator_optimizer: Callable[[], MaskedAdam] = MaskedAdam,
+        discriminator_optimizer: Callable[[], MaskedAdam] = MaskedAdam,
+        average: Average = sema,
+        conditional: bool = False,
+        initialization_seed: int | None = None,
+        mask_dense: bool | None = None,
+    ) -> None:
         """Builds and sparsifies both networks.
 
         Args:
             image_shape: (H, W, C) of the data.
-            num_classes: of the data.
+            num_classes: number of classes of the data.
             seed: draws masks and, unless `initialization_seed` is given, initial weights.
-            generator: `image_shape -> keras.Model`; if `conditional` it is called with
-                `num_classes=...`, too.
-            discriminator: likewise.
+            generator: function `image_shape -> keras.Model`. If `conditional`, it is also called
+                with `num_classes=...`.
+            discriminator: function of the same signature for the discriminator.
             generator_sparsity: s_G, fraction of zeros in [0, 1).
-            discriminator_sparsity: s_D, fraction of zeros in [0, 1); None is as s_G.
+            discriminator_sparsity: s_D, fraction of zeros in [0, 1); None takes s_G.
             generator_optimizer: called without arguments, returns an optimizer.
             discriminator_optimizer: called without arguments, returns an optimizer.
             average: rule of the averaged generator, one of `sparsity.averaging`.
             conditional: whether the networks take labels, and their factories `num_classes`.
-            initialization_seed: fixes the initial weights apart from `seed`; the reference runs
+            initialization_seed: draws the initial weights in place of `seed`. The reference runs
                 start all seeds from one initialisation.
-            mask_dense: whether dense layers go under masks, too, in networks of any factory; None
-                is no.
+            mask_dense: whether dense layers get masks too, in networks of any factory; None means
+                no.
+
+        Raises:
+            InputError: if an argument is impossible, or a network does not fit the data.
         """
         if discriminator_sparsity is None:
             discriminator_sparsity = generator_sparsity
@@ -94,14 +100,14 @@ class GAN:
         check_average("GAN.average", average)
         self.conditional = conditional
         self.num_classes = num_classes
-        known = {"num_classes": num_classes} if conditional else {}
+        known: dict[str, Any] = {"num_classes": num_classes} if conditional else {}
         for name, network in {"generator": generator, "discriminator": discriminator}.items():
             self._check_factory(name, network, image_shape, known)
         initialization_seed = seed if initialization_seed is None else initialization_seed
         check_natural("GAN.initialization_seed", initialization_seed)
 
-        def build(network, sparsity, number):
-            # Each network has numbers of its own: kernels of one shape must not start alike.
+        def build(network: Callable[..., keras.Model], sparsity: float, number: int) -> keras.Model:
+            # Each network draws its own numbers: kernels of one shape must not start equal.
             keras.utils.set_random_seed(2 * initialization_seed + number)
             model = network(image_shape, **known)
             return sparsify(model, sparsity, mask_dense=bool(mask_dense), seed=2 * seed + number)
@@ -111,15 +117,15 @@ class GAN:
         self.averaged = AveragedModel(
             self.generator, build(generator, generator_sparsity, 1), average
         )
-        self._fused = {}
-        self._rematerialized = {}
-        self._mixing = {}
+        self._fused: dict[int, Any] = {}
+        self._rematerialized: dict[int, Rematerialized] = {}
+        self._mixing: dict[int, Any] = {}
         self._check_shapes(image_shape)
         self.generator_optimizer = self._build(generator_optimizer(), self.generator)
         self.discriminator_optimizer = self._build(discriminator_optimizer(), self.discriminator)
 
     @staticmethod
-    def _build(optimizer, model):
+    def _build(optimizer: MaskedAdam, model: keras.Model) -> MaskedAdam:
         if not isinstance(optimizer, MaskedAdam):
             raise InputError(
                 f"The optimizer must be a MaskedAdam, got {type(optimizer).__name__}: others would "
@@ -127,7 +133,13 @@ class GAN:
             )
         return optimizer.build_for(model)
 
-    def _check_factory(self, name, network, image_shape, known):
+    def _check_factory(
+        self,
+        name: str,
+        network: Callable[..., keras.Model],
+        image_shape: ImageShape,
+        known: dict[str, Any],
+    ) -> None:
         try:
             inspect.signature(network).bind(image_shape, **known)
         except TypeError as error:
@@ -138,7 +150,7 @@ class GAN:
                 "inputs, the second of labels; any other takes image_shape alone."
             ) from None
 
-    def _check_shapes(self, image_shape):
+    def _check_shapes(self, image_shape: ImageShape) -> None:
         num_inputs = 1 + self.conditional
         for model in (self.generator, self.discriminator):
             if len(model.inputs) != num_inputs:
@@ -153,28 +165,28 @@ class GAN:
             )
 
     @property
-    def latent_dim(self):
+    def latent_dim(self) -> int:
         """Length of a latent vector."""
         return self.generator.inputs[0].shape[-1]
 
     @property
-    def networks(self):
-        """The trained networks by the name that metrics and configuration give them."""
+    def networks(self) -> dict[str, keras.Model]:
+        """The trained networks by their names in metrics and configuration."""
         return {"generator": self.generator, "discriminator": self.discriminator}
 
     @property
-    def optimizers(self):
+    def optimizers(self) -> dict[str, MaskedAdam]:
         """The optimizers of `networks`, by the same names."""
         return {
             "generator": self.generator_optimizer,
             "discriminator": self.discriminator_optimizer,
         }
 
-    def set_execution(self, execution):
+    def set_execution(self, execution: str) -> None:
         """Sets how masked layers compute, see `layers.masked.set_execution`.
 
-        What is not dense is also fused, see `layers.fusion`. In mixed precision all is dense: the
-        sparse kernels know float32 only.
+        Unless execution is dense, layers are also fused, see `layers.fusion`. In mixed precision
+        execution is always dense, because the sparse kernels support float32 only.
         """
         models = (self.generator, self.discriminator, self.averaged.model)
         dtypes = {layer.layer.compute_dtype for model in models for layer in masked_layers(model)}
@@ -187,48 +199,58 @@ class GAN:
         if self.rematerializes:
             self.rematerialize()
 
-    def rematerialize(self):
-        """From now on backward passes compute again what they need, see `Rematerialized`.
+    def rematerialize(self) -> None:
+        """From now on backward passes compute activations again, see `Rematerialized`.
 
         Raises:
-            InputError: if a network is no functional or sequential model.
+            InputError: if a network is not a functional or sequential model.
         """
         models = list(self.networks.values())
         models += [self._fused[id(model)] for model in models if self._fused]
         self._rematerialized = {id(model): Rematerialized(model) for model in models}
         self.rematerializes = True
 
-    def allow_mixtures(self):
-        """Lets `generate` take weights of classes.
+    def allow_mixtures(self) -> None:
+        """Lets `generate` take weights of classes in place of labels.
 
         Raises:
-            InputError: if the generator cannot, see `layers.mixing.mixing_classes`.
+            InputError: if the generator cannot mix classes, see `layers.mixing.mixing_classes`.
         """
         models = (self.generator, self.averaged.model)
         self._mixing = {id(model): mixing_classes(model) for model in models}
 
-    def _computing(self, model, training):
-        """What computes as `set_execution` and `rematerialize` ask for."""
+    def _computing(self, model: keras.Model, training: bool) -> Any:
+        """The variant of a model that `set_execution` and `rematerialize` ask for."""
         model = self._fused[id(model)] if self._fused and can_run() else model
         return self._rematerialized.get(id(model), model) if training else model
 
-    def generate(self, latents, labels, training, averaged=False):
-        """Images float32 [B, H, W, C] for latents [B, latent_dim] and labels int32 [B].
+    def generate(
+        self, latents: tf.Tensor, labels: tf.Tensor, training: bool, averaged: bool = False
+    ) -> tf.Tensor:
+        """Generates images.
 
-        After `allow_mixtures` also for weights of classes, float32 [B, num_classes].
+        Args:
+            latents: float32 [B, latent_dim].
+            labels: int32 [B]. After `allow_mixtures` also weights of classes, float32
+                [B, num_classes].
+            training: whether the generator computes in training mode.
+            averaged: whether to use the averaged generator, not the live one.
+
+        Returns:
+            Images float32 [B, H, W, C] in [-1, 1].
         """
         model = self.averaged.model if averaged else self.generator
         if self.conditional and labels.dtype.is_floating:
             model = self._mixing[id(model)]
-            # As its labels are: [B], or [B, 1] for one who builds models so.
+            # The model's labels may have shape [B] or [B, 1].
             labels = tf.reshape(labels, [-1, *model.inputs[1].shape[1:]])
         else:
             model = self._computing(model, training)
         inputs = [latents, labels] if self.conditional else latents
         return tf.cast(model(inputs, training=training), tf.float32)
 
-    def discriminate(self, images, labels):
-        """Logits float32 [B, 1] in training mode, which is where spectral norm iterates."""
+    def discriminate(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Logits float32 [B, 1] of images, in training mode, where spectral norm iterates."""
         discriminator = self._computing(self.discriminator, training=True)
         inputs = [images, labels] if self.conditional else images
         return tf.cast(discriminator(inputs, training=True), tf.float32)

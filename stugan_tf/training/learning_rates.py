@@ -1,5 +1,7 @@
 """Schedules of the learning rate, for `MaskedAdam.learning_rate`; the paper's is constant."""
 
+from typing import Any
+
 import gin
 import keras
 import tensorflow as tf
@@ -9,11 +11,13 @@ from stugan_tf.contracts import Trial
 
 
 @gin.configurable
-def linear_decay(initial=gin.REQUIRED, updates=gin.REQUIRED):
-    """From `initial` to 0: initial * (1 - t / updates) at update t, counted from 0.
+def linear_decay(
+    initial: float = gin.REQUIRED, updates: int = gin.REQUIRED
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Decays from `initial` to 0: initial * (1 - t / updates) at update t, counted from 0.
 
-    What the authors' code does behind a flag that is off. A network's optimizer counts the updates
-    of that network, so the discriminator, which has more of them, needs a number of its own:
+    The authors' code has it behind a flag that is off. An optimizer counts the updates of its own
+    network. The discriminator makes more updates, so it needs its own number:
 
         GAN.generator_optimizer = @generator/MaskedAdam
         GAN.discriminator_optimizer = @discriminator/MaskedAdam
@@ -33,8 +37,8 @@ def linear_decay(initial=gin.REQUIRED, updates=gin.REQUIRED):
     )
 
 
-def check_schedule(name, schedule):
-    """Raises InputError unless `schedule`, by the name of a setting, is one of Keras' kind."""
+def check_schedule(name: str, schedule: Any) -> None:
+    """Raises InputError unless `schedule`, the value of a setting, is a Keras schedule."""
     contract = "`(step) -> learning rate`, a number of at least 0"
     trial = Trial(name, schedule, contract)
     if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):

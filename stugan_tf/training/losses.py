@@ -1,4 +1,4 @@
-"""Adversarial losses: what the two networks minimise, logits in, scalars out."""
+"""Adversarial losses, which the two networks minimise: logits in, scalars out."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,17 +10,20 @@ from stugan_tf.contracts import Trial
 
 
 class Loss(NamedTuple):
-    """The two sides of an adversarial loss; logits are float [B, 1].
+    """The two sides of an adversarial loss.
 
-    `discriminator(real_logits, fake_logits)` and `generator(fake_logits)` return a scalar, the
-    mean over the batch.
+    Logits are float [B, 1]. Each side returns a float32 scalar, the mean over the batch.
+
+    Attributes:
+        discriminator: `(real_logits, fake_logits) -> loss`.
+        generator: `(fake_logits) -> loss`.
     """
 
     discriminator: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     generator: Callable[[tf.Tensor], tf.Tensor]
 
 
-def check_loss(name, loss):
+def check_loss(name: str, loss: Loss) -> None:
     """Raises InputError unless both sides of `loss` are differentiable means over a batch."""
     real, fake = tf.constant([[0.5], [-0.25]]), tf.constant([[-0.5], [0.125]])
     for side, arguments in {

@@ -1,4 +1,4 @@
-"""Adam that keeps the zeros."""
+"""Adam that keeps masked weights at zero."""
 
 import math
 from collections.abc import Sequence
@@ -20,21 +20,24 @@ MOMENTS = ("dense", "active")
 
 @gin.configurable
 class MaskedAdam(LocalOptimizer):
-    """Adam (Kingma & Ba, 2015) that restores `kernel == kernel * kernel_mask` in each step.
+    """Adam (Kingma & Ba, 2015) that restores `kernel == kernel * kernel_mask` in each update.
 
     Args:
         learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`.
-        beta_1: decay of the first moment; 0 keeps no first moment at all.
+        beta_1: decay of the first moment; 0 keeps no first moment.
         beta_2: decay of the second moment.
-        epsilon: added to the root of the second moment, as Keras does, after bias correction of
+        epsilon: added to the root of the second moment. As in Keras, the bias correction applies to
             the step size.
-        moments: `dense` (the paper's code): moments also follow the gradients of inactive weights,
-            so that a grown weight starts with a calibrated second moment. `active`: moments live
-            on active weights only and are zeroed when a weight is dropped; each weight's bias
-            correction counts from its own activation, so that the first step of a grown weight is
-            an ordinary first Adam step of about `learning_rate`.
-        name: of the optimizer.
-        **kwargs: of `keras.optimizers.Optimizer`, such as `clipnorm`.
+        moments: `dense` (the paper's code): moments also follow the gradients of inactive weights.
+            A grown weight starts with a calibrated second moment. `active`: only active weights
+            have moments, which become zero when a weight is dropped. Each weight's bias correction
+            counts from its own activation. So the first update of a grown weight is an ordinary
+            first Adam update of about `learning_rate`.
+        name: name of the optimizer.
+        **kwargs: options of `keras.optimizers.Optimizer`, such as `clipnorm`.
+
+    Raises:
+        InputError: if an argument is impossible.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class MaskedAdam(LocalOptimizer):
         check_above_zero("MaskedAdam.epsilon", epsilon)
         try:
             super().__init__(learning_rate=learning_rate, name=name, **kwargs)
-        except ValueError as error:  # Keras, of a misspelt argument.
+        except ValueError as error:  # Keras found a misspelt argument.
             raise InputError(f"MaskedAdam: {error}") from error
         self.beta_1 = beta_1
         self.beta_2 = beta_2
@@ -67,12 +70,12 @@ class MaskedAdam(LocalOptimizer):
         self._masked: dict[str, Masked] = {}
 
     def build_for(self, model: keras.Model) -> "MaskedAdam":
-        """Creates the slots for the trainable variables of `model` and notes its masks.
+        """Creates the slots for the trainable variables of `model` and remembers its masks.
 
         Returns:
             This optimizer.
         """
-        # Layers, not masks: Keras takes any variable found in an attribute for one of its own.
+        # Layers, not masks: Keras would track a variable in an attribute as one of the optimizer.
         self._masked = {self.key_of(layer.kernel): layer for layer in masked_layers(model)}
         self.build(model.trainable_variables)
         return self
@@ -95,7 +98,13 @@ class MaskedAdam(LocalOptimizer):
     def update_step(
         self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> None:
-        """Updates one variable; `gradient` is the dense gradient, reduced over replicas."""
+        """Updates one variable.
+
+        Args:
+            gradient: the dense gradient in the variable's shape, reduced over replicas.
+            variable: the variable.
+            learning_rate: float scalar.
+        """
         index, key = self.index_of(variable), self.key_of(variable)
         mask = self._masked[key].kernel_mask.value if key in self._masked else None
         age = tf.cast(self.iterations.value + 1, variable.dtype)
@@ -104,7 +113,7 @@ class MaskedAdam(LocalOptimizer):
             alive = mask
             age = alive * (self._ages[key].value + 1)
             self.assign(self._ages[key], age)
-            # An inactive weight has age 0; any other age keeps its (masked) step finite.
+            # An inactive weight has age 0. Age 1 keeps its step finite; the mask removes it.
             age = tf.maximum(age, 1)
         second = self._moment(self._second[index], gradient**2, self.beta_2, alive)
         correction = tf.sqrt(_one_minus_power(self.beta_2, age))
@@ -130,12 +139,12 @@ class MaskedAdam(LocalOptimizer):
         """All variables by unique name, such as `second_moment/block2_c1/kernel`.
 
         Args:
-            model: the model that this was built for.
+            model: the model that this optimizer was built for.
 
         Returns:
             {name: `tf.Variable`}.
         """
-        # Keras makes the name of a slot of the path of its variable, slashes replaced.
+        # Keras names a slot by the path of its variable, with other separators.
         prefixes = {
             variable.path.replace("/", "_") + "_": name
             for name, variable in zip(names_of(model), model.variables, strict=True)
@@ -163,7 +172,7 @@ class MaskedAdam(LocalOptimizer):
 
 
 def _one_minus_power(base: float, exponent: tf.Tensor) -> tf.Tensor:
-    """1 - base**exponent, several times faster than that and exact where it is small."""
+    """1 - base**exponent. It is several times faster than the power, and exact near 0."""
     if base == 0:
         return tf.ones_like(exponent)
     return -tf.math.expm1(exponent * math.log(base))

@@ -1,27 +1,32 @@
-"""What the updates draw at random: latents, labels, augmentations and seeds."""
+"""The random numbers of the updates: latents, labels, augmentations and seeds."""
+
+from typing import Any
 
 import tensorflow as tf
 
-from stugan_tf.randomness import draw_latents, fold
+from stugan_tf.randomness import Purpose, draw_latents, fold
+from stugan_tf.training.algorithm import Algorithm
+from stugan_tf.training.gan import GAN
+from stugan_tf.training.replicas import Replicas
 
 
 class Noise:
     """Random numbers as a function of the seed, the attempt, the purpose and the step.
 
-    Each replica draws those of the global batch and takes its slice. So they do not depend on the
-    number of replicas or of micro-batches.
+    Each replica draws the numbers of the global batch and takes its slice. So they do not depend on
+    the number of replicas or of micro-batches.
 
     Attributes:
-        attempt: variable that counts rollbacks: after one, the same numbers would lead to the same
-            end.
+        attempt: variable that counts rollbacks. After a rollback, the same numbers would lead to
+            the same failure.
     """
 
-    def __init__(self, seed, gan, algorithm, replicas):
+    def __init__(self, seed: int, gan: GAN, algorithm: Algorithm, replicas: Replicas) -> None:
         """Creates the state; call it inside `strategy.scope()`.
 
         Args:
             seed: an integer.
-            gan: has `latent_dim` and `num_classes`.
+            gan: a `GAN`; its `latent_dim` and `num_classes` are used.
             algorithm: an `Algorithm`.
             replicas: `Replicas`.
         """
@@ -32,11 +37,13 @@ class Noise:
         self._replicas = replicas
         self.attempt = tf.Variable(0, dtype=tf.int64, trainable=False)
 
-    def seed(self, purpose, step):
+    def seed(self, purpose: Purpose, step: Any) -> tf.Tensor:
         """A seed, int64 [2], for a `Purpose` in a step."""
         return fold(self._seed, self.attempt, purpose, step)
 
-    def latents(self, global_batch_size, purpose, step, part):
+    def latents(
+        self, global_batch_size: int, purpose: Purpose, step: Any, part: Any
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """This replica's latents [b, latent_dim] and labels [b] of a micro-batch."""
         latents, labels = draw_latents(
             global_batch_size,
@@ -46,8 +53,8 @@ class Noise:
         )
         return self._own(latents, part), self._own(labels, part)
 
-    def augmented(self, images, purpose, step, part):
-        """What the discriminator is shown of this replica's images [b, H, W, C]."""
+    def augmented(self, images: tf.Tensor, purpose: Purpose, step: Any, part: Any) -> tf.Tensor:
+        """This replica's images [b, H, W, C] as the discriminator sees them."""
         if self._augmentation is None:
             return images
         drawn = self._augmentation.draw(
@@ -57,5 +64,5 @@ class Noise:
         )
         return self._augmentation.apply(images, [self._own(d, part) for d in drawn])
 
-    def _own(self, values, part):
+    def _own(self, values: tf.Tensor, part: Any) -> tf.Tensor:
         return self._replicas.own(values, part, self._num_parts)

@@ -1,17 +1,18 @@
 """Modified orthogonal regularisation (Brock et al. 2019, eq. 3): it drives filters apart.
 
 R(W) = strength / 2 * |(W W') o (1 - I)|^2 with a row of W per output channel, or per entry of an
-embedding: the norms of the rows are free, which eq. 1 of the paper would hold at 1. The factor 1/2
-is that of the reference code, which adds to the gradient
+embedding. The norms of the rows are free; eq. 1 of the paper would keep them at 1. The factor 1/2
+comes from the reference code. Like that code, we add
 
     strength * 2 * ((W W') o (1 - I)) W
 
-once per update, after gradients have been accumulated, and so do we: the loss that is shown is
-without it. The optimizer, its clipping and growth see the sum, as in the paper's code of masks,
-which reads the gradients after this has been added to them.
+to the gradient once per update, after gradients have been accumulated. The logged loss does not
+contain it. The optimizer, its clipping and growth see the sum, as in the paper's code of masks,
+which reads the gradients after the regularisation.
 """
 
 import dataclasses
+from typing import Any
 
 import gin
 import keras
@@ -29,15 +30,15 @@ class OrthogonalRegularization:
     """The regularisation of one network.
 
     Attributes:
-        strength: beta of eq. 3; the paper's is 1e-4.
-        exclude: names of layers whose weights are left out; the reference code leaves out the
-            embedding of classes that the generator's layers share.
+        strength: beta of eq. 3; 1e-4 in the paper.
+        exclude: names of layers whose weights are left out. The reference code leaves out the
+            shared embedding of classes in the generator.
     """
 
     strength: float = 1e-4
     exclude: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Checks the values."""
         check_above_zero("OrthogonalRegularization.strength", self.strength)
         if isinstance(self.exclude, str):
@@ -46,7 +47,7 @@ class OrthogonalRegularization:
                 f"{self.exclude!r}. Write ['{self.exclude}']."
             )
 
-    def check(self, model):
+    def check(self, model: keras.Model) -> None:
         """Raises InputError if `exclude` names layers that `model` does not have."""
         names = [layer.name for layer in all_layers(model)]
         unknown = sorted(set(self.exclude) - set(names))
@@ -56,9 +57,10 @@ class OrthogonalRegularization:
                 f"layer. It has: {', '.join(names)}."
             )
 
-    def gradients(self, model):
-        """What to add to the gradients of all trainable variables of `model`; None is nothing."""
-        excluded, embeddings = set(), set()
+    def gradients(self, model: keras.Model) -> list[tf.Tensor | None]:
+        """The gradients to add for each trainable variable of `model`; None adds nothing."""
+        excluded: set[int] = set()
+        embeddings: set[int] = set()
         for layer in all_layers(model):
             if layer.name in self.exclude:
                 excluded |= {id(variable) for variable in layer.variables}
@@ -72,8 +74,8 @@ class OrthogonalRegularization:
         ]
 
 
-def check_regularization(name, regularization):
-    """Raises InputError unless a subclass with other `gradients` returns what they must be."""
+def check_regularization(name: str, regularization: OrthogonalRegularization) -> None:
+    """Raises InputError if a subclass overrides `gradients` and returns something else."""
     if type(regularization).gradients is OrthogonalRegularization.gradients:
         return
     model = keras.Sequential([keras.Input((1, 1, 2)), keras.layers.Conv2D(3, 1)])
@@ -90,14 +92,14 @@ def check_regularization(name, regularization):
             trial.check_tensor(f"number {index}", gradient, tuple(variable.shape))
 
 
-def orthogonal_gradient(weight, is_embedding=False):
-    """2 ((W W') o (1 - I)) W in the shape of `weight`.
+def orthogonal_gradient(weight: tf.Tensor, is_embedding: bool = False) -> tf.Tensor:
+    """Computes 2 ((W W') o (1 - I)) W in the shape of `weight`.
 
     Args:
         weight: float [..., channels], or [entries, features] of an embedding.
         is_embedding: whether the rows of W are the first axis of `weight`, not the last.
     """
-    columns = tf.reshape(weight, [-1, weight.shape[-1]])  # W'
+    columns: Any = tf.reshape(weight, [-1, weight.shape[-1]])  # W'
     if is_embedding:
         columns = tf.transpose(columns)
     gram = tf.matmul(columns, columns, transpose_a=True)

@@ -1,60 +1,69 @@
-"""A player of the game: a network with all that belongs to it."""
+"""A player of the game: a network with its optimizer, its topology and its counters."""
 
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
 import tensorflow as tf
 
 from stugan_tf.layers.execution import densely, gradients_of_zeros
 from stugan_tf.layers.moving import moving_variables, undisturbed
 from stugan_tf.layers.paths import names_of
+from stugan_tf.signatures import Seed
 from stugan_tf.sparsity.explorer import Explorer
+from stugan_tf.sparsity.rule import TopologyRule, TrainingState
+from stugan_tf.training.masked_adam import MaskedAdam
+from stugan_tf.training.orthogonality import OrthogonalRegularization
 from stugan_tf.training.precision import LossScale
+from stugan_tf.training.replicas import Replicas
 
 
 class Player:
-    """A network, its optimizer, its topology, and what its updates count and leave.
+    """A network with its optimizer, its topology, and the state of its updates.
 
-    Generator and discriminator are players alike: what tells them apart is what they are given.
+    Generator and discriminator are both players. They differ only in the arguments that they get.
 
-    An objective is `(*batch, count, part) -> loss`. It draws and generates what is constant to the
-    gradient, and returns `loss`, a function that is called under the tape. That returns the loss
-    and a list of other scalars to be logged.
+    An objective is `(*batch, count, part) -> loss`. It draws and generates everything that is
+    constant to the gradient, and returns `loss`, a function that is called under the tape. `loss`
+    returns the loss and a list of other scalars to log.
 
     Attributes:
-        name: of the network, in messages and in the names of its variables.
+        name: name of the network, in messages and in the names of its variables.
         model: a Keras model.
-        optimizer: a `MaskedAdam` that was built for it.
+        optimizer: a `MaskedAdam` that was built for the model.
         rule: the `TopologyRule`, or None if the topology stays.
         explorer: the `Explorer` of the model.
-        keeps_gradients: whether updates add up gradients in variables.
+        keeps_gradients: whether updates accumulate gradients in variables.
     """
 
     def __init__(
         self,
-        name,
-        model,
-        optimizer,
-        objective,
-        logged,
-        game,
-        replicas,
-        rule=None,
-        regularization=None,
-        num_parts=1,
-        scales_loss=False,
-    ):
+        name: str,
+        model: keras.Model,
+        optimizer: MaskedAdam,
+        objective: Callable[..., Callable[[], tuple[tf.Tensor, list[tf.Tensor]]]],
+        logged: tuple[str, ...],
+        game: Sequence[keras.Model],
+        replicas: Replicas,
+        rule: TopologyRule | None = None,
+        regularization: OrthogonalRegularization | None = None,
+        num_parts: int = 1,
+        scales_loss: bool = False,
+    ) -> None:
         """Creates the state; call it inside `strategy.scope()`.
 
         Args:
-            name: such as 'generator'.
+            name: name of the network, such as 'generator'.
             model: a Keras model.
-            optimizer: a `MaskedAdam` that was built for it.
-            objective: see above.
-            logged: names of what the objective returns, such as ('g_loss',). The first letter is
-                that of further metrics.
-            game: the models of both players, which an update passes through.
+            optimizer: a `MaskedAdam` that was built for the model.
+            objective: the objective, see above.
+            logged: names of the scalars that the objective returns, such as ('g_loss',). Other
+                metrics of the player begin with the same letter.
+            game: the models of both players; an update runs both.
             replicas: `Replicas`.
             rule: a `TopologyRule` or None.
             regularization: an `OrthogonalRegularization` or None.
-            num_parts: micro-batches of an update.
+            num_parts: number of micro-batches of an update.
             scales_loss: scale the loss, see `LossScale`; for networks that compute in float16.
 
         Raises:
@@ -76,11 +85,11 @@ class Player:
         self._letter = logged[0][0]
         self._logged = (*logged, f"{self._letter}_gradient_norm")
         self._sums = tf.Variable(tf.zeros([len(self._logged) + 1]), trainable=False)
-        # The count of the first update with a value that is not finite, and that value's index.
+        # The number of the first update with a value that is not finite, and this value's index.
         self._first_bad = tf.Variable([-1, -1], dtype=tf.int64, trainable=False)
-        # Whether to make an update can be asked before the update is compiled.
+        # A scaled loss needs them: whether to make an update is decided outside the compiled one.
         self.keeps_gradients = num_parts > 1 or scales_loss
-        # What micro-batches leave for the update: gradients and what is logged.
+        # What micro-batches leave for the update: gradients and the values to log.
         self._accumulated = [
             tf.Variable(tf.zeros(shape), trainable=False)
             for shape in [*(v.shape for v in model.trainable_variables), [len(logged)]]
@@ -91,11 +100,11 @@ class Player:
         self._gather = replicas.compiled(self._average_parts)
         self._conclude = replicas.compiled(self._descend_by_parts)
 
-    def update(self, iterator, count, grows):
-        """One update, in a graph: of a whole batch at once, or of micro-batches one by one.
+    def update(self, iterator: Iterator[Any] | None, count: tf.Tensor, grows: tf.Tensor) -> None:
+        """Makes one update in a graph, on a whole batch or on micro-batches one by one.
 
         Args:
-            iterator: of batches, or None if the objective takes none.
+            iterator: yields batches; None if the objective takes no batch.
             count: int64 scalar, the number of the update.
             grows: bool scalar, whether a topology update comes next.
         """
@@ -109,55 +118,62 @@ class Player:
             if self._replicas.first(self._gather()):
                 self._conclude(count, grows)
 
-    def update_topology(self, amount, seed, objective):
+    def update_topology(
+        self,
+        amount: tf.Tensor,
+        seed: Seed,
+        objective: Callable[[], Callable[[], tuple[tf.Tensor, list[tf.Tensor]]]],
+    ) -> None:
         """Lines 7 and 8: drops and grows weights by the rule; call it on each replica.
 
         Args:
-            amount: what `rule.amount` gave, as a tensor.
+            amount: what `rule.amount` returned, as a float64 tensor.
             seed: int [2], for random scores.
-            objective: function without arguments that returns `loss`, as the objective of the
-                last micro-batch does; H g is that of its loss.
+            objective: function without arguments that returns `loss`, like the objective of the
+                last micro-batch. H g is computed from its loss.
         """
         products = None
         if self.explorer.wants_hessian_gradient:
             products = self._hessian_gradients(objective)
         self.explorer.update(amount, seed, products)
 
-    def is_due(self, step, total_steps):
+    def is_due(self, step: int, total_steps: int) -> bool:
         """Whether the topology may change at a generator step, counted from 1."""
         return self.rule is not None and self.rule.is_due(step, total_steps)
 
-    def amount(self, state):
-        """How much the topology is to change at a `TrainingState`; None leaves it."""
-        return self.rule.amount(state)
+    def amount(self, state: TrainingState) -> float | Sequence[float] | None:
+        """How much to change the topology at a `TrainingState`; None leaves it as it is."""
+        return None if self.rule is None else self.rule.amount(state)
 
-    def _descend_at_once(self, *arguments):
+    def _descend_at_once(self, *arguments: Any) -> None:
         *batch, count, grows = arguments
         loss = self._objective(*batch, count, part=0)
         gradients, logged = self._gathered(*self._differentiate(loss, grows))
         self._descend(gradients, logged, count, grows)
 
-    def _add_part(self, *arguments):
+    def _add_part(self, *arguments: Any) -> None:
         *batch, count, grows, part = arguments
         loss = self._objective(*batch, count, part=part)
         gradients, logged = self._differentiate(loss, grows)
         for total, value in zip(self._accumulated, [*gradients, logged], strict=True):
             total.assign(tf.where(part == 0, value, total + value))
 
-    def _average_parts(self):
-        """Averages what was accumulated; returns whether the update is to be made."""
+    def _average_parts(self) -> tf.Tensor:
+        """Averages what was accumulated; returns whether to make the update, a bool scalar."""
         *gradients, logged = [total / self._num_parts for total in self._accumulated]
         gradients, logged = self._gathered(gradients, logged)
         for total, mean in zip(self._accumulated, [*gradients, logged], strict=True):
             total.assign(mean)
         return tf.constant(True) if not self._scale else self._scale.update(logged[0], gradients)
 
-    def _descend_by_parts(self, count, grows):
+    def _descend_by_parts(self, count: tf.Tensor, grows: tf.Tensor) -> None:
         *gradients, logged = [mean.value() for mean in self._accumulated]
         self._descend(gradients, logged, count, grows)
 
-    def _differentiate(self, loss, grows):
-        """Gradients of all trainable variables, and the values to log, of one micro-batch."""
+    def _differentiate(
+        self, loss: Callable[[], tuple[tf.Tensor, list[tf.Tensor]]], grows: tf.Tensor | bool
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Gradients of all trainable variables, and the values to log, for one micro-batch."""
         with gradients_of_zeros(self._wants_zeros(grows)), tf.GradientTape() as tape:
             value, others = loss()
             scaled = self._scale.scaled(value) if self._scale else value
@@ -166,27 +182,32 @@ class Player:
             [variable.value for variable in self.model.trainable_variables],
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
-        # Those of embeddings come as IndexedSlices.
+        # Gradients of embeddings come as IndexedSlices.
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         if self._scale:
             gradients = self._scale.unscaled(gradients)
         return gradients, tf.stack([value, *others])
 
-    def _wants_zeros(self, grows):
+    def _wants_zeros(self, grows: tf.Tensor | bool) -> tf.Tensor | bool:
         """Whether the optimizer or growth will see the gradient of inactive weights."""
-        clips = self.optimizer.clipnorm or self.optimizer.global_clipnorm  # By all weights' norm.
+        # Clipping uses the norm over all weights.
+        clips = self.optimizer.clipnorm or self.optimizer.global_clipnorm
         if self.optimizer.moments == "dense" or clips or self.explorer.has_momentum:
             return True
         return grows if self.rule is not None else False
 
-    def _gathered(self, gradients, logged):
-        """Means over replicas; their moving statistics become equal, too."""
+    def _gathered(
+        self, gradients: Sequence[tf.Tensor], logged: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Means over replicas. Their moving statistics become equal, too."""
         *gradients, logged = self._replicas.mean([*gradients, logged])
         self._replicas.share(moving_variables(*self._game))
         return gradients, logged
 
-    def _descend(self, gradients, logged, count, grows):
-        """Applies gradients and counts what is logged: those of all replicas."""
+    def _descend(
+        self, gradients: list[tf.Tensor], logged: tf.Tensor, count: tf.Tensor, grows: tf.Tensor
+    ) -> None:
+        """Applies gradients and adds up the logged values, both averaged over replicas."""
         if self._regularization is not None:
             gradients = [
                 gradient if added is None else gradient + added
@@ -200,14 +221,16 @@ class Player:
         self.optimizer.apply(gradients, self.model.trainable_variables)
         self.explorer.observe(gradients, grows)
 
-    def _note_first_bad(self, values, count):
+    def _note_first_bad(self, values: tf.Tensor, count: tf.Tensor) -> None:
         bad = ~tf.math.is_finite(values)
         found = tf.stack([tf.cast(count, tf.int64), tf.argmax(tf.cast(bad, tf.int32))])
         is_first = tf.reduce_any(bad) & (self._first_bad[0] < 0)
         self._first_bad.assign(tf.where(is_first, found, self._first_bad))
 
-    def _hessian_gradients(self, objective):
-        """H g per masked kernel; g is of active weights alone."""
+    def _hessian_gradients(
+        self, objective: Callable[[], Callable[[], tuple[tf.Tensor, list[tf.Tensor]]]]
+    ) -> Sequence[tf.Tensor]:
+        """H g for each masked kernel; g is the gradient of the active weights only."""
         masks = [layer.kernel_mask.value for layer in self.explorer.layers]
         kernels = [layer.kernel.value for layer in self.explorer.layers]
         with undisturbed(*self._game), densely(), tf.GradientTape() as tape:
@@ -218,7 +241,7 @@ class Player:
                     masks, self.explorer.kernel_gradients(gradients), strict=True
                 )
             ]
-            # The loss is a mean over replicas, and so are g and H; g is constant in H g.
+            # The loss is a mean over replicas, so g and H are means as well. g is constant in H g.
             means = self._replicas.mean(list(map(tf.stop_gradient, gradients)))
             flow = tf.add_n(
                 [
@@ -230,11 +253,11 @@ class Player:
             tape.gradient(flow, kernels, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         )
 
-    def first_bad(self):
+    def first_bad(self) -> tuple[int, str] | None:
         """The first value that was not finite.
 
         Returns:
-            None, or (count of the update, text that names the value and its variable).
+            None, or (number of the update, text that names the value and its variable).
         """
         count, index = (int(value) for value in self._replicas.first(self._first_bad).numpy())
         if count < 0:
@@ -244,8 +267,8 @@ class Player:
         path = self.model.trainable_variables[index - 1].path
         return count, f"the gradient of the {self.name}'s {path}"
 
-    def pop_metrics(self):
-        """Means of what was logged since the last call, and the scale of the loss, by name."""
+    def pop_metrics(self) -> dict[str, float]:
+        """Means of the logged values since the last call, and the loss scale, by name."""
         *sums, count = self._replicas.first(self._sums).numpy()
         self._sums.assign(tf.zeros_like(self._sums))
         metrics = {
@@ -257,7 +280,7 @@ class Player:
             metrics[f"{self._letter}_loss_scale"] = float(scale)
         return metrics
 
-    def state(self):
+    def state(self) -> dict[str, tf.Variable]:
         """All variables that later updates depend on, by unique name."""
         names = names_of(self.model)
         by_variable = {id(v): n for n, v in zip(names, self.model.variables, strict=True)}

@@ -1,11 +1,12 @@
-"""Mixed precision: what is computed in 16 bits, and how float16's narrow range is coped with.
+"""Mixed precision: computation in 16 bits, and a loss scale for float16's narrow range.
 
-Under one of Keras' mixed policies layers cast their inputs and weights on the way in. Variables,
-spectral normalisation, losses, gradients of variables, their reductions, the optimizer, masks and
-averages stay float32.
+Under one of Keras' mixed policies layers cast their inputs and weights when they are called.
+Variables, spectral normalisation, losses, gradients of variables, their reductions, the optimizer,
+masks and averages stay float32.
 """
 
 import contextlib
+from collections.abc import Iterator, Sequence
 
 import gin
 import keras
@@ -18,8 +19,12 @@ POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixe
 
 
 @contextlib.contextmanager
-def computing_in(precision):
-    """Layers created inside compute in `precision`, one of `POLICIES`."""
+def computing_in(precision: str) -> Iterator[None]:
+    """Layers that are created inside compute in `precision`, a key of `POLICIES`.
+
+    Raises:
+        InputError: if the precision is unknown.
+    """
     if precision not in POLICIES:
         raise InputError(
             f"train.precision must be one of {', '.join(POLICIES)}, got {precision!r}."
@@ -36,17 +41,17 @@ def computing_in(precision):
 class LossScale:
     """A factor on a loss that keeps its float16 gradients above 0 and below infinity.
 
-    As in Keras' LossScaleOptimizer: halved when a gradient is not finite, and that update is left
-    out; doubled after so many updates without. It is never below 1: a gradient that overflows
-    without help is an error to report, not an update to leave out.
+    It works like Keras' LossScaleOptimizer. When a gradient is not finite, the update is skipped
+    and the factor is halved. After many good updates it is doubled. It is never below 1: a gradient
+    that overflows at factor 1 is an error to report, and its update is not skipped.
     """
 
-    def __init__(self, initial=2.0**15, growth_interval=2000):
-        """Creates the state; call inside `strategy.scope()`.
+    def __init__(self, initial: float = 2.0**15, growth_interval: int = 2000) -> None:
+        """Creates the state; call it inside `strategy.scope()`.
 
         Args:
-            initial: the factor at first, at least 1.
-            growth_interval: doubled after so many good updates in a row.
+            initial: the first factor, at least 1.
+            growth_interval: the factor is doubled after this many good updates in a row.
         """
         if not initial >= 1:
             raise InputError(f"LossScale.initial must be at least 1, got {initial!r}.")
@@ -55,24 +60,27 @@ class LossScale:
         self.factor = tf.Variable(float(initial), dtype=tf.float32, trainable=False)
         self.num_good = tf.Variable(0, dtype=tf.int64, trainable=False)
 
-    def state(self):
+    def state(self) -> dict[str, tf.Variable]:
         """The variables that outlive an update, by name."""
         return {"factor": self.factor, "num_good": self.num_good}
 
-    def scaled(self, loss):
+    def scaled(self, loss: tf.Tensor) -> tf.Tensor:
         """The loss to differentiate."""
         return loss * self.factor
 
-    def unscaled(self, gradients):
-        """The gradients of the loss from those of `scaled`."""
+    def unscaled(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """The gradients of the loss, from the gradients of the scaled loss."""
         return [gradient / self.factor for gradient in gradients]
 
-    def update(self, loss, gradients):
-        """Follows one update; returns whether it is to be made, a bool scalar.
+    def update(self, loss: tf.Tensor, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Adapts the factor to the gradients of one update.
 
         Args:
-            loss: float32 scalar. If it is not finite itself, no factor is to blame.
-            gradients: unscaled, of the whole batch.
+            loss: float32 scalar. If it is not finite itself, the factor is not the cause.
+            gradients: unscaled gradients of the whole batch.
+
+        Returns:
+            Whether the update should be made, a bool scalar.
         """
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
         overflowed = ~finite & tf.math.is_finite(loss) & (self.factor > 1)

@@ -1,8 +1,11 @@
-"""What concerns the replicas of a strategy: running on them, means over them, parts of a batch.
+"""The replicas of a strategy: running functions on them, means over them, their parts of a batch.
 
-Replicas hold equal state throughout. Gradients, metrics and moving statistics are averaged over
-them before use, and each replica then makes the same local updates.
+Replicas always hold equal state. Gradients, metrics and moving statistics are averaged over them
+before use. Then each replica makes the same local updates.
 """
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,18 +16,18 @@ class Replicas:
     """The replicas of a `tf.distribute.Strategy`.
 
     Attributes:
-        num: how many there are.
+        num: number of replicas.
     """
 
-    def __init__(self, strategy, jit_compile=False):
-        """Notes how functions are compiled.
+    def __init__(self, strategy: tf.distribute.Strategy, jit_compile: bool = False) -> None:
+        """Remembers how functions are compiled.
 
         Args:
             strategy: a `tf.distribute.Strategy`.
             jit_compile: compile each function of a replica with XLA.
 
         Raises:
-            InputError: if the functions cannot be compiled so.
+            InputError: if XLA cannot compile for these replicas.
         """
         self._strategy = strategy
         self._jit_compile = jit_compile
@@ -37,32 +40,32 @@ class Replicas:
                 "or use one replica."
             )
 
-    def compiled(self, function):
-        """`function` of one replica as a function that runs it on all, for use in a graph."""
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Makes a function that runs `function` on all replicas, for use in a graph."""
         if self._jit_compile:
             function = tf.function(function, jit_compile=True, autograph=False)
         else:
             function = tf.autograph.experimental.do_not_convert(function)
 
         @tf.autograph.experimental.do_not_convert
-        def on_all(*arguments):
+        def on_all(*arguments: Any) -> Any:
             return self._strategy.run(function, arguments)
 
         return on_all
 
-    def from_host(self, function):
-        """`function` of one replica as a compiled function for the host, which runs it on all."""
+    def from_host(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Makes a compiled function for the host that runs `function` on all replicas."""
         return tf.function(self.compiled(function), autograph=False)
 
-    def mean(self, tensors):
+    def mean(self, tensors: Sequence[Any]) -> Sequence[tf.Tensor]:
         """The means of tensors over replicas; call it on each replica."""
         if self.num == 1:
             return tensors
-        # A reduction goes where its input is, but gradients may be nowhere yet.
+        # A reduction runs on the device of its input, but gradients may have no device yet.
         tensors = [tf.identity(tensor) for tensor in tensors]
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, tensors)
 
-    def share(self, variables):
+    def share(self, variables: Sequence[tf.Variable]) -> None:
         """Averages floating variables that each replica moved by its own part of the batch.
 
         Normalisation itself stays local unless the model asks for cross-replica statistics.
@@ -72,13 +75,13 @@ class Replicas:
             for variable, mean in zip(variables, self.mean(variables), strict=True):
                 variable.assign(mean)
 
-    def own(self, values, part=0, num_parts=1):
+    def own(self, values: tf.Tensor, part: Any = 0, num_parts: int = 1) -> tf.Tensor:
         """This replica's slice of a global batch.
 
         Args:
             values: a tensor [B, ...].
-            part: number of the micro-batch, an integer or a scalar.
-            num_parts: micro-batches in a batch.
+            part: the number of the micro-batch, an integer or a scalar.
+            num_parts: number of micro-batches in a batch.
 
         Returns:
             A tensor [B / (num_parts * num), ...].
@@ -88,6 +91,6 @@ class Replicas:
         start = size * (self.num * part + replica)
         return tf.slice(values, [start, *[0] * (values.shape.rank - 1)], [size, *values.shape[1:]])
 
-    def first(self, values):
-        """What the first replica of this process has of a variable or of a result."""
+    def first(self, values: Any) -> Any:
+        """The value that the first replica of this process holds of a variable or a result."""
         return self._strategy.experimental_local_results(values)[0]

@@ -1,10 +1,15 @@
 """Algorithm 1, lines 3 to 8, as compiled updates on any `tf.distribute` strategy."""
 
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
 import tensorflow as tf
 
 from stugan_tf.layers.moving import undisturbed
 from stugan_tf.randomness import Purpose
+from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.balance import BalanceMeter, balance_ratio
+from stugan_tf.training.gan import GAN
 from stugan_tf.training.noise import Noise
 from stugan_tf.training.player import Player
 from stugan_tf.training.replicas import Replicas
@@ -14,23 +19,35 @@ class Steps:
     """Runs generator steps of Algorithm 1, many per host call.
 
     Attributes:
-        generator: its `Player`.
-        discriminator: its `Player`.
+        generator: the `Player` of the generator.
+        discriminator: the `Player` of the discriminator.
         players: both by name, in the order in which their topology changes.
         attempt: variable that counts rollbacks.
-        keeps_gradients: whether updates add up gradients in variables.
+        keeps_gradients: whether updates accumulate gradients in variables.
     """
 
-    def __init__(self, gan, algorithm, strategy, seed, jit_compile, scales_loss=False):
-        """Creates the state of the updates; call inside `strategy.scope()`.
+    def __init__(
+        self,
+        gan: GAN,
+        algorithm: Algorithm,
+        strategy: tf.distribute.Strategy,
+        seed: int,
+        jit_compile: bool,
+        scales_loss: bool = False,
+    ) -> None:
+        """Creates the state of the updates; call it inside `strategy.scope()`.
 
         Args:
             gan: a `GAN` of the same scope.
             algorithm: an `Algorithm`.
             strategy: the `tf.distribute.Strategy`.
-            seed: an integer, of latents, labels and random growth.
+            seed: an integer, for latents, labels and random growth.
             jit_compile: compile each update with XLA.
             scales_loss: scale losses, see `LossScale`; for networks that compute in float16.
+
+        Raises:
+            InputError: if the batches do not divide among the replicas, or a setting does not fit
+                the networks.
         """
         algorithm.check_replicas(strategy.num_replicas_in_sync)
         self._gan = gan
@@ -38,7 +55,7 @@ class Steps:
         self._game = (gan.generator, gan.discriminator)
         self._replicas = replicas = Replicas(strategy, jit_compile)
         self._noise = Noise(seed, gan, algorithm, replicas)
-        shared = {
+        shared: dict[str, Any] = {
             "game": self._game,
             "replicas": replicas,
             "num_parts": algorithm.accumulation_steps,
@@ -67,9 +84,9 @@ class Steps:
         self.players = {player.name: player for player in (self.generator, self.discriminator)}
         self.attempt = self._noise.attempt
         self.keeps_gradients = self.generator.keeps_gradients
-        measured = algorithm.balance_ratio
-        self._balance = None if measured is None else BalanceMeter(measured)
-        self._last_batch = None
+        self._measured: Any = algorithm.balance_ratio
+        self._balance: Any = None if self._measured is None else BalanceMeter(self._measured)
+        self._last_batch: Any = None
         if self._balance or self.discriminator.explorer.wants_hessian_gradient:
             size = algorithm.batch_size // (algorithm.accumulation_steps * replicas.num)
             self._last_batch = _LastBatch(size, gan.discriminator.inputs[0].shape[1:])
@@ -84,11 +101,11 @@ class Steps:
 
     # Algorithm 1.
 
-    def run(self, iterator, step, num_steps):
+    def run(self, iterator: Iterator[Any], step: int, num_steps: int) -> None:
         """Runs `num_steps` steps after step `step`; only the last may change a topology.
 
         Args:
-            iterator: of the distributed batches, at position `step * discriminator_steps`.
+            iterator: yields the distributed batches, from number `step * discriminator_steps` on.
             step: steps done so far.
             num_steps: a positive integer.
         """
@@ -109,35 +126,39 @@ class Steps:
         if begin < end:
             self._updates(iterator, _int64(begin), _int64(end), tf.constant(False))
 
-    def _run_updates(self, iterator, begin, end, changes):
-        """Discriminator updates number `begin` to `end` - 1 and what belongs between them.
+    def _run_updates(
+        self, iterator: Iterator[Any], begin: tf.Tensor, end: tf.Tensor, changes: tf.Tensor
+    ) -> None:
+        """Runs discriminator updates `begin` to `end` - 1, and the generator updates among them.
 
-        If a topology update comes after the last update, growth wants the gradients of all weights
-        of it, and the average waits.
+        If `changes`, a topology update follows the last update. Then that update computes the
+        gradients of all weights for growth, and its average waits for the topology update.
         """
         algorithm = self._algorithm
         for update in tf.range(begin, end):  # line 3
             grows = changes & (update == end - 1)
             self.discriminator.update(iterator, update, grows)  # line 4
-            if update % algorithm.discriminator_steps == algorithm.generator_position - 1:
+            if update % algorithm.discriminator_steps == algorithm.last_update(1):
                 step = update // algorithm.discriminator_steps + 1
                 self.generator.update(None, step, grows)  # line 5
-                if self._balance and step % algorithm.balance_ratio.every == 0:
+                if self._balance and step % self._measured.every == 0:
                     self._measure_balance(step)
                 if not grows:
                     self._update_average(step)  # Eq. 5
 
-    def _discriminator_objective(self, images, labels, update, part):
+    def _discriminator_objective(
+        self, images: tf.Tensor, labels: tf.Tensor, update: tf.Tensor, part: Any
+    ) -> Callable[[], tuple[tf.Tensor, list[tf.Tensor]]]:
         """Line 4: the discriminator's loss on one micro-batch of this replica.
 
         Args:
             images: float32 [b, H, W, C], real images.
             labels: int32 [b].
             update: int64, discriminator updates done so far.
-            part: int, number of the micro-batch.
+            part: int, the number of the micro-batch.
 
         Returns:
-            A function that returns the loss, and the mean logits of real and generated images.
+            A function that returns the loss and the mean logits of real and generated images.
         """
         noise, algorithm = self._noise, self._algorithm
         if self._last_batch:
@@ -149,21 +170,23 @@ class Steps:
         fakes = noise.augmented(fakes, Purpose.FAKE_AUGMENTATION, update, part)
         images = noise.augmented(images, Purpose.REAL_AUGMENTATION, update, part)
 
-        def loss():
+        def loss() -> tuple[tf.Tensor, list[tf.Tensor]]:
             real, fake = self._logits((images, labels), (tf.stop_gradient(fakes), fake_labels))
             value = algorithm.loss.discriminator(real, fake)
             return value, [tf.reduce_mean(real), tf.reduce_mean(fake)]
 
         return loss
 
-    def _generator_objective(self, step, part):
+    def _generator_objective(
+        self, step: tf.Tensor, part: Any
+    ) -> Callable[[], tuple[tf.Tensor, list[tf.Tensor]]]:
         """Line 5: the generator's loss on one micro-batch; `step`, int64, counts from 1."""
         noise, algorithm = self._noise, self._algorithm
         latents, labels = noise.latents(
             algorithm.generator_batch_size, Purpose.GENERATOR_UPDATE, step, part
         )
 
-        def loss():
+        def loss() -> tuple[tf.Tensor, list[tf.Tensor]]:
             fakes = self._gan.generate(latents, labels, training=True)
             fakes = noise.augmented(fakes, Purpose.GENERATOR_AUGMENTATION, step, part)
             fake = self._gan.discriminate(fakes, labels)
@@ -173,7 +196,7 @@ class Steps:
 
         return loss
 
-    def _change_generator(self, step, amount):
+    def _change_generator(self, step: tf.Tensor, amount: tf.Tensor) -> None:
         """Lines 7 and 8 for the generator."""
         self.generator.update_topology(
             amount,
@@ -181,7 +204,7 @@ class Steps:
             lambda: self._generator_objective(step, self._algorithm.accumulation_steps - 1),
         )
 
-    def _change_discriminator(self, step, amount):
+    def _change_discriminator(self, step: tf.Tensor, amount: tf.Tensor) -> None:
         """Lines 7 and 8 for the discriminator."""
         self.discriminator.update_topology(
             amount,
@@ -193,14 +216,16 @@ class Steps:
             ),
         )
 
-    def _move_average(self, step):
+    def _move_average(self, step: tf.Tensor) -> None:
         """Eq. 5: one update of the averaged generator."""
         start, decay = self._algorithm.average_start, self._algorithm.average_decay
         self._gan.averaged.update(tf.where(step < start, 0.0, decay))
 
-    # What it needs.
+    # Parts of the algorithm.
 
-    def _logits(self, real, fake):
+    def _logits(
+        self, real: tuple[tf.Tensor, tf.Tensor], fake: tuple[tf.Tensor, tf.Tensor]
+    ) -> Sequence[tf.Tensor]:
         """The discriminator's logits [b, 1] of real and of generated (images, labels)."""
         discriminate = self._gan.discriminate
         if not self._algorithm.joint_discrimination:
@@ -208,14 +233,14 @@ class Steps:
         images, labels = (tf.concat(pair, axis=0) for pair in zip(real, fake, strict=True))
         return tf.split(discriminate(images, labels), 2)
 
-    def _amount(self, player, step):
-        """How much the topology of a player is to change, by its rule."""
+    def _amount(self, player: Player, step: int) -> float | Sequence[float] | None:
+        """How much the rule of a player changes its topology after `step`."""
         ratio = self._balance and self._balance.mean(self._read, of_full_window=True)
         state = self._algorithm.training_state(step, player.explorer.density(), ratio)
         return player.amount(state)
 
-    def _compare_balance(self, step):
-        """Measures the balance ratio, on the last micro-batch of the updates before."""
+    def _compare_balance(self, step: tf.Tensor) -> None:
+        """Measures the balance ratio on the last micro-batches of both networks."""
         gan, noise, algorithm = self._gan, self._noise, self._algorithm
         part = algorithm.accumulation_steps - 1
         images, labels = self._last_batch.read()
@@ -233,24 +258,24 @@ class Steps:
         (means,) = self._replicas.mean([means])
         self._balance.append(balance_ratio(*tf.unstack(means)))
 
-    def _read(self, variable):
+    def _read(self, variable: tf.Variable) -> Any:
         return self._replicas.first(variable).numpy()
 
-    # What others ask of it.
+    # Questions of the host.
 
-    def restart(self):
-        """Forgets rollbacks and sums of metrics, which are those of another run."""
+    def restart(self) -> None:
+        """Forgets rollbacks and sums of metrics, which belong to another run."""
         self.attempt.assign(0)
         self.pop_metrics()
 
-    def first_bad(self):
-        """What was the first value that is not finite.
+    def first_bad(self) -> tuple[int, str] | None:
+        """The first value that was not finite.
 
         Returns:
             None, or (generator step, text naming the value and its layer).
         """
         algorithm = self._algorithm
-        found = []  # (when, in discriminator updates; generator step; text)
+        found: list[tuple[float, int, str]] = []  # (time in discriminator updates, step, text)
         bad = self.discriminator.first_bad()
         if bad is not None:
             update, what = bad
@@ -261,13 +286,13 @@ class Steps:
             found.append((algorithm.last_update(step) + 0.5, step, what))
         return min(found)[1:] if found else None
 
-    def pop_metrics(self):
-        """Means of the metrics since the last call, and the scales of losses; floats by name."""
+    def pop_metrics(self) -> dict[str, float]:
+        """Means of the metrics since the last call, and the loss scales, by name."""
         metrics = self.discriminator.pop_metrics() | self.generator.pop_metrics()
         ratio = self._balance and self._balance.mean(self._read)
         return metrics if ratio is None else {**metrics, "balance_ratio": ratio}
 
-    def state(self):
+    def state(self) -> dict[str, tf.Variable]:
         """All variables that later steps depend on, by unique name."""
         state = {"attempt": self.attempt}
         for player in self.players.values():
@@ -279,20 +304,20 @@ class Steps:
 
 
 class _LastBatch:
-    """The last micro-batch of real images, for what is measured after an update."""
+    """The last micro-batch of real images, for measurements after an update."""
 
-    def __init__(self, size, image_shape):
+    def __init__(self, size: int, image_shape: Sequence[int]) -> None:
         self._images = tf.Variable(tf.zeros([size, *image_shape]), trainable=False)
-        # GPUs hold no variables of int32.
+        # GPUs do not support variables of int32.
         self._labels = tf.Variable(tf.zeros([size], tf.int64), trainable=False)
 
-    def assign(self, images, labels):
+    def assign(self, images: tf.Tensor, labels: tf.Tensor) -> None:
         self._images.assign(images)
         self._labels.assign(tf.cast(labels, tf.int64))
 
-    def read(self):
+    def read(self) -> tuple[tf.Tensor, tf.Tensor]:
         return self._images.value(), tf.cast(self._labels.value(), tf.int32)
 
 
-def _int64(value):
+def _int64(value: int) -> tf.Tensor:
     return tf.constant(value, tf.int64)

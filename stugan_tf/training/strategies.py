@@ -1,4 +1,4 @@
-"""Which devices a run uses."""
+"""The devices that a run uses."""
 
 import os
 
@@ -9,15 +9,20 @@ from stugan_tf.errors import InputError
 NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
 
-def create_strategy(name):
-    """The `tf.distribute.Strategy` of one of `NAMES`.
+def create_strategy(name: str) -> tf.distribute.Strategy:
+    """Creates a `tf.distribute.Strategy`.
 
-    `auto` takes all GPUs of this machine, or its CPU. `multi_worker` reads TF_CONFIG, `tpu` the
-    name of the TPU from TPU_NAME (none means the local one).
+    Args:
+        name: one of `NAMES`. `auto` takes all GPUs of this machine, or its CPU. `multi_worker`
+            reads TF_CONFIG. `tpu` reads the name of the TPU from TPU_NAME; without it, it takes the
+            local TPU.
+
+    Raises:
+        InputError: if the name is unknown, or the devices cannot be used.
     """
     if name not in NAMES:
         raise InputError(f"--strategy must be one of {', '.join(NAMES)}, got {name!r}.")
-    if name == "multi_worker":  # Before anything asks for devices, which ends the setting-up.
+    if name == "multi_worker":  # It must come before anything lists devices.
         if "TF_CONFIG" not in os.environ:
             raise InputError(
                 "--strategy=multi_worker needs the environment variable TF_CONFIG, which lists "
@@ -44,8 +49,8 @@ def create_strategy(name):
     return tf.distribute.OneDeviceStrategy("GPU:0" if gpus else "CPU:0")
 
 
-def is_chief(strategy):
-    """Whether this process is the one that writes the workdir."""
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes the workdir."""
     resolver = strategy.cluster_resolver
     if resolver is None or not getattr(resolver, "task_type", None):
         return True
@@ -56,10 +61,13 @@ def is_chief(strategy):
     )
 
 
-def should_jit(jit_compile, strategy):
-    """Resolves `auto`: XLA on accelerators, the classic graph on CPUs, where it was faster.
+def should_jit(jit_compile: str | bool, strategy: tf.distribute.Strategy) -> bool:
+    """Resolves `auto`: XLA on GPUs, the plain graph on CPUs, where it was faster.
 
-    A TPU compiles the whole replica function anyway.
+    On a TPU the answer is always False: it compiles the whole replica function anyway.
+
+    Raises:
+        InputError: unless `jit_compile` is 'auto', True or False.
     """
     if jit_compile not in ("auto", True, False):
         raise InputError(f"train.jit_compile must be 'auto', True or False, got {jit_compile!r}.")
@@ -67,4 +75,4 @@ def should_jit(jit_compile, strategy):
         return False
     if jit_compile == "auto":
         return bool(tf.config.list_logical_devices("GPU"))
-    return jit_compile
+    return bool(jit_compile)
