@@ -958,7 +958,7 @@ WRONG_USES = {
         ),
         WrongUse(
             "two things at once",
-            ("--neighbors and --truncation cannot be had at once",),
+            ("--neighbors and --truncation cannot be combined",),
             prepare=_evaluating("--neighbors=4", "--truncation=0.5"),
             command="evaluate",
             shown="--workdir=runs/mine --neighbors=4 --truncation=0.5",

@@ -281,7 +281,7 @@ def check_classes(name, numbers, interface):
     for number in numbers:
         if type(number) is not int or not 0 <= number < interface.num_classes:
             names = ", ".join(interface.numbered_names())
-            raise InputError(f"{name}={number} is none of the classes: {names}.")
+            raise InputError(f"{name}={number} is not one of the classes: {names}.")
 
 
 @contextlib.contextmanager

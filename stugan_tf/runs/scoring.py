@@ -57,7 +57,7 @@ class Scoring:
         """
         if best_by is not None and best_by not in evaluator.metrics:
             raise InputError(
-                f"train.best_by = {best_by!r} is none of the scores that train.evaluator gives: "
+                f"train.best_by = {best_by!r} is not one of the scores of train.evaluator: "
                 f"{', '.join(evaluator.metrics)}. Choose one of these, or add it to "
                 "Evaluator.metrics."
             )
