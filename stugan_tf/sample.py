@@ -218,7 +218,7 @@ def _check_output(output):
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(
             f"--output={output} cannot be written: {folder} is "
-            f"{'a folder without permission' if folder.is_dir() else 'not a folder'}. Choose another."
+            f"{'not writable' if folder.is_dir() else 'not a folder'}. Choose another."
         )
 
 

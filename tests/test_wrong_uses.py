@@ -845,7 +845,7 @@ WRONG_USES = {
         ),
         WrongUse(
             "best by a score that is not computed",
-            ("train.best_by = 'kid'", "none of the scores", "fid", "Evaluator.metrics"),
+            ("train.best_by = 'kid'", "not one of the scores", "fid", "Evaluator.metrics"),
             gin=scored("Evaluator.metrics = ['fid']", "train.best_by = 'kid'"),
         ),
         WrongUse(
