@@ -82,7 +82,8 @@ class Checkpoints:
             for name in sorted(reader.get_variable_to_shape_map()):
                 if name.endswith(_VALUE) and not name.startswith("save_counter"):
                     digest.update(name.encode())
-                    digest.update(np.ascontiguousarray(reader.get_tensor(name)))
+                    values = np.ascontiguousarray(reader.get_tensor(name))
+                    digest.update(values)  # type: ignore[arg-type]
         return digest.hexdigest()
 
     def save(self, step: int, score: float | None = None) -> None:
@@ -246,7 +247,8 @@ def names_by_position(names: Iterable[str]) -> dict[str, str]:
     Returns:
         {name: former name}, such as {'generator/block2_c1/kernel': 'generator/017'}.
     """
-    former, counts = {}, collections.Counter()
+    former: dict[str, str] = {}
+    counts: collections.Counter[str] = collections.Counter()
     for name in names:
         former[name] = name
         for group, called in _GROUPS.items():

@@ -245,8 +245,8 @@ class Training:
         check_space(workdir, state, self._intervals.keep_checkpoints + keep_start)
         if self.scoring:
             self.scoring.evaluator.prepare()
-        with claimed(workdir, config, self.is_chief) as (workdir, output, former):
-            stored = Checkpoints(workdir / "checkpoints", state)
+        with claimed(workdir, config, self.is_chief) as (folder, output, former):
+            stored = Checkpoints(folder / "checkpoints", state)
             checkpoints = Checkpoints(
                 output / "checkpoints", state, self._intervals.keep_checkpoints, keep_start
             )
@@ -256,7 +256,7 @@ class Training:
             with Interruption() as interruption:
                 while True:
                     if self.scoring:
-                        self.scoring.recall(workdir / "evaluations.jsonl", step)
+                        self.scoring.recall(folder / "evaluations.jsonl", step)
                     at = RunState(
                         step, self.algorithm.total_steps, output, config, label, message=message
                     )

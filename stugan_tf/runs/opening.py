@@ -290,7 +290,7 @@ class Run:
         # Whole blocks, so that even batch statistics do not depend on `n`.
         latents, labels = sampler.inputs(-(-n // BLOCK) * BLOCK, folded)
         if chosen:
-            labels = np.resize(np.int32(chosen), len(labels))
+            labels = np.resize(np.array(chosen, np.int32), len(labels))
         return np.concatenate(list(sampler.images_of(latents, labels, folded)))[:n]
 
 

@@ -51,7 +51,7 @@ class Overview:
         record = self._records[name]
         if record["state"] != "finished":
             return False
-        kept = kept_steps(self.folder(name) / "checkpoints")
+        kept = kept_steps(self._workdir / record["folder"] / "checkpoints")
         return {record["latest"], record["best"]} - {None} <= set(kept)
 
     def note(self, output: pathlib.Path, name: str, **values: Any) -> None:

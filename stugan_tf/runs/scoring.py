@@ -40,6 +40,7 @@ class ScoringSettings:
         """The `Scoring`, or None without an evaluator; loads what the evaluator needs."""
         if self.evaluator is None:
             return None
+        assert self.every is not None  # It was checked above.
         return Scoring(self.evaluator(source, strategy), self.every, self.best_by, self.patience)
 
 
@@ -55,7 +56,7 @@ class Scoring:
     def __init__(
         self,
         evaluator: Any,
-        every: int | None,
+        every: int,
         best_by: str | None = None,
         patience: int | None = None,
     ) -> None:
