@@ -1,12 +1,13 @@
 """The frame of every command: gin flags, exit codes, and errors without a traceback.
 
-Import it before TensorFlow, which it makes quiet; TF_CPP_MIN_LOG_LEVEL=0 shows all again.
+Import it before TensorFlow: it silences TensorFlow's log. TF_CPP_MIN_LOG_LEVEL=0 shows the log.
 """
 
 import contextlib
 import errno
 import os
 import sys
+from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
 
@@ -15,7 +16,7 @@ from stugan_tf.errors import InputError
 
 
 @contextlib.contextmanager
-def _standard_error_closed():
+def _standard_error_closed() -> Iterator[None]:
     saved = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -26,9 +27,9 @@ def _standard_error_closed():
         os.close(saved)
 
 
-# A process that this one starts finds it set.
+# Processes that this one starts inherit the setting.
 if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3":
-    # What TensorFlow writes while it is imported obeys no setting.
+    # No setting silences what TensorFlow writes while it is imported.
     with _standard_error_closed():
         import tensorflow  # noqa: F401
 
@@ -39,19 +40,19 @@ flags.DEFINE_multi_string(
 
 _ADVICE = {
     errno.ENOSPC: "Free some space; the same command started again goes on from there.",
-    errno.EDQUOT: "Free some of your quota; the same command started again goes on from there.",
+    errno.EDQUOT: "Free some quota; the same command started again goes on from there.",
     errno.EROFS: "Choose a folder that can be written to.",
     errno.EACCES: "Change its permissions or choose another path.",
     errno.EPERM: "Change its permissions or choose another path.",
 }
 
 
-def run(main):
+def run(main: Callable[[list[str]], None]) -> None:
     """Parses the flags, runs `main(argv)` and exits: 0 done, 1 bad input, 130 interrupted."""
     app.run(lambda argv: sys.exit(_exit_code(main, argv)))
 
 
-def _exit_code(main, argv):
+def _exit_code(main: Callable[[list[str]], None], argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     try:
         if argv[1:]:
@@ -72,11 +73,11 @@ def _exit_code(main, argv):
     return 0
 
 
-def _storage_message(error):
-    """What to do about a disk that refuses, else None.
+def _storage_message(error: Exception) -> str | None:
+    """A message about a disk that refuses to write; None for every other error.
 
-    Told by its text: TensorFlow has error classes of its own, and an error that passed through
-    gin has lost its `errno`.
+    Such an error is known by its text: TensorFlow has its own error classes, and an error that
+    passed through gin has lost its `errno`.
     """
     for code, advice in _ADVICE.items():
         if os.strerror(code) in str(error):

@@ -1,7 +1,7 @@
 """Scores checkpoints of a run: `python -m stugan_tf.evaluate --workdir=DIR`.
 
-The run's own configuration applies, then --gin_file and --gin_param. Scores are printed and added
-to the workdir's evaluations.jsonl; their curves are in its TensorBoard folder.
+The run's own configuration applies; --gin_file and --gin_param override it. Scores are printed and
+added to the workdir's evaluations.jsonl; their curves are in its TensorBoard folder.
 """
 
 from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
@@ -29,35 +29,39 @@ from stugan_tf.training.strategies import NAMES, is_chief
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
 flags.DEFINE_string("workdir", None, "Folder of the run.")
-flags.DEFINE_string("checkpoint", "latest", "latest, best, all (that are kept) or a step.")
+flags.DEFINE_string("checkpoint", "latest", "latest, best, all or a step.")
 flags.DEFINE_bool("watch", False, "Score checkpoints as they appear, until the run is done.")
 flags.DEFINE_multi_float(
-    "truncation", [], "Draw latents cut off here; several values make a curve (a picture)."
+    "truncation",
+    [],
+    "Truncate latents at this absolute value; several values also draw a truncation curve.",
 )
 flags.DEFINE_integer(
     "neighbors",
     0,
-    "Show so many generated images beside the real ones most like them.",
+    "Show this many generated images, each beside the real images most like it.",
     lower_bound=0,
 )
 flags.DEFINE_bool("fetch", False, "Download Inception from TF-Hub into its cache, and stop.")
 flags.DEFINE_multi_string(
-    "compare", [], "Folder of a run; print the scores of those given side by side, and stop."
+    "compare",
+    [],
+    "Folder of a run; given several times, prints the scores of these runs side by side.",
 )
 flags.DEFINE_string("strategy", "auto", f"Devices to use: {', '.join(NAMES)}.")
 
 POLL_SECONDS = 5
 
 
-def main(_):
-    """Does what the flags say."""
+def main(_: list[str]) -> None:
+    """Scores, compares or fetches, as the flags say."""
     if FLAGS.compare:
         folders = [run_folder(local_path(folder, "--compare")) for folder in FLAGS.compare]
         print(records.compare(folders))
     elif FLAGS.fetch:
         config.parse_gin(FLAGS.gin_file, FLAGS.gin_param)
         extractor = tfhub_inception()
-        print(f"{extractor.name} is here, its weights have the sha256 {extractor.sha256}.")
+        print(f"{extractor.name} is in the cache; its weights have the sha256 {extractor.sha256}.")
     elif FLAGS.workdir:
         Evaluation().run()
     else:
@@ -65,10 +69,10 @@ def main(_):
 
 
 class Evaluation:
-    """A run and what is to score it."""
+    """A run and its evaluator."""
 
-    def __init__(self):
-        """Builds both by the configuration of the run and the flags."""
+    def __init__(self) -> None:
+        """Builds both from the configuration of the run and the flags."""
         self._run = open_run(
             FLAGS.workdir,
             None,
@@ -83,48 +87,46 @@ class Evaluation:
             self._evaluator = Evaluator(self._run.real_images, self._run.strategy)
         self._writes = is_chief(self._run.strategy)
 
-    def run(self):
+    def run(self) -> None:
         """Scores what the flags name."""
         self._check_flags()
-        if (
-            self._writes
-        ):  # A metric that the configuration leaves out must not be missed in silence.
+        if self._writes:  # So that nobody misses a metric that the configuration leaves out.
             print(self._evaluator, file=sys.stderr)
         if FLAGS.watch:
             self._evaluator.prepare()
             self._watch()
             return
-        self._steps()  # What it refuses, it shall refuse at once.
+        self._steps()  # Refuses a wrong --checkpoint before the evaluator is prepared.
         self._evaluator.prepare()
-        # A run may have removed some meanwhile; the latest is another then.
+        # Asked again: meanwhile a run may have saved and removed checkpoints.
         restored = list(map(self._show, self._steps()))
         if not any(restored):
             raise InputError(
-                f"The run in {self._workdir} removed what was to be scored. Try again, or let it "
-                "keep more by train.keep_checkpoints."
+                f"The run in {self._workdir} removed the checkpoints before they were scored. Try "
+                "again, or let it keep more: raise train.keep_checkpoints."
             )
 
     def _check_flags(self):
         modes = ("watch", "neighbors", "truncation")
         chosen = [f"--{name}" for name in modes if FLAGS[name].value]
         if len(chosen) > 1:
-            raise InputError(f"{' and '.join(chosen)} cannot be had at once. Choose one.")
+            raise InputError(f"{' and '.join(chosen)} cannot be combined. Choose one.")
         if FLAGS.watch and FLAGS["checkpoint"].present:
             raise InputError("--watch scores all checkpoints: leave out --checkpoint.")
         if FLAGS.watch and FLAGS.strategy == "multi_worker":
-            raise InputError("--watch is for one process: choose another --strategy.")
+            raise InputError("--watch works in one process only: choose another --strategy.")
         for truncation in FLAGS.truncation:
             check_above_zero("--truncation", truncation)
         if len(set(FLAGS.truncation)) > 1:
             check_curve(self._evaluator.metrics)
         if self._writes and not os.access(self._workdir, os.W_OK):
             raise InputError(
-                f"{self._workdir} cannot be written to, so scores cannot be kept. Change its "
+                f"{self._workdir} cannot be written to, so scores cannot be saved. Change its "
                 "permissions, or evaluate a copy."
             )
 
     def _show(self, step):
-        """Scores one checkpoint or draws what else is asked for; whether it was still there."""
+        """Scores one checkpoint, or draws its pictures. Returns whether it was still there."""
         if not self._restored(step):
             return False
         if FLAGS.neighbors:
@@ -140,7 +142,7 @@ class Evaluation:
         return self._run.steps(FLAGS.checkpoint, several=True)
 
     def _score(self, step):
-        """Scores the generator as it is, which is that of `step`."""
+        """Scores the generator, which was restored from the checkpoint of `step`."""
         start = time.monotonic()
         scores = self._evaluator(self._run.gan)
         if self._writes:
@@ -157,7 +159,7 @@ class Evaluation:
         return scores
 
     def _draw(self, step, scores):
-        """Adds to the curves in TensorBoard, where each protocol is a run of its own."""
+        """Adds scores to the curves in TensorBoard, where each protocol has its own run."""
         if not self._writes:
             return
         name = f"evaluation_{scores['protocol']['id']}"
@@ -167,10 +169,10 @@ class Evaluation:
                 tf.summary.scalar(f"evaluation/{metric}", scores[metric])
 
     def _watch(self):
-        """Scores each checkpoint that has no record of this protocol yet."""
+        """Scores each checkpoint without a record of this protocol, until the run is over."""
         own = self._evaluator.protocol["id"]
         while True:
-            # Asked first: the last checkpoint is there before.
+            # Asked first: a run saves its last checkpoint before it is over.
             status = self._run.status
             scored = {r["step"] for r in self._run.evaluations if r["protocol"]["id"] == own}
             waiting = [step for step in self._run.checkpoints if step not in scored]
@@ -180,12 +182,14 @@ class Evaluation:
             if status.is_over and not waiting:
                 return
             if status.state == FAILED and not waiting:
-                raise FailedRun(f"The run in {self._workdir} {status}. All it left is scored.")
+                raise FailedRun(
+                    f"The run in {self._workdir} {status}. All of its checkpoints are scored."
+                )
             if not waiting:
                 time.sleep(POLL_SECONDS)
 
     def _restored(self, step):
-        """Restores a checkpoint of a run that may remove it at any moment; whether it could."""
+        """Restores a checkpoint. Returns False if the run has removed it meanwhile."""
         try:
             self._run.restore(step)
         except (InputError, OSError, tf.errors.OpError):
@@ -213,8 +217,8 @@ class Evaluation:
             write_png(path, found.grid())
             nearest = found.distances[:, 0]
             print(
-                f"step {step}: {path} shows generated images on the left, beside each the real "
-                f"ones with the nearest features; the nearest are {nearest.min():.4g} to "
+                f"step {step}: {path} shows generated images on the left, and beside each the real "
+                f"images with the nearest features. The nearest are {nearest.min():.4g} to "
                 f"{nearest.max():.4g} away."
             )
 

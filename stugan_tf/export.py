@@ -29,50 +29,50 @@ from stugan_tf.serving.formats import FORMATS, Settings, format_of, in_words
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
 flags.DEFINE_string("workdir", None, "Folder of the run.")
-flags.DEFINE_string("output", None, "Folder of versions; the export becomes the next one.")
+flags.DEFINE_string("output", None, "Folder of versions; the export becomes the next version.")
 flags.DEFINE_string("checkpoint", "latest", "latest, best or a step.")
 flags.DEFINE_enum("format", "saved_model", list(FORMATS), "What to write.")
 flags.DEFINE_string(
     "precision",
     "float32",
-    "Of the weights: "
+    "Number format of the weights: "
     + "; ".join(f"{in_words(one.precisions)} of {name}" for name, one in FORMATS.items())
     + ".",
 )
 flags.DEFINE_multi_integer(
-    "batch_size", [1], "Of --format=tflite: a signature for each; give it several times."
+    "batch_size", [1], "For --format=tflite: one signature each; may be given several times."
 )
 flags.DEFINE_enum("weights", "averaged", WEIGHTS, "Which generator to export.")
 flags.DEFINE_enum(
     "batch_norm",
     "inference",
     BATCH_NORMS,
-    "Fold in moving statistics, or the mean of those of 16 batches of 64 images. (Those of each "
-    "batch itself are not fixed, so cannot be exported.)",
+    "Statistics to fold in: moving averages (inference), or the mean of 16 batches of 64 images "
+    "(standing). Statistics of each batch are not fixed, so they cannot be exported.",
 )
-flags.DEFINE_integer("seed", 0, "Of the batches of --batch_norm=standing.")
+flags.DEFINE_integer("seed", 0, "Seed of the batches of --batch_norm=standing.")
 
 NUM_COMPARED = 16
 
 
-def main(_):
-    """Does what the flags say."""
+def main(_: list[str]) -> None:
+    """Exports what the flags name."""
     _check_flags()
     run = open_run(FLAGS.workdir, FLAGS.checkpoint, FLAGS.gin_param, gin_files=FLAGS.gin_file)
     _Export(run).write(_facts(run))
 
 
 def _check_flags():
-    """Raises InputError for what is wrong whatever was trained."""
+    """Raises InputError for flags that would be wrong for every run."""
     if not FLAGS.workdir:
-        raise InputError("--workdir is missing: the folder of the run whose generator to export.")
+        raise InputError("--workdir is missing: the folder of the run to export from.")
     if not FLAGS.output:
         raise InputError("--output is missing: the folder to write to, e.g. --output=exported.")
     if FLAGS.batch_norm == "batch":
         raise InputError(
-            "--batch_norm=batch normalises each image by its neighbours in a batch, so there are "
-            "no fixed statistics to fold in. Export with --batch_norm=standing, which comes close "
-            "to it, or inference."
+            "--batch_norm=batch normalises each image by the other images of its batch, so there "
+            "are no fixed statistics to fold in. Export with --batch_norm=standing, which comes "
+            "close, or with inference."
         )
     batch_sizes = FLAGS.batch_size if FLAGS["batch_size"].present else None
     format_of(FLAGS.format).check(FLAGS.precision, batch_sizes)
@@ -87,9 +87,9 @@ def _output():
 
 
 def _facts(run):
-    """What the card says of the run."""
+    """What the model card says about the run."""
     manifest = run.facts
-    manifest.pop("host", None)  # No reader of a card needs the name of a machine.
+    manifest.pop("host", None)  # Readers of a card do not need the name of a machine.
     own = process()
     return {
         "checkpoint": {"step": run.step, "weights": FLAGS.weights, "batch_norm": FLAGS.batch_norm},
@@ -101,7 +101,7 @@ def _facts(run):
 
 
 class _Export:
-    """A generator, folded, and images of the checkpoint to compare with."""
+    """A folded generator, and images of the checkpoint to compare its images with."""
 
     def __init__(self, run):
         averaged = FLAGS.weights == "averaged"
@@ -117,12 +117,12 @@ class _Export:
         largest = np.abs(self._expected).max()
         if not largest <= 1 + TOLERANCE:
             raise InputError(
-                f"The generator makes images of up to {largest:.4g}, but they must be in [-1, 1]. "
-                "Let it end in a tanh, or scale what it makes."
+                f"The generator's images must be in [-1, 1], but reach {largest:.4g}. End it in a "
+                "tanh, or scale its output."
             )
 
     def write(self, facts):
-        """Writes the next version, and says what it is."""
+        """Writes the next version and prints a summary."""
         kind = format_of(FLAGS.format)
         about = {
             "name": self._trained.name,
@@ -151,10 +151,10 @@ class _Export:
         )
 
     def _largest_difference(self, generator):
-        """Of pixels, in levels of 255.
+        """The largest difference of a pixel from the checkpoint's images, in levels of 255.
 
         Raises:
-            FailedRun: if that is more than one although nothing was rounded.
+            FailedRun: if it is above one although nothing was rounded.
         """
         images = np.concatenate(list(generator.batches(*self._inputs)))
         largest = 127.5 * float(np.abs(images - self._expected).max())

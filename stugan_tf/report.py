@@ -1,10 +1,12 @@
 """Prints each network layer by layer: shapes, densities, parameters, theoretical FLOPs.
 
-`python -m stugan_tf.report --gin_file=F` of what would be trained.
-`python -m stugan_tf.report --workdir=DIR` of the newest checkpoint of a run.
+`python -m stugan_tf.report --gin_file=F` reports on the networks of a configuration.
+`python -m stugan_tf.report --workdir=DIR` reports on the newest checkpoint of a run.
 """
 
 from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
+import pathlib
+
 from absl import flags
 
 from stugan_tf import models  # noqa: F401 - registers them with gin
@@ -22,10 +24,10 @@ from stugan_tf.training.strategies import create_strategy
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
-flags.DEFINE_string("workdir", None, "Folder of a run; its configuration and masks are read.")
+flags.DEFINE_string("workdir", None, "Folder of a run; reads its configuration and masks.")
 
 
-def main(_):
+def main(_: list[str]) -> None:
     """Builds the networks and prints their tables."""
     if bool(FLAGS.gin_file) == bool(FLAGS.workdir):
         raise InputError("Give either --gin_file=F or --workdir=DIR.")
@@ -40,8 +42,8 @@ def main(_):
         print(method.describe(phase, Training(data(), strategy)))
 
 
-def _of_run(workdir):
-    """The networks as they are at the newest checkpoint, and what was spent on all phases."""
+def _of_run(workdir: pathlib.Path) -> None:
+    """Prints the networks at the newest checkpoint, and the FLOPs spent on all phases."""
     run = open_run(workdir, None, FLAGS.gin_param)
     step = run.restore_newest()
     phases = table(workdir)

@@ -1,18 +1,20 @@
 """Draws images of a generator: `python -m stugan_tf.sample --workdir=DIR --output=grid.png`.
 
-    --artifact=DIR                            of one that was exported, instead of --workdir
+    --artifact=DIR                            draws from an exported generator, not from a run
     --num=100                                 a grid of 100 images
     --class_id=3                              ... of class 3
-    --classes                                 a row of each class, --class_id=3 --class_id=5 of two
+    --class_id=3 --class_id=5                 a row of each of these classes
+    --classes                                 a row of each class
     --interpolate=latents                     each row from one image to another
     --interpolate=classes                     each row from one class to another
 
-The same flags draw the same picture, byte for byte. Neither --num nor --class_id changes what an
-image is made of: latents are numbered, and an image of one number is the same in all pictures.
+The same flags draw the same picture, byte for byte. Latents are numbered: image number 7 has the
+same latents in every picture, whatever --num and --class_id are.
 """
 
 from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
 import os
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,8 +34,10 @@ from stugan_tf.runs.opening import (
     open_run,
     sample_seed,
 )
+from stugan_tf.serving.generator import ServedGenerator
 from stugan_tf.serving.interface import Interface
 from stugan_tf.serving.loading import load
+from stugan_tf.signatures import Seed
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
@@ -43,35 +47,41 @@ flags.DEFINE_string("output", None, "Path of the picture, a .png file.")
 flags.DEFINE_string("checkpoint", "latest", "latest, best or a step.")
 flags.DEFINE_integer("num", 64, "Number of images.")
 flags.DEFINE_integer(
-    "columns", None, "Images in a row; by default the grid is square, rows of a kind have 8."
+    "columns",
+    None,
+    "Images in a row. By default the grid is square; rows of classes or interpolations have 8.",
 )
-flags.DEFINE_integer("seed", 0, "Of latents and, where they are drawn, labels.")
-flags.DEFINE_multi_integer("class_id", [], "Draw this class; of several, a row each.")
+flags.DEFINE_integer("seed", 0, "Seed of the latents and of labels that are drawn.")
+flags.DEFINE_multi_integer("class_id", [], "Draw this class; given several times, a row of each.")
 flags.DEFINE_bool("classes", False, "Draw a row of each class.")
-flags.DEFINE_float("truncation", None, "Draw latents cut off here, e.g. 0.7.")
+flags.DEFINE_float("truncation", None, "Truncate latents at this absolute value, e.g. 0.7.")
 flags.DEFINE_enum(
     "interpolate",
     None,
     ["latents", "classes"],
-    "Fill rows with what lies between two latents, or between two classes (the two --class_id; by "
-    "default each row goes to the next class).",
+    "Fill each row with steps from one latent vector to another, or from one class to another "
+    "(between the two --class_id; by default from each class to the next).",
 )
 flags.DEFINE_enum(
     "batch_norm",
     "inference",
     BATCH_NORMS,
-    "Normalise by moving statistics, by those of 64 images at a time (which then depend on each "
-    "other), or by the mean of those of 16 batches.",
+    "Statistics that batch norm uses: moving averages (inference), those of each block of 64 "
+    "images, which then depend on each other (batch), or the mean of 16 batches (standing).",
 )
 flags.DEFINE_enum("weights", "averaged", WEIGHTS, "Which generator to draw from.")
 
-COLUMNS = 8  # of rows of a kind
+COLUMNS = 8  # In rows of classes or interpolations.
 
 
 class Drawer(NamedTuple):
-    """What draws: a generator of a run, or one that was exported.
+    """A generator of a run, or an exported one, and how messages name it.
 
-    `sampler` has `inputs` and `images_of`, as `evaluation.sampling.Sampler` has them.
+    Attributes:
+        sampler: has `inputs` and `images_of`, as `evaluation.sampling.Sampler` does.
+        interface: shapes and classes of the generator.
+        place: the checkpoint or the artifact.
+        name: which generator, in words.
     """
 
     sampler: Any
@@ -80,8 +90,8 @@ class Drawer(NamedTuple):
     name: str
 
 
-def main(_):
-    """Draws what the flags say."""
+def main(_: list[str]) -> None:
+    """Draws the picture that the flags ask for."""
     _check_flags()
     drawer = _exported() if FLAGS.artifact else _trained()
     num_images, inputs = _inputs(drawer.sampler, drawer.interface.num_classes)
@@ -104,18 +114,18 @@ def _trained():
 
 
 class ArtifactSampler:
-    """Draws of an exported generator as `Sampler` does of a trained one."""
+    """Draws from an exported generator as `Sampler` does from a trained one."""
 
-    def __init__(self, generator, truncation):
+    def __init__(self, generator: ServedGenerator, truncation: float | None) -> None:
         self._generator = generator
         self._truncation = truncation
 
-    def inputs(self, num_images, _):
-        """Latents and labels, those of --seed."""
+    def inputs(self, num_images: int, _: Seed) -> tuple[np.ndarray, np.ndarray]:
+        """Latents float32 [num_images, latent_dim] and labels int32 [num_images] of --seed."""
         return self._generator.inputs(num_images, FLAGS.seed, self._truncation)
 
-    def images_of(self, latents, labels, _):
-        """Yields images, uint8."""
+    def images_of(self, latents: np.ndarray, labels: np.ndarray, _: Seed) -> Iterator[np.ndarray]:
+        """Yields batches of images, uint8 [B, H, W, C]."""
         return map(to_uint8, self._generator.batches(latents, labels))
 
 
@@ -134,13 +144,13 @@ def _exported():
 
 
 def _check_flags():
-    """Raises InputError for what is wrong whatever was trained."""
+    """Raises InputError for flags that would be wrong for every generator."""
     if FLAGS.artifact:
         _check_artifact()
     elif not FLAGS.workdir:
         raise InputError(
-            "--workdir is missing: the folder of the run whose images to draw. (Or give "
-            "--artifact, the folder of an exported generator.)"
+            "--workdir is missing: the folder of the run to draw from. Or give --artifact, the "
+            "folder of an exported generator."
         )
     check_positive("--num", FLAGS.num)
     if FLAGS.columns is not None:
@@ -152,19 +162,21 @@ def _check_flags():
         raise InputError("--classes draws all classes, --class_id some. Choose one.")
     if FLAGS.classes and FLAGS.interpolate:
         raise InputError(
-            f"--classes and --interpolate={FLAGS.interpolate} both say what rows are. Choose one."
+            f"--classes and --interpolate={FLAGS.interpolate} both decide what a row shows. "
+            "Choose one."
         )
     if FLAGS.interpolate:
         _check_interpolation()
     elif _has_class_rows() and FLAGS["num"].present:
         raise InputError(
-            "A row of each class needs no --num: say by --columns how many images of each to draw."
+            "--num cannot be combined with a row of each class: set --columns, the number of "
+            "images of each class."
         )
     _check_output(FLAGS.output)
 
 
 def _check_artifact():
-    """Raises InputError for flags of runs that an exported generator cannot follow."""
+    """Raises InputError for flags that only apply to a run."""
     if FLAGS.workdir:
         raise InputError("--workdir and --artifact both name a generator. Choose one.")
     if FLAGS.gin_file or FLAGS.gin_param:
@@ -172,8 +184,8 @@ def _check_artifact():
     for name in ("checkpoint", "weights", "batch_norm"):
         if FLAGS[name].present:
             raise InputError(
-                f"--{name} was decided when the artifact was exported. Leave it out, or draw from "
-                "--workdir."
+                f"--{name} was fixed when the artifact was exported. Leave it out, or draw from "
+                "a run with --workdir."
             )
 
 
@@ -188,8 +200,8 @@ def _check_interpolation():
     chosen = FLAGS.class_id
     if FLAGS.interpolate == "classes" and chosen and (len(chosen) != 2 or chosen[0] == chosen[1]):
         raise InputError(
-            "--interpolate=classes goes from one class to another: give two --class_id, or none "
-            "to go from each class to the next."
+            "--interpolate=classes goes from one class to another: give two different --class_id, "
+            "or none to go from each class to the next."
         )
 
 
@@ -199,19 +211,19 @@ def _check_output(output):
         raise InputError("--output is missing: the path of the picture, e.g. --output=grid.png.")
     path = local_path(output, "--output").absolute()
     if path.suffix.lower() != ".png":
-        raise InputError(f"--output={output} must end in .png, the format that is written.")
+        raise InputError(f"--output={output} must end in .png: pictures are written as PNG.")
     if path.is_dir():
         raise InputError(f"--output={output} is a folder. Name a file in it.")
     folder = next(folder for folder in path.parents if os.path.lexists(folder))
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(
             f"--output={output} cannot be written: {folder} is "
-            f"{'a folder without permission' if folder.is_dir() else 'no folder'}. Choose another."
+            f"{'not writable' if folder.is_dir() else 'not a folder'}. Choose another."
         )
 
 
 def _check_classes(interface):
-    """Raises InputError if classes are asked for that the generator does not have."""
+    """Raises InputError if the flags ask for classes that the generator does not have."""
     chosen = [name for name in ("classes", "class_id") if FLAGS[name].value]
     if FLAGS.interpolate == "classes":
         chosen.append("interpolate=classes")
@@ -235,9 +247,9 @@ def _seed():
 
 
 def _inputs(sampler, num_classes):
-    """How many images to show, and the latents and labels of these and of those computed besides.
+    """The number of images to show, and the latents and labels of all that are computed.
 
-    They fill whole blocks, so that even batch statistics do not depend on --num.
+    Images are computed in whole blocks, so batch statistics do not depend on --num.
     """
     if _has_class_rows():
         latents, _ = sampler.inputs(_columns(), _seed())
@@ -255,12 +267,12 @@ def _inputs(sampler, num_classes):
 
 
 def _chosen(labels):
-    """The classes asked for, in turn; else the labels as they were drawn."""
+    """The classes that were asked for, in turn; by default the labels that were drawn."""
     return np.resize(np.int32(FLAGS.class_id), len(labels)) if FLAGS.class_id else labels
 
 
 def _between_latents(sampler, num_rows, _):
-    """Row r goes from latents 2r to latents 2r + 1, with the class of the former."""
+    """Row r goes from latents 2r to latents 2r + 1, with the class of latents 2r."""
     latents, labels = sampler.inputs(2 * num_rows, _seed())
     labels = np.repeat(_chosen(labels[::2]), _columns())
     return between_latents(latents[::2], latents[1::2], _columns()), labels
@@ -275,7 +287,7 @@ def _between_classes(sampler, num_rows, num_classes):
 
 
 def _class_pairs(num_rows, num_classes):
-    """The classes that each row goes from and to."""
+    """The first and the last class of each row."""
     if FLAGS.class_id:
         return tuple([number] * num_rows for number in FLAGS.class_id)
     starts = np.arange(num_rows) % num_classes
@@ -283,7 +295,7 @@ def _class_pairs(num_rows, num_classes):
 
 
 def _described(interface, num_images):
-    """What rows are, if they are of a kind."""
+    """What the rows or the images show, for the message; '' for a plain grid."""
     names = interface.names()
     if _has_class_rows():
         shown = FLAGS.class_id or range(len(names))

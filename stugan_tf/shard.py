@@ -1,8 +1,8 @@
 """Writes a folder of images as TFRecord shards of small squares.
 
 `python -m stugan_tf.shard --input=FOLDER --output=DIR --image_size=128`. Sub-folders are classes,
-as for `image_folder`. Stopped at any time, the same command goes on with the shards not yet
-finished.
+as for `image_folder`. The command can be stopped at any time; started again, it writes the shards
+that are missing.
 """
 
 from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
@@ -21,17 +21,19 @@ flags.DEFINE_string("output", None, "Folder for the shards.")
 flags.DEFINE_integer("image_size", 128, "Height and width that images are cropped and resized to.")
 flags.DEFINE_integer("channels", 3, "3 (RGB) or 1 (grey).")
 flags.DEFINE_string("format", "jpeg", "jpeg, or png to keep every pixel as it is.")
-flags.DEFINE_integer("quality", None, "Of JPEG, 1 to 100; 95 by default.")
+flags.DEFINE_integer("quality", None, "Quality of JPEG, 1 to 100; 95 by default.")
 flags.DEFINE_bool("exif_orientation", False, "Turn images as their EXIF data say.")
-flags.DEFINE_integer("num_shards", None, "By default as many as hold about 1024 images each.")
-flags.DEFINE_string("split", "train", "What the names of the shards begin with.")
-flags.DEFINE_integer("seed", 0, "Of the order of the images.")
-flags.DEFINE_integer("workers", None, "Processes; as many as there are cores by default.")
-flags.DEFINE_bool("skip_corrupt", False, "Leave out what cannot be decoded; the manifest lists it.")
+flags.DEFINE_integer("num_shards", None, "Number of shards; by default about 1024 images each.")
+flags.DEFINE_string("split", "train", "First part of the shards' names.")
+flags.DEFINE_integer("seed", 0, "Seed of the order of the images.")
+flags.DEFINE_integer("workers", None, "Number of processes; one for each core by default.")
+flags.DEFINE_bool(
+    "skip_corrupt", False, "Leave out images that cannot be decoded; the manifest lists them."
+)
 
 
-def main(_):
-    """Does what the flags say and prints how to train on the shards."""
+def main(_: list[str]) -> None:
+    """Writes the shards and prints how to train on them."""
     sharding = _sharding()
     workers = len(os.sched_getaffinity(0)) if FLAGS.workers is None else FLAGS.workers
     if workers < 1:
@@ -54,7 +56,7 @@ def _sharding():
                 f"--{name} is missing."
             )
     if FLAGS.gin_file or FLAGS.gin_param:
-        raise InputError("Sharding reads no gin: leave out --gin_file and --gin_param.")
+        raise InputError("Sharding does not read gin: leave out --gin_file and --gin_param.")
     if FLAGS.format == "png" and FLAGS.quality is not None:
         raise InputError("--quality is for JPEG: leave it out, or choose --format=jpeg.")
     if FLAGS.num_shards is not None and FLAGS.num_shards < 1:

@@ -25,26 +25,26 @@ from stugan_tf.runs.loop import Training
 from stugan_tf.runs.workdir import numbered
 from stugan_tf.training.strategies import NAMES, create_strategy
 
-RUNS = pathlib.Path("runs")  # Where workdirs are that nobody chose.
+RUNS = pathlib.Path("runs")  # Holds the workdirs of runs that were given none.
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
 flags.DEFINE_string(
     "workdir",
     None,
-    "Folder of everything the run writes; resumed if it exists. Left out, it is a new one in "
-    f"{RUNS}/, numbered.",
+    "Folder of everything the run writes; a run that is there is resumed. By default a new, "
+    f"numbered folder in {RUNS}/.",
 )
 flags.DEFINE_string("strategy", "auto", f"Devices to train on: {', '.join(NAMES)}.")
 flags.DEFINE_string(
     "shared",
     None,
-    "Folder of pre-trainings, for methods that need one: each is made once for all such runs.",
+    "Folder of pre-trainings, for methods that need one: runs that need the same one share it.",
 )
-flags.DEFINE_bool("dry_run", False, "Check everything, print what would be done, and stop.")
+flags.DEFINE_bool("dry_run", False, "Check everything, print the plan, and stop.")
 
 
-def main(_):
+def main(_: list[str]) -> None:
     """Builds, checks, prints the plan, trains."""
     if not FLAGS.gin_file:
         raise InputError("--gin_file is missing. Try --gin_file=gin/quickstart.gin.")
@@ -57,7 +57,7 @@ def main(_):
     if shared and FLAGS.strategy == "multi_worker":
         raise InputError("--shared is for one process: leave it out, or choose another --strategy.")
     config.parse_gin(FLAGS.gin_file, FLAGS.gin_param)
-    strategy = create_strategy(FLAGS.strategy)  # First: it may have to choose devices.
+    strategy = create_strategy(FLAGS.strategy)  # First, because it may choose devices.
     method = chosen_method(config.value_of)
 
     where = ""
@@ -89,13 +89,13 @@ def main(_):
             sys.exit(interrupted.exit_code)
 
 
-def _name():
-    """What a run without a name is called: base file and fragments, such as sngan_cifar10-stu."""
+def _name() -> str:
+    """A name for a new workdir, from the gin files: such as sngan_cifar10-stu."""
     return "-".join(pathlib.Path(file).stem for file in FLAGS.gin_file)[:100]
 
 
-def _resuming(workdir):
-    """The command that goes on with a run."""
+def _resuming(workdir: pathlib.Path) -> str:
+    """The command that resumes a run."""
     arguments = sys.argv[1:] if FLAGS.workdir else [*sys.argv[1:], f"--workdir={workdir}"]
     return shlex.join(["python", "-m", "stugan_tf.train", *arguments])
 

@@ -845,7 +845,7 @@ WRONG_USES = {
         ),
         WrongUse(
             "best by a score that is not computed",
-            ("train.best_by = 'kid'", "none of the scores", "fid", "Evaluator.metrics"),
+            ("train.best_by = 'kid'", "not one of the scores", "fid", "Evaluator.metrics"),
             gin=scored("Evaluator.metrics = ['fid']", "train.best_by = 'kid'"),
         ),
         WrongUse(
@@ -958,7 +958,7 @@ WRONG_USES = {
         ),
         WrongUse(
             "two things at once",
-            ("--neighbors and --truncation cannot be had at once",),
+            ("--neighbors and --truncation cannot be combined",),
             prepare=_evaluating("--neighbors=4", "--truncation=0.5"),
             command="evaluate",
             shown="--workdir=runs/mine --neighbors=4 --truncation=0.5",

@@ -91,7 +91,7 @@ def _names():
         elif name in known:
             names.append(name)
         else:
-            raise InputError(f"--name={name} is none of {', '.join(known)}, all.")
+            raise InputError(f"--name={name} is not one of {', '.join(known)}, all.")
     return list(dict.fromkeys(names))
 
 

@@ -146,7 +146,7 @@ def preset(name, classifier=None):
         InputError: if there is no such preset or classifier.
     """
     if name not in PRESETS:
-        raise InputError(f"--preset={name} is none of {', '.join(PRESETS)}.")
+        raise InputError(f"--preset={name} is not one of {', '.join(PRESETS)}.")
     found = PRESETS[name]
     if classifier is not None:
         if name != "cpu":

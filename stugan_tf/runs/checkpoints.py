@@ -1,10 +1,10 @@
 """Checkpoints that survive kills and bad disks: written aside, verified, renamed.
 
 Each is a folder `step_NNNNNNNN` with TensorFlow's files and `checkpoint.json`: format, step, time,
-score and the SHA-256 of each file. Variables are named by their path. In format 1, which had no
-number yet, they were named by their position; it is read through a table of those. A folder of that
-name is complete, because it gets its name last and loses it first: other processes may read it
-meanwhile.
+score and the SHA-256 of each file. Variables are named by their path. Format 1, whose files do not
+state a format, named them by their position; `names_by_position` translates these names. A folder
+of that name is always complete, because it gets its name last and loses it first, so other
+processes can read it at any time.
 """
 
 import collections
@@ -12,10 +12,12 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import pathlib
 import re
 import shutil
 import time
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -26,20 +28,26 @@ from stugan_tf.files import sha256_of, without_patterns, write_atomically
 from stugan_tf.runs.status import kept_steps
 
 FORMAT = 2
-_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # How TensorFlow ends the name of a variable.
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # TensorFlow appends this to the name of a variable.
 
 
 class Checkpoints:
     """The checkpoints of one workdir."""
 
-    def __init__(self, directory, variables, keep=3, keep_start=False):
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        variables: Mapping[str, tf.Variable],
+        keep: int = 3,
+        keep_start: bool = False,
+    ) -> None:
         """Opens `directory`; `save` makes it.
 
         Args:
-            directory: where the checkpoints are.
-            variables: {unique name: tf.Variable}, all that a checkpoint holds.
-            keep: how many of the newest to keep, at least 1; the best is kept besides.
-            keep_start: keep that of step 0, too.
+            directory: folder of the checkpoints.
+            variables: {unique name: tf.Variable}, the content of a checkpoint.
+            keep: how many of the newest to keep, at least 1. The best is also kept.
+            keep_start: whether the checkpoint of step 0 is also kept.
         """
         if keep < 1:
             raise InputError(f"train.keep_checkpoints must be at least 1, got {keep}.")
@@ -49,12 +57,12 @@ class Checkpoints:
         self._keep = keep
         self._keep_start = keep_start
 
-    def steps(self):
+    def steps(self) -> list[int]:
         """The steps of the complete checkpoints, ascending."""
         return kept_steps(self._directory)
 
-    def best(self):
-        """The step of the checkpoint with the lowest score, or None if none has one."""
+    def best(self) -> int | None:
+        """The step of the checkpoint with the lowest score, or None if no checkpoint has one."""
         scores = {step: self._read_manifest(step).get("score") for step in self.steps()}
         scored = {
             step: score
@@ -63,10 +71,10 @@ class Checkpoints:
         }
         return min(scored, key=lambda step: (scored[step], step), default=None)
 
-    def digest(self, step):
-        """A SHA-256 of the values in the checkpoint of a step.
+    def digest(self, step: int) -> str:
+        """The SHA-256 of the values in the checkpoint of a step.
 
-        Not of its files, for TensorFlow writes the same values in other bytes.
+        It is not that of the files, because TensorFlow can write the same values as other bytes.
         """
         digest = hashlib.sha256()
         with without_patterns(self._path(step)) as path:
@@ -74,15 +82,17 @@ class Checkpoints:
             for name in sorted(reader.get_variable_to_shape_map()):
                 if name.endswith(_VALUE) and not name.startswith("save_counter"):
                     digest.update(name.encode())
-                    digest.update(np.ascontiguousarray(reader.get_tensor(name)))
+                    values = np.ascontiguousarray(reader.get_tensor(name))
+                    digest.update(values)  # type: ignore[arg-type]
         return digest.hexdigest()
 
-    def save(self, step, score=None):
-        """Writes a checkpoint and removes those no longer kept.
+    def save(self, step: int, score: float | None = None) -> None:
+        """Writes a checkpoint and removes those that are not kept.
 
         Args:
-            step: generator steps done; an older checkpoint of the same step is replaced.
-            score: what `best` compares, lower is better; None, or not finite, is no candidate.
+            step: generator steps done; replaces an older checkpoint of the same step.
+            score: the number that `best` compares, lower is better. A checkpoint whose score is
+                None or not finite is not a candidate.
         """
         for pattern in (".writing_*", ".removing_*"):  # of a process that was killed
             for leftover in self._directory.glob(pattern):
@@ -106,15 +116,15 @@ class Checkpoints:
             raise
         self._remove_old(step)
 
-    def restore_newest(self):
-        """Restores the newest intact checkpoint; a damaged one is skipped with a warning.
+    def restore_newest(self) -> int | None:
+        """Restores the newest intact checkpoint; skips damaged ones with a warning.
 
         Returns:
-            Its step, or None if there is no checkpoint at all.
+            Its step, or None if there are no checkpoints.
 
         Raises:
-            InputError: if there are checkpoints, but none is intact, or they hold other variables
-                than this run.
+            InputError: if no checkpoint is intact, or a checkpoint holds other variables than
+                this run.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -127,16 +137,16 @@ class Checkpoints:
         if steps:
             raise InputError(
                 f"None of the checkpoints in {self._directory} is intact. Copy one back from a "
-                "backup, or start anew with another --workdir."
+                "backup, or start again with another --workdir."
             )
         return None
 
-    def restore(self, step):
-        """Restores one checkpoint, after comparing it with its checksums.
+    def restore(self, step: int) -> None:
+        """Restores one checkpoint, after verifying its checksums.
 
         Raises:
-            InputError: if it is damaged, holds other variables than this run, or is of a format
-                that is not known here.
+            InputError: if it is damaged, holds other variables than this run, or has an unknown
+                format.
         """
         path = self._path(step)
         manifest = self._read_manifest(step)
@@ -165,7 +175,7 @@ class Checkpoints:
             checkpoint.read(str(readable / "state")).assert_consumed()
 
     def _check_same_variables(self, path, file, names):
-        """Raises InputError unless the file has our variables, `names` of which it calls so."""
+        """Raises InputError unless the file has our variables, under the names in `names`."""
         # TensorFlow itself would say this in several hundred lines.
         ours_of = {called: name for name, called in names.items()}
         stored = {}
@@ -188,7 +198,7 @@ class Checkpoints:
             )
 
     def _remove_old(self, newest):
-        # A later one is damaged: the run went back before it, and it must not count as kept.
+        # Later ones are damaged: the run has gone back to an earlier one. They do not count.
         steps = [step for step in self.steps() if step <= newest]
         keep = {*steps[-self._keep :], self.best()}
         for step in self.steps():
@@ -228,16 +238,17 @@ _GROUPS = {
 }
 
 
-def names_by_position(names):
+def names_by_position(names: Iterable[str]) -> dict[str, str]:
     """The names that variables had in format 1.
 
     Args:
-        names: those of all variables of a training; of each group in the order of its variables.
+        names: the names of all variables of a training, in the order of the variables.
 
     Returns:
         {name: former name}, such as {'generator/block2_c1/kernel': 'generator/017'}.
     """
-    former, counts = {}, collections.Counter()
+    former: dict[str, str] = {}
+    counts: collections.Counter[str] = collections.Counter()
     for name in names:
         former[name] = name
         for group, called in _GROUPS.items():

@@ -1,8 +1,8 @@
-"""What happens every so many steps of a run: an object for each thing, all with one interface.
+"""What happens every few steps of a run: one object for each thing, all with one interface.
 
-The loop runs steps until the next event, then lets all that are due act, in the order of their
-list. They pass on what they found in the `RunState`: trackers, which come last but for the saving,
-show it elsewhere (`runs.trackers`).
+The loop runs steps until the next event is due. Then all events that are due act, in the order of
+their list, and put what they found into the `RunState`. Trackers come late in the list and show
+what the events before them found (`runs.trackers`).
 """
 
 import dataclasses
@@ -10,6 +10,8 @@ import math
 import numbers
 import pathlib
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -20,11 +22,18 @@ from stugan_tf.images import image_grid, write_png
 from stugan_tf.latents import class_rows
 from stugan_tf.progress import ProgressBar
 from stugan_tf.randomness import Purpose, draw_latents, fold
+from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.runs.interruption import Interruption
+from stugan_tf.runs.scoring import Scoring
 from stugan_tf.sparsity.exploration_rate import churn, exploration_rate
 from stugan_tf.sparsity.sparsify import count_weights
+from stugan_tf.training.algorithm import Algorithm
+from stugan_tf.training.gan import GAN
+from stugan_tf.training.player import Player
+from stugan_tf.training.steps import Steps
 
-MOST_ROWS = 16  # of classes in a sample grid; of more it shows some, drawn at random
-# What is worth a place on the line of progress, and its name in the paper.
+MOST_ROWS = 16  # A grid of more classes has no row for each; its classes are drawn at random.
+# The numbers on the line of progress, with their names in the paper.
 SHOWN = {
     "d_loss": "d_loss",
     "g_loss": "g_loss",
@@ -35,7 +44,7 @@ SHOWN = {
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
-    """How often what happens; see `Training`, whose settings these are."""
+    """How often each thing happens. These are settings of `Training`, which explains them."""
 
     steps_per_execution: int
     log_every: int
@@ -46,7 +55,7 @@ class Intervals:
     keep_checkpoints: int
     max_rollbacks: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Checks the values."""
         for name, value in dataclasses.asdict(self).items():
             check = {"checkpoint_minutes": check_above_zero, "max_rollbacks": check_natural}
@@ -55,28 +64,27 @@ class Intervals:
 
 @dataclasses.dataclass
 class RunState:
-    """Where a run stands, and what was found since the loop stopped last.
+    """Where a run stands, and what the events found at this stop of the loop.
 
     Attributes:
         step: generator steps done.
-        total_steps: of the whole run.
+        total_steps: generator steps of the whole run.
         workdir: `pathlib.Path` of the folder to write to.
         config: the configuration as text.
-        label: what the run is called where its progress is shown, or ''.
-        sparsities: {'generator_sparsity': number, ...} of the masks as they are.
-        topology: numbers of topology updates by name; what is before `/` in a name groups them.
-        scores: what the evaluator returned, or None.
-        cost: the score by which the best checkpoint is chosen, lower is better; None if there are
-            no scores or none is chosen by.
+        label: name of the run where its progress is shown, or ''.
+        sparsities: {'generator_sparsity': number, ...} of the present masks.
+        topology: numbers about topology updates by name; the part before `/` names their group.
+        scores: the evaluator's result, or None.
+        cost: the number that chooses the best checkpoint, lower is better; None without scores or
+            without `train.best_by`.
         samples: a sample grid, uint8 [H, W, C], or None.
         metrics: means since the last log point by name, or None.
         stopping: whether the run was asked to stop.
-        signal_number: the signal that asked this worker, or None.
+        signal_number: the signal that this worker received, or None.
         ended: whether the run ends before its last step.
-        status: how it ends: 'finished', 'interrupted', 'rolled back' or 'failed', which it is
-            unless it is known better.
-        message: how it began, in words.
-        progress: the `ProgressBar`, once there is one.
+        status: how the run ends: 'finished', 'interrupted', 'rolled back' or 'failed', the default.
+        message: how the run began, in words.
+        progress: the `ProgressBar`; None before the run begins.
     """
 
     step: int
@@ -97,18 +105,19 @@ class RunState:
     message: str = "started"
     progress: ProgressBar | None = None
 
-    def say(self, message):
-        """Tells a person what happened, on a line of its own."""
+    def say(self, message: str) -> None:
+        """Prints a line for the user."""
+        assert self.progress is not None
         self.progress.message(f"step {self.step}: {message}")
 
-    def advance(self, step):
-        """Notes that the loop stopped after `step`, where nothing was found yet."""
+    def advance(self, step: int) -> None:
+        """Moves on to a stop after `step`, and forgets what was found at the stop before."""
         self.step, self.topology = step, {}
         self.scores = self.cost = self.samples = self.metrics = None
 
     @property
-    def numbers(self):
-        """All that was found and is a number, by names such as 'training/d_loss'."""
+    def numbers(self) -> dict[str, float]:
+        """All numbers that the events found, by names such as 'training/d_loss'."""
         found = {f"training/{name}": value for name, value in (self.metrics or {}).items()}
         found |= {f"evaluation/{name}": value for name, value in score_numbers(self.scores).items()}
         for name, value in self.topology.items():
@@ -116,8 +125,8 @@ class RunState:
         return found
 
 
-def score_numbers(scores):
-    """What of an evaluation's result is a number, by name."""
+def score_numbers(scores: dict[str, Any] | None) -> dict[str, Any]:
+    """The numbers in an evaluation's result, by name."""
     scores = scores or {}
     return {name: value for name, value in scores.items() if isinstance(value, numbers.Real)}
 
@@ -127,53 +136,54 @@ class NotFiniteError(Exception):
 
 
 class Event:
-    """Something that happens in a run; does nothing by itself.
+    """Something that happens in a run. This base class does nothing.
 
-    The same object is used again after a rollback: `begin` starts from where the state is.
+    After a rollback the same object begins again, at the step of the state.
     """
 
-    def begin(self, state):
-        """Before the first step; forgets what a killed process noted after `state.step`."""
+    def begin(self, state: RunState) -> None:
+        """Called before the first step; drops what a killed process wrote after `state.step`."""
 
-    def next_due(self, step):
-        """The first step after `step` at which the loop has to stop for it, or None."""
+    def next_due(self, step: int) -> int | None:
+        """The first step after `step` at which the loop must stop for this event, or None."""
         del step
+        return None
 
-    def before(self, step):
-        """Before the steps up to `step` run, after which the loop stops."""
+    def before(self, step: int) -> None:
+        """Called before the loop runs on to its next stop, after `step`."""
 
-    def is_due(self, state):
-        """Whether it is to act after `state.step`."""
+    def is_due(self, state: RunState) -> bool:
+        """Whether the event acts after `state.step`."""
         del state
         return True
 
-    def act(self, state):
-        """Does it."""
+    def act(self, state: RunState) -> None:
+        """Called at a stop of the loop if the event is due."""
 
-    def close(self, state):
-        """After the last step; `state.status` says how it came to that."""
+    def close(self, state: RunState) -> None:
+        """Called after the last step; `state.status` says how the run ended."""
 
 
 class Periodic(Event):
     """Acts at all multiples of a number of steps, and after the last step."""
 
-    def __init__(self, every):
-        """Notes how many steps."""
+    def __init__(self, every: int) -> None:
+        """Keeps the number of steps."""
         self._every = every
 
-    def next_due(self, step):
+    def next_due(self, step: int) -> int | None:
         """The next multiple."""
         return step - step % self._every + self._every
 
-    def is_due(self, state):
-        """At multiples and after the last step."""
+    def is_due(self, state: RunState) -> bool:
+        """Due at multiples and after the last step."""
         return state.step % self._every == 0 or state.step == state.total_steps
 
 
 class Progress(Event):
-    """A bar on a terminal, lines elsewhere; comes before all that have something to say."""
+    """A bar on a terminal, lines elsewhere. It must come before events that print something."""
 
-    def begin(self, state):
+    def begin(self, state: RunState) -> None:
         """Says how the run began."""
         self._step = state.step
         state.progress = ProgressBar(
@@ -181,25 +191,27 @@ class Progress(Event):
         )
         state.say(state.message)
 
-    def act(self, state):
+    def act(self, state: RunState) -> None:
         """Moves the bar."""
+        assert state.progress is not None
         state.progress.advance(state.step - self._step)
         self._step = state.step
 
-    def close(self, state):
-        """Leaves the bar as it stands."""
+    def close(self, state: RunState) -> None:
+        """Leaves the bar as it is."""
+        assert state.progress is not None
         state.progress.close()
 
 
 class Health(Event):
     """Ends a run whose losses or gradients are not finite."""
 
-    def __init__(self, steps):
-        """Notes the `Steps` that watch them."""
+    def __init__(self, steps: Steps) -> None:
+        """Keeps the `Steps`, which watch the values."""
         self._steps = steps
 
-    def act(self, state):
-        """Raises NotFiniteError at the first such value."""
+    def act(self, state: RunState) -> None:
+        """Raises NotFiniteError if a value was not finite, and names the first."""
         found = self._steps.first_bad()
         if found is not None:
             step, what = found
@@ -207,10 +219,10 @@ class Health(Event):
 
 
 class TopologyUpdates(Event):
-    """What topology updates do: drop fraction, churn, R_s and density, also per layer."""
+    """Measures topology updates: drop fraction, churn, R_s and density, also for each layer."""
 
-    def __init__(self, algorithm, gan, players):
-        """Notes what is updated.
+    def __init__(self, algorithm: Algorithm, gan: GAN, players: dict[str, Player]) -> None:
+        """Keeps what is measured.
 
         Args:
             algorithm: an `Algorithm`.
@@ -218,19 +230,19 @@ class TopologyUpdates(Event):
             players: {name of a network: its `Player`}.
         """
         self._algorithm, self._gan, self._players = algorithm, gan, players
-        self._former = {}
+        self._former: dict[str, list[tf.Tensor]] = {}
 
-    def begin(self, state):
-        """Measures the masks as they are."""
+    def begin(self, state: RunState) -> None:
+        """Measures the present masks."""
         for name in self._gan.networks:
             self._measure(state, name)
 
-    def next_due(self, step):
+    def next_due(self, step: int) -> int | None:
         """The next step that changes a topology."""
         return self._algorithm.next_topology_update(step)
 
-    def before(self, step):
-        """Keeps the masks that `step` changes."""
+    def before(self, step: int) -> None:
+        """Keeps a copy of the masks that `step` changes."""
         changes = self._algorithm.changes_topology(step)
         self._former = {
             name: [tf.identity(layer.kernel_mask.value) for layer in player.explorer.layers]
@@ -238,12 +250,12 @@ class TopologyUpdates(Event):
             if changes[name]
         }
 
-    def is_due(self, state):
-        """After steps that change a topology."""
+    def is_due(self, state: RunState) -> bool:
+        """Due after steps that change a topology."""
         return bool(self._former)
 
-    def act(self, state):
-        """Compares the masks with those before."""
+    def act(self, state: RunState) -> None:
+        """Compares the masks with those before the update."""
         for name, masks in self._former.items():
             state.topology |= self._changes(name, masks)
             fraction = self._algorithm.drop_fraction(name, state.step)
@@ -271,64 +283,65 @@ class TopologyUpdates(Event):
 
 
 class Evaluations(Periodic):
-    """Scores, in `evaluations.jsonl`."""
+    """Scores the run and writes the scores to `evaluations.jsonl`."""
 
-    def __init__(self, scoring, gan):
-        """Notes the `Scoring` of a `GAN`; None never scores."""
-        super().__init__(scoring.every if scoring else None)
+    def __init__(self, scoring: Scoring | None, gan: GAN) -> None:
+        """Keeps the `Scoring` of a `GAN`; without one the run is not scored."""
+        super().__init__(scoring.every if scoring else 1)
         self._scoring, self._gan = scoring, gan
 
-    def begin(self, state):
+    def begin(self, state: RunState) -> None:
         """Opens the file."""
         self._file = JsonLines(state.workdir / "evaluations.jsonl", state.step)
 
-    def next_due(self, step):
-        """The next multiple, if there are scores."""
+    def next_due(self, step: int) -> int | None:
+        """The next multiple, if the run is scored."""
         return super().next_due(step) if self._scoring else None
 
-    def is_due(self, state):
-        """At multiples and after the last step, if there are scores."""
+    def is_due(self, state: RunState) -> bool:
+        """Due at multiples and after the last step, if the run is scored."""
         return self._scoring is not None and super().is_due(state)
 
-    def act(self, state):
-        """Scores, and says the numbers."""
+    def act(self, state: RunState) -> None:
+        """Scores the GAN, writes the record and prints the scores."""
+        assert self._scoring is not None
         state.scores = self._scoring.score(self._gan, state.step)
         state.cost = self._scoring.cost(state.scores)
         self._file.append({"step": state.step, **state.scores})
         found = score_numbers(state.scores)
         state.say("  ".join(f"{name} {value:.4g}" for name, value in found.items()))
 
-    def close(self, state):
+    def close(self, state: RunState) -> None:
         """Closes the file."""
         self._file.close()
 
 
 class SampleGrids(Periodic):
-    """Images of the averaged generator for latents that never change, in `samples/`."""
+    """Grids of images of the averaged generator in `samples/`, always of the same latents."""
 
-    def __init__(self, gan, every, num_samples, seed):
-        """Notes what is drawn.
+    def __init__(self, gan: GAN, every: int, num_samples: int, seed: int) -> None:
+        """Keeps the settings.
 
         Args:
             gan: the `GAN`.
             every: steps between grids.
-            num_samples: images of a grid.
-            seed: of the run.
+            num_samples: the most images in a grid.
+            seed: seed of the run.
         """
         super().__init__(every)
         self._gan, self._num_samples, self._seed = gan, num_samples, seed
 
     @property
-    def columns(self):
-        """Images in a row of a grid that has a row for each class, else None."""
+    def columns(self) -> int | None:
+        """Images in a row, if the grid has a row for each class; else None."""
         num_classes = self._gan.num_classes
         has_rows = self._gan.conditional and num_classes <= min(MOST_ROWS, self._num_samples)
         return self._num_samples // num_classes if has_rows else None
 
-    def images(self):
+    def images(self) -> np.ndarray:
         """The images, float [n, H, W, C].
 
-        If there are few classes, a row of each, all of the same latents.
+        If the classes are few, each has a row, and all rows have the same latents.
         """
         rows = self._gan.num_classes
         num_drawn = self.columns or self._num_samples
@@ -338,26 +351,27 @@ class SampleGrids(Periodic):
             latents, labels = map(tf.constant, class_rows(latents.numpy(), range(rows)))
         return self._gan.generate(latents, labels, training=False, averaged=True).numpy()
 
-    def act(self, state):
+    def act(self, state: RunState) -> None:
         """Writes a grid."""
         state.samples = image_grid(self.images(), self.columns)
         write_png(state.workdir / "samples" / f"step_{state.step:08d}.png", state.samples)
 
 
 class Log(Periodic):
-    """Means of the losses and what else is measured, in `metrics.jsonl`."""
+    """Writes means of the losses and other measurements to `metrics.jsonl`."""
 
-    def __init__(self, steps, every):
-        """Notes the `Steps` that measure, and the steps between log points."""
+    def __init__(self, steps: Steps, every: int) -> None:
+        """Keeps the `Steps`, which measure, and the number of steps between log points."""
         super().__init__(every)
         self._steps = steps
 
-    def begin(self, state):
+    def begin(self, state: RunState) -> None:
         """Opens the file."""
         self._file = JsonLines(state.workdir / "metrics.jsonl", state.step)
 
-    def act(self, state):
+    def act(self, state: RunState) -> None:
         """Writes a line."""
+        assert state.progress is not None
         values = {**self._steps.pop_metrics(), **state.sparsities, **self._exploration_rates()}
         state.metrics = {name: float(value) for name, value in values.items()}
         self._file.append({"step": state.step, "time": round(time.time(), 3), **state.metrics})
@@ -365,64 +379,64 @@ class Log(Periodic):
         state.progress.show(shown)
 
     def _exploration_rates(self):
-        """R_s of the networks that explore."""
+        """R_s of the networks whose topology changes."""
         return {
             f"{name}_exploration_rate": exploration_rate(player.explorer.ever_active)[1]
             for name, player in self._steps.players.items()
             if player.rule is not None
         }
 
-    def close(self, state):
+    def close(self, state: RunState) -> None:
         """Closes the file."""
         self._file.close()
 
 
 class StopRequests(Event):
-    """Whether a signal, to this or another worker, asked the run to stop."""
+    """Notes whether a signal, to this or another worker, asked the run to stop."""
 
-    def __init__(self, interruption, agree):
-        """Notes whom to ask.
+    def __init__(self, interruption: Interruption, agree: Callable[[bool], bool]) -> None:
+        """Keeps what it asks.
 
         Args:
-            interruption: an `Interruption` that is open.
-            agree: function of a bool, whether it is true on any worker.
+            interruption: an open `Interruption`.
+            agree: `flag -> whether it is true on any worker`.
         """
         self._interruption, self._agree = interruption, agree
 
-    def act(self, state):
-        """Asks."""
+    def act(self, state: RunState) -> None:
+        """Asks this worker and the others."""
         state.signal_number = self._interruption.signal_number
         state.stopping = self._agree(state.signal_number is not None)
 
 
 class Saving(Periodic):
-    """Checkpoints: at multiples, with scores, when asked to stop, and when one is overdue."""
+    """Saves checkpoints: at multiples, with each score, before a stop, and when one is overdue."""
 
-    def __init__(self, checkpoints, gan, every, minutes):
-        """Notes where and how often.
+    def __init__(self, checkpoints: Checkpoints, gan: GAN, every: int, minutes: float) -> None:
+        """Keeps the settings.
 
         Args:
             checkpoints: `Checkpoints` of all state.
             gan: the `GAN`.
             every: steps between checkpoints.
-            minutes: the most between checkpoints.
+            minutes: the most minutes between checkpoints.
         """
         super().__init__(every)
         self._checkpoints, self._gan, self._seconds = checkpoints, gan, 60 * minutes
         self._saved_at = math.inf
 
-    def begin(self, state):
-        """From now on the time counts."""
+    def begin(self, state: RunState) -> None:
+        """Starts the clock."""
         self._saved_at = time.monotonic()
 
-    def is_due(self, state):
-        """See the class."""
+    def is_due(self, state: RunState) -> bool:
+        """Due as the class says."""
         overdue = time.monotonic() - self._saved_at > self._seconds
         return super().is_due(state) or overdue or state.stopping or state.cost is not None
 
-    def act(self, state):
-        """Saves. Raises NotFiniteError rather than save weights that are not finite."""
-        # A step may have overflowed them with a gradient still finite.
+    def act(self, state: RunState) -> None:
+        """Saves a checkpoint. Raises NotFiniteError if a weight is not finite."""
+        # A finite gradient can still overflow a weight.
         for name, network in self._gan.networks.items():
             for variable in network.trainable_variables:
                 if not tf.reduce_all(tf.math.is_finite(variable.value)):
@@ -436,20 +450,20 @@ class Saving(Periodic):
 class EarlyEnd(Event):
     """Ends a run whose scores do not get better."""
 
-    def __init__(self, scoring, agree):
-        """Notes the `Scoring`, or None, and `agree` as `StopRequests` has it."""
+    def __init__(self, scoring: Scoring | None, agree: Callable[[bool], bool]) -> None:
+        """Keeps the `Scoring`, or None, and `agree` as for `StopRequests`."""
         self._scoring, self._agree = scoring, agree
 
-    def begin(self, state):
-        """A run that is resumed may be over."""
+    def begin(self, state: RunState) -> None:
+        """Ends a resumed run that has run out of patience before."""
         self.act(state)
 
-    def is_due(self, state):
-        """After scores by which the best checkpoint is chosen."""
+    def is_due(self, state: RunState) -> bool:
+        """Due after scores that can choose the best checkpoint."""
         return state.cost is not None
 
-    def act(self, state):
-        """Says why, if it ends."""
+    def act(self, state: RunState) -> None:
+        """Ends the run if its patience is over, and says why."""
         reason = self._scoring and self._scoring.stop_reason
         if reason:
             state.say(f"ends early: {reason}")

@@ -4,14 +4,14 @@ import signal
 
 
 class Interrupted(BaseException):
-    """The run was asked to stop, and has saved.
+    """A signal asked the run to stop, and the run has saved.
 
     Attributes:
-        exit_code: 128 + the signal's number, so that whoever restarts jobs sees an unfinished one.
+        exit_code: 128 + the signal's number, so that a scheduler knows that the run is unfinished.
     """
 
-    def __init__(self, signal_number, step):
-        """Notes the signal and the step that was saved."""
+    def __init__(self, signal_number: int, step: int) -> None:
+        """Keeps the signal and the step that was saved."""
         super().__init__(
             f"{signal.Signals(signal_number).name}: saved at step {step}. The same command with "
             "this --workdir goes on from there."
@@ -20,12 +20,16 @@ class Interrupted(BaseException):
 
 
 class Interruption:
-    """While open, remembers the first such signal; a second one acts at once."""
+    """A context that notes the first SIGTERM or SIGINT. The second acts at once.
+
+    Attributes:
+        signal_number: the signal that came, or None.
+    """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __enter__(self):
-        self.signal_number = None
+    def __enter__(self) -> "Interruption":
+        self.signal_number: int | None = None
         self._former = {number: signal.signal(number, self._note) for number in self.SIGNALS}
         return self
 
@@ -38,5 +42,5 @@ class Interruption:
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._restore()

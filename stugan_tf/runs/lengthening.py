@@ -1,7 +1,7 @@
-"""Whether a run may go on as one of another length: only if its past would have been the same.
+"""Whether the length of a run may change: only if its past would have been the same.
 
-Nothing but topology rules is told how long the training is. They are asked what they would have
-done in the steps that are over, had the run always had its new length.
+Of all parts of a training, only topology rules depend on its length. So they are asked what they
+would have done in the past steps if the run had always had its new length.
 """
 
 import dataclasses
@@ -9,19 +9,20 @@ import dataclasses
 import numpy as np
 
 from stugan_tf.errors import InputError
+from stugan_tf.training.algorithm import Algorithm
 
-# What a rule may have found at a step, as far as the host knows it: densities and balance ratios.
+# Densities and balance ratios that a rule may have found at a step.
 _DENSITIES = (0.0, 0.5, 1.0)
 _BALANCE_RATIOS = (None, -1e9, 0.5, 1e9)
 
 
-def check_past(algorithm, former, done):
-    """Raises InputError unless the steps done were the same in a training as long as before.
+def check_past(algorithm: Algorithm, former: int, done: int) -> None:
+    """Raises InputError if the new length would have changed the steps that are done.
 
     Args:
-        algorithm: the `Algorithm` that the run is to have.
-        former: its number of steps up to now.
-        done: how many of them are done.
+        algorithm: the `Algorithm` with the new length.
+        former: the former length, in steps.
+        done: the number of steps that are done.
     """
     before = dataclasses.replace(algorithm, total_steps=former)
     for name, rule in algorithm.topology_rules.items():
@@ -33,15 +34,15 @@ def check_past(algorithm, former, done):
         step, past, now = found
         raise InputError(
             f"Algorithm.total_steps was {former} and is {algorithm.total_steps}, but the {name}'s "
-            f"{type(rule).__name__} goes by it: at step {step}, one of the {done} that are done, "
-            f"it has {past} in a training of {former} steps and {now} in one of "
+            f"{type(rule).__name__} depends on it: at step {step}, one of the {done} that are "
+            f"done, it has {past} in a training of {former} steps and {now} in one of "
             f"{algorithm.total_steps}. Set Algorithm.total_steps back to {former}, or train all "
             "steps again with another --workdir."
         )
 
 
 def _first_difference(rule, before, after, done):
-    """The first step done at which a rule differs, and what it has, in words; None if none."""
+    """(step, past, now): the first difference in the steps done, in words; None without one."""
     steps = set()
     for algorithm in (before, after):
         due = rule.next_due(0, algorithm.total_steps)
@@ -57,7 +58,7 @@ def _first_difference(rule, before, after, done):
 
 
 def _actions(rule, algorithm, step):
-    """What a rule does after a step for all that it may find there, in exact words."""
+    """What a rule does after a step, in exact words, for each state that it may find."""
     if not rule.is_due(step, algorithm.total_steps):
         return ["no topology update"] * len(_DENSITIES) * len(_BALANCE_RATIOS)
     amounts = (

@@ -1,15 +1,20 @@
-"""Algorithm 1 over a whole training, and what surrounds it: logs, samples, checkpoints, faults."""
+"""Algorithm 1 over a whole training, with logs, samples, checkpoints and rollbacks."""
 
 import contextlib
 import dataclasses
 import functools
+import os
 import signal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import gin
 import tensorflow as tf
 
 from stugan_tf.adapters.tensorflow_internals import has_several_workers
 from stugan_tf.checks import check_bool, check_function, check_natural
+from stugan_tf.data.inspection import Inspection
+from stugan_tf.data.source import Source
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.layers.execution import check_execution
 from stugan_tf.runs.checkpoints import Checkpoints
@@ -30,12 +35,13 @@ from stugan_tf.runs.events import (
 from stugan_tf.runs.interruption import Interrupted, Interruption
 from stugan_tf.runs.lengthening import check_past
 from stugan_tf.runs.manifest import record_end, record_failure, record_start
-from stugan_tf.runs.scoring import ScoringSettings
-from stugan_tf.runs.trackers import Guarded, chosen_trackers
+from stugan_tf.runs.scoring import Scoring, ScoringSettings
+from stugan_tf.runs.trackers import Guarded, Tracker, chosen_trackers
 from stugan_tf.runs.workdir import check_space, claimed, keep, total_steps_of
-from stugan_tf.sparsity.sparsify import count_weights
+from stugan_tf.sparsity.sparsify import Counts, count_weights
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
+from stugan_tf.training.player import Player
 from stugan_tf.training.precision import computing_in
 from stugan_tf.training.steps import Steps
 from stugan_tf.training.strategies import is_chief, should_jit
@@ -43,66 +49,69 @@ from stugan_tf.training.strategies import is_chief, should_jit
 
 @gin.configurable("train", denylist=["source", "strategy", "gan"])
 class Training:
-    """One training: built by the constructor, started or resumed by `run`."""
+    """One training. The constructor builds it; `run` starts or resumes it."""
 
     def __init__(
         self,
-        source,
-        strategy,
-        gan=GAN,
-        algorithm=Algorithm,
-        seed=0,
-        jit_compile="auto",
-        execution="dense",
-        precision="float32",
-        rematerialize=False,
-        steps_per_execution=1,
-        log_every=100,
-        sample_every=1000,
-        num_samples=64,
-        checkpoint_every=1000,
-        checkpoint_minutes=10.0,
-        keep_checkpoints=3,
-        max_rollbacks=0,
-        evaluator=None,
-        evaluate_every=None,
-        best_by=None,
-        patience=None,
-        trackers=None,
-    ):
-        """Builds everything; nothing is written yet.
+        source: Source,
+        strategy: tf.distribute.Strategy,
+        gan: Callable[..., GAN] = GAN,
+        algorithm: Callable[[], Algorithm] = Algorithm,
+        seed: int = 0,
+        jit_compile: bool | str = "auto",
+        execution: str = "dense",
+        precision: str = "float32",
+        rematerialize: bool = False,
+        steps_per_execution: int = 1,
+        log_every: int = 100,
+        sample_every: int = 1000,
+        num_samples: int = 64,
+        checkpoint_every: int = 1000,
+        checkpoint_minutes: float = 10.0,
+        keep_checkpoints: int = 3,
+        max_rollbacks: int = 0,
+        evaluator: Callable[[Source, tf.distribute.Strategy], Any] | None = None,
+        evaluate_every: int | None = None,
+        best_by: str | None = None,
+        patience: int | None = None,
+        trackers: Sequence[Tracker] | None = None,
+    ) -> None:
+        """Builds everything; writes nothing.
 
         Args:
             source: a `stugan_tf.data` source.
             strategy: a `tf.distribute.Strategy`.
             gan: `(image_shape, num_classes, seed) -> GAN`.
             algorithm: `() -> Algorithm`, such as `training.algorithm.longer`.
-            seed: of masks, weights, data order and noise.
+            seed: seed of masks, weights, data order and noise.
             jit_compile: True, False or 'auto', which compiles on accelerators.
             execution: 'dense', 'sparse' or 'auto': how masked layers compute on a CPU, see
                 `layers.masked.set_execution`. The numbers are the same up to rounding.
             precision: 'float32', 'bfloat16' or 'float16': what layers compute in, see
-                `training.precision`; a choice of accelerators.
-            rematerialize: keep only what passes between the blocks of the networks for backward
-                passes, which run each block again: less memory for up to one more forward pass. See
-                `layers.rematerialization`.
-            steps_per_execution: steps per call from the host. Signals are heeded, and values that
-                are not finite found, between calls.
+                `training.precision`. The last two are for accelerators.
+            rematerialize: whether backward passes run each block of the networks again and keep
+                only what passes between blocks. This saves memory and costs up to one more forward
+                pass. See `layers.rematerialization`.
+            steps_per_execution: steps per call from the host. Between calls the run reacts to
+                signals and finds values that are not finite.
             log_every: steps between log points.
             sample_every: steps between sample grids.
-            num_samples: images in a sample grid. A conditional GAN of at most 16 classes has a row
-                for each, of so many that all rows are full.
+            num_samples: the most images in a sample grid. The grid of a conditional GAN of at most
+                16 classes has one row for each class, and all rows are full.
             checkpoint_every: steps between checkpoints.
-            checkpoint_minutes: a checkpoint is written after so many minutes without one, too.
-            keep_checkpoints: how many of the newest to keep.
+            checkpoint_minutes: the run also writes a checkpoint when the last is this old.
+            keep_checkpoints: how many of the newest checkpoints to keep.
             max_rollbacks: how often to go back to the last checkpoint, with other random numbers,
-                when a value is not finite; after that the run fails.
-            evaluator: `(source, strategy) -> evaluator`, such as `evaluation.Evaluator`; see
-                `Scoring` for what an evaluator is. It is called every `evaluate_every` steps.
+                when a value is not finite. After that the run fails.
+            evaluator: `(source, strategy) -> evaluator`, such as `evaluation.Evaluator`. `Scoring`
+                says what an evaluator is. It is called every `evaluate_every` steps.
             evaluate_every: steps between evaluations.
-            best_by: the metric that marks the checkpoint to keep as best.
-            patience: ends the run after so many evaluations in a row without a new best.
-            trackers: list of `runs.trackers.Tracker` that show the run; None is `[TensorBoard()]`.
+            best_by: the metric that marks the best checkpoint, which is kept.
+            patience: the run ends after this number of evaluations in a row without a new best.
+            trackers: list of `runs.trackers.Tracker`s that show the run; None is `[TensorBoard()]`.
+
+        Raises:
+            InputError: if a setting is wrong.
         """
         check_function("train.algorithm", algorithm)
         check_natural("train.seed", seed)
@@ -138,98 +147,106 @@ class Training:
             )
         self._check_schedules()
 
-    def _check_schedules(self):
+    def _check_schedules(self) -> None:
         total = self.algorithm.total_steps
         for name, rule in self.algorithm.topology_rules.items():
             if rule is not None and not rule.num_updates(total):
                 raise InputError(
-                    f"The {name}'s topology is to change {rule.when}, but the training of "
+                    f"The {name}'s topology should change {rule.when}, but the training of "
                     f"{total} steps has no step for it. Lower "
                     f"{type(rule).__name__}.update_interval, or set Algorithm."
                     f"{name}_exploration = None for a static topology."
                 )
 
     @functools.cached_property
-    def inspection(self):
-        """What the data holds, read and checked."""
+    def inspection(self) -> Inspection:
+        """A summary of the data, which is read and checked for it."""
         return self.source.inspect()
 
     @functools.cached_property
-    def scoring(self):
+    def scoring(self) -> Scoring | None:
         """The `Scoring` of this training, or None; loads what the evaluator needs."""
         return self._scored.scoring(self.source, self._strategy)
 
-    def check_trackers(self):
-        """Raises InputError if what a tracker needs is not installed."""
+    def check_trackers(self) -> None:
+        """Raises InputError if a tracker needs a package that is not installed."""
         for tracker in self._trackers:
             tracker.check()
 
     @property
-    def num_replicas(self):
-        """How many devices share a batch."""
+    def num_replicas(self) -> int:
+        """The number of devices that share a batch."""
         return self._strategy.num_replicas_in_sync
 
     @property
-    def keeps_gradients(self):
-        """Whether updates add up gradients in variables."""
+    def keeps_gradients(self) -> bool:
+        """Whether updates accumulate gradients in variables."""
         return self._steps.keeps_gradients
 
     @property
-    def players(self):
-        """The `Player` of each network by name."""
+    def players(self) -> dict[str, Player]:
+        """The `Player` of each network, by the name of the network."""
         return self._steps.players
 
-    def state(self):
+    def state(self) -> dict[str, tf.Variable]:
         """All variables that a checkpoint holds, by unique name."""
         return self._steps.state()
 
     @property
-    def is_chief(self):
-        """Whether this process is the one that writes."""
+    def is_chief(self) -> bool:
+        """Whether this process writes the files; of several workers one does."""
         return is_chief(self._strategy)
 
     @property
-    def best_by(self):
+    def best_by(self) -> str | None:
         """The metric that marks the best checkpoint, or None."""
         return self._scored.best_by
 
-    def assign_masks(self, masks):
-        """Puts networks of a run that begins under other masks.
+    def assign_masks(self, masks: dict[str, Sequence[tf.Tensor]]) -> None:
+        """Gives networks other masks, before the first step of a run.
 
-        Weights outside of them become zero, those of the average, too. All other state stays, but
-        for what an earlier run that it was restored from has counted.
+        Weights outside the masks become zero, also in the average. Counts of an earlier run (of
+        rollbacks and metrics) start again; all other state stays.
 
         Args:
-            masks: {name of a network: a mask for each of its masked layers}.
+            masks: {name of a network: a mask for each of its masked layers}, each of the shape of
+                the layer's kernel.
         """
         self._steps.restart()
         for name, of_layers in masks.items():
             self.players[name].explorer.restart(of_layers)
         self.gan.averaged.remask()
 
-    def run(self, workdir, config, begin=lambda training: {}, label="", keep_start=False):
+    def run(
+        self,
+        workdir: str | os.PathLike[str],
+        config: str,
+        begin: Callable[["Training"], dict[str, Any]] = lambda training: {},
+        label: str = "",
+        keep_start: bool = False,
+    ) -> None:
         """Trains to the end, from the newest checkpoint in `workdir` if there is one.
 
         Args:
-            workdir: folder of everything the run writes; made if needed.
+            workdir: folder of everything that the run writes; made if needed.
             config: the configuration as text; a workdir belongs to one configuration.
-            begin: `training -> facts`, brings a new run to where it starts, before the checkpoint
-                of step 0; the facts, a dictionary, go into run.json.
-            label: what the run is called where its progress is shown.
+            begin: `training -> facts`, prepares a new run before its checkpoint of step 0. The
+                facts, a dictionary, go into run.json.
+            label: name of the run where its progress is shown.
             keep_start: whether the checkpoint of step 0 is kept for good.
 
         Raises:
             InputError: if the workdir cannot be used.
             FailedRun: if a value was not finite.
-            Interrupted: if a signal asked to stop; the run was saved.
+            Interrupted: if a signal asked the run to stop; the run was saved.
         """
         state = self.state()
         self.check_trackers()
         check_space(workdir, state, self._intervals.keep_checkpoints + keep_start)
         if self.scoring:
             self.scoring.evaluator.prepare()
-        with claimed(workdir, config, self.is_chief) as (workdir, output, former):
-            stored = Checkpoints(workdir / "checkpoints", state)
+        with claimed(workdir, config, self.is_chief) as (folder, output, former):
+            stored = Checkpoints(folder / "checkpoints", state)
             checkpoints = Checkpoints(
                 output / "checkpoints", state, self._intervals.keep_checkpoints, keep_start
             )
@@ -239,7 +256,7 @@ class Training:
             with Interruption() as interruption:
                 while True:
                     if self.scoring:
-                        self.scoring.recall(workdir / "evaluations.jsonl", step)
+                        self.scoring.recall(folder / "evaluations.jsonl", step)
                     at = RunState(
                         step, self.algorithm.total_steps, output, config, label, message=message
                     )
@@ -247,7 +264,7 @@ class Training:
                     try:
                         self._run_events(at, events)
                         record_end(output, checkpoints.steps()[-1])
-                        self._on_any_worker(False)  # When any goes on, all of this is written.
+                        self._on_any_worker(False)  # Wait for all, so that everything is written.
                         return
                     except NotFiniteError as error:
                         failure = str(error)
@@ -258,17 +275,17 @@ class Training:
                         break
                     self._steps.attempt.assign(attempt)
                     message = (
-                        f"{failure} Going on from here with other random numbers, rollback "
+                        f"{failure} Going on from here with other random numbers: rollback "
                         f"{attempt} of at most {self._intervals.max_rollbacks}."
                     )
         raise FailedRun(
             f"{failure} The last good checkpoint, of step {step}, is intact. Set "
-            "train.max_rollbacks to go on from it with other random numbers, or start anew with "
+            "train.max_rollbacks to go on from it with other random numbers, or start again with "
             "lower learning rates and another --workdir."
         )
 
     def _start(self, stored, checkpoints, output, former, begin):
-        """Brings the run to where it goes on from; the step, and in words how."""
+        """Resumes or starts the run. Returns its step, and 'resumed' or 'started'."""
         step = stored.restore_newest()
         if step is not None:
             resumed = self._check_length(step, former)
@@ -277,18 +294,18 @@ class Training:
         with self._strategy.scope():
             facts = begin(self)
         record_start(output, 0, **self._facts(), **facts)
-        _save_first(checkpoints, output)  # What a rollback goes back to.
+        _save_first(checkpoints, output)  # A rollback can go back to it.
         return 0, "started"
 
-    def _check_length(self, step, former):
-        """Raises InputError if a run that is at `step` cannot have the length it is to have.
+    def _check_length(self, step: int, former: str | None) -> dict[str, Any]:
+        """Raises InputError if the run cannot get the length that is configured now.
 
         Args:
             step: of its newest checkpoint.
-            former: the configuration of another length that it had up to now, or None.
+            former: its configuration so far, if that has another length; else None.
 
         Returns:
-            What run.json is to say of it.
+            The facts about the change for run.json.
         """
         total = self.algorithm.total_steps
         if step > total:
@@ -302,17 +319,17 @@ class Training:
         if before is None:
             raise InputError(
                 f"Algorithm.total_steps is now {total}, but the config.gin of the run does not "
-                "plainly say what it was. Set it back, or choose another --workdir."
+                "clearly say what it was. Set it back, or choose another --workdir."
             )
         check_past(self.algorithm, before, step)
         return {"total_steps": {"before": before, "after": total}}
 
-    def _attempts(self):
-        """How often the run went back so far."""
+    def _attempts(self) -> int:
+        """The number of rollbacks so far."""
         return int(self._steps.attempt.numpy())
 
     def _events(self, checkpoints, interruption):
-        """All that happens beside the steps, in its order."""
+        """The events of the run, in the order in which they act."""
         every = self._intervals
         trackers = self._trackers if self.is_chief else []
         return [
@@ -329,7 +346,7 @@ class Training:
         ]
 
     def _run_events(self, state, events):
-        """Runs the steps from `state.step` on, and what happens between them."""
+        """Runs the steps from `state.step` on, and the events between them."""
         with contextlib.ExitStack() as closing:
             for event in events:
                 event.begin(state)
@@ -373,7 +390,8 @@ class Training:
                 self.algorithm.batch_size,
                 seed=self.seed,
                 start=step * self.algorithm.discriminator_steps,
-                # Each micro-batch is spread over all replicas: its images do not depend on them.
+                # Each micro-batch is spread over all replicas, so that its images do not depend
+                # on their number.
                 num_replicas=num_parts * num_replicas,
                 replicas=[
                     part * num_replicas + replica
@@ -386,15 +404,15 @@ class Training:
 
     @contextlib.contextmanager
     def _reading(self):
-        """Tells an image that cannot be read from a defect of ours."""
+        """Turns the error of an image that cannot be read into one that names the image."""
         try:
             yield
         except (tf.errors.InvalidArgumentError, tf.errors.DataLossError):
-            self.source.diagnose()  # Raises an error of its own if it finds the image.
+            self.source.diagnose()  # Raises an InputError if it finds the image.
             raise
 
-    def _on_any_worker(self, flag):
-        """Whether `flag` is true on any worker: all must leave at the same step."""
+    def _on_any_worker(self, flag: bool) -> bool:
+        """Whether `flag` is true on any worker, because all must stop at the same step."""
         if has_several_workers(self._strategy):
             return bool(self._count_workers(tf.constant(float(flag))) > 0)
         return flag
@@ -409,11 +427,11 @@ class Training:
 
         return count
 
-    def counts(self):
-        """The `Counts` of both networks by name."""
+    def counts(self) -> dict[str, Counts]:
+        """The `Counts` of both networks, by the name of the network."""
         return {name: count_weights(network) for name, network in self.gan.networks.items()}
 
-    def _facts(self):
+    def _facts(self) -> dict[str, Any]:
         return {
             "seed": self.seed,
             "data": dataclasses.asdict(self.inspection),
@@ -426,12 +444,12 @@ class Training:
 
 
 def _save_first(checkpoints, workdir):
-    """Saves step 0 and reads it back: a disk or path that does not work must show before step 1."""
+    """Saves step 0 and reads it back, so that a bad disk or path shows before step 1."""
     checkpoints.save(0)
     try:
         checkpoints.restore(0)
     except (InputError, OSError, tf.errors.OpError) as error:
         raise InputError(
-            f"What was saved in {workdir} cannot be read back: {str(error).splitlines()[0]} Choose "
-            "a --workdir on another disk or of another name."
+            f"The checkpoint in {workdir} cannot be read back: {str(error).splitlines()[0]} Choose "
+            "a --workdir on another disk or with another name."
         ) from error

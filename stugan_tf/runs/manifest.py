@@ -1,4 +1,4 @@
-"""`run.json`: what is needed to tell, later and elsewhere, how a run came about."""
+"""`run.json`: what a reader needs to know, later and elsewhere, about how a run was made."""
 
 import datetime
 import json
@@ -8,25 +8,32 @@ import platform
 import shlex
 import subprocess
 import sys
+from typing import Any
 
 import stugan_tf
 from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
 
 
-def record_start(workdir, step, data, resumed=None, **facts):
-    """Writes `run.json` at the first start of a run; adds to its `resumes` at later ones.
+def record_start(
+    workdir: str | os.PathLike[str],
+    step: int,
+    data: dict[str, Any],
+    resumed: dict[str, Any] | None = None,
+    **facts: Any,
+) -> None:
+    """Writes `run.json` at the first start of a run; adds to its `resumes` at later starts.
 
     Args:
-        workdir: The working directory.
-        step: The step from which this process goes on.
-        data: What is known of the data, with a `fingerprint`: it must be that of the first start,
-            because the order of the images resumes by position.
-        resumed: What else JSON can hold of this start, if it is a later one.
-        **facts: What else JSON can hold of the run: seed, counts.
+        workdir: the workdir.
+        step: the step at which this process starts.
+        data: facts about the data, with a `fingerprint`. It must be the same at each start,
+            because a resumed run finds its images by position.
+        resumed: more facts about a later start, as JSON can hold them.
+        **facts: more facts about the run, such as seed and counts, as JSON can hold them.
 
     Raises:
-        InputError: if the data have changed since.
+        InputError: if the data has changed.
     """
     path = pathlib.Path(workdir) / "run.json"
     if path.exists():
@@ -34,10 +41,10 @@ def record_start(workdir, step, data, resumed=None, **facts):
         before, now = (known["fingerprint"] for known in (manifest["data"], data))
         if before != now:
             raise InputError(
-                f"The data have changed since {workdir} was started: their fingerprint was "
-                f"{before} and is {now}. Restore them, or start anew with another --workdir."
+                f"The data has changed since {workdir} was started: its fingerprint was "
+                f"{before} and is {now}. Restore it, or start again with another --workdir."
             )
-        manifest.pop("finished", None)  # What follows may be a step that was lost.
+        manifest.pop("finished", None)  # Steps that were lost may follow.
         manifest.pop("failed", None)
         manifest["resumes"].append({"step": step, **process(), **(resumed or {})})
     else:
@@ -45,13 +52,13 @@ def record_start(workdir, step, data, resumed=None, **facts):
     write_atomically(path, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
-def record_end(workdir, step):
-    """Notes in `run.json` that the run is over, after `step` steps."""
+def record_end(workdir: str | os.PathLike[str], step: int) -> None:
+    """Notes in `run.json` that the run has finished, after `step` steps."""
     _note(workdir, finished={"step": step, "time": _now()})
 
 
-def record_failure(workdir, reason):
-    """Notes in `run.json` that the run failed, and why, in words."""
+def record_failure(workdir: str | os.PathLike[str], reason: str) -> None:
+    """Notes in `run.json` that the run failed, and the reason, in words."""
     _note(workdir, failed={"reason": reason, "time": _now()})
 
 
@@ -61,8 +68,8 @@ def _note(workdir, **values):
     write_atomically(pathlib.Path(workdir) / "run.json", text.encode())
 
 
-def read_manifest(workdir):
-    """What `run.json` in a folder says; an empty dictionary if no run was started there."""
+def read_manifest(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of `run.json` in a folder. Empty if no run was started there."""
     path = pathlib.Path(workdir) / "run.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
@@ -71,9 +78,9 @@ def _now():
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
-def process():
-    """What can be told of this process: time, command, versions, commit, host, devices."""
-    import keras  # Here, so that a manifest can be read without them.
+def process() -> dict[str, Any]:
+    """Facts about this process: time, command, versions, commit, host, devices."""
+    import keras  # Imported here, so that a manifest can be read without TensorFlow.
     import tensorflow as tf
 
     return {
@@ -95,12 +102,13 @@ def process():
 
 
 def _commit():
-    """The commit of our source, `-dirty` if changed since.
+    """The commit of our source, with `-dirty` if it was changed.
 
-    What is no checkout, as in a container, may be told by STUGAN_TF_COMMIT; else it is None.
+    Outside of a checkout, such as in a container, it is the environment variable STUGAN_TF_COMMIT,
+    or None.
     """
     source = pathlib.Path(stugan_tf.__file__).parents[1]
-    if not (source / ".git").exists():  # a checkout further up may be somebody else's
+    if not (source / ".git").exists():  # A checkout further up may be of another project.
         return os.environ.get("STUGAN_TF_COMMIT") or None
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:

@@ -1,4 +1,4 @@
-"""Opens the run of a folder: to look at it, to draw from it, to score or to export it.
+"""Opens the run in a folder: to look at it, to draw images, to score it or to export it.
 
     run = open_run("runs/quickstart")
     images = run.generate(16, seed=0)  # uint8 [16, H, W, C]
@@ -8,14 +8,21 @@ The gin configuration of the caller stays as it is, and several runs can be open
 
 import contextlib
 import functools
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from stugan_tf import config, models  # noqa: F401 - the models register themselves with gin
 from stugan_tf.checks import check_above_zero, check_positive, check_seed
 from stugan_tf.data import data
 from stugan_tf.data.inspection import Inspection
 from stugan_tf.data.recorded import RecordedSource
+from stugan_tf.data.source import Source
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import (
     evaluator,  # noqa: F401 - registers itself with gin
@@ -28,11 +35,11 @@ from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.runs.loop import Training
 from stugan_tf.runs.manifest import read_manifest
 from stugan_tf.runs.phases import run_folder
-from stugan_tf.runs.status import status_of
+from stugan_tf.runs.status import Status, status_of
 from stugan_tf.serving.interface import Interface
 from stugan_tf.training.strategies import create_strategy
 
-BLOCK = 64  # images computed at once; batch statistics are those of a block
+BLOCK = 64  # Images computed at once; they share their batch statistics.
 WEIGHTS = ("averaged", "live")
 NEEDS_LABELS = (
     "needs a conditional GAN, and this one was trained without labels (GAN.conditional = False). "
@@ -41,29 +48,32 @@ NEEDS_LABELS = (
 
 
 def open_run(
-    workdir,
-    checkpoint="latest",
-    gin_params=(),
+    workdir: str | os.PathLike[str],
+    checkpoint: str | int | None = "latest",
+    gin_params: Sequence[str] = (),
     *,
-    gin_files=(),
-    strategy="one_device",
-    execution="dense",
-    uses=(),
-):
-    """Builds the networks of a run and gives them the weights of a checkpoint.
+    gin_files: Sequence[str | os.PathLike[str]] = (),
+    strategy: str = "one_device",
+    execution: str | None = "dense",
+    uses: Sequence[str] = (),
+) -> "Run":
+    """Builds the networks of a run and restores a checkpoint.
 
-    What the run was trained on is read from its run.json: the data need not be there.
+    The run's run.json describes its data (image shape, classes), so the data itself need not be
+    there.
 
     Args:
-        workdir: folder of a run, or of phases: then the last that has a checkpoint is opened.
-        checkpoint: 'latest', 'best' or a step; None restores none, see `Run.restore`.
-        gin_params: bindings that replace those of the run, e.g. `['Evaluator.num_images = 100']`.
-        gin_files: paths of gin files; they hold before `gin_params`.
+        workdir: folder of a run. For a method of several phases, the folder above them: this opens
+            the last phase that has a checkpoint.
+        checkpoint: 'latest', 'best' or a step. None restores no checkpoint; call `Run.restore`.
+        gin_params: bindings that override those of the run, e.g. `['Evaluator.num_images = 100']`.
+        gin_files: paths of gin files that override the run's configuration; `gin_params` override
+            them.
         strategy: name of a strategy, see `create_strategy`.
-        execution: how masked layers compute, see `Training`; None is as configured. 'dense' is not
-            measured first, so that the same images come out each time.
-        uses: names of configurables that the caller is going to call in `Run.configured`: their
-            bindings have a use.
+        execution: how masked layers compute, see `Training`; None keeps the run's setting. 'dense'
+            draws the same images each time, because it needs no measurement.
+        uses: names of configurables that the caller will call inside `Run.configured`. Their
+            bindings count as used.
 
     Returns:
         A `Run`.
@@ -85,23 +95,30 @@ class Run:
     """A run that `open_run` has opened.
 
     Attributes:
-        workdir: absolute path of its folder, of several phases that of the one opened.
-        step: of the checkpoint that was restored; None before that.
-        training: the `Training`; its variables are those of the checkpoint.
-        gan: the `GAN` in it.
-        strategy: the `tf.distribute.Strategy` it was made for.
-        source: what it was trained on, usually a `RecordedSource`.
-        interface: the `Interface` of its generator: shapes, and classes by their names of then.
+        workdir: absolute path of its folder; of several phases, the folder of the opened one.
+        step: step of the restored checkpoint; None before one is restored.
+        training: the `Training`, whose variables hold the restored checkpoint.
+        gan: the `GAN` of the training.
+        strategy: the `tf.distribute.Strategy` that the networks were built for.
+        source: the data that the run was trained on, usually a `RecordedSource`.
+        interface: the `Interface` of its generator: shapes, and the class names at training time.
     """
 
-    def __init__(self, folder, configuration, strategy="one_device", execution="dense", uses=()):
-        """Builds what is configured; see `open_run`."""
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        configuration: config.Configuration,
+        strategy: str = "one_device",
+        execution: str | None = "dense",
+        uses: Sequence[str] = (),
+    ) -> None:
+        """Builds the networks; see `open_run`."""
         self.workdir = folder.absolute()
-        self.step = None
+        self.step: int | None = None
         self._configuration = configuration
-        self._sampler = None  # (settings, Sampler)
+        self._sampler: tuple[Any, Sampler] | None = None  # (settings, Sampler)
         with self.configured():
-            self.strategy = create_strategy(strategy)  # First: it may have to choose devices.
+            self.strategy = create_strategy(strategy)  # First, because it may choose devices.
             self.source = _source_of(folder, self._open_data)
             self.training = Training(self.source, self.strategy)
             config.check_all_used(["data", *uses], checked=configuration_file(folder))
@@ -112,66 +129,66 @@ class Run:
         self._checkpoints = Checkpoints(self.workdir / "checkpoints", self.training.state())
 
     @contextlib.contextmanager
-    def configured(self):
-        """Inside, gin's configuration is that of this run; outside it is as it was."""
+    def configured(self) -> Iterator[None]:
+        """Inside this context, gin has the configuration of this run; outside it is unchanged."""
         with self._configuration.active():
             yield
 
-    def setting(self, name):
-        """What is bound to 'name.parameter', or None."""
+    def setting(self, name: str) -> Any:
+        """The value bound to 'name.parameter', or None."""
         with self.configured():
             return config.value_of(name)
 
     @property
-    def config(self):
-        """The operative configuration the run was trained by, as text for gin."""
+    def config(self) -> str:
+        """The operative configuration that the run was trained with, as gin text."""
         return configuration_file(self.workdir).read_text()
 
     @property
-    def generator(self):
-        """The trained generator, a Keras model to images in [-1, 1]."""
+    def generator(self) -> keras.Model:
+        """The trained generator, a Keras model that makes images in [-1, 1]."""
         return self.gan.generator
 
     @property
-    def discriminator(self):
-        """The trained discriminator, a Keras model to logits [B, 1]."""
+    def discriminator(self) -> keras.Model:
+        """The trained discriminator, a Keras model that makes logits [B, 1]."""
         return self.gan.discriminator
 
     @property
-    def average(self):
-        """The averaged generator, a Keras model; what `generate` draws from by default."""
+    def average(self) -> keras.Model:
+        """The averaged generator, a Keras model; `generate` draws from it by default."""
         return self.gan.averaged.model
 
     @property
-    def status(self):
-        """Where the run stands now, a `Status`."""
+    def status(self) -> Status:
+        """Where the run stands now."""
         return status_of(self.workdir)
 
     @property
-    def facts(self):
-        """What run.json says now: data, seed, versions, commit, resumes."""
+    def facts(self) -> dict[str, Any]:
+        """The present content of run.json: data, seed, versions, commit, resumes."""
         return read_manifest(self.workdir)
 
     @property
-    def metrics(self):
-        """The records of metrics.jsonl as they are now, dictionaries with `step`."""
+    def metrics(self) -> list[dict[str, Any]]:
+        """The present records of metrics.jsonl, dictionaries with `step`."""
         return read_json_lines(self.workdir / "metrics.jsonl")
 
     @property
-    def evaluations(self):
-        """The records of evaluations.jsonl as they are now, by step; see `records.read`."""
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The present records of evaluations.jsonl, by step; see `records.read`."""
         return records.read(self.workdir)
 
     @property
-    def checkpoints(self):
-        """The steps of the checkpoints that are there now, ascending."""
+    def checkpoints(self) -> list[int]:
+        """The steps of the present checkpoints, ascending."""
         return self._checkpoints.steps()
 
     @functools.cached_property
-    def real_images(self):
-        """The source to compare generated images with: what the run was trained on.
+    def real_images(self) -> Source:
+        """The source of real images for scores: the training data of the run.
 
-        If gin_params or gin_files of `open_run` chose other data, it is that.
+        If the gin_params or gin_files of `open_run` name other data, the source reads that.
         """
         own = config.Configuration([configuration_file(self.workdir)])
         with own.active():
@@ -180,22 +197,22 @@ class Run:
             now = config.settings_of("data")
         return self.source if before == now else self._open_data()
 
-    def _open_data(self):
+    def _open_data(self) -> Source:
         with _plain_errors(), self.configured():
             return data()
 
-    def steps(self, which, several=False):
-        """The steps of the checkpoints of a name, see `named_steps`."""
+    def steps(self, which: str, several: bool = False) -> list[int]:
+        """The steps of the checkpoints that `which` names, see `named_steps`."""
         return named_steps(self.workdir, self._checkpoints, which, several)
 
-    def restore(self, checkpoint="latest"):
-        """Gives the networks the weights of another checkpoint.
+    def restore(self, checkpoint: str | int = "latest") -> int:
+        """Restores another checkpoint.
 
         Args:
             checkpoint: 'latest', 'best' or a step.
 
         Returns:
-            Its step.
+            The step of the checkpoint.
 
         Raises:
             InputError: if there is no such checkpoint, or it is damaged.
@@ -205,13 +222,18 @@ class Run:
         self.step = step
         return step
 
-    def restore_newest(self):
-        """Restores the newest intact checkpoint; returns its step, or None if there is none."""
+    def restore_newest(self) -> int | None:
+        """Restores the newest intact checkpoint; returns its step, or None without checkpoints."""
         self.step = self._checkpoints.restore_newest()
         return self.step
 
-    def sampler(self, weights="averaged", batch_norm="inference", truncation=None):
-        """A `Sampler` of the generator in blocks of 64 images; for the arguments see `generate`."""
+    def sampler(
+        self,
+        weights: str = "averaged",
+        batch_norm: str = "inference",
+        truncation: float | None = None,
+    ) -> Sampler:
+        """A `Sampler` that draws in blocks of 64 images; for the arguments see `generate`."""
         settings = (weights, batch_norm, truncation)
         if self._sampler is None or self._sampler[0] != settings:  # One is compiled at first use.
             averaged = weights == "averaged"
@@ -221,23 +243,24 @@ class Run:
 
     def generate(
         self,
-        n,
-        seed=0,
-        class_id=None,
-        truncation=None,
-        weights="averaged",
-        batch_norm="inference",
-    ):
-        """Draws images, the same that `python -m stugan_tf.sample` shows for these choices.
+        n: int,
+        seed: int = 0,
+        class_id: int | Sequence[int] | None = None,
+        truncation: float | None = None,
+        weights: str = "averaged",
+        batch_norm: str = "inference",
+    ) -> np.ndarray:
+        """Draws images; `python -m stugan_tf.sample` shows the same images for the same choices.
 
         Image number i does not depend on `n`.
 
         Args:
-            n: how many.
-            seed: of latents and, where they are drawn, labels.
-            class_id: the class of a conditional GAN to draw, or a list of them, taken in turn; None
-                draws labels.
-            truncation: latents are cut off here, e.g. 0.7; None is nowhere.
+            n: number of images.
+            seed: seed of the latents, and of labels that are drawn.
+            class_id: for a conditional GAN, the class to draw, or a list of classes that are taken
+                in turn. None draws random labels.
+            truncation: absolute value at which latents are truncated, e.g. 0.7. None does not
+                truncate.
             weights: 'averaged' or 'live'.
             batch_norm: 'inference', 'batch' or 'standing', see `Sampler`.
 
@@ -245,7 +268,7 @@ class Run:
             uint8 [n, H, W, C].
 
         Raises:
-            InputError: for a wrong argument, or before a checkpoint was restored.
+            InputError: if an argument is wrong, or no checkpoint was restored.
         """
         check_positive("n", n)
         check_seed("seed", seed)
@@ -267,26 +290,32 @@ class Run:
         # Whole blocks, so that even batch statistics do not depend on `n`.
         latents, labels = sampler.inputs(-(-n // BLOCK) * BLOCK, folded)
         if chosen:
-            labels = np.resize(np.int32(chosen), len(labels))
+            labels = np.resize(np.array(chosen, np.int32), len(labels))
         return np.concatenate(list(sampler.images_of(latents, labels, folded)))[:n]
 
 
-def sample_seed(seed):
-    """Int [2]: the seed of latents and labels of pictures, of a seed that a user gives."""
+def sample_seed(seed: int) -> tf.Tensor:
+    """The seed of latents and labels of pictures, int64 [2], made of the seed a user gives."""
     return fold((seed, 0), Purpose.SAMPLES)
 
 
-def check_classes(name, numbers, interface):
-    """Raises InputError unless all numbers are classes of a generator; `name` is what gave them."""
+def check_classes(name: str, numbers: Sequence[int], interface: Interface) -> None:
+    """Raises InputError unless all numbers are classes of a generator.
+
+    Args:
+        name: the flag or argument that gave the numbers.
+        numbers: the numbers.
+        interface: the `Interface` of the generator.
+    """
     for number in numbers:
         if type(number) is not int or not 0 <= number < interface.num_classes:
             names = ", ".join(interface.numbered_names())
-            raise InputError(f"{name}={number} is none of the classes: {names}.")
+            raise InputError(f"{name}={number} is not one of the classes: {names}.")
 
 
 @contextlib.contextmanager
-def _plain_errors():
-    """What the user got wrong, as an InputError without what gin adds about its calls."""
+def _plain_errors() -> Iterator[None]:
+    """Turns bad input into an InputError without the lines that gin adds about its calls."""
     try:
         yield
     except Exception as error:
@@ -296,8 +325,8 @@ def _plain_errors():
         raise InputError(message) from error
 
 
-def _source_of(folder, open_data):
-    """What the run in a folder was trained on: as its run.json says, else as the data is now."""
+def _source_of(folder: pathlib.Path, open_data: Callable[[], Source]) -> Source:
+    """The training data of a run: as run.json describes it, else the data itself."""
     record = Inspection.from_record(read_manifest(folder).get("data"))
     if record is not None:
         return RecordedSource(record, open_data)
@@ -306,16 +335,15 @@ def _source_of(folder, open_data):
     except (InputError, OSError) as error:
         raise InputError(
             f"{folder / 'run.json'} does not say what data the run was trained on, and that data "
-            f"cannot be read: {error} Bring the data back, or restore "
-            "run.json from a backup."
+            f"cannot be read: {error} Restore the data, or run.json from a backup."
         ) from error
 
 
-def configuration_file(workdir):
-    """The path of the configuration of the run in `workdir`, a `pathlib.Path`.
+def configuration_file(workdir: pathlib.Path) -> pathlib.Path:
+    """The path of the configuration file of the run in a folder.
 
     Raises:
-        InputError: if no run was ever started there.
+        InputError: if no run was started there.
     """
     file = workdir / "config.gin"
     if not file.is_file():
@@ -323,17 +351,19 @@ def configuration_file(workdir):
     return file
 
 
-def named_steps(workdir, checkpoints, which, several=False):
+def named_steps(
+    workdir: pathlib.Path, checkpoints: Checkpoints, which: str, several: bool = False
+) -> list[int]:
     """The steps of the checkpoints that a flag names, ascending.
 
     Args:
-        workdir: of the run, for messages.
-        checkpoints: its `Checkpoints`.
-        which: 'latest', 'best' or a step as text; 'all', too, where it is allowed.
-        several: whether it is.
+        workdir: folder of the run, for messages.
+        checkpoints: the `Checkpoints` of the run.
+        which: 'latest', 'best' or a step as text; also 'all' if `several` is True.
+        several: whether 'all' is allowed.
 
     Raises:
-        InputError: if there is none of that name.
+        InputError: if there is no such checkpoint.
     """
     there = checkpoints.steps()
     if not there:

@@ -1,7 +1,10 @@
-"""`phases.json`: what the phases of a method have come to, in the folder above theirs."""
+"""`phases.json`: the state of each phase of a method, in the folder above the phases."""
 
 import json
+import os
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
@@ -12,17 +15,18 @@ from stugan_tf.tables import columns
 class Overview:
     """The phases of one workdir by name, each a dictionary.
 
-    `name`, `about`, `state` (waiting, started or finished); once started `folder`, relative to the
-    workdir unless it is shared with other runs; once finished `steps`, `latest` and `best` (steps
-    of checkpoints), `sparsity` of each network, and `scores`: the best of each metric.
+    All have `name`, `about` and `state` (waiting, started or finished). A phase that has started
+    has `folder`, which is relative to the workdir unless other runs share it. A finished phase has
+    `steps`, `latest` and `best` (steps of checkpoints), `sparsity` of each network, and `scores`,
+    the best value of each metric.
     """
 
-    def __init__(self, workdir, phases):
-        """Reads what is there.
+    def __init__(self, workdir: str | os.PathLike[str], phases: Sequence[Any]) -> None:
+        """Reads `phases.json`, if there is one.
 
         Args:
-            workdir: the folder above; it need not exist.
-            phases: of the method.
+            workdir: the folder above the phases; it need not exist.
+            phases: the phases of the method, with `name` and `about`.
         """
         self._workdir = pathlib.Path(workdir)
         stored = {record["name"]: record for record in read_phases(self._workdir)}
@@ -33,28 +37,28 @@ class Overview:
             for phase in phases
         }
 
-    def folder(self, name):
-        """Where a phase is, or None if it has not started."""
+    def folder(self, name: str) -> pathlib.Path | None:
+        """The folder of a phase, or None if it has not started."""
         folder = self._records[name].get("folder")
         return None if folder is None else self._workdir / folder
 
-    def step(self, name, which):
+    def step(self, name: str, which: str) -> int | None:
         """The step of the `latest` or `best` checkpoint of a finished phase, or None."""
         return self._records[name][which]
 
-    def is_finished(self, name):
-        """Whether a phase is over and what others start from is still there."""
+    def is_finished(self, name: str) -> bool:
+        """Whether a phase has finished and the checkpoints that others start from still exist."""
         record = self._records[name]
         if record["state"] != "finished":
             return False
-        kept = kept_steps(self.folder(name) / "checkpoints")
+        kept = kept_steps(self._workdir / record["folder"] / "checkpoints")
         return {record["latest"], record["best"]} - {None} <= set(kept)
 
-    def note(self, output, name, **values):
-        """Adds to what is known of a phase, and writes it to the folder `output`."""
+    def note(self, output: pathlib.Path, name: str, **values: Any) -> None:
+        """Adds values to the record of a phase, and writes all records to the folder `output`."""
         folder = values.get("folder")
         if folder is not None and folder.is_relative_to(self._workdir):
-            folder = folder.relative_to(self._workdir)  # So that the whole may be moved.
+            folder = folder.relative_to(self._workdir)  # So that the workdir can be moved.
         if folder is not None:
             values["folder"] = str(folder)
         self._records[name] |= values
@@ -62,8 +66,11 @@ class Overview:
         write_atomically(output / PHASES, text.encode())
 
 
-def run_folder(workdir):
-    """The folder of the run that a workdir stands for: of phases, the last that has a checkpoint.
+def run_folder(workdir: str | os.PathLike[str]) -> pathlib.Path:
+    """The folder of the run that a workdir stands for.
+
+    For a run without phases this is the workdir; else it is the folder of the last phase that has
+    a checkpoint.
 
     Raises:
         InputError: if there are phases, but no checkpoint yet.
@@ -76,13 +83,13 @@ def run_folder(workdir):
         if kept_steps(folder / "checkpoints"):
             return folder
     raise InputError(
-        f"{workdir} is for {len(phases)} phases ({', '.join(r['name'] for r in phases)}), none of "
-        "which has a checkpoint yet. Train it first."
+        f"{workdir} has {len(phases)} phases ({', '.join(r['name'] for r in phases)}), but no "
+        "checkpoint yet. Train it first."
     )
 
 
-def table(workdir):
-    """The phases of a workdir as text, or '' if it has none."""
+def table(workdir: str | os.PathLike[str]) -> str:
+    """The phases of a workdir as a table, or '' for a run without phases."""
     phases = read_phases(workdir)
     if not phases:
         return ""

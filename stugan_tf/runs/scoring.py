@@ -1,13 +1,19 @@
-"""Scores during a training, and what follows from them: the best checkpoint, an early end."""
+"""Scores during a training, and what they decide: the best checkpoint, an early end."""
 
 import dataclasses
 import json
 import math
+import pathlib
 from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
 
 from stugan_tf.checks import check_function, check_positive
+from stugan_tf.data.source import Source
 from stugan_tf.errors import InputError
 from stugan_tf.files import read_json_lines
+from stugan_tf.training.gan import GAN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +25,8 @@ class ScoringSettings:
     best_by: str | None
     patience: int | None
 
-    def __post_init__(self):
-        """Checks what can be checked without the evaluator."""
+    def __post_init__(self) -> None:
+        """Makes the checks that do not need the evaluator."""
         if self.evaluator is not None:
             check_function("train.evaluator", self.evaluator)
             check_positive("train.evaluate_every", self.every)
@@ -30,34 +36,42 @@ class ScoringSettings:
                 "train.evaluator, e.g. to @Evaluator."
             )
 
-    def scoring(self, source, strategy):
-        """The `Scoring`, or None; loads what the evaluator needs."""
+    def scoring(self, source: Source, strategy: tf.distribute.Strategy) -> "Scoring | None":
+        """The `Scoring`, or None without an evaluator; loads what the evaluator needs."""
         if self.evaluator is None:
             return None
+        assert self.every is not None  # It was checked above.
         return Scoring(self.evaluator(source, strategy), self.every, self.best_by, self.patience)
 
 
 class Scoring:
-    """Scores a run by an evaluator and remembers how the scores have moved.
+    """Scores a run with an evaluator and keeps the history of the scores.
 
-    An evaluator is anything that has `metrics` (the names of its scores, each with `min` or `max`:
-    which of its values is the best), `prepare()`, `protocol` (a dictionary, known then) and can be
-    called: `gan -> {name: number, ..., "protocol": protocol}`.
+    An evaluator is a callable `gan -> {name: number, ..., "protocol": protocol}` with three
+    members: `metrics`, a dictionary from the name of each score to `min` or `max`, the function
+    that finds its best value; `prepare()`; and `protocol`, a dictionary that is known after
+    `prepare()`.
     """
 
-    def __init__(self, evaluator, every, best_by=None, patience=None):
+    def __init__(
+        self,
+        evaluator: Any,
+        every: int,
+        best_by: str | None = None,
+        patience: int | None = None,
+    ) -> None:
         """Checks the settings against the evaluator.
 
         Args:
             evaluator: see the class.
             every: steps between evaluations.
-            best_by: the metric that marks the best checkpoint; None marks none.
-            patience: ends the run after so many evaluations in a row without a new best; None
-                never does.
+            best_by: the metric that marks the best checkpoint. None marks no checkpoint.
+            patience: the run ends after this number of evaluations in a row without a new best.
+                None does not end it.
         """
         if best_by is not None and best_by not in evaluator.metrics:
             raise InputError(
-                f"train.best_by = {best_by!r} is none of the scores that train.evaluator gives: "
+                f"train.best_by = {best_by!r} is not one of the scores of train.evaluator: "
                 f"{', '.join(evaluator.metrics)}. Choose one of these, or add it to "
                 "Evaluator.metrics."
             )
@@ -69,7 +83,7 @@ class Scoring:
         self.every = every
         self._best_by = best_by
         self._patience = patience
-        self._history = []  # (cost, step)
+        self._history: list[tuple[Any, int]] = []  # (cost, step)
 
     def __str__(self):
         text = f"every {self.every} steps, {self.evaluator}"
@@ -79,10 +93,10 @@ class Scoring:
             text += f"; the run ends after {self._patience} evaluations without a better one"
         return text
 
-    def recall(self, path, step):
-        """Remembers the scores of this protocol in `path`, evaluations.jsonl, up to a step.
+    def recall(self, path: pathlib.Path, step: int) -> None:
+        """Reads the history of this protocol up to a step from `path`, evaluations.jsonl.
 
-        Those that the evaluate command made, again or at other steps, do not count.
+        Scores that the evaluate command added at other steps do not count.
         """
         costs = {
             record["step"]: self.cost(record)
@@ -91,11 +105,11 @@ class Scoring:
         }
         self._history = [(costs[at], at) for at in sorted(costs) if at % self.every == 0]
 
-    def best(self, path):
-        """The best of each score of this protocol in `path`, evaluations.jsonl.
+    def best(self, path: pathlib.Path) -> dict[str, dict[str, Any]]:
+        """The best value of each score of this protocol in `path`, evaluations.jsonl.
 
         Returns:
-            {name: {"value": number, "step": int}}; of equal ones the earliest.
+            {name: {"value": number, "step": int}}, with the earliest step of equal values.
         """
         records = self._records(path)
         found = {}
@@ -107,24 +121,24 @@ class Scoring:
                 found[name] = {"value": value, "step": step}
         return found
 
-    def _records(self, path):
-        """What `path` holds of this protocol."""
+    def _records(self, path: pathlib.Path) -> list[dict[str, Any]]:
+        """The records of this protocol in `path`."""
         self.evaluator.prepare()
         own = json.loads(json.dumps(self.evaluator.protocol))  # As it is read: no tuples.
         return [record for record in read_json_lines(path) if record.get("protocol") == own]
 
-    def score(self, gan, step):
+    def score(self, gan: GAN, step: int) -> dict[str, Any]:
         """Scores a `GAN` at a step.
 
         Returns:
-            What the evaluator does, `{name: number, ..., "protocol": dictionary}`.
+            The evaluator's result, `{name: number, ..., "protocol": dictionary}`.
         """
         scores = self.evaluator(gan)
         self._history.append((self.cost(scores), step))
         return scores
 
-    def cost(self, scores):
-        """The number by which the best checkpoint is chosen, lower is better; None if by none."""
+    def cost(self, scores: dict[str, Any]) -> float | None:
+        """The number that chooses the best checkpoint, lower is better; None without `best_by`."""
         if self._best_by is None:
             return None
         value = scores.get(self._best_by)
@@ -133,7 +147,7 @@ class Scoring:
         return -value if self.evaluator.metrics[self._best_by] is max else value
 
     @property
-    def stop_reason(self):
+    def stop_reason(self) -> str | None:
         """Why the run should end now, or None."""
         if self._patience is None or not self._history:
             return None
@@ -143,5 +157,5 @@ class Scoring:
             return None
         return (
             f"{self._best_by} has not been better than at step {self._history[best][1]} in the "
-            f"last {len(costs) - 1 - best} evaluations, which is all of train.patience"
+            f"last {len(costs) - 1 - best} evaluations; train.patience allows no more"
         )

@@ -1,12 +1,14 @@
-"""Where the run of a folder stands: the one answer that everybody who asks gets.
+"""Where the run of a folder stands: the one place that all commands ask.
 
-Read from small files alone, without TensorFlow and without building anything.
+The status is read from small files, without TensorFlow and without building a network.
 """
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
+from typing import Any
 
 from stugan_tf.files import is_held
 from stugan_tf.runs.manifest import read_manifest
@@ -27,14 +29,15 @@ class Status:
     """Where a run stands.
 
     Attributes:
-        state: one of the five above. `running` means that a process holds the folder, as far as its
-            lock tells; `interrupted` that the same command goes on; `finished` that nothing is left
-            to do, be it after the last step or after an early end.
-        step: of the end if it is finished, else of the newest checkpoint; None if there is none.
-        folder: path of the run that this step is counted in: the workdir, or, of several phases,
-            that of the newest that has started.
-        phase: name of that phase; '' if there is one training only.
-        reason: why it failed; '' if it has not.
+        state: one of the five states above. `running`: a process holds the lock of the folder.
+            `interrupted`: the same command resumes the run. `finished`: nothing is left to do,
+            after the last step or an early end.
+        step: the last step of a finished run, else the step of the newest checkpoint; None without
+            checkpoints.
+        folder: path of the run that counts this step: the workdir, or the folder of the newest
+            phase that has started.
+        phase: name of that phase; '' for a run without phases.
+        reason: why the run failed; '' if it has not.
     """
 
     state: str
@@ -44,24 +47,24 @@ class Status:
     reason: str = ""
 
     @property
-    def is_over(self):
-        """Whether it has come to its end."""
+    def is_over(self) -> bool:
+        """Whether the run has finished."""
         return self.state == FINISHED
 
     @property
-    def keeps_its_end(self):
-        """Whether it has come to its end and the checkpoint of that is still there."""
+    def keeps_its_end(self) -> bool:
+        """Whether the run has finished and still has the checkpoint of its last step."""
         return self.is_over and self.step in kept_steps(self.folder / "checkpoints")
 
-    def __str__(self):
+    def __str__(self) -> str:
         where = "" if self.step is None else f" at step {self.step:,}"
         phase = f"{self.phase}: " if self.phase else ""
         reason = f": {self.reason}" if self.reason else ""
         return f"{phase}{self.state}{where}{reason}"
 
 
-def status_of(workdir):
-    """The `Status` of the run or the phases of a workdir, which need not exist."""
+def status_of(workdir: str | os.PathLike[str]) -> Status:
+    """The `Status` of a workdir with a run or with phases. The workdir need not exist."""
     workdir = pathlib.Path(workdir)
     phases = read_phases(workdir)
     if not phases:
@@ -76,12 +79,12 @@ def status_of(workdir):
     elif _is_claimed(workdir):
         state = RUNNING
     else:
-        # The end of a phase is not the end of all of them.
+        # The end of one phase is not the end of the method.
         state = INTERRUPTED if of_last.is_over else of_last.state
     return dataclasses.replace(of_last, state=state, phase=name)
 
 
-def _of_run(folder):
+def _of_run(folder: pathlib.Path) -> Status:
     manifest = read_manifest(folder)
     kept = kept_steps(folder / "checkpoints")
     newest = kept[-1] if kept else None
@@ -94,23 +97,23 @@ def _of_run(folder):
     return Status(INTERRUPTED if manifest or kept else NOT_STARTED, newest, folder)
 
 
-def _is_claimed(folder):
+def _is_claimed(folder: pathlib.Path) -> bool:
     return is_held(folder / ".lock")
 
 
-def read_phases(workdir):
-    """The records of `phases.json` in a folder, see `phases.Overview`; none if it has none."""
+def read_phases(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The records of `phases.json` in a folder, see `phases.Overview`. Empty without this file."""
     path = pathlib.Path(workdir) / PHASES
     return json.loads(path.read_text())["phases"] if path.exists() else []
 
 
-def started(workdir):
-    """Of the phases of a workdir the folders of those that have started; none if it has none."""
+def started(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """Folders of the phases that have started. Empty for a run without phases."""
     workdir = pathlib.Path(workdir)
     return [workdir / record["folder"] for record in read_phases(workdir) if "folder" in record]
 
 
-def kept_steps(directory):
-    """The steps of the complete checkpoints in a folder of checkpoints, ascending."""
+def kept_steps(directory: str | os.PathLike[str]) -> list[int]:
+    """The steps of the complete checkpoints in a folder `checkpoints/`, ascending."""
     matches = (_CHECKPOINT.fullmatch(path.name) for path in pathlib.Path(directory).glob("step_*"))
     return sorted(int(match.group(1)) for match in matches if match)

@@ -19,10 +19,10 @@ def _in_the_checkout(monkeypatch):
     ("arguments", "message"),
     [
         ([], "--name is missing: table2, table1"),
-        (["--name=table5"], "--name=table5 is none of table2, table1"),
+        (["--name=table5"], "--name=table5 is not one of table2, table1"),
         (["--name=table1"], "--output is missing"),
         (["--name=table1", "--processes=0"], "--processes must be a positive integer, got 0"),
-        (["--name=table1", "--output=x", "--preset=tiny"], "--preset=tiny is none of paper, cpu"),
+        (["--name=table1", "--output=x", "--preset=tiny"], "--preset=tiny is not one of paper"),
         (["--name=table1", "--output=x", "--seeds=a"], "--seeds=a: give integers such as 0,1,2"),
         (
             ["--name=table1", "--output=x", "--line=Sparse"],

@@ -292,7 +292,7 @@ def test_the_cpu_preset_says_which_data_it_uses(tmp_path):
         preset("cpu", str(tmp_path / "none"))
     with pytest.raises(InputError, match="is for --preset=cpu"):
         preset("smoke", str(tmp_path))
-    with pytest.raises(InputError, match="none of paper, cpu, smoke"):
+    with pytest.raises(InputError, match="not one of paper, cpu, smoke"):
         preset("tiny")
 
 

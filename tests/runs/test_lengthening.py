@@ -74,7 +74,7 @@ def test_what_does_not_go_by_the_length_goes_on(rule, done):
         (
             DensityAdjustment(update_interval=3, explores_at_max=True, max_density=0.5),
             3,
-            "DensityAdjustment goes by it: at step 3",
+            "DensityAdjustment depends on it: at step 3",
         ),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_lengthened_run_ends_like_one_that_was_always_as_long(tmp_path):
 def test_a_refused_length_leaves_the_run_as_it_was(tmp_path):
     rule = {"generator_exploration": Exploration(update_interval=2)}
     train(tmp_path, 3, **rule)
-    with pytest.raises(InputError, match="the generator's Exploration goes by it: at step 2"):
+    with pytest.raises(InputError, match="the generator's Exploration depends on it: at step 2"):
         train(tmp_path, 6, **rule)
     assert (tmp_path / "config.gin").read_text() == config(3)
     train(tmp_path, 3, **rule)  # It is as it was.

@@ -275,7 +275,7 @@ def test_scores_made_again_or_between_do_not_use_up_patience(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"best_by": "kid"}, "'kid' is none of the scores .* fid, inception_score"),
+        ({"best_by": "kid"}, "'kid' is not one of the scores .* fid, inception_score"),
         ({"best_by": None, "patience": 2}, "set train.best_by"),
         ({"patience": 0}, "train.patience must be a positive integer"),
         ({"evaluate_every": None}, "train.evaluate_every must be a positive integer"),

@@ -154,7 +154,7 @@ def test_more_images_begin_with_the_same(opened, pictures):
     ("arguments", "told"),
     [
         ({"n": 0}, "n must be"),
-        ({"n": 1, "class_id": 2}, "class_id=2 is none of the classes: 0 cat, 1 dog"),
+        ({"n": 1, "class_id": 2}, "class_id=2 is not one of the classes: 0 cat, 1 dog"),
         ({"n": 1, "class_id": True}, "class_id=True is none"),
         ({"n": 1, "truncation": 0}, "truncation"),
         ({"n": 1, "weights": "mean"}, "averaged, live"),

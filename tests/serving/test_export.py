@@ -189,9 +189,9 @@ def test_what_makes_no_sense_is_told(runs, tmp_path, flags, told):
     ("run", "flags", "told"),
     [
         ("plain", ["--workdir=x"], "--workdir and --artifact"),
-        ("plain", ["--weights=live"], "--weights was decided when the artifact was exported"),
+        ("plain", ["--weights=live"], "--weights was fixed when the artifact was exported"),
         ("plain", ["--classes"], "--classes needs a conditional GAN"),
-        ("conditional", ["--class_id=10"], "--class_id=10 is none of the classes"),
+        ("conditional", ["--class_id=10"], "--class_id=10 is not one of the classes"),
         ("plain", ["--artifact=nowhere"], "There is no artifact nowhere"),
     ],
 )
