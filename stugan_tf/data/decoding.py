@@ -20,7 +20,7 @@ PILLOW_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 def check_channels(channels: int) -> None:
-    """Raises `InputError` unless images are to be grey or RGB."""
+    """Raises `InputError` unless `channels` is 1 (grey) or 3 (RGB)."""
     if channels not in (1, 3):
         raise InputError(f"`channels` must be 1 (grey) or 3 (RGB), got {channels!r}.")
 
@@ -39,7 +39,7 @@ def decode(encoded: tf.Tensor, where: tf.Tensor | str, channels: int) -> tf.Tens
 
     Args:
         encoded: string scalar.
-        where: string scalar, what an error calls the image.
+        where: string scalar, the name of the image in errors.
         channels: 1 or 3; grey is repeated to RGB, RGB weighted to grey, transparency ignored.
 
     Returns:
@@ -66,12 +66,12 @@ def decode(encoded: tf.Tensor, where: tf.Tensor | str, channels: int) -> tf.Tens
         ),
     )
     image = tf.ensure_shape(image, [None, None, 3])
-    # Not by `decode_png`, which mistakes the weight of blue for that of green.
+    # `decode_png` cannot do this: it mistakes the weight of blue for the weight of green.
     return image if channels == 3 else tf.image.rgb_to_grayscale(image)
 
 
 def decode_with_pillow(encoded: bytes, where: bytes) -> np.ndarray:
-    """As `decode` for bytes, to uint8 [H, W, 3]; raises `InputError` if that cannot be done."""
+    """Decodes bytes to uint8 [H, W, 3]; raises `InputError` if they cannot be decoded."""
     try:
         return _pixels_by_pillow(encoded)
     except PILLOW_ERRORS as error:
@@ -82,7 +82,7 @@ def decode_with_pillow(encoded: bytes, where: bytes) -> np.ndarray:
 
 
 def damage(encoded: bytes) -> str | None:
-    """Why the bytes of an image cannot be decoded, None if they can."""
+    """The reason why the bytes of an image cannot be decoded, None if they can."""
     try:
         _pixels_by_pillow(encoded)
     except PILLOW_ERRORS as error:
@@ -114,7 +114,17 @@ def square(image: tf.Tensor, image_size: int) -> tf.Tensor:
 def fit(
     image: tf.Tensor, where: tf.Tensor | str, image_size: int | None, image_shape: ImageShape
 ) -> tf.Tensor:
-    """`square`, or without an `image_size` the assertion that the image has the shape of all."""
+    """Applies `square`; without an `image_size`, checks that the image has `image_shape`.
+
+    Args:
+        image: uint8 [H, W, C].
+        where: the name of the image in errors.
+        image_size: height and width in pixels, or None to keep the image as it is.
+        image_shape: (height, width, channels) of the result.
+
+    Returns:
+        uint8 of `image_shape`. A wrong shape fails with an `InvalidArgumentError`.
+    """
     if image_size is not None:
         image = square(image, image_size)
     else:

@@ -65,7 +65,7 @@ class ImageFolder(Source):
 
     @functools.cached_property
     def _path_tensor(self) -> tf.Tensor:
-        # Not in `__init__`: strategies want to be made before any tensor.
+        # Not in `__init__`: a strategy must be made before any tensor.
         with tf.init_scope():
             return tf.constant(self._paths)
 
@@ -90,7 +90,7 @@ class ImageFolder(Source):
         return [tf.io.gfile.stat(path).length for path in self._paths]
 
     def count_classes(self, labels: npt.ArrayLike) -> tuple[np.ndarray, int]:
-        """Counts of all files, whose folders tell their class."""
+        """Counts all files by their folders, not only the images read."""
         del labels
         return super().count_classes(self._labels)
 
@@ -104,11 +104,12 @@ def list_images(path: str) -> tuple[tuple[str, ...] | None, list[str], np.ndarra
     """Finds the images of a folder.
 
     Returns:
-        Names of the classes, or None without sub-folders; paths, sorted within each class; labels
-        int32 [n], one for each path.
+        Names of the classes, or None if there are no sub-folders; paths, sorted within each class;
+        labels, int32 [n], one for each path.
 
     Raises:
-        InputError: if it is not a folder, holds no image, or mixes images and classes.
+        InputError: if `path` is not a folder, holds no image, or has images both in sub-folders
+            and beside them.
     """
     if not tf.io.gfile.isdir(path):
         raise InputError(f"`path` {path!r} is not a folder. Give one that holds images.")
@@ -116,7 +117,7 @@ def list_images(path: str) -> tuple[tuple[str, ...] | None, list[str], np.ndarra
         return _list(path)
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path} holds a name that is no UTF-8: {error.object!r}. Rename it."
+            f"{path} holds a name that is not UTF-8: {error.object!r}. Rename it."
         ) from error
 
 
@@ -142,7 +143,7 @@ def _list(path: str) -> tuple[tuple[str, ...] | None, list[str], np.ndarray]:
     if flat and any(classes):
         raise InputError(
             f"{path} holds images both beside its sub-folders, such as {flat[0]}, and in them. "
-            "Move them into sub-folders, one a class, or have no sub-folders."
+            "Move them into sub-folders, one for each class, or have no sub-folders."
         )
     if flat:
         return None, flat, np.zeros(len(flat), np.int32)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,17 @@ import numpy.typing as npt
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """The preflight of a source; `str()` prints it.
+    """The preflight of a source; `str()` shows it in a few lines.
 
-    `class_counts` and `fingerprint` are taken from `num_read` images: all of a set in memory, an
-    even sample of a streamed one. Where classes are not `named`, `class_names` are their numbers.
+    Attributes:
+        source: name of the source.
+        num_images: number of images.
+        image_shape: (height, width, channels).
+        class_names: a name for each class.
+        class_counts: number of images of each class, among those that were read.
+        num_read: number of images read: all of a set in memory, an even sample of a streamed one.
+        fingerprint: sixteen hexadecimal digits, see `fingerprint`.
+        named: whether the classes have names; if not, `class_names` are their numbers.
     """
 
     source: str
@@ -26,20 +34,26 @@ class Inspection:
     named: bool = True
 
     @classmethod
-    def from_record(cls, values):
-        """What `dataclasses.asdict` made of one, read back from JSON; None if it is incomplete.
+    def from_record(cls, values: object) -> "Inspection | None":
+        """Reads an inspection back from JSON.
 
-        Records of before `named` have names wherever these are more than numbers.
+        Args:
+            values: what `dataclasses.asdict` made of an inspection. In records older than `named`,
+                classes count as named if their names are more than numbers.
+
+        Returns:
+            The `Inspection`; None if the record is incomplete.
         """
         fields = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or not fields - {"named"} <= values.keys():
             return None
-        known = {
+        known: dict[str, Any] = {
             name: tuple(values[name]) if isinstance(values[name], list) else values[name]
             for name in fields & values.keys()
         }
         names = known["class_names"]
-        return cls(**{"named": names != tuple(map(str, range(len(names)))), **known})
+        known.setdefault("named", names != tuple(map(str, range(len(names)))))
+        return cls(**known)
 
     def __str__(self) -> str:
         height, width, channels = self.image_shape
@@ -70,9 +84,9 @@ def fingerprint(
 
     Args:
         num_images: how many images the set has.
-        images: those that were read, uint8 [..., H, W, C].
-        labels: int32 [n].
-        layout: int64 [...], sizes that stand for what was not read; may be empty.
+        images: the images that were read, uint8 [..., H, W, C].
+        labels: their classes, int32 [n].
+        layout: int64 [...], sizes of files, for the images that were not read; may be empty.
 
     Returns:
         Sixteen hexadecimal digits.

@@ -1,9 +1,9 @@
 """Which image comes when: a function of (seed, epoch), evaluated where a run starts or resumes.
 
-An epoch is a sequence of blocks, and a block is what is shuffled at once in memory: all indices of
-a source with random access, or the encoded records of a few shards of a streamed one. Position p
-of the endless stream of examples lies in epoch p // num_images, so starting at p skips whole
-blocks unread and drops the head of one.
+An epoch is a sequence of blocks. A block is shuffled at once in memory: all indices of a source
+with random access, or the encoded records of a few shards of a streamed source. Position p of the
+endless stream of examples lies in epoch p // num_images. Starting at p skips whole blocks without
+reading them, and drops the head of one block.
 
 `tf.random.experimental.index_shuffle` would find one index in O(1), but its order is visibly not
 random: over 50000 indices the means of batches of 64 vary 0.6 times as much as they should, and
@@ -39,7 +39,7 @@ class Blocks(Protocol):
 
 
 def seed_of(seed: int, purpose: int, number: int | tf.Tensor) -> tf.Tensor:
-    """The int64 [2] seed of one use of randomness, e.g. for the block `number`."""
+    """The seed, int64 [2], of one use of randomness, e.g. for the block `number`."""
     return fold(tf.constant([seed, purpose], tf.int64), number)
 
 
@@ -67,10 +67,10 @@ class IndexBlock:
 
 
 class ShardBlocks:
-    """Streamed TFRecord shards: shuffled as wholes, then read a block of shards at a time.
+    """Streamed TFRecord shards: whole shards are shuffled, then read a block of shards at a time.
 
     Args:
-        shards: the records that each file contributes.
+        shards: files, each with the records to read from it.
         block_size: about how many records a block has; at least one shard.
     """
 
@@ -114,16 +114,16 @@ def ordered(
 ) -> tf.data.Dataset:
     """The endless stream of examples from position `start` on.
 
-    The next block is read while one is consumed: two are in memory.
+    The next block is read while one is consumed, so two blocks are in memory.
 
     Args:
         blocks: an `IndexBlock` or `ShardBlocks`.
         seed: the order is a function of it and the epoch.
         start: the first position, at least 0.
-        keep: from int64 [n] positions to bool [n]: which of them this pipeline delivers.
+        keep: maps positions, int64 [n], to bool [n]: which of them this pipeline delivers.
 
     Returns:
-        Dataset of `(record, flip)`, `flip` being a fair bool drawn for the position.
+        Dataset of `(record, flip)`; `flip` is a fair bool drawn for the position.
     """
     start_epoch = start // blocks.num_images
     ends = np.cumsum(blocks.lengths(seed, start_epoch))

@@ -1,8 +1,8 @@
 """A folder of images as TFRecord shards that `tfrecords` reads: small squares, in random order.
 
-What is in a shard is a function of the folder and the configuration alone, never of how many
-processes write or of what was done before. So a shard is either finished, which the manifest beside
-it says, or written anew; a job that was killed is started again and goes on.
+The content of a shard is a function of the folder and the configuration alone. It does not depend
+on the number of processes or on earlier calls. A shard that the manifest beside it calls finished
+is kept, any other is written again. So a job that was killed goes on when it is started again.
 """
 
 import concurrent.futures
@@ -31,7 +31,7 @@ from stugan_tf.data.image_folder import list_images
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.files import locked, write_atomically
 
-IMAGES_PER_SHARD = 1024  # unless told: an eighth of what `tfrecords` shuffles at once
+IMAGES_PER_SHARD = 1024  # by default: an eighth of what `tfrecords` shuffles at once
 NUM_NAMED = 20  # images that an error lists
 ORIENTATION = 0x0112  # the EXIF tag
 MANIFEST = ".shards.json"
@@ -39,7 +39,7 @@ MANIFEST = ".shards.json"
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """What becomes of an image.
+    """How an image is resized and encoded.
 
     Attributes:
         image_size: height and width in pixels.
@@ -70,11 +70,11 @@ class Task:
     """One shard to write.
 
     Attributes:
-        path: of the shard.
+        path: path of the shard.
         images: paths of its images, in order.
         labels: their classes.
-        encoding: what becomes of the images.
-        skip_corrupt: whether it is written without the images that cannot be decoded.
+        encoding: how images are encoded.
+        skip_corrupt: whether images that cannot be decoded are left out.
     """
 
     path: pathlib.Path
@@ -86,7 +86,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """What came of a `Task`; `corrupt` says why, by path."""
+    """A finished `Task`; `corrupt` maps paths of images that cannot be decoded to reasons."""
 
     name: str
     num_images: int
@@ -95,13 +95,13 @@ class Shard:
 
 
 class Sharding:
-    """The plan for a folder; `run` carries out what is left of it.
+    """The plan for a folder; `run` writes the shards that are missing.
 
     Attributes:
         num_images: number of images in the folder.
         num_shards: number of shards, finished or not.
         num_classes: number of classes; 1 without sub-folders.
-        pattern: what `tfrecords` is given.
+        pattern: the pattern of the shards, for `tfrecords`.
         manifest_path: path of a JSON file: the configuration, the classes in the order of their
             labels, and the finished shards with the images they leave out.
     """
@@ -116,15 +116,15 @@ class Sharding:
         split: str = "train",
         seed: int = 0,
     ) -> None:
-        """Lists the folder; nothing is written.
+        """Lists the folder; writes nothing.
 
         Args:
-            folder: as `image_folder` takes it.
+            folder: a folder of images, as in `image_folder`.
             output: a local folder for shards and manifest.
-            encoding: what becomes of the images.
-            num_shards: None for about 1024 images in each.
-            split: what the names of the shards begin with.
-            seed: which image is in which shard, and where, is a function of it.
+            encoding: how images are encoded.
+            num_shards: number of shards; None for about 1024 images in each.
+            split: beginning of the names of the shards.
+            seed: it decides where in the shards each image is.
 
         Raises:
             InputError: if the folder holds no images, the output lies in it, or another argument
@@ -167,17 +167,17 @@ class Sharding:
         """Writes the shards that are not finished.
 
         Args:
-            workers: number of processes; 1 is this one.
-            skip_corrupt: whether images that cannot be decoded are left out. Otherwise they make
-                this fail, after all others were checked and all shards without them written.
-            on_shard: called with each `Shard`, those that were finished before included.
+            workers: number of processes; with 1, this process does all.
+            skip_corrupt: whether images that cannot be decoded are left out. Otherwise they are an
+                error, once all other images are checked and the shards without them are written.
+            on_shard: called with each `Shard`, including those finished earlier.
 
         Returns:
             The images left out: {path relative to the folder: reason}.
 
         Raises:
-            InputError: if images cannot be decoded and are not to be skipped, none can be decoded,
-                or the output belongs to something else.
+            InputError: if images cannot be decoded and `skip_corrupt` is false, if no image can be
+                decoded, or if the output belongs to something else.
             FailedRun: if a worker was killed.
         """
         with self._locked():
@@ -229,7 +229,7 @@ class Sharding:
         return tasks
 
     def _place(self, image: int) -> bytes:
-        """A random key; by a hash, because generators may change with NumPy's version."""
+        """A random key, made by a hash because NumPy's generators may change with its version."""
         text = f"{self._seed}/{self._relative(self._images[image])}"
         return hashlib.sha256(text.encode()).digest()[:16]
 
@@ -252,7 +252,7 @@ class Sharding:
         }
 
     def _manifest(self) -> dict[str, Any]:
-        """That of the output folder if it is of this configuration, else a new one."""
+        """The manifest of the output folder, or a new one; refuses another configuration."""
         configuration = self._configuration()
         for path in self._output.glob(f"*{MANIFEST}"):
             if path != self.manifest_path and _read(path)["classes"] != configuration["classes"]:
@@ -318,7 +318,7 @@ class Sharding:
 
 
 def write_shard(task: Task) -> Shard:
-    """Writes one shard, whole or not at all; returns a `Shard`."""
+    """Writes one shard, whole or not at all."""
     temporary = task.path.with_name(f".{task.path.name}.{os.getpid()}")
     corrupt: dict[str, str] = {}
     try:
@@ -339,7 +339,7 @@ def write_shard(task: Task) -> Shard:
 
 
 def example(encoded: bytes, label: int) -> bytes:
-    """The bytes of a `tf.train.Example` with what `tfrecords` looks for by default."""
+    """The bytes of a `tf.train.Example` with the features that `tfrecords` reads by default."""
     feature = {
         "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded])),
         "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
@@ -349,7 +349,11 @@ def example(encoded: bytes, label: int) -> bytes:
 
 
 def encode(path: str, encoding: Encoding) -> bytes:
-    """The bytes of the image at `path` after `encoding`, an `Encoding`."""
+    """The image at `path`, resized and encoded.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             original = file.read()
@@ -368,11 +372,11 @@ class _CorruptError(Exception):
 
 
 def _orientation(encoded: bytes) -> int:
-    """1 .. 8 by EXIF; 1, upright, where nothing is said."""
+    """The EXIF orientation, 1 .. 8; 1, upright, if the image has none."""
     try:
         orientation = Image.open(io.BytesIO(encoded)).getexif().get(ORIENTATION, 1)
         return int(orientation) if orientation in range(1, 9) else 1
-    except Exception:  # whatever bad EXIF data can raise: they are no part of the pixels
+    except Exception:  # Bad EXIF data can raise anything; the pixels do not depend on it.
         return 1
 
 
@@ -411,8 +415,8 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
         manifest["classes"], manifest["shards"].items()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path} is no manifest of shards, or damaged: {error!r}. Remove it and the shards it "
-            "was for, or choose another output."
+            f"{path} is not a manifest of shards, or is damaged: {error!r}. Remove it and its "
+            "shards, or choose another output."
         ) from error
     return manifest
 
@@ -442,8 +446,8 @@ def _written(tasks: Sequence[Task], workers: int) -> Iterator[Shard]:
 
 
 def _start_worker() -> None:
-    """Lets a process use one core and no GPU, and end with the one that started it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The one that started it tells it to stop.
+    """Limits a worker to one core and no GPU, and ends it with its parent process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent process tells it to stop.
     parent = multiprocessing.parent_process()
     assert parent is not None
 

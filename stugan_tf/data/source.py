@@ -1,4 +1,4 @@
-"""What a data set is to everyone else: images in [-1, 1] and labels, in a reproducible order."""
+"""A data set as the rest of the package sees it: images and labels in a reproducible order."""
 
 import contextlib
 import functools
@@ -23,11 +23,11 @@ NUM_SAMPLED = 2048
 class Source:
     """A labelled set of images; subclass it to bring your own.
 
-    A subclass says `name`, `image_shape`, `num_classes` and `num_images` (attributes or
-    properties) and how to `load` one image. Sets that fit into `cache_gib` are decoded once.
+    A subclass gives `name`, `image_shape`, `num_classes` and `num_images` (attributes or
+    properties) and a method `load` for one image. Sets that fit into `cache_gib` are decoded once.
 
     Attributes:
-        name: what messages and records call it.
+        name: name of the source in messages and records.
         image_shape: (height, width, channels), known without the data where possible.
         num_classes: number of classes; an unlabelled set has one.
         class_names: a name for each class, or None.
@@ -66,30 +66,30 @@ class Source:
 
     @property
     def has_random_access(self) -> bool:
-        """Whether a record is the index of an image, so that any can be had at once."""
+        """Whether records are indices of images, so that any image can be read directly."""
         return isinstance(self.blocks, IndexBlock)
 
     def examples_at(self, positions: Sequence[int] | np.ndarray) -> tf.data.Dataset:
-        """Some images.
+        """Reads some images.
 
         Args:
-            positions: int64 [n] in stored order; without random access n in a row, ascending.
+            positions: int64 [n], places in stored order. Without random access they must be n
+                successive numbers, ascending.
 
         Returns:
-            Dataset of `(image, label)`, checked as everything that is read: uint8 [H, W, C], never
-            mirrored, and an int32 scalar.
+            Dataset of `(image, label)`: uint8 [H, W, C], never mirrored, and an int32 scalar.
         """
-        self.image_shape  # noqa: B018 - may be that of the first image, which is not read in a graph
+        self.image_shape  # noqa: B018 - it may read the first image, which a graph cannot do
         return self.records_at(positions).map(self._load, tf.data.AUTOTUNE)
 
     def records_at(self, positions: Sequence[int] | np.ndarray) -> tf.data.Dataset:
-        """As `examples_at`, not yet loaded."""
+        """The records of `examples_at`, not yet loaded."""
         if self.has_random_access:
             return tf.data.Dataset.from_tensor_slices(np.asarray(positions, np.int64))
         return self.records().skip(positions[0]).take(len(positions))
 
     def example(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """One image and its label from one record, as `examples_at` gives them."""
+        """Loads one record: an image and its label, as `examples_at` gives them."""
         return self._load(record)
 
     def sample(self, count: int) -> tf.data.Dataset:
@@ -99,11 +99,18 @@ class Source:
         )
 
     def layout(self) -> npt.ArrayLike:
-        """Sizes that tell apart sets which agree in the sample; int64 of any shape."""
+        """Sizes of files, which tell apart sets with the same sample; int64 of any shape."""
         return ()
 
     def count_classes(self, labels: npt.ArrayLike) -> tuple[np.ndarray, int]:
-        """`(class_counts, num_counted)` from int32 [n] labels of the images read."""
+        """Counts the images of each class.
+
+        Args:
+            labels: int32 [n], classes of the images that were read.
+
+        Returns:
+            `(class_counts, num_counted)`: int [num_classes] and the number of images counted.
+        """
         return np.bincount(labels, minlength=self.num_classes), np.size(labels)
 
     def batches(
@@ -119,8 +126,8 @@ class Source:
 
         Row i of global batch k is the image at position k * global_batch_size + i. Replica r has
         rows [r * b, (r + 1) * b), b = global_batch_size // num_replicas. Batches are full and may
-        straddle epochs; an epoch has every image once. Data sets are already the replicas' own:
-        hand them to `strategy.distribute_datasets_from_function`.
+        straddle epochs; an epoch has every image once. The data set holds only what these replicas
+        need: use it in `strategy.distribute_datasets_from_function`.
 
         Args:
             global_batch_size: number of images in a step, over all replicas.
@@ -133,7 +140,7 @@ class Source:
             Dataset of `(images, labels)`: float32 [b, H, W, C] in [-1, 1] and int32 [b].
 
         Raises:
-            InputError: if the batch, the start or the replicas cannot be.
+            InputError: if the batch size, the start or the replicas are invalid.
         """
         _check_batches(global_batch_size, start, num_replicas, replicas)
         batch_size = global_batch_size // num_replicas
@@ -178,7 +185,11 @@ class Source:
         return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
     def inspect(self) -> Inspection:
-        """Reads all of a set that fits in memory, else a sample, and checks it on the way."""
+        """Reads a set that fits in memory, else a sample of it, and checks what it reads.
+
+        Raises:
+            InputError: if an image cannot be read or is not what the source says.
+        """
         with self.reading():
             if self._cache is not None:
                 images, labels = (part.numpy() for part in self._cache)
@@ -202,11 +213,11 @@ class Source:
         )
 
     def diagnose(self) -> None:
-        """Raises an `InputError` that names what made reading fail, if that can be found out."""
+        """Raises an `InputError` that names the damaged file, if it can be found."""
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Turns what TensorFlow says of unreadable data into an `InputError`."""
+        """Turns TensorFlow's errors over unreadable data into an `InputError`."""
         try:
             yield
         except tf.errors.OpError as error:
@@ -250,13 +261,17 @@ class Source:
 
 
 def reason(error: tf.errors.OpError) -> str:
-    """What TensorFlow's error over an image says, without where in TensorFlow it arose."""
+    """The message of TensorFlow's error over an image, without its place in TensorFlow."""
     return re.sub(r"(?s)^.*(InputError|assertion failed|}}):? | \[Op:.*|\n.*", "", error.message)
 
 
 @gin.configurable
 def data(source: Source = gin.REQUIRED) -> Source:
-    """The source a configuration chose, e.g. by `data.source = @cifar10()`."""
+    """The source that a configuration chooses, e.g. by `data.source = @cifar10()`.
+
+    Raises:
+        InputError: if it is not a `Source`.
+    """
     check_instance("data.source", source, Source)
     return source
 

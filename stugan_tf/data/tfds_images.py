@@ -53,11 +53,11 @@ def tfds_images(
 ) -> TFRecords:
     """Any image data set of TensorFlow Datasets.
 
-    All but `num_images` is known before the data set is prepared, which happens at first use.
+    The data set is prepared at first use. Everything but `num_images` is known before that.
 
     Args:
-        name: as `tfds.builder` takes it, e.g. "stl10" or "lsun/classroom:3.*.*".
-        split: may be a slice, such as "train[:90%]".
+        name: name that `tfds.builder` takes, e.g. "stl10" or "lsun/classroom:3.*.*".
+        split: name of the split; may be a slice, such as "train[:90%]".
         image_size: height and width in pixels; images are cropped to a square and resized. None if
             all images have the same size.
         image_feature: name of the image.
@@ -68,8 +68,8 @@ def tfds_images(
         data_dir: where data sets are prepared; None is TensorFlow Datasets' default.
 
     Raises:
-        InputError: if there is no such data set or feature, or its images differ in size. At first
-            use: if there is no such split, or the data set cannot be prepared.
+        InputError: if the data set or a feature does not exist, or images differ in size. At first
+            use: if the split does not exist, or the data set cannot be prepared.
     """
     import tensorflow_datasets as tfds
 
@@ -118,11 +118,11 @@ def _builder(name: str, data_dir: str | None) -> "tfds.core.DatasetBuilder":
 
 
 def _shards(builder: "tfds.core.DatasetBuilder", split: str) -> list[FileRange]:
-    """List of `(path, skip, take)`; prepares the data set if that has not been done."""
+    """List of `(path, skip, take)`; prepares the data set if needed."""
     if not builder.is_prepared():
         try:
             builder.download_and_prepare()
-        except Exception as error:  # whatever a download can raise: it is the user's to mend
+        except Exception as error:  # A download can raise anything; the user has to mend it.
             raise InputError(
                 f"{builder.name} is not prepared in {builder.data_dir}, and preparing it failed: "
                 f"{error}. Run `tfds build {builder.name}` where it can be downloaded, and give "

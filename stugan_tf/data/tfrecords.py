@@ -40,11 +40,11 @@ def tfrecords(
         num_classes: number of classes; with 1, labels are not read.
         image_feature: name of the feature that holds an encoded image.
         label_feature: name of the int64 feature that holds its class.
-        label_offset: the label of the first class: 1 in shards of the Inception kind.
+        label_offset: label of the first class: 1 in the shards that Inception was trained on.
         flip: as in `Source`.
         cache_gib: as in `Source`.
         block_size: about how many records of a set too large for memory are shuffled at once.
-        class_names: a name for each class, for people.
+        class_names: a name for each class, for messages and model cards.
 
     Raises:
         InputError: if no file matches or another argument cannot work. At first use: if a file is
@@ -97,8 +97,8 @@ def count_records(paths: Sequence[str]) -> list[FileRange]:
                 num_records += 1
         if position != size:
             raise InputError(
-                f"{path} is truncated or no TFRecord file: its record {num_records - 1} would end "
-                f"at byte {position} of {size}. Write or copy it again, uncompressed."
+                f"{path} is truncated or not a TFRecord file: its record {num_records - 1} would "
+                f"end at byte {position} of {size}. Write or copy it again, uncompressed."
             )
         return path, 0, num_records
 
@@ -107,9 +107,9 @@ def count_records(paths: Sequence[str]) -> list[FileRange]:
 
 
 class TFRecords(Source):
-    """Streams shards; made by `tfrecords` and `tfds_images`, which say what the names mean.
+    """Streams shards. `tfrecords` and `tfds_images` make it and document the arguments.
 
-    `find_shards()` returns the list of `(path, skip, take)` when it is first needed.
+    `find_shards()` returns the list of `(path, skip, take)`. It is called at first use.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class TFRecords(Source):
 
     @functools.cached_property
     def image_shape(self) -> ImageShape:  # type: ignore[override]
-        """As given, or the shape of the first image."""
+        """(height, width, channels): as given, or the shape of the first image."""
         if self._image_shape is not None:
             return self._image_shape
         with self.reading():
@@ -172,7 +172,7 @@ class TFRecords(Source):
         return self._read(self.shards)
 
     def records_at(self, positions: Sequence[int] | np.ndarray) -> tf.data.Dataset:
-        """Opens only the shards that hold some of them."""
+        """See `Source`; opens only the shards that hold some of the records."""
         start, stop = positions[0], positions[-1] + 1
         parts, first = [], 0
         for path, skip, take in self.shards:
@@ -183,7 +183,7 @@ class TFRecords(Source):
         return self._read(parts)
 
     def sample(self, count: int) -> tf.data.Dataset:
-        """The first records of shards spread evenly."""
+        """The first records of evenly spread shards."""
         shards = self.shards[:: max(1, len(self.shards) // 64)]
         per_shard = -(-count // len(shards))
         return self._read([(path, skip, min(take, per_shard)) for path, skip, take in shards])

@@ -2,37 +2,47 @@
 
 import importlib.util
 import io
+import pathlib
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from stugan_tf.errors import InputError
-from stugan_tf.evaluation.table import METRICS
+from stugan_tf.evaluation.table import METRICS, Metric
 from stugan_tf.files import write_atomically
 
 
-def check_curve(metrics):
-    """The pairs (x, y) of `Metric`s that a curve of `metrics` shows.
+def check_curve(metrics: Collection[str]) -> list[tuple[Metric, Metric]]:
+    """Finds the pairs of metrics that a truncation curve can show.
+
+    Args:
+        metrics: names of the metrics that are computed.
+
+    Returns:
+        Pairs (x, y) of `Metric`s.
 
     Raises:
-        InputError: if it cannot be drawn.
+        InputError: if there is no such pair, or matplotlib is missing.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError("Curves need matplotlib: install it by `pip install 'stugan_tf[plots]'`.")
-    possible = [(METRICS[y.against], y) for y in METRICS.values() if y.against in METRICS]
+    entries = METRICS.values()
+    possible = [(METRICS[y.against], y) for y in entries if y.against and y.against in METRICS]
     pairs = [(x, y) for x, y in possible if x.name in metrics and y.name in metrics]
     if not pairs:
         known = ", ".join(f"{y.label} against {x.label}" for x, y in possible)
         raise InputError(
-            f"A truncation curve shows one of these: {known}. Put both of a pair into "
-            "Evaluator.metrics."
+            f"A truncation curve shows one of these pairs: {known}. Put both metrics of a pair "
+            "into Evaluator.metrics."
         )
     return pairs
 
 
-def write_truncation_curve(path, scores):
-    """Draws a plot for each pair of scores that `check_curve` finds, one point a truncation.
+def write_truncation_curve(path: pathlib.Path, scores: Mapping[float, dict[str, Any]]) -> None:
+    """Draws a plot for each pair of metrics that `check_curve` finds, with a point per truncation.
 
     Args:
-        path: of the PNG file.
-        scores: {truncation: scores of an `Evaluator`}.
+        path: path of the PNG file.
+        scores: {truncation: scores that an `Evaluator` returned}.
     """
     pairs = check_curve(next(iter(scores.values())))
     from matplotlib.figure import Figure

@@ -1,10 +1,13 @@
-"""Scores of a generator: draws images, extracts features, compares them with real ones."""
+"""Scores a generator: draws images, extracts features, compares them with real images."""
 
+import os
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import gin
 import numpy as np
+import tensorflow as tf
 
 from stugan_tf.checks import (
     check_above_zero,
@@ -17,10 +20,15 @@ from stugan_tf.data import Source
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.extraction import Extraction
 from stugan_tf.evaluation.extractors import Extractor, tfhub_inception
-from stugan_tf.evaluation.neighbors import find_neighbors
+from stugan_tf.evaluation.neighbors import Neighbors, find_neighbors
 from stugan_tf.evaluation.protocol import protocol_id
-from stugan_tf.evaluation.sampling import BATCH_NORMS, Sampler
-from stugan_tf.evaluation.statistics import Collector, real_statistics, ttur_statistics
+from stugan_tf.evaluation.sampling import BATCH_NORMS, Generates, Sampler
+from stugan_tf.evaluation.statistics import (
+    Collector,
+    Statistics,
+    real_statistics,
+    ttur_statistics,
+)
 from stugan_tf.evaluation.table import BUILT_IN, METRICS, Comparison, Sizes
 from stugan_tf.progress import ProgressBar
 from stugan_tf.randomness import Purpose, fold
@@ -31,50 +39,56 @@ class Evaluator:
     """Scores generators by one protocol: `Evaluator(source, strategy)(gan)`.
 
     Attributes:
-        truncation: as given; may be set again.
-        metrics: names of the scores, each with `min` or `max`: which of its values is the best.
-        protocol: what the scores depend on besides the generator, see `evaluation.protocol`; known
-            after `prepare`.
+        truncation: where latents are cut off, or None; may be set again.
+        metrics: {name of a metric: `min` or `max`}, which of its values is the best.
+        protocol: everything that scores depend on besides the generator, see
+            `evaluation.protocol`; it needs the statistics of real images, see `prepare`.
     """
 
     def __init__(
         self,
-        source,
-        strategy,
-        extractor=tfhub_inception,
-        metrics=BUILT_IN,
-        num_images=50_000,
-        real=None,
-        statistics=None,
-        num_kept=10_000,
-        num_splits=10,
-        batch_size=100,
-        weights="averaged",
-        batch_norm="inference",
-        truncation=None,
-        repeats=1,
-        seed=0,
-        cache_dir=None,
-    ):
+        source: Source,
+        strategy: tf.distribute.Strategy,
+        extractor: Callable[[], Extractor] = tfhub_inception,
+        metrics: Sequence[str] = BUILT_IN,
+        num_images: int = 50_000,
+        real: Source | None = None,
+        statistics: str | os.PathLike[str] | None = None,
+        num_kept: int = 10_000,
+        num_splits: int = 10,
+        batch_size: int = 100,
+        weights: str = "averaged",
+        batch_norm: str = "inference",
+        truncation: float | None = None,
+        repeats: int = 1,
+        seed: int = 0,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
         """Loads the extractor and checks everything that can be checked before sampling.
 
         Args:
             source: the data of the training.
-            strategy: the `tf.distribute.Strategy` that generators are made for.
-            extractor: `() -> Extractor`, see `evaluation.extractors`.
-            metrics: names of the table of metrics, see `evaluation.table`.
-            num_images: how many to generate.
-            real: a source of real images; None is that of the training. Every image counts.
-            statistics: path of an .npz file with `mu` and `sigma` of real images, instead.
-            num_kept: features kept of real and of generated images, for metrics that need some.
-            num_splits: of the Inception Score.
-            batch_size: images that one device generates and extracts from at once.
+            strategy: the strategy that generators are made for.
+            extractor: makes the extractor, see `evaluation.extractors`.
+            metrics: names from the table of metrics, see `evaluation.table`.
+            num_images: number of images to generate.
+            real: a source of real images, all of which count; None means `source`.
+            statistics: path of an .npz file with `mu` and `sigma` of real images, or None.
+            num_kept: number of real and of generated images whose features are kept, for metrics
+                that need features.
+            num_splits: number of parts of the Inception Score.
+            batch_size: number of images that one device generates and extracts from at once.
             weights: 'averaged' or 'live'.
             batch_norm: 'inference', 'batch' or 'standing', see `Sampler`.
-            truncation: of latents, see `randomness.draw_latents`; None is none.
-            repeats: how often to generate again; scores are means, `*_repeat_std` their deviation.
-            seed: of latents and labels.
+            truncation: where latents are cut off, see `randomness.draw_latents`; None for nowhere.
+            repeats: how often images are generated; scores are means over the repeats, and
+                `*_repeat_std` their deviation.
+            seed: seed of latents and labels.
             cache_dir: folder for statistics of real images; by default in the user's cache.
+
+        Raises:
+            InputError: if an argument is invalid, the extractor cannot be loaded, or there are too
+                few images for a metric.
         """
         for name, number in {
             "num_images": num_images,
@@ -107,18 +121,19 @@ class Evaluator:
         self._repeats = repeats
         self._seed = seed
         self._cache_dir = cache_dir
-        self._statistics = ttur_statistics(statistics) if statistics else None
+        self._statistics: Statistics | None = ttur_statistics(statistics) if statistics else None
         self._is_published = self._statistics is not None
         self._extraction = Extraction(_made(extractor, strategy), strategy, batch_size)
-        self._samplers = weakref.WeakKeyDictionary()  # of the GANs that are still in use
+        # Samplers of the GANs that are still in use.
+        self._samplers: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._check()
 
-    def _need(self, what):
-        """Names of the metrics that need something of the table's `NEEDS`."""
+    def _need(self, what: str) -> list[str]:
+        """Names of the metrics that need `what`, one of the table's `NEEDS`."""
         return [metric.name for metric in self._metrics if what in metric.needs]
 
     @property
-    def _sizes(self):
+    def _sizes(self) -> Sizes:
         return Sizes(
             num_images=self._num_images,
             num_features=self._extraction.extractor.num_features,
@@ -128,7 +143,7 @@ class Evaluator:
         )
 
     def _check(self):
-        """Checks what the metrics need against what there is."""
+        """Raises InputError if extractor, images or statistics lack something a metric needs."""
         for shape in {self._shape, self._source.image_shape}:
             self._extraction(np.zeros([1, *shape], np.uint8))
         extractor = self._extraction.extractor
@@ -145,12 +160,12 @@ class Evaluator:
             metric.check(self._sizes)
 
     def _check_published(self, extractor):
-        """Published statistics are of the same features, and enough for the metrics."""
+        """Raises InputError unless published statistics fit the extractor and the metrics."""
         real = self._statistics
         if len(real.mean) != extractor.num_features:
             raise InputError(
                 f"Evaluator.statistics has {len(real.mean)} features, but {extractor.name} "
-                f"gives {extractor.num_features}: they are of another extractor."
+                f"gives {extractor.num_features}: they come from another extractor."
             )
         missing = self._need("features")
         if missing:
@@ -158,11 +173,11 @@ class Evaluator:
             raise InputError(
                 f"Evaluator.statistics holds a mean and a covariance, from which "
                 f"{', '.join(sorted(missing))} cannot be computed. Set Evaluator.metrics = "
-                f"{others}, or leave Evaluator.statistics out to compute them from the real images."
+                f"{others}, or leave out Evaluator.statistics to compute them from the real images."
             )
 
     def _check_kept(self):
-        """Distances of single features need some of them."""
+        """Raises InputError if there are too few features for a metric."""
         wanted = self._need("features")
         if not wanted:
             return
@@ -178,7 +193,7 @@ class Evaluator:
                     f"need the features of at least {least}. Use more, or choose other metrics."
                 )
 
-    def __str__(self):
+    def __str__(self) -> str:
         known = self._statistics.protocol if self._statistics else {}
         text = (
             f"{', '.join(self.metrics)} by {self._extraction.extractor.name}: {self._num_images:,} "
@@ -189,20 +204,20 @@ class Evaluator:
         return f"{text}; Evaluator.metrics leaves out {', '.join(left_out)}" if left_out else text
 
     @property
-    def source(self):
-        """The real images that are compared with."""
+    def source(self) -> Source:
+        """The real images."""
         return self._source
 
     @property
-    def extraction(self):
-        """The `Extraction` that scores are made by."""
+    def extraction(self) -> Extraction:
+        """The `Extraction` that computes features and logits."""
         return self._extraction
 
-    def prepare(self, compute=real_statistics):
-        """Computes or reads the statistics of real images, which may take long the first time.
+    def prepare(self, compute: Callable[..., Statistics] = real_statistics) -> None:
+        """Computes or reads the statistics of real images; the first time it may take long.
 
         Args:
-            compute: what does it, with the arguments and the result of `real_statistics`.
+            compute: a function with the arguments and the result of `real_statistics`.
         """
         if self._statistics is None and (self._need("moments") or self._need("features")):
             self._statistics = compute(
@@ -210,7 +225,7 @@ class Evaluator:
             )
 
     @property
-    def protocol(self):
+    def protocol(self) -> dict[str, Any]:
         """See the class."""
         self.prepare()
         generated = {
@@ -230,15 +245,15 @@ class Evaluator:
         protocol |= {name: n for name, n in self._sizes._asdict().items() if name in matter}
         return {**protocol, "id": protocol_id(protocol)}
 
-    def __call__(self, gan):
-        """Scores a GAN's generator, which is left as it was.
+    def __call__(self, gan: Generates) -> dict[str, Any]:
+        """Scores the generator of a GAN and leaves it as it was.
 
         Args:
             gan: a `training.gan.GAN` made inside the strategy's scope.
 
         Returns:
-            The metrics as floats by name with their further columns, such as
-            `inception_score_std` (over splits) and `kid_std` (standard error), and `protocol`.
+            {column: float or None} of all metrics, such as `fid`, `inception_score`,
+            `inception_score_std` (over parts) and `kid_std` (standard error), and `protocol`.
         """
         self.prepare()
         results = [self._score(gan, repeat) for repeat in range(self._repeats)]
@@ -250,7 +265,7 @@ class Evaluator:
         return {**scores, "protocol": self.protocol}
 
     def _score(self, gan, repeat):
-        """The metrics of one set of generated images."""
+        """Scores one set of generated images."""
         sizes = self._sizes
         collector = None
         if any(metric.compute for metric in self._metrics):
@@ -272,12 +287,12 @@ class Evaluator:
             scores |= metric.named(stream.result() if stream else metric.compute(images))
         return scores
 
-    def _samples(self, gan, num_images, repeat=0):
-        """Generated images, uint8 [B, H, W, C] at a time."""
+    def _samples(self, gan: Generates, num_images: int, repeat: int = 0) -> Iterator[np.ndarray]:
+        """Yields generated images, uint8 [B, H, W, C]."""
         sampler, truncation = self._samplers.get(gan, (None, None))
-        if sampler is None or truncation != self.truncation:  # Else it would be compiled again.
+        if sampler is None or truncation != self.truncation:  # Each new one is compiled.
             sampler = Sampler(
-                weakref.proxy(gan),  # A sampler that is kept must not keep its GAN.
+                weakref.proxy(gan),  # The kept sampler must not keep its GAN alive.
                 self._strategy,
                 self._batch_size,
                 self._weights == "averaged",
@@ -287,16 +302,16 @@ class Evaluator:
             self._samplers[gan] = sampler, self.truncation
         return sampler.batches(num_images, fold((self._seed, 0), Purpose.EVALUATION, repeat))
 
-    def neighbors(self, gan, num_images, num_neighbors=7):
-        """Real images most like generated ones, to see whether the generator remembers them.
+    def neighbors(self, gan: Generates, num_images: int, num_neighbors: int = 7) -> Neighbors:
+        """Finds the real images most like generated ones: does the generator copy them?
 
         Args:
-            gan: as for a call.
-            num_images: how many to generate.
-            num_neighbors: how many real ones to find for each, among all.
+            gan: a `training.gan.GAN` made inside the strategy's scope.
+            num_images: number of images to generate.
+            num_neighbors: number of real images to find for each, among all real images.
 
-        Returns:
-            `Neighbors`.
+        Raises:
+            InputError: if the real images of `Evaluator.real` have another shape.
         """
         if self._source.image_shape != self._shape:
             raise InputError(
@@ -308,7 +323,7 @@ class Evaluator:
 
 
 def _made(extractor, strategy):
-    """The extractor that a function makes in the scope of a strategy; InputError if it does not."""
+    """The extractor that a function makes in a strategy's scope; InputError if it makes none."""
     check_function("Evaluator.extractor", extractor)
     if isinstance(extractor, Extractor):  # It can be called, too.
         raise InputError(
@@ -326,12 +341,12 @@ def _made(extractor, strategy):
 
 
 def _mean(values):
-    """The mean of numbers; None if one is not known."""
+    """The mean of numbers; None if one of them is None."""
     return None if None in values else float(np.mean(values))
 
 
 def _deviation(values):
-    """That of a sample, n - 1; None if a number is not known."""
+    """The standard deviation of numbers, with divisor n - 1; None if one of them is None."""
     return None if None in values else float(np.std(values, ddof=1))
 
 

@@ -1,11 +1,16 @@
-"""An extractor at work on the devices of a strategy."""
+"""Runs an extractor on the devices of a strategy."""
 
 import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
 from stugan_tf.adapters.tensorflow_internals import has_several_workers
+
+if TYPE_CHECKING:  # Commands that draw no scores need no extractors.
+    from stugan_tf.evaluation.extractors import Extractor
 
 
 class Extraction:
@@ -13,66 +18,72 @@ class Extraction:
 
     Attributes:
         extractor: the `Extractor`.
-        batch_size: how many images a call takes at once, over all replicas.
+        batch_size: the most images that a call takes, over all replicas.
     """
 
-    def __init__(self, extractor, strategy, batch_size):
+    def __init__(
+        self, extractor: "Extractor", strategy: tf.distribute.Strategy, batch_size: int
+    ) -> None:
         """Prepares for calls.
 
         Args:
-            extractor: an `Extractor` made inside `strategy.scope()`.
-            strategy: the `tf.distribute.Strategy`.
-            batch_size: images on one replica.
+            extractor: an extractor made inside `strategy.scope()`.
+            strategy: the strategy whose replicas compute.
+            batch_size: number of images on one replica.
         """
         self.extractor = extractor
         self.batch_size = batch_size * strategy.num_replicas_in_sync
         self._strategy = strategy
         self._own_size = batch_size
 
-    def __call__(self, images):
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Extracts from at most `batch_size` images.
 
         Args:
             images: uint8 [B, H, W, C].
 
         Returns:
-            Features float32 [B, D] and logits float32 [B, K], or None.
+            Features, float32 [B, D], and logits, float32 [B, K]; logits are None if the extractor
+            has none.
         """
         missing = self.batch_size - len(images)  # One shape is one trace, and no remainder.
         padded = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
 
-        def part(context):
+        def part(context: Any) -> tf.Tensor:
             start = context.replica_id_in_sync_group * self._own_size
             return tf.constant(padded[start : start + self._own_size])
 
-        outputs = self._run(self._strategy.experimental_distribute_values_from_function(part))
-        return tuple(None if output is None else output[: len(images)] for output in outputs)
+        parts = self._strategy.experimental_distribute_values_from_function(part)
+        features, logits = self._run(parts)
+        return features[: len(images)], None if logits is None else logits[: len(images)]
 
-    def on_all_workers(self, number):
-        """The integer `number` of every worker, for those that must do the same."""
+    def on_all_workers(self, number: int) -> list[int]:
+        """Collects an integer from each worker, for decisions that all must make alike."""
         (numbers,) = run(self._strategy, lambda: (tf.constant([number], tf.int64),))()
         return numbers.tolist()
 
     @functools.cached_property
-    def _run(self):
+    def _run(self) -> Callable[..., tuple[Any, ...]]:
         return run(self._strategy, self.extractor)
 
 
-def run(strategy, function):
-    """Makes `function` of one replica's tensors a compiled one of all replicas and workers.
+def run(
+    strategy: tf.distribute.Strategy, function: Callable[..., tuple[tf.Tensor | None, ...]]
+) -> Callable[..., tuple[Any, ...]]:
+    """Compiles a function of one replica's tensors into a function of all replicas and workers.
 
     Args:
-        strategy: the `tf.distribute.Strategy`.
+        strategy: the strategy that runs `function`.
         function: returns a tuple of tensors [b, ...] or None.
 
     Returns:
-        Takes what `strategy.run` hands to `function`; returns a tuple of arrays [B, ...], what the
-        replicas made, one after the other.
+        A function with the arguments of `strategy.run` for `function`. It returns a tuple of arrays
+        [B, ...], in which the results of the replicas follow one another, or None.
     """
-    # Other workers' results need a collective operation, which knows few types.
+    # Results of other workers need a collective operation, which supports few types.
     is_shared = has_several_workers(strategy)
 
-    def share(value):
+    def share(value: tf.Tensor | None) -> tf.Tensor | None:
         if value is None or not is_shared:
             return value
         small = value.dtype.size < 4
@@ -81,10 +92,10 @@ def run(strategy, function):
         return tf.cast(everybodys, value.dtype)
 
     @tf.function(autograph=False)  # It would wrap our errors in its own.
-    def on_replicas(*arguments):
+    def on_replicas(*arguments: Any) -> Any:
         return strategy.run(lambda *own: tuple(map(share, function(*own))), arguments)
 
-    def collect(value):
+    def collect(value: Any) -> np.ndarray | None:
         if value is None:
             return None
         values = strategy.experimental_local_results(value)

@@ -1,12 +1,15 @@
 """The networks whose features and logits FID, KID and the Inception Score are computed from.
 
-A configuration chooses one by `Evaluator.extractor = @name`. All raise `InputError` here, before
-any image is generated, if they cannot be had.
+A configuration chooses one by `Evaluator.extractor = @name`. If the network cannot be loaded, its
+function raises `InputError`, before any image is generated.
 """
 
 import contextlib
+import os
 import pathlib
 import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import gin
 import keras
@@ -24,8 +27,11 @@ from stugan_tf.evaluation.weights import (
 )
 
 TFGAN_INCEPTION = "https://tfhub.dev/tensorflow/tfgan/eval/inception/1"
-# Of images that networks for any size are tried with; the usual ones need 75 at most.
+# Size of the images that try networks for any size; the usual networks need at most 75.
 _TRIAL_SIZE = (96, 96)
+
+# float32 [B, H, W, C] -> (features, logits or None).
+Network: TypeAlias = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor | None]]
 
 
 class Extractor:
@@ -34,27 +40,38 @@ class Extractor:
     Create it in `strategy.scope()`; call it anywhere, inside `strategy.run` too.
 
     Attributes:
-        name: str.
-        sha256: Hex digest of the weights.
-        preprocessing: dict, JSON-able: `size`, `resize`, `range`.
-        channels: int, 1 or 3, of the images the network takes; grey ones are repeated to three.
-        num_features: int.
-        num_logits: int, or None if there are no logits and so no Inception Score.
+        name: name in messages and protocols.
+        sha256: hex digest of the weights.
+        preprocessing: `size`, `resize` and `range`, a dict that JSON can hold.
+        channels: channels of the network's images, 1 or 3; grey images are repeated to three.
+        num_features: number of features of an image.
+        num_logits: number of logits; None if there are none, and so no Inception Score.
     """
 
     def __init__(
-        self, network, preprocess, *, name, sha256, outputs, channels=3, preprocessing=None
-    ):
-        """Runs the network on two black images.
+        self,
+        network: Network,
+        preprocess: Preprocessing,
+        *,
+        name: str,
+        sha256: str,
+        outputs: Sequence[str | None],
+        channels: int = 3,
+        preprocessing: dict[str, Any] | None = None,
+    ) -> None:
+        """Tries the network on two black images.
 
         Args:
-            network: Function of float32 [B, H, W, channels] to `(features, logits or None)`.
-            preprocess: `Preprocessing` of the images it is given.
-            name: See above.
-            sha256: See above.
-            outputs: Names of what the network returns, for the protocol.
-            channels: See above.
-            preprocessing: What the protocol says if the network does a part of it itself.
+            network: function of float32 [B, H, W, channels] to `(features, logits or None)`.
+            preprocess: preprocessing of the images for the network.
+            name: name in messages and protocols.
+            sha256: hex digest of the weights.
+            outputs: names of features and logits, for the protocol.
+            channels: channels of the network's images, 1 or 3.
+            preprocessing: the preprocessing for the protocol, if the network does part of it.
+
+        Raises:
+            InputError: if the network fails on them, or its outputs cannot be scored.
         """
         if channels not in (1, 3):
             raise InputError(
@@ -71,8 +88,8 @@ class Extractor:
         self.num_features, self.num_logits = self._try()
 
     @property
-    def protocol(self):
-        """What scores have to share to be comparable; JSON-able."""
+    def protocol(self) -> dict[str, Any]:
+        """The extractor's part of a protocol, a dict that JSON can hold."""
         return {
             "name": self.name,
             "sha256": self.sha256[:16],
@@ -81,8 +98,18 @@ class Extractor:
         }
 
     @tf.autograph.experimental.do_not_convert  # it would wrap our errors in its own
-    def __call__(self, images):
-        """Uint8 [B, H, W, 1 or 3] to float32 features [B, D] and logits [B, K] or None."""
+    def __call__(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Computes features and logits.
+
+        Args:
+            images: uint8 [B, H, W, 1 or 3].
+
+        Returns:
+            Features, float32 [B, D], and logits, float32 [B, K], or None.
+
+        Raises:
+            InputError: if the images have another type or shape.
+        """
         images = tf.convert_to_tensor(images)
         self._check_images(images)
         if images.shape[-1] < self.channels:
@@ -90,7 +117,7 @@ class Extractor:
         features, logits = self._network(self._preprocess(images))
         return self._flat("features", features), self._flat("logits", logits)
 
-    def _check_images(self, images):
+    def _check_images(self, images: tf.Tensor) -> None:
         if images.dtype != tf.uint8 or images.shape.rank != 4 or images.shape[-1] not in (1, 3):
             raise InputError(
                 f"{self.name} takes images as uint8 [B, H, W, 1 or 3], got {images.dtype.name} "
@@ -102,7 +129,7 @@ class Extractor:
                 "e.g. `Evaluator.extractor = @tfhub_inception`."
             )
 
-    def _flat(self, kind, outputs):
+    def _flat(self, kind: str, outputs: tf.Tensor | None) -> tf.Tensor | None:
         if outputs is None:
             return None
         shape = outputs.shape
@@ -115,11 +142,11 @@ class Extractor:
             )
         return tf.cast(outputs, tf.float32)
 
-    def _try(self):
-        height, width = self._preprocess.size or _TRIAL_SIZE
+    def _try(self) -> tuple[int, int | None]:
+        height, width = self._preprocess.size or _TRIAL_SIZE  # type: ignore[misc]
         black = tf.zeros([2, height, width, self.channels], tf.uint8)
         strategy = tf.distribute.get_strategy()
-        # As it will be run: mirrored variables of a SavedModel can be read by replicas alone.
+        # On a replica, as later: only replicas can read mirrored variables of a SavedModel.
         run = tf.function(lambda images: strategy.run(self, args=(images,)), autograph=False)
         try:
             outputs = [strategy.experimental_local_results(output)[0] for output in run(black)]
@@ -147,16 +174,23 @@ class Extractor:
 
 
 @gin.configurable
-def tfhub_inception(handle=TFGAN_INCEPTION, cache_dir=None, sha256=None):
+def tfhub_inception(
+    handle: str = TFGAN_INCEPTION,
+    cache_dir: str | os.PathLike[str] | None = None,
+    sha256: str | None = None,
+) -> Extractor:
     """Inception as TF-GAN uses it, downloaded from TF-Hub once.
 
-    TF-GAN leaves resizing to its callers; its examples do it by `tf.image.resize`, not
-    antialiased, to 299 x 299 in [-1, 1].
+    TF-GAN leaves resizing to its callers. Its examples use `tf.image.resize` without antialiasing,
+    to 299 x 299 in [-1, 1].
 
     Args:
-        handle: URL of a TF-Hub module, or its folder, that returns `pool_3` and `logits`.
-        cache_dir: Folder for downloads, by default `stugan_tf/tfhub` in the user's cache.
-        sha256: The start of the expected digest of its weights, or None.
+        handle: URL or folder of a TF-Hub module that returns `pool_3` and `logits`.
+        cache_dir: folder for downloads, by default `stugan_tf/tfhub` in the user's cache.
+        sha256: start of the expected digest of its weights, or None.
+
+    Raises:
+        InputError: if the module cannot be downloaded or used.
     """
     folder = inception.fetch_module(handle, cache_dir)
     loaded, digest = _load_saved_model("tfhub_inception", folder, sha256)
@@ -175,15 +209,20 @@ def tfhub_inception(handle=TFGAN_INCEPTION, cache_dir=None, sha256=None):
 
 
 @gin.configurable
-def frozen_inception(path=gin.REQUIRED, sha256=None):
-    """The Inception graph of 2015-12-05, which published scores are computed with.
+def frozen_inception(
+    path: str | os.PathLike[str] = gin.REQUIRED, sha256: str | None = None
+) -> Extractor:
+    """The Inception graph of 2015-12-05, which published scores use.
 
     It resizes to 299 x 299 by TensorFlow 1's bilinear interpolation. Logits are without the bias.
 
     Args:
         path: `classify_image_graph_def.pb`, the folder that holds it, or
             `inception-2015-12-05.tgz`.
-        sha256: The start of the expected digest of the .pb, or None.
+        sha256: start of the expected digest of the .pb, or None.
+
+    Raises:
+        InputError: if the graph cannot be read or used.
     """
     data = inception.read_graph(path)
     digest = sha256_of_bytes(data)
@@ -194,7 +233,7 @@ def frozen_inception(path=gin.REQUIRED, sha256=None):
     except (tf.errors.OpError, KeyError, ValueError, TypeError) as error:
         raise InputError(
             f"frozen_inception.path: {path} cannot be imported: {_shortened(error)}. Get the "
-            f"graph anew from {inception.GRAPH_URL}."
+            f"graph again from {inception.GRAPH_URL}."
         ) from error
     inside = Preprocessing(inception.resized_to(graph), "bilinear_legacy", (0.0, 255.0))
     return Extractor(
@@ -209,26 +248,29 @@ def frozen_inception(path=gin.REQUIRED, sha256=None):
 
 @gin.configurable
 def saved_model(
-    path=gin.REQUIRED,
-    features="pool",
-    logits="logits",
-    size=None,
-    resize="none",
-    input_range=(-1.0, 1.0),
-    signature="serving_default",
-    sha256=None,
-):
-    """Any network saved as a SavedModel, one by Keras' `model.export` for example.
+    path: str | os.PathLike[str] = gin.REQUIRED,
+    features: str = "pool",
+    logits: str | None = "logits",
+    size: tuple[int, int] | int | None = None,
+    resize: str = "none",
+    input_range: tuple[float, float] = (-1.0, 1.0),
+    signature: str = "serving_default",
+    sha256: str | None = None,
+) -> Extractor:
+    """Any network saved as a SavedModel, for example by Keras' `model.export`.
 
     Args:
-        path: Its folder.
-        features: Name of the output with the features.
-        logits: Name of the output with the logits, or None.
-        size: Height and width that it gets; by default what its signature says.
-        resize: How images are resized to that, see `preprocessing.RESIZE`.
-        input_range: What 0 and 255 become.
-        signature: Name of the signature: one input, float [B, H, W, C].
-        sha256: The start of the expected digest of its weights, or None.
+        path: folder of the SavedModel.
+        features: name of the output with the features.
+        logits: name of the output with the logits, or None.
+        size: height and width of the network's images; by default those of its signature.
+        resize: how images are resized to `size`, see `preprocessing.RESIZE`.
+        input_range: the values that 0 and 255 become.
+        signature: name of a signature with one input, float [B, H, W, C].
+        sha256: start of the expected digest of the weights, or None.
+
+    Raises:
+        InputError: if the SavedModel cannot be loaded or used.
     """
     loaded, digest = _load_saved_model("saved_model", path, sha256)
     if signature not in loaded.signatures:
@@ -238,8 +280,8 @@ def saved_model(
         )
     spec = _only_input(loaded.signatures[signature], path)
 
-    def network(images):
-        # By way of `loaded`, for nothing else holds its variables.
+    def network(images: tf.Tensor) -> Any:
+        # Through `loaded`, because nothing else keeps its variables alive.
         return loaded.signatures[signature](**{spec.name: tf.cast(images, spec.dtype)})
 
     return Extractor(
@@ -254,24 +296,27 @@ def saved_model(
 
 @gin.configurable
 def keras_model(
-    path=gin.REQUIRED,
-    features=gin.REQUIRED,
-    logits=None,
-    size=None,
-    resize="bilinear_antialias",
-    input_range=(0.0, 255.0),
-    sha256=None,
-):
+    path: str | os.PathLike[str] = gin.REQUIRED,
+    features: str = gin.REQUIRED,
+    logits: str | None = None,
+    size: tuple[int, int] | int | None = None,
+    resize: str = "bilinear_antialias",
+    input_range: tuple[float, float] = (0.0, 255.0),
+    sha256: str | None = None,
+) -> Extractor:
     """Any functional or sequential model saved as a `.keras` file.
 
     Args:
-        path: The file.
-        features: Name of the layer whose output are the features.
-        logits: Name of the layer whose output are the logits, or None.
-        size: Height and width that it gets; by default what its input says.
-        resize: How images are resized to that, see `preprocessing.RESIZE`.
-        input_range: What 0 and 255 become.
-        sha256: The start of the expected digest of its weights, or None.
+        path: the file.
+        features: name of the layer whose output is the features.
+        logits: name of the layer whose output is the logits, or None.
+        size: height and width of the network's images; by default those of its input.
+        resize: how images are resized to `size`, see `preprocessing.RESIZE`.
+        input_range: the values that 0 and 255 become.
+        sha256: start of the expected digest of the weights, or None.
+
+    Raises:
+        InputError: if the model cannot be loaded or used.
     """
     model = _load_keras_model(path)
     digest = sha256_of_keras(model)
@@ -280,7 +325,7 @@ def keras_model(
     outputs = {kind: _output_of(model, kind, name, path) for kind, name in names.items()}
     chosen = keras.Model(model.inputs, outputs)
 
-    def network(images):
+    def network(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
         computed = chosen(images, training=False)
         return computed["features"], computed.get("logits")
 
@@ -296,10 +341,10 @@ def keras_model(
 
 
 @gin.configurable
-def digits_classifier():
-    """A small classifier of scikit-learn's digits that comes with the package, see its CARD.md.
+def digits_classifier() -> Extractor:
+    """A small classifier of scikit-learn's digits that comes with the package; see its CARD.md.
 
-    Its scores compare runs on `@digits`; they say nothing about other images.
+    Its scores compare runs on `@digits`; they mean nothing for other images.
     """
     model = digits.load()
     return Extractor(
@@ -312,15 +357,17 @@ def digits_classifier():
     )
 
 
-def _load_saved_model(configurable, path, sha256):
-    """`(loaded, digest)` of a folder."""
+def _load_saved_model(
+    configurable: str, path: str | os.PathLike[str], sha256: str | None
+) -> tuple[Any, str]:
+    """`(loaded, digest)` of the SavedModel in a folder."""
     folder = pathlib.Path(path).expanduser()
     what = f"{configurable}.path: {path}"
     if not folder.exists():
         raise InputError(f"{what} does not exist. Give the folder that holds saved_model.pb.")
     if not folder.is_dir() or not tf.saved_model.contains_saved_model(str(folder)):
         raise InputError(
-            f"{what} is no SavedModel: give the folder that holds saved_model.pb. For a .keras "
+            f"{what} is not a SavedModel: give the folder that holds saved_model.pb. For a .keras "
             "file use @keras_model, for the Inception graph of 2015 @frozen_inception."
         )
     with _unloadable(what):
@@ -330,7 +377,7 @@ def _load_saved_model(configurable, path, sha256):
         return tf.saved_model.load(str(folder)), digest
 
 
-def _load_keras_model(path):
+def _load_keras_model(path: str | os.PathLike[str]) -> keras.Model:
     file = pathlib.Path(path).expanduser()
     if not file.is_file():
         raise InputError(
@@ -339,7 +386,7 @@ def _load_keras_model(path):
         )
     if not zipfile.is_zipfile(file):
         raise InputError(
-            f"keras_model.path: {path} is no .keras file, which Keras 3 writes by "
+            f"keras_model.path: {path} is not a .keras file. Keras 3 writes one by "
             "`model.save('x.keras')`."
         )
     with _unloadable(f"keras_model.path: {path}"):
@@ -347,50 +394,52 @@ def _load_keras_model(path):
     if len(getattr(model, "inputs", None) or ()) != 1:
         raise InputError(
             f"keras_model.path: {path} must be a functional or sequential model with one input, "
-            f"got a {type(model).__name__}. Others can be exported and used by @saved_model."
+            f"got a {type(model).__name__}. Export other models and use @saved_model."
         )
     return model
 
 
 @contextlib.contextmanager
-def _unloadable(what):
-    """Whatever a damaged file makes its reader say, as an `InputError`."""
+def _unloadable(what: str) -> Iterator[None]:
+    """Turns any error over a damaged file into an `InputError`."""
     try:
         yield
     except Exception as error:
         raise InputError(
-            f"{what} cannot be loaded: {_shortened(error)}. Copy or export it anew; layers of "
+            f"{what} cannot be loaded: {_shortened(error)}. Copy or export it again; layers of "
             "your own need an `import their_module` in the gin file."
         ) from error
 
 
-def _only_input(function, path):
-    """The TensorSpec of a signature's one input, by name."""
+def _only_input(function: Any, path: str | os.PathLike[str]) -> tf.TensorSpec:
+    """The TensorSpec of the one input of a signature, with its name."""
     _, inputs = function.structured_input_signature
     specs = list(inputs.values())
     if len(specs) != 1 or not _is_batch_of_images(specs[0]):
         described = ", ".join(f"{spec.name}: {spec.dtype.name} {spec.shape}" for spec in specs)
         raise InputError(
-            f"saved_model.signature: the signature of {path} must take one batch of images of any "
-            f"number, float [None, H, W, C], but takes {described or 'nothing'}."
+            f"saved_model.signature: the signature of {path} must take a batch of any number of "
+            f"images, float [None, H, W, C], but takes {described or 'nothing'}."
         )
     ((name, spec),) = inputs.items()
     return tf.TensorSpec(spec.shape, spec.dtype, name)
 
 
-def _is_batch_of_images(spec):
+def _is_batch_of_images(spec: tf.TensorSpec) -> bool:
     shape = spec.shape
     return spec.dtype.is_floating and (shape.rank is None or (shape.rank == 4 and not shape[0]))
 
 
-def _selected(network, features, logits, configurable):
+def _selected(
+    network: Callable[[tf.Tensor], Any], features: str, logits: str | None, configurable: str
+) -> Network:
     """A function from images to the outputs of these names."""
 
-    def select(images):
+    def select(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
         outputs = network(images)
         if not isinstance(outputs, dict):
             raise InputError(
-                f"{configurable}: the network returns no outputs by name. Export it with a "
+                f"{configurable}: the outputs of the network have no names. Export it with a "
                 "dictionary of outputs."
             )
         for kind, name in (("features", features), ("logits", logits)):
@@ -404,7 +453,9 @@ def _selected(network, features, logits, configurable):
     return select
 
 
-def _output_of(model, kind, name, path):
+def _output_of(
+    model: keras.Model, kind: str, name: str, path: str | os.PathLike[str]
+) -> keras.KerasTensor:
     layers = {layer.name: layer for layer in model.layers}
     if name not in layers:
         raise InputError(f"keras_model.{kind}: {path} has no layer {name!r}. {_there_are(layers)}")
@@ -414,17 +465,17 @@ def _output_of(model, kind, name, path):
     return output
 
 
-def _size_of(shape):
-    """(height, width) of [B, H, W, C] where it is fixed, else None."""
+def _size_of(shape: tf.TensorShape) -> tuple[int, int] | None:
+    """(height, width) of a shape [B, H, W, C] if they are fixed, else None."""
     if shape.rank != 4 or None in (shape[1], shape[2]):
         return None
     return (shape[1], shape[2])
 
 
-def _there_are(names):
+def _there_are(names: Iterable[str]) -> str:
     return f"There are: {', '.join(map(repr, sorted(names))) or 'none'}."
 
 
-def _shortened(error):
+def _shortened(error: Exception) -> str:
     text = " ".join(str(error).split())
     return (text[:300] + " ..." if len(text) > 300 else text).rstrip(".")

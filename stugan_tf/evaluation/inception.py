@@ -8,6 +8,8 @@ import socket
 import tarfile
 import warnings
 import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -33,8 +35,15 @@ _FAILED_DOWNLOAD = (
 )
 
 
-def read_graph(path):
-    """The bytes of the frozen graph at `path`: the .pb, its folder, or the archive it comes in."""
+def read_graph(path: str | os.PathLike[str]) -> bytes:
+    """Reads the bytes of the frozen graph.
+
+    Args:
+        path: the .pb, the folder that holds it, or the archive it comes in.
+
+    Raises:
+        InputError: if the graph is not there or cannot be unpacked.
+    """
     path = pathlib.Path(path).expanduser()
     file = path / GRAPH_FILE if path.is_dir() else path
     where = f"Get it from {GRAPH_URL} where there is a network."
@@ -46,7 +55,7 @@ def read_graph(path):
         with tarfile.open(file) as archive:
             for member in archive:
                 if pathlib.PurePath(member.name).name == GRAPH_FILE and member.isfile():
-                    return archive.extractfile(member).read()
+                    return archive.extractfile(member).read()  # type: ignore[union-attr]
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise InputError(
             f"frozen_inception.path: {file} cannot be unpacked: {error}. {where}"
@@ -54,15 +63,15 @@ def read_graph(path):
     raise InputError(f"frozen_inception.path: {file} holds no {GRAPH_FILE}. {where}")
 
 
-def parse_graph(data, path):
-    """The GraphDef of these bytes; `InputError` unless it has the nodes that scores need."""
+def parse_graph(data: bytes, path: str | os.PathLike[str]) -> Any:
+    """Parses the GraphDef; raises `InputError` unless it has the nodes that scores need."""
     from google.protobuf.message import DecodeError
 
     try:
         graph = tf.compat.v1.GraphDef.FromString(data)
     except DecodeError as error:
         raise InputError(
-            f"frozen_inception.path: {path} is no frozen graph: it cannot be parsed. It must be "
+            f"frozen_inception.path: {path} is not a frozen graph: it cannot be parsed. It must be "
             f"{GRAPH_FILE} from {GRAPH_URL}; for a SavedModel use @saved_model, for a .keras file "
             "@keras_model."
         ) from error
@@ -77,18 +86,19 @@ def parse_graph(data, path):
     return graph
 
 
-def resized_to(graph):
-    """(height, width) that the graph itself resizes images to."""
+def resized_to(graph: Any) -> tuple[int, int]:
+    """(height, width) to which the graph itself resizes images."""
     nodes = {node.name: node for node in graph.node}
     size = nodes[nodes[_RESIZE].input[1]].attr["value"].tensor
-    return tuple(map(int, tf.make_ndarray(size)))
+    height, width = map(int, tf.make_ndarray(size))
+    return height, width
 
 
-def network_of_graph(graph):
-    """What the graph computes between its image and pool_3, for batches of any size.
+def network_of_graph(graph: Any) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """The part of the graph from its image to pool_3, for batches of any size.
 
-    Logits are pool_3 times the kernel of the last layer without its bias, as OpenAI's code for the
-    Inception Score has it, and with it all published scores (fidelity.md 1.5).
+    Logits are pool_3 times the kernel of the last layer, without its bias. OpenAI's code for the
+    Inception Score does the same, and so do all published scores (fidelity.md 1.5).
 
     Returns:
         A function of float32 [B, H, W, 3] in [0, 255] to (features [B, D], logits [B, K]).
@@ -97,7 +107,7 @@ def network_of_graph(graph):
     kernel = nodes[_LOGITS].input[1]
     batched = _batched([nodes[name] for name in _leading_to((_POOL, kernel), nodes)], nodes)
 
-    def compute(images):
+    def compute(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         pooled, matrix = tf.graph_util.import_graph_def(
             batched,
             input_map={f"{_INPUT}:0": images},
@@ -110,9 +120,10 @@ def network_of_graph(graph):
     return tf.function(compute, autograph=False).get_concrete_function(spec)
 
 
-def _leading_to(names, nodes):
+def _leading_to(names: Iterable[str], nodes: dict[str, Any]) -> dict[str, None]:
     """The names of all nodes that are needed to compute `names` from images."""
-    needed, pending = {}, list(names)
+    needed: dict[str, None] = {}
+    pending = list(names)
     while pending:
         name = pending.pop().split(":")[0]
         if name not in needed:
@@ -121,13 +132,13 @@ def _leading_to(names, nodes):
     return needed
 
 
-def _data_inputs(node):
-    """Without control inputs: checks for NaN, which only keep operations from being fused."""
+def _data_inputs(node: Any) -> list[str]:
+    """Inputs without control inputs: these check for NaN and prevent fused operations."""
     return [name for name in node.input if not name.startswith("^")]
 
 
-def _batched(needed, nodes):
-    """A GraphDef of nodes, less what ties them to one image and to operations since removed."""
+def _batched(needed: Iterable[Any], nodes: dict[str, Any]) -> Any:
+    """A GraphDef of nodes for any number of images, without operations that TensorFlow removed."""
     batched = tf.compat.v1.GraphDef()
     batched.versions.producer = tf.version.GRAPH_DEF_VERSION
     for original in needed:
@@ -146,8 +157,8 @@ def _batched(needed, nodes):
     return batched
 
 
-def _renew_batch_norm(node, batched):
-    """Makes `node` an operation of today; TensorFlow refuses the old one inside functions."""
+def _renew_batch_norm(node: Any, batched: Any) -> None:
+    """Replaces an old operation by a current one; TensorFlow refuses the old one in functions."""
     images, mean, variance, beta, gamma = node.input
     scaled = node.attr["scale_after_normalization"].b
     epsilon = node.attr["variance_epsilon"].f
@@ -163,9 +174,9 @@ def _renew_batch_norm(node, batched):
     node.attr["is_training"].b = False
 
 
-def _free_batch(node, constant, batched):
-    """Turns a Reshape to the constant [1, ...] into one to [-1, ...]."""
-    shape = tf.make_ndarray(constant.attr["value"].tensor) if constant.op == "Const" else []
+def _free_batch(node: Any, constant: Any, batched: Any) -> None:
+    """Turns a Reshape to the constant [1, ...] into a Reshape to [-1, ...]."""
+    shape: Any = tf.make_ndarray(constant.attr["value"].tensor) if constant.op == "Const" else []
     if len(shape) and shape[0] == 1 and -1 not in shape:
         free = batched.node.add()
         free.CopyFrom(constant)
@@ -176,13 +187,20 @@ def _free_batch(node, constant, batched):
         node.input[1] = free.name
 
 
-def fetch_module(handle, cache_dir=None):
-    """The folder of a TF-Hub module, downloaded unless it is in the cache.
+def fetch_module(handle: str, cache_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
+    """Downloads a TF-Hub module unless it is in the cache.
 
-    The digest of what was downloaded is kept beside it and checked from then on.
+    The digest of a download is kept beside it and checked each time.
+
+    Args:
+        handle: URL or folder of the module.
+        cache_dir: folder for downloads, by default `stugan_tf/tfhub` in the user's cache.
+
+    Returns:
+        The folder of the module.
 
     Raises:
-        InputError: if it cannot be had, or changed since its download.
+        InputError: if the module cannot be downloaded, or has changed since its download.
     """
     cache_dir = pathlib.Path(cache_dir or cache_folder() / "tfhub").expanduser()
     hub = _import_hub()
@@ -196,19 +214,19 @@ def fetch_module(handle, cache_dir=None):
     return folder
 
 
-def _check_unchanged(folder, handle):
+def _check_unchanged(folder: pathlib.Path, handle: str) -> None:
     record = folder.with_name(f"{folder.name}.sha256")
     digest = sha256_of_folder(folder)
     if not record.exists():
         write_atomically(record, f"{digest}\n".encode())
     elif record.read_text().strip() != digest:
         raise InputError(
-            f"{folder}, downloaded from {handle}, changed since: it is damaged. Delete it and "
+            f"{folder}, downloaded from {handle}, has changed since: it is damaged. Delete it and "
             f"{record.name} beside it; the next start downloads it again."
         )
 
 
-def _unreachable(handle, cache_dir, error):
+def _unreachable(handle: str, cache_dir: pathlib.Path, error: Exception) -> str:
     reason = " ".join(str(error).split()).rstrip(".")
     return (
         f"The Inception network {handle} is not in {cache_dir} and cannot be downloaded: {reason}. "
@@ -222,7 +240,7 @@ def _unreachable(handle, cache_dir, error):
     )
 
 
-def _import_hub():
+def _import_hub() -> Any:
     try:
         with _quiet():
             import tensorflow_hub
@@ -235,7 +253,7 @@ def _import_hub():
 
 
 @contextlib.contextmanager
-def _cached_in(cache_dir):
+def _cached_in(cache_dir: pathlib.Path) -> Iterator[None]:
     former = os.environ.get("TFHUB_CACHE_DIR")
     os.environ["TFHUB_CACHE_DIR"] = str(cache_dir)
     try:
@@ -247,8 +265,8 @@ def _cached_in(cache_dir):
 
 
 @contextlib.contextmanager
-def _timeout():
-    """TF-Hub itself would wait for ever behind a firewall that answers nothing."""
+def _timeout() -> Iterator[None]:
+    """Limits the wait: TF-Hub itself would wait for ever behind a silent firewall."""
     former = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT_SECONDS)
     try:
@@ -258,12 +276,12 @@ def _timeout():
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     former = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pkg_resources is on its way out.
+            warnings.simplefilter("ignore")  # pkg_resources is deprecated.
             yield
     finally:
         logging.set_verbosity(former)

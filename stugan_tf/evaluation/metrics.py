@@ -1,10 +1,13 @@
-"""Scores of generated images from features and logits alone; which network made them is not known.
+"""Scores of generated images from features and logits, whatever network made them.
 
-Everything is computed in float64. Scores compare only if extractor, number of images and settings
-agree.
+Everything is computed in float64. Scores can be compared only if extractor, number of images and
+settings are the same.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
+import numpy.typing as npt
 
 from stugan_tf.checks import check_positive
 from stugan_tf.errors import InputError
@@ -13,29 +16,39 @@ from stugan_tf.evaluation.moments import checked_features
 KERNEL_BLOCK = 1000  # vectors
 
 _BLOCK_ELEMENTS = 2**23  # distances held at a time: 64 MiB
-_LEAST_LOG_PROBABILITY = -700.0  # exp() of it is still a normal float64
+_LEAST_LOG_PROBABILITY = -700.0  # its exp() is still a normal float64
 
 
-def check_enough(num_images, num_features, what):
-    """Raises InputError if a covariance of so many images says little about them.
+def check_enough(num_images: int, num_features: int, what: str) -> None:
+    """Raises InputError if there are too few images for a Frechet distance.
 
-    That of n images has rank n - 1 at most. With fewer dimensions than features, the Frechet
-    distance is ruled by how many images there are.
+    The covariance of n images has rank n - 1 at most. If that is less than the number of features,
+    the Frechet distance depends mostly on the number of images.
+
+    Args:
+        num_images: number of images.
+        num_features: number of features of each image.
+        what: name of the number of images in the message.
     """
     if num_images <= num_features:
         raise InputError(
             f"{what}: {num_images} images are too few for a Frechet distance over {num_features} "
             f"features, at least {num_features + 1} are needed: the score would say more about the "
             "number of images than about the images. Evaluate more images, or choose metrics "
-            "without 'fid', e.g. 'kid', which has no such bias."
+            "without 'fid', e.g. 'kid', which does not have this bias."
         )
 
 
-def frechet_distance(mean, covariance, other_mean, other_covariance):
+def frechet_distance(
+    mean: npt.ArrayLike,
+    covariance: npt.ArrayLike,
+    other_mean: npt.ArrayLike,
+    other_covariance: npt.ArrayLike,
+) -> float:
     """|m - m'|^2 + Tr(C + C' - 2 (C C')^(1/2)) of two Gaussians (Heusel et al. 2017).
 
-    With C = L L^T and C' = L' L'^T, Tr (C C')^(1/2) is the sum of the singular values of L^T L':
-    the eigenvalues of C C' are those of (L^T L')^T (L^T L'). No root of a matrix is formed, and
+    With C = L L^T and C' = L' L'^T, Tr (C C')^(1/2) is the sum of the singular values of L^T L',
+    because C C' has the same eigenvalues as (L^T L')^T (L^T L'). No root of a matrix is formed, and
     singular covariances need no jitter: their factors have fewer columns.
 
     Args:
@@ -46,6 +59,9 @@ def frechet_distance(mean, covariance, other_mean, other_covariance):
 
     Returns:
         float, at least 0.
+
+    Raises:
+        InputError: if a mean or covariance has a wrong shape, or a covariance cannot be one.
     """
     mean, covariance = _checked_moments("The first", mean, covariance)
     other_mean, other_covariance = _checked_moments("The second", other_mean, other_covariance)
@@ -61,8 +77,17 @@ def frechet_distance(mean, covariance, other_mean, other_covariance):
     return max(0.0, float(squared_shift + traces - 2 * np.linalg.norm(product, "nuc")))
 
 
-def check_blocks(num_vectors, num_others, block_size=KERNEL_BLOCK):
-    """Raises InputError unless `kernel_distance` can cut so many vectors; returns into how many."""
+def check_blocks(num_vectors: int, num_others: int, block_size: int = KERNEL_BLOCK) -> int:
+    """The number of blocks into which `kernel_distance` cuts both sets of vectors.
+
+    Args:
+        num_vectors: number of vectors in one set.
+        num_others: number of vectors in the other set.
+        block_size: the most vectors in a block.
+
+    Raises:
+        InputError: if a block would have fewer than two vectors.
+    """
     num_blocks = -(-max(num_vectors, num_others) // block_size)
     if min(num_vectors, num_others) < 2 * num_blocks:
         raise InputError(
@@ -73,24 +98,29 @@ def check_blocks(num_vectors, num_others, block_size=KERNEL_BLOCK):
     return num_blocks
 
 
-def kernel_distance(features, other_features, block_size=KERNEL_BLOCK):
+def kernel_distance(
+    features: npt.ArrayLike, other_features: npt.ArrayLike, block_size: int = KERNEL_BLOCK
+) -> tuple[float, float | None]:
     """Squared maximum mean discrepancy under (x.y / D + 1)^3 (Binkowski et al. 2018).
 
-    Unbiased: 0 in the mean for two samples of one distribution, and negative now and then. Both
-    sets are cut into the same number of blocks, as few as keep a block within `block_size`, and
-    the distances of the pairs of blocks averaged. So the vectors must be in random order, not
-    sorted by class, say.
+    The estimate is unbiased: for two samples of one distribution its mean is 0, so it is sometimes
+    negative. Both sets are cut into the same number of blocks, as few as `block_size` allows, and
+    the distances of the pairs of blocks are averaged. So the vectors must be in random order, for
+    example not sorted by class.
 
     Args:
         features: float [n, D].
         other_features: float [m, D].
-        block_size: int, most vectors per block.
+        block_size: the most vectors in a block.
 
     Returns:
         `(kid, kid_std)`: the mean over blocks and its standard error, as floats. `kid_std` is None
-        if there is one block only, from which no deviation can be estimated.
+        if there is only one block, because that gives no estimate of a deviation.
+
+    Raises:
+        InputError: if the features cannot be scored, or are too few.
     """
-    import tensorflow as tf  # Here, since the table of metrics must not import it.
+    import tensorflow as tf  # Here, because the table of metrics must not import TensorFlow.
 
     from stugan_tf.evaluation.tfgan import deprecations_unsaid, tfgan
 
@@ -108,11 +138,15 @@ def kernel_distance(features, other_features, block_size=KERNEL_BLOCK):
 class InceptionScore:
     """exp(E KL(p(y|x) || p(y))) over parts of the images (Salimans et al. 2016).
 
-    Part i of n images are those from i n // num_splits to (i + 1) n // num_splits, as in the
-    reference. Holds the logits of one part.
+    Part i of n images has the images from i n // num_splits to (i + 1) n // num_splits, as in the
+    reference. Only the logits of one part are in memory.
+
+    Args:
+        num_images: number of images that will come.
+        num_splits: number of parts.
     """
 
-    def __init__(self, num_images, num_splits=10):
+    def __init__(self, num_images: int, num_splits: int = 10) -> None:
         check_positive("num_images", num_images)
         check_positive("num_splits", num_splits)
         if num_images < num_splits:
@@ -123,18 +157,18 @@ class InceptionScore:
         self._num_images = num_images
         self._num_splits = num_splits
         self._num_seen = 0
-        self._part = None  # float64 [size of the largest part, K], once K is known
+        self._part: np.ndarray | None = None  # float64 [size of the largest part, K]
         self._filled = 0
-        self._scores = []
+        self._scores: list[float] = []
 
-    def update(self, logits):
-        """Takes in the logits of the next images, float [B, K] with any B >= 0."""
+    def update(self, logits: npt.ArrayLike) -> None:
+        """Adds the logits of the next images, float [B, K] with any B >= 0."""
         num_classes = None if self._part is None else self._part.shape[1]
         logits = checked_features("logits", logits, 0, num_classes)
         if self._num_seen + len(logits) > self._num_images:
             raise InputError(
                 f"An Inception score of {self._num_images} images got "
-                f"{self._num_seen + len(logits)}. Give `num_images` as many as there are."
+                f"{self._num_seen + len(logits)}. Set `num_images` to the number of images."
             )
         if self._part is None:
             self._part = np.empty([-(-self._num_images // self._num_splits), logits.shape[1]])
@@ -147,16 +181,16 @@ class InceptionScore:
                 self._scores.append(_inception_score(self._part[: self._filled]))
                 self._filled = 0
 
-    def result(self):
+    def result(self) -> tuple[float, float]:
         """`(mean, std)` over parts; std with divisor `num_splits`, as in the reference."""
         if self._num_seen != self._num_images:
             raise InputError(
-                f"An Inception score of {self._num_images} images is due, got {self._num_seen}. "
-                "Update it with the logits of all."
+                f"An Inception score of {self._num_images} images got only {self._num_seen}. "
+                "Update it with the logits of all images."
             )
         return float(np.mean(self._scores)), float(np.std(self._scores))
 
-    def _part_size(self):
+    def _part_size(self) -> int:
         start, end = (
             i * self._num_images // self._num_splits
             for i in (len(self._scores), len(self._scores) + 1)
@@ -164,46 +198,54 @@ class InceptionScore:
         return end - start
 
 
-def precision_recall(real_features, generated_features, num_neighbors=3):
+def precision_recall(
+    real_features: npt.ArrayLike, generated_features: npt.ArrayLike, num_neighbors: int = 3
+) -> tuple[float, float]:
     """Improved precision and recall (Kynkaanniemi et al. 2019).
 
     Args:
         real_features: float [n, D].
         generated_features: float [m, D].
-        num_neighbors: int; which neighbour within its own set limits the ball around a vector.
+        num_neighbors: the ball around a vector reaches to this neighbour in its own set.
 
     Returns:
-        `(precision, recall)`: the fraction of generated vectors in the ball of any real one, and
-        the fraction of real vectors in the ball of any generated one.
+        `(precision, recall)`: the fraction of generated vectors that are in the ball of a real
+        vector, and the fraction of real vectors that are in the ball of a generated vector.
     """
     scores = neighborhood_scores(real_features, generated_features, num_neighbors, None)
     return scores["precision"], scores["recall"]
 
 
-def density_coverage(real_features, generated_features, num_neighbors=5):
+def density_coverage(
+    real_features: npt.ArrayLike, generated_features: npt.ArrayLike, num_neighbors: int = 5
+) -> tuple[float, float]:
     """Density and coverage (Naeem et al. 2020).
 
     Args:
         real_features: float [n, D].
         generated_features: float [m, D].
-        num_neighbors: int; which real neighbour limits the ball around a real vector.
+        num_neighbors: the ball around a real vector reaches to this real neighbour.
 
     Returns:
-        `(density, coverage)`: the number of real balls a generated vector is in, in the mean and
-        per neighbour, which may exceed 1; the fraction of real balls with a generated vector.
+        `(density, coverage)`: the mean number of real balls that hold a generated vector, divided
+        by `num_neighbors`, which may exceed 1; and the fraction of real balls that hold at least
+        one generated vector.
     """
     scores = neighborhood_scores(real_features, generated_features, None, num_neighbors)
     return scores["density"], scores["coverage"]
 
 
 def neighborhood_scores(
-    real_features, generated_features, precision_neighbors=3, density_neighbors=5
-):
+    real_features: npt.ArrayLike,
+    generated_features: npt.ArrayLike,
+    precision_neighbors: int | None = 3,
+    density_neighbors: int | None = 5,
+) -> dict[str, float]:
     """`precision_recall` and `density_coverage` from the same distances.
 
-    A ball has all that is as far away as the neighbour or nearer, where "as far" allows for the
-    rounding of distances: a copy is always in the ball of its original. The authors' code of
-    density and coverage leaves out what is exactly as far.
+    A ball holds the vectors that are as far away as the neighbour, or nearer. Rounding of distances
+    is allowed for, so a copy is always in the ball of its original. The authors' code of density
+    and coverage leaves out vectors that are exactly as far away.
 
     Args:
         real_features: float [n, D].
@@ -213,6 +255,9 @@ def neighborhood_scores(
 
     Returns:
         dict with some of "precision", "recall", "density", "coverage".
+
+    Raises:
+        InputError: if the features cannot be scored, or are too few.
     """
     real, generated = _checked_pair(real_features, generated_features)
     chosen = [k for k in (precision_neighbors, density_neighbors) if k is not None]
@@ -220,11 +265,11 @@ def neighborhood_scores(
         _check_neighbors(num_neighbors, "real", len(real))
     if precision_neighbors is not None:
         _check_neighbors(precision_neighbors, "generated", len(generated))
-    # Distances come from squares, which a common mean would only make large.
+    # Distances come from squares, and a common mean would make these large.
     center = real.mean(axis=0, dtype=np.float64)
     real, generated = real - center, generated - center
     real_distances = _neighbor_distances(real, max(chosen))
-    scores = []
+    scores: list[_PrecisionRecall | _DensityCoverage] = []
     if precision_neighbors is not None:
         generated_distances = _neighbor_distances(generated, precision_neighbors)
         scores.append(
@@ -241,18 +286,18 @@ def neighborhood_scores(
 
 
 class _PrecisionRecall:
-    def __init__(self, real_radii, generated_radii):
-        """From squared radii, float64 [n] and [m]."""
+    def __init__(self, real_radii: np.ndarray, generated_radii: np.ndarray) -> None:
+        """Takes squared radii, float64 [n] and [m]."""
         self._real_radii = real_radii
         self._generated_radii = generated_radii
         self._realistic = np.zeros(generated_radii.shape, bool)
         self._recalled = np.zeros(real_radii.shape, bool)
 
-    def update(self, rows, distances):
+    def update(self, rows: slice, distances: np.ndarray) -> None:
         self._realistic[rows] = (distances <= self._real_radii).any(axis=1)
         self._recalled |= (distances <= self._generated_radii[rows, None]).any(axis=0)
 
-    def result(self):
+    def result(self) -> dict[str, float]:
         return {
             "precision": float(self._realistic.mean()),
             "recall": float(self._recalled.mean()),
@@ -260,29 +305,30 @@ class _PrecisionRecall:
 
 
 class _DensityCoverage:
-    def __init__(self, real_radii, num_neighbors):
-        """From squared radii, float64 [n]."""
+    def __init__(self, real_radii: np.ndarray, num_neighbors: int) -> None:
+        """Takes squared radii, float64 [n]."""
         self._real_radii = real_radii
         self._num_neighbors = num_neighbors
         self._num_inside = 0
         self._num_generated = 0
         self._covered = np.zeros(real_radii.shape, bool)
 
-    def update(self, rows, distances):
+    def update(self, rows: slice, distances: np.ndarray) -> None:
+        del rows
         inside = distances <= self._real_radii
         self._num_inside += int(np.count_nonzero(inside))
         self._num_generated += len(distances)
         self._covered |= inside.any(axis=0)
 
-    def result(self):
+    def result(self) -> dict[str, float]:
         return {
             "density": self._num_inside / (self._num_neighbors * self._num_generated),
             "coverage": float(self._covered.mean()),
         }
 
 
-def _neighbor_distances(features, num_neighbors):
-    """Squared distances to a vector itself and its nearest others, float64 [n, neighbours + 1]."""
+def _neighbor_distances(features: np.ndarray, num_neighbors: int) -> np.ndarray:
+    """Squared distances to a vector itself and its neighbours, float64 [n, num_neighbors + 1]."""
     nearest = np.empty([len(features), num_neighbors + 1])
     for rows, distances in _squared_distances(features, features, rounding_sign=1):
         distances.partition(num_neighbors, axis=1)
@@ -290,11 +336,13 @@ def _neighbor_distances(features, num_neighbors):
     return nearest
 
 
-def _squared_distances(features, others, rounding_sign):
+def _squared_distances(
+    features: np.ndarray, others: np.ndarray, rounding_sign: int
+) -> Iterator[tuple[slice, np.ndarray]]:
     """Squared distances block by block: yields `(rows, distances)` with distances [rows, m].
 
-    They are the true ones plus (rounding_sign 1) or minus (-1) at most twice what the largest
-    rounding error can be: one larger than a radius made with 1 is so in truth.
+    They are the true distances plus (`rounding_sign` 1) or minus (-1) at most twice the largest
+    rounding error. A distance made with -1 that exceeds a radius made with 1 does so in truth.
     """
     margin = 1 + rounding_sign * (features.shape[1] + 4) * np.finfo(np.float64).eps
     squares, other_squares = (
@@ -309,7 +357,7 @@ def _squared_distances(features, others, rounding_sign):
         yield rows, distances
 
 
-def _factor(covariance):
+def _factor(covariance: np.ndarray) -> np.ndarray:
     """L [D, rank] with L L^T = covariance, by Cholesky with pivoting: stable if rank-deficient."""
     from scipy.linalg.lapack import dpstrf
 
@@ -319,13 +367,15 @@ def _factor(covariance):
     trace = np.trace(covariance)
     if abs(trace - np.sum(factor**2)) > 1e-3 * abs(trace):
         raise InputError(
-            "A covariance must have no negative eigenvalue beyond rounding, got one that has. "
+            "A covariance must not have negative eigenvalues beyond rounding, but this one has. "
             "Compute it as `Moments` does, in float64."
         )
     return factor
 
 
-def _checked_moments(which, mean, covariance):
+def _checked_moments(
+    which: str, mean: npt.ArrayLike, covariance: npt.ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
     mean, covariance = (np.asarray(array, np.float64) for array in (mean, covariance))
     if mean.ndim != 1 or not mean.size or covariance.shape != 2 * mean.shape:
         raise InputError(
@@ -335,7 +385,7 @@ def _checked_moments(which, mean, covariance):
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise InputError(
             f"{which} mean and covariance must be finite. Check the images and the extractor, and "
-            "delete stored statistics that are damaged."
+            "delete damaged statistics."
         )
     if abs(covariance - covariance.T).max() > 1e-6 * abs(covariance).max():
         raise InputError(
@@ -345,13 +395,15 @@ def _checked_moments(which, mean, covariance):
     return mean, covariance
 
 
-def _checked_pair(features, other_features):
+def _checked_pair(
+    features: npt.ArrayLike, other_features: npt.ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
     features = checked_features("The first features", features, 2)
     other_features = checked_features("The second features", other_features, 2, features.shape[1])
     return features, other_features
 
 
-def _check_neighbors(num_neighbors, kind, num_vectors):
+def _check_neighbors(num_neighbors: int, kind: str, num_vectors: int) -> None:
     check_positive("num_neighbors", num_neighbors)
     if num_neighbors >= num_vectors:
         raise InputError(
@@ -360,11 +412,11 @@ def _check_neighbors(num_neighbors, kind, num_vectors):
         )
 
 
-def _inception_score(logits):
+def _inception_score(logits: np.ndarray) -> float:
     import tensorflow as tf
 
     from stugan_tf.evaluation.tfgan import tfgan
 
-    # A class to which all images give a probability of exactly 0 would make the score nan.
+    # If all images gave a class a probability of exactly 0, the score would be nan.
     logits = np.maximum(logits - logits.max(axis=1, keepdims=True), _LEAST_LOG_PROBABILITY)
     return float(tfgan.eval.classifier_score_from_logits(tf.constant(logits)))

@@ -1,6 +1,9 @@
 """Mean and covariance of features that come in batches (Chan, Golub and LeVeque 1979)."""
 
+from collections.abc import Mapping
+
 import numpy as np
+import numpy.typing as npt
 
 from stugan_tf.checks import check_positive
 from stugan_tf.errors import InputError
@@ -12,23 +15,27 @@ class Moments:
     """Mean and covariance of feature vectors: float64, one pass, memory of one covariance.
 
     Batches are centred on their own mean before they are squared, so that a large mean does not
-    swallow a small deviation. In which batches the vectors come changes the last digits only.
+    swallow a small deviation. How the vectors are split into batches changes only the last digits.
 
     Attributes:
-        count: int, the vectors seen.
-        mean: float64 [D]; zeros while there are none.
+        count: number of vectors seen.
+        mean: float64 [D]; zeros before the first vector.
     """
 
-    def __init__(self, num_features):
+    def __init__(self, num_features: int) -> None:
         check_positive("num_features", num_features)
         self.count = 0
         self.mean = np.zeros(num_features)
-        # Sum of (x - mean)(x - mean)^T; the lower triangle, as `dsyrk` leaves it.
+        # Lower triangle of the sum of (x - mean)(x - mean)^T, as `dsyrk` leaves it.
         self._scatter = np.zeros([num_features, num_features], order="F")
 
     @property
-    def covariance(self):
-        """float64 [D, D], unbiased: over `count - 1`; computed anew at each access."""
+    def covariance(self) -> np.ndarray:
+        """The unbiased covariance (divisor `count - 1`), float64 [D, D]; each access computes it.
+
+        Raises:
+            InputError: if there are fewer than two vectors.
+        """
         if self.count < 2:
             raise InputError(
                 f"A covariance needs at least 2 feature vectors, got {self.count}. Evaluate more "
@@ -37,27 +44,27 @@ class Moments:
         lower = np.tril(self._scatter) / (self.count - 1)
         return lower + np.tril(lower, -1).T
 
-    def update(self, features):
-        """Takes in further vectors, float [B, D] with any B >= 0."""
+    def update(self, features: npt.ArrayLike) -> None:
+        """Adds vectors, float [B, D] with any B >= 0."""
         features = checked_features("features", features, 0, len(self.mean))
         for start in range(0, len(features), _BLOCK):
             block = features[start : start + _BLOCK].astype(np.float64, copy=False)
             mean = block.mean(axis=0)
             self._add(len(block), mean, block - mean)
 
-    def merge(self, other):
-        """Takes in what another `Moments` has seen, which stays as it is."""
+    def merge(self, other: "Moments") -> None:
+        """Adds the vectors that another `Moments` has seen; the other one stays as it is."""
         if other.mean.shape != self.mean.shape:
             raise InputError(
-                f"Moments of {len(other.mean)} features cannot be merged into those of "
+                f"Moments of {len(other.mean)} features cannot be merged into moments of "
                 f"{len(self.mean)}. Use one extractor for both."
             )
         if other.count:
             self._scatter += other._scatter
             self._add(other.count, other.mean, np.empty([0, len(self.mean)]))
 
-    def state(self):
-        """A copy of everything as a dict of arrays, e.g. for `np.savez`; see `from_state`."""
+    def state(self) -> dict[str, np.ndarray]:
+        """A copy of the state as a dict of arrays, e.g. for `np.savez`; see `from_state`."""
         return {
             "count": np.asarray(self.count),
             "mean": self.mean.copy(),
@@ -65,13 +72,13 @@ class Moments:
         }
 
     @classmethod
-    def from_state(cls, state):
-        """From what `state` returned or `np.load` made of it; goes on bit for bit."""
+    def from_state(cls, state: Mapping[str, np.ndarray]) -> "Moments":
+        """Restores moments from `state`, or from its arrays after `np.load`; bit for bit."""
         mean, scatter = state["mean"], state["scatter"]
         if mean.ndim != 1 or scatter.shape != (len(mean), len(mean)):
             raise InputError(
                 "The state of moments must hold `mean` [D] and `scatter` [D, D], got "
-                f"{list(mean.shape)} and {list(scatter.shape)}. Delete the file and start anew."
+                f"{list(mean.shape)} and {list(scatter.shape)}. Delete the file and start again."
             )
         moments = cls(len(mean))
         moments.count = int(state["count"])
@@ -79,11 +86,11 @@ class Moments:
         moments._scatter = np.array(scatter, np.float64, order="F")
         return moments
 
-    def _add(self, count, mean, centered):
-        """Adds `count` vectors of this mean; `centered` [.., D] are their deviations from it.
+    def _add(self, count: int, mean: np.ndarray, centered: np.ndarray) -> None:
+        """Adds `count` vectors with this mean; `centered` [.., D] are their deviations from it.
 
-        The scatter of the union is the sum of both and n m / (n + m) delta delta^T, delta being
-        the difference of the means: one more row for the same product.
+        The scatter of the union is the sum of both scatters plus n m / (n + m) delta delta^T, where
+        delta is the difference of the means: one more row in the same product.
         """
         from scipy.linalg.blas import dsyrk
 
@@ -98,14 +105,16 @@ class Moments:
         self.count = total
 
 
-def checked_features(name, features, at_least, num_features=None):
+def checked_features(
+    name: str, features: npt.ArrayLike, at_least: int, num_features: int | None = None
+) -> np.ndarray:
     """Features as an array; raises InputError unless they can be scored.
 
     Args:
-        name: What the message calls them.
+        name: name of the features in messages.
         features: array or tensor, floats [n, D].
-        at_least: int, the least n.
-        num_features: int, the D expected, or None for any.
+        at_least: the smallest n allowed.
+        num_features: the D expected, or None for any.
     """
     features = np.asarray(features)
     if features.ndim != 2 or not features.shape[1]:

@@ -3,6 +3,8 @@
 import numbers
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
 
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.protocol import check_comparable, describe, protocol_id
@@ -11,11 +13,17 @@ from stugan_tf.files import json_line, read_json_lines
 from stugan_tf.tables import columns
 
 
-def read(workdir):
-    """The records of a run by step, those of one step in the order of writing.
+def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads the records of a run.
 
-    Of several with the same step and protocol, the newest counts. Lines that are no records are
-    skipped. A protocol without an `id`, of somebody else's evaluator, gets one.
+    Among records with the same step and protocol, the newest counts. Lines that are not records
+    are skipped. A protocol without an `id`, written by another evaluator, gets one.
+
+    Args:
+        workdir: folder of the run.
+
+    Returns:
+        Records ordered by step; records of one step are in the order of writing.
     """
     found = {}
     for record in read_json_lines(pathlib.Path(workdir) / "evaluations.jsonl"):
@@ -26,8 +34,8 @@ def read(workdir):
     return sorted(found.values(), key=lambda record: record["step"])
 
 
-def append(workdir, record):
-    """Adds a record in one write, so that it may happen while a training does the same."""
+def append(workdir: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
+    """Adds a record in one write, so that a training may add records at the same time."""
     line = json_line(record).encode()
     with open(pathlib.Path(workdir) / "evaluations.jsonl", "ab+", buffering=0) as file:
         if file.tell() and _last_byte(file) != b"\n":  # A kill tore the line before.
@@ -35,13 +43,13 @@ def append(workdir, record):
         file.write(line)
 
 
-def _last_byte(file):
+def _last_byte(file: IO[bytes]) -> bytes:
     file.seek(-1, os.SEEK_END)
     return file.read(1)
 
 
-def compare(workdirs):
-    """Tables of the newest and the best scores of runs, one for each protocol that all follow.
+def compare(workdirs: Sequence[str | os.PathLike[str]]) -> str:
+    """Tables of the newest and the best scores of runs, one for each protocol that all runs share.
 
     Args:
         workdirs: folders of runs.
@@ -50,7 +58,7 @@ def compare(workdirs):
         The tables as text, each below its protocol.
 
     Raises:
-        InputError: if a run has no scores, or no protocol is common to all.
+        InputError: if a run has no scores, or the runs share no protocol.
     """
     runs = {str(workdir): read(workdir) for workdir in workdirs}
     for workdir, records in runs.items():
@@ -61,7 +69,7 @@ def compare(workdirs):
                 f"{workdir} has no scores. Make some by `python -m stugan_tf.evaluate "
                 f"--workdir={workdir}`."
             )
-    # Those of the first run in the order of their newest records, which all others know.
+    # Protocols of the first run, in the order of its records, that all other runs share.
     protocols = {record["protocol"]["id"]: record["protocol"] for record in runs[str(workdirs[0])]}
     for records in runs.values():
         known = {record["protocol"]["id"] for record in records}
@@ -73,8 +81,8 @@ def compare(workdirs):
     )
 
 
-def _table(runs, protocol):
-    rows = []
+def _table(runs: Mapping[str, list[dict[str, Any]]], protocol: Mapping[str, Any]) -> str:
+    rows: list[tuple[str, str, dict[str, Any]]] = []
     for workdir, records in runs.items():
         records = [r for r in records if r["protocol"]["id"] == protocol["id"]]
         best = min(records, key=_cost)
@@ -88,21 +96,21 @@ def _table(runs, protocol):
     return columns(lines)
 
 
-def _cost(record):
-    """FID, or the first metric of the table that there is; lower is better.
+def _cost(record: Mapping[str, Any]) -> float:
+    """The cost of the first metric of the table that a record has (FID first); lower is better.
 
-    Of a record with none of these it is the first number, for want of a better one.
+    If the record has no metric of the table, the cost is its first number.
     """
     scores = _scores(record)
     name = next((name for name in METRICS if name in scores), next(iter(scores), None))
-    value = scores.get(name)
-    if value is None:
+    value = None if name is None else scores[name]
+    if name is None or value is None:
         return float("inf")
     return METRICS[name].cost(value) if name in METRICS else value
 
 
-def _scores(record):
-    """What of a record is a number or was none, by name."""
+def _scores(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores of a record by name; None for a score that could not be computed."""
     return {
         name: value
         for name, value in record.items()

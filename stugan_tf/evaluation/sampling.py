@@ -2,7 +2,10 @@
 
 import contextlib
 import functools
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -11,34 +14,66 @@ from stugan_tf.evaluation.extraction import run
 from stugan_tf.layers.masked import all_layers
 from stugan_tf.layers.moving import undisturbed
 from stugan_tf.randomness import draw_latents, fold
+from stugan_tf.signatures import Seed
 
 BATCH_NORMS = ("inference", "batch", "standing")
 NUM_STANDING = 16  # batches, as in the reference implementation of BigGAN
-TOLERANCE = 1e-3  # by which rounding may carry a pixel out of [-1, 1]
+TOLERANCE = 1e-3  # Rounding may carry a pixel this far out of [-1, 1].
+
+
+class Generates(Protocol):
+    """The part of a `training.gan.GAN` that draws images."""
+
+    @property
+    def latent_dim(self) -> int:
+        """Length of a latent vector."""
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are integers below it."""
+
+    @property
+    def generator(self) -> keras.Model:
+        """The live generator."""
+
+    @property
+    def averaged(self) -> Any:
+        """The averaged generator; its `model` is a Keras model."""
+
+    @property
+    def generate(self) -> Callable[..., tf.Tensor]:
+        """`(latents, labels, training, averaged) -> images`, float32 [B, H, W, C]."""
 
 
 class Sampler:
-    """Draws images of one GAN's generator.
+    """Draws images from the generator of one GAN.
 
-    Images come in blocks of `batch_size`, each with random numbers of its own, and a block is
-    computed by one replica. So neither the number of replicas nor that of images asked for changes
-    an image, even where batch norm lets those of a block depend on each other. The generator is
-    left as it was.
+    Images come in blocks of `batch_size`. Each block has its own random numbers and is computed by
+    one replica. So neither the number of replicas nor the number of images changes an image, even
+    where batch norm makes the images of a block depend on each other. The generator is left as it
+    was.
     """
 
     def __init__(
-        self, gan, strategy, batch_size, averaged=True, batch_norm="inference", truncation=None
-    ):
-        """Notes what to do.
+        self,
+        gan: Generates,
+        strategy: tf.distribute.Strategy,
+        batch_size: int,
+        averaged: bool = True,
+        batch_norm: str = "inference",
+        truncation: float | None = None,
+    ) -> None:
+        """Prepares for drawing.
 
         Args:
-            gan: has `generate`, `generator`, `averaged`, `latent_dim` and `num_classes`.
-            strategy: the `tf.distribute.Strategy` in whose scope it was made.
-            batch_size: images of a block.
+            gan: a `training.gan.GAN`, or an object like it.
+            strategy: the strategy in whose scope `gan` was made.
+            batch_size: number of images in a block.
             averaged: whether the averaged generator is sampled.
-            batch_norm: 'inference' normalises by moving statistics, 'batch' by those of the block
-                (so the reference samples BigGAN on CIFAR-10), 'standing' by the mean of those of 16
-                blocks (Brock et al. 2019, appendix C).
+            batch_norm: the statistics to normalise by: 'inference' means moving statistics,
+                'batch' the statistics of the block (the reference samples BigGAN on CIFAR-10 like
+                this), 'standing' the mean of the statistics of 16 blocks (Brock et al. 2019,
+                appendix C).
             truncation: see `randomness.draw_latents`.
         """
         self._gan = gan
@@ -49,15 +84,16 @@ class Sampler:
         self._truncation = truncation
         self._model = gan.averaged.model if averaged else gan.generator
 
-    def batches(self, num_images, seed):
+    def batches(self, num_images: int, seed: Seed) -> Iterator[np.ndarray]:
         """Draws images.
 
         Args:
-            num_images: how many.
+            num_images: number of images.
             seed: int [2].
 
         Yields:
-            uint8 [B, H, W, C], `num_images` in all; `batch_size` a replica, but for the last.
+            uint8 [B, H, W, C], `num_images` in all; B is `batch_size` times the number of replicas,
+            or less in the last batch.
         """
         own_seed = fold(seed, 0)
 
@@ -66,33 +102,37 @@ class Sampler:
 
         return self._batches(num_images, seed, draw)
 
-    def inputs(self, num_images, seed):
-        """What `batches` makes its images of.
+    def inputs(self, num_images: int, seed: Seed) -> tuple[np.ndarray, np.ndarray]:
+        """The latents and labels from which `batches` makes its images.
 
         Args:
-            num_images: how many.
+            num_images: number of images.
             seed: int [2].
 
         Returns:
-            Latents float32 [num_images, latent_dim] and labels int32 [num_images], arrays.
+            Latents, float32 [num_images, latent_dim], and labels, int32 [num_images].
         """
         num_blocks = -(-num_images // self._batch_size)
         blocks = [self._inputs(fold(seed, 0, block)) for block in range(num_blocks)]
-        return tuple(np.concatenate(values)[:num_images] for values in zip(*blocks, strict=True))
+        latents, labels = zip(*blocks, strict=True)
+        return np.concatenate(latents)[:num_images], np.concatenate(labels)[:num_images]
 
-    def images_of(self, latents, labels, seed):
+    def images_of(
+        self, latents: np.ndarray, labels: np.ndarray, seed: Seed
+    ) -> Iterator[np.ndarray]:
         """Makes images of given latents and labels.
 
-        They come in blocks of `batch_size`, too, in the order given; the last one is filled up with
-        the first ones. Only batch statistics let an image depend on the others of its block.
+        They, too, come in blocks of `batch_size`, in the order given. The last block is filled up
+        with the first images. An image depends on the others of its block only if batch norm uses
+        batch statistics.
 
         Args:
-            latents: float32 [n, latent_dim], an array.
-            labels: an array [n, ...] of what the GAN generates by: labels or weights of classes.
-            seed: int [2], for standing statistics alone.
+            latents: float32 [n, latent_dim].
+            labels: int32 [n], or weights of classes, float32 [n, num_classes].
+            seed: int [2]; used only for standing statistics.
 
         Yields:
-            As `batches`.
+            uint8 [B, H, W, C], as in `batches`.
         """
 
         def compute(first):
@@ -101,7 +141,7 @@ class Sampler:
         return self._batches(len(latents), seed, compute)
 
     def _batches(self, num_images, seed, compute):
-        """Yields what `compute` makes from image number `first` on, the last less what is over."""
+        """Yields the batches that `compute` makes from image number `first` on; cuts the last."""
         at_once = self._batch_size * self._strategy.num_replicas_in_sync
         with self.statistics_of(seed):
             for first in range(0, num_images, at_once):
@@ -139,7 +179,7 @@ class Sampler:
         )
 
     def _pixels(self, latents, labels):
-        """Images of one block, uint8, and the lowest and the highest value they were made of."""
+        """Images of one block, uint8, and the lowest and highest value before clipping."""
         images, _ = self._pass(latents, labels, training=self._batch_norm == "batch")
         # A value that is not a number would be neither low nor high.
         values = tf.where(tf.math.is_nan(images), float("inf"), images)
@@ -148,17 +188,18 @@ class Sampler:
         return pixels, extremes[None]
 
     def _pass(self, latents, labels, training):
-        """Images of one block, and its batch norms' variables as the pass left them."""
+        """Images of one block, and the variables of batch norms after the pass."""
         with undisturbed(self._model) if training else contextlib.nullcontext():
             images = self._gan.generate(latents, labels, training=training, averaged=self._averaged)
             statistics = [tf.identity(variable) for variable, _ in self._statistics]
         return tf.cast(images, tf.float32), statistics
 
     @contextlib.contextmanager
-    def statistics_of(self, seed):
-        """While it lasts, moving statistics are those that images of a seed are made with.
+    def statistics_of(self, seed: Seed) -> Iterator[None]:
+        """Sets the moving statistics for images of a seed, and restores them at the end.
 
-        If they are to stand, these are the mean of those of some blocks.
+        With `batch_norm='standing'` they become the mean of the statistics of 16 blocks; otherwise
+        they stay as they are.
         """
         seed = fold(seed, 1)
         if self._batch_norm != "standing":
@@ -169,13 +210,13 @@ class Sampler:
                 variable.assign(tf.zeros_like(variable))
             passes = [self._train(fold(seed, block)) for block in range(NUM_STANDING)]
             for (variable, momentum), *moved in zip(self._statistics, *passes, strict=True):
-                # Begun at zero, a pass moved them 1 - momentum of the way to its own.
+                # From zero, a pass moves them 1 - momentum of the way to its own statistics.
                 variable.assign(sum(moved) / (NUM_STANDING * (1 - momentum)))
             yield
 
     @functools.cached_property
     def _statistics(self):
-        """Each moving statistic and the momentum by which it moves."""
+        """Each moving statistic with its momentum."""
         layers = [layer for layer in all_layers(self._model) if hasattr(layer, "moving_variance")]
         return [
             (variable.value, layer.momentum)
@@ -185,18 +226,18 @@ class Sampler:
 
     @functools.cached_property
     def _train(self):
-        """`seed -> statistics` that a pass over a block in training mode leaves behind."""
+        """`seed -> statistics` after a pass over a block in training mode."""
 
         def train(seed):
             _, statistics = self._pass(*self._inputs(seed), training=True)
             return [statistic[None] for statistic in statistics]
 
         run_all = run(self._strategy, train)
-        return lambda seed: [values[0] for values in run_all(seed)]  # The replicas' are equal.
+        return lambda seed: [values[0] for values in run_all(seed)]  # Replicas have equal values.
 
 
 def _check_range(extremes):
-    """Raises InputError unless all replicas' lowest and highest values are in [-1, 1]."""
+    """Raises InputError unless the lowest and highest values of all replicas are in [-1, 1]."""
     lowest, highest = extremes[:, 0].min(), extremes[:, 1].max()
     if lowest < -1 - TOLERANCE or highest > 1 + TOLERANCE:
         raise InputError(

@@ -1,16 +1,19 @@
-"""What scores need to know of a set of images: moments of its features, and some features.
+"""What scores need of a set of images: the moments of its features, and some of the features.
 
-Those of real images are kept between runs, under a name made of what they were computed from: the
-fingerprint of the data, the extractor's weights, the preprocessing.
+The statistics of real images are kept between runs. The name of their file is made of what they
+were computed from: the fingerprint of the data, the extractor's weights, the preprocessing.
 """
 
 import dataclasses
 import hashlib
 import io
 import json
+import os
 import pathlib
 import time
 import zipfile
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -19,43 +22,55 @@ from stugan_tf.evaluation.moments import Moments
 from stugan_tf.files import cache_folder, write_atomically
 from stugan_tf.progress import ProgressBar
 
-SECONDS = 60  # between savings of what is not finished
-STORED = 10_000  # features in the cache at least, so that evaluators that want fewer share them
+if TYPE_CHECKING:  # The table of metrics imports this, and must not import TensorFlow.
+    from stugan_tf.data import Source
+    from stugan_tf.evaluation.extraction import Extraction
+    from stugan_tf.evaluation.extractors import Extractor
+
+SECONDS = 60  # between savings of unfinished statistics
+STORED = 10_000  # least number of features in the cache; evaluators that need fewer share them
 
 
 @dataclasses.dataclass
 class Statistics:
-    """Of the features of one set of images.
+    """Statistics of the features of one set of images.
 
     Attributes:
-        protocol: dictionary that says of which images.
+        protocol: dictionary that names the images.
         mean: float64 [D].
         covariance: float64 [D, D].
-        features: float32 [n, D] of some of the images, in random order; None if not known.
-        num_images: int; None if not known.
+        features: features of some of the images in random order, float32 [n, D]; None if not known.
+        num_images: number of images; None if not known.
     """
 
-    protocol: dict
+    protocol: dict[str, Any]
     mean: np.ndarray
     covariance: np.ndarray
     features: np.ndarray | None = None
     num_images: int | None = None
 
 
+class Gathered(Protocol):
+    """An object with the statistics of a set of images, such as a `Collector`."""
+
+    def statistics(self, protocol: dict[str, Any]) -> Statistics:
+        """The statistics of all images, under a protocol."""
+
+
 class Collector:
     """Gathers the statistics of a known number of images as their features come in.
 
-    Memory is that of one covariance and the kept features, however many images there are.
+    It holds one covariance and the kept features, however many images there are.
     """
 
-    def __init__(self, num_images, num_features, num_kept, seed=0):
-        """Starts with nothing seen.
+    def __init__(self, num_images: int, num_features: int, num_kept: int, seed: int = 0) -> None:
+        """Starts without images.
 
         Args:
-            num_images: how many will come.
-            num_features: D.
-            num_kept: how many features to keep, of images drawn at random.
-            seed: of that draw.
+            num_images: number of images that will come.
+            num_features: D, number of features of an image.
+            num_kept: number of images, drawn at random, whose features are kept.
+            seed: seed of that draw.
         """
         self._moments = Moments(num_features)
         num_kept = min(num_kept, num_images)
@@ -63,55 +78,64 @@ class Collector:
         self._places = places_of_kept(num_images, num_kept, seed)
 
     @property
-    def num_kept(self):
-        """How many features are kept in the end."""
+    def num_kept(self) -> int:
+        """Number of images whose features are kept in the end."""
         return len(self._kept)
 
     @property
-    def count(self):
-        """Images seen so far."""
+    def count(self) -> int:
+        """Number of images seen so far."""
         return self._moments.count
 
-    def update(self, features):
-        """Takes in the next features, float32 [B, D]."""
+    def update(self, features: np.ndarray) -> None:
+        """Adds the features of the next images, float32 [B, D]."""
         places = self._places[self.count : self.count + len(features)]
         self._kept[places[places >= 0]] = features[places >= 0]
         self._moments.update(features)
 
-    def statistics(self, protocol):
-        """The `Statistics` of all images, which must have been seen."""
+    def statistics(self, protocol: dict[str, Any]) -> Statistics:
+        """The statistics of all images.
+
+        Args:
+            protocol: dictionary that names the images.
+
+        Raises:
+            InputError: if some of the images have not come yet.
+        """
         if self.count != len(self._places):
-            raise InputError(f"Of {len(self._places)} images only {self.count} came.")
+            raise InputError(f"Only {self.count} of {len(self._places)} images came.")
         return Statistics(
             protocol, self._moments.mean, self._moments.covariance, self._kept, self.count
         )
 
-    def state(self):
+    def state(self) -> dict[str, np.ndarray]:
         """Arrays by name, from which `restore` goes on."""
         return {"kept": self._kept, **self._moments.state()}
 
-    def restore(self, state):
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Goes back to a state."""
         self._kept = state["kept"]
         self._moments = Moments.from_state(state)
 
 
-def real_statistics(source, extraction, num_kept, cache_dir=None):
+def real_statistics(
+    source: "Source",
+    extraction: "Extraction",
+    num_kept: int,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Statistics:
     """Statistics of all images of a source, computed once and then read from the cache.
 
-    A computation that is killed goes on where it was last saved.
+    A computation that was killed goes on where it was last saved.
 
     Args:
-        source: a `stugan_tf.data` source.
-        extraction: an `Extraction`.
-        num_kept: see `Collector`.
+        source: the real images.
+        extraction: computes the features.
+        num_kept: number of images whose features are kept, see `Collector`.
         cache_dir: folder; by default `statistics` in `files.cache_folder()`.
-
-    Returns:
-        `Statistics`.
     """
     entry = CacheEntry(source, extraction.extractor, num_kept, cache_dir)
-    # Workers extract together, so none may leave because it alone has the file.
+    # Workers extract together, so a worker that alone has the file must not leave.
     if not all(extraction.on_all_workers(entry.is_there())):
         entry.announce()
         entry.write(_compute(source, extraction, entry.num_stored, entry.path))
@@ -119,8 +143,12 @@ def real_statistics(source, extraction, num_kept, cache_dir=None):
     return entry.read()
 
 
-def places_of_kept(num_images, num_kept, seed=0):
-    """Int [num_images]: where the features of each image are kept, -1 for nowhere."""
+def places_of_kept(num_images: int, num_kept: int, seed: int = 0) -> np.ndarray:
+    """Draws the images whose features are kept.
+
+    Returns:
+        int [num_images]: the place of each image among the kept features, -1 if it is not kept.
+    """
     places = np.full(num_images, -1)
     chosen = np.random.default_rng(seed).permutation(num_images)[:num_kept]
     places[chosen] = np.arange(len(chosen))
@@ -128,17 +156,23 @@ def places_of_kept(num_images, num_kept, seed=0):
 
 
 class CacheEntry:
-    """Where the statistics of all images of a source are kept, under a name made of content.
+    """The file with the statistics of all images of a source, under a name made of its content.
 
     Attributes:
-        path: of the file.
-        num_stored: int, of how many images the features are to be kept.
+        path: path of the file.
+        num_stored: number of images whose features the file holds.
     """
 
-    def __init__(self, source, extractor, num_kept, cache_dir=None):
-        """Reads what the name depends on; for the arguments see `real_statistics`."""
+    def __init__(
+        self,
+        source: "Source",
+        extractor: "Extractor",
+        num_kept: int,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Reads everything that the name depends on; for the arguments see `real_statistics`."""
         inspection = source.inspect()
-        self._protocol = {
+        self._protocol: dict[str, Any] = {
             "source": source.name,
             "fingerprint": inspection.fingerprint,
             "num_images": inspection.num_images,
@@ -153,16 +187,16 @@ class CacheEntry:
             {"source": source.name, **content, "num_kept": self.num_stored}, indent=2
         )
 
-    def is_there(self):
-        """Whether enough is kept to be read."""
+    def is_there(self) -> bool:
+        """Whether the file exists and holds enough features."""
         return self.path.exists() and len(_read(self.path)["features"]) >= self._num_kept
 
-    def announce(self):
-        """Says what is going to be here: it may take an hour. For people; nothing reads it."""
+    def announce(self) -> None:
+        """Writes a description of the file, for people: the file itself may take an hour."""
         _write(self.path.with_suffix(".json"), self._description.encode())
 
-    def write(self, collector):
-        """Keeps what a `Collector`, or something with its `statistics`, has seen."""
+    def write(self, collector: Gathered) -> None:
+        """Writes the statistics that a `Collector`, or an object like it, has gathered."""
         found = collector.statistics(self._protocol)
         _write_arrays(
             self.path,
@@ -172,10 +206,10 @@ class CacheEntry:
             description=self._description,
         )
 
-    def read(self):
-        """The `Statistics`, which must be there."""
+    def read(self) -> Statistics:
+        """Reads the statistics; the file must exist."""
         stored = _read(self.path)
-        # Which features are kept is a draw of which a smaller one is the beginning.
+        # A smaller draw of kept features is the beginning of a larger one.
         features = stored["features"][: self._num_kept]
         num_images = self._protocol["num_images"]
         return Statistics(
@@ -183,14 +217,17 @@ class CacheEntry:
         )
 
 
-def ttur_statistics(path):
-    """Reads the mean and covariance that the authors of FID publish, or others of that form.
+def ttur_statistics(path: str | os.PathLike[str]) -> Statistics:
+    """Reads a mean and a covariance in the form that the authors of FID publish.
 
     Args:
         path: `.npz` file with `mu` [D] and `sigma` [D, D].
 
     Returns:
-        `Statistics` without features, which only FID can be computed from.
+        `Statistics` without features: only FID can be computed from them.
+
+    Raises:
+        InputError: if the file cannot be read, or its arrays have other shapes.
     """
     path = pathlib.Path(path).expanduser()
     try:
@@ -211,8 +248,10 @@ def ttur_statistics(path):
     return Statistics({"file": path.name, "sha256": digest}, mean, covariance)
 
 
-def _compute(source, extraction, num_kept, path):
-    """A `Collector` that has seen all images; saves now and then beside `path`."""
+def _compute(
+    source: "Source", extraction: "Extraction", num_kept: int, path: pathlib.Path
+) -> Collector:
+    """A `Collector` that has seen all images; saves its state beside `path` from time to time."""
     collector = Collector(source.num_images, extraction.extractor.num_features, num_kept)
     partial = _partial(path)
     state = _read(partial) if partial.exists() else None
@@ -237,17 +276,17 @@ def _compute(source, extraction, num_kept, path):
     return collector
 
 
-def _partial(path):
+def _partial(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f"{path.stem}.partial.npz")
 
 
-def _write_arrays(path, **arrays):
+def _write_arrays(path: pathlib.Path, **arrays: Any) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     _write(path, buffer.getvalue())
 
 
-def _write(path, data):
+def _write(path: pathlib.Path, data: bytes) -> None:
     try:
         write_atomically(path, data)
     except OSError as error:
@@ -257,12 +296,12 @@ def _write(path, data):
         ) from error
 
 
-def _read(path):
+def _read(path: pathlib.Path) -> dict[str, Any]:
     try:
         with np.load(path) as stored:
             return dict(stored)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"The statistics of real images in {path} are damaged: {error}. Delete the file; it "
-            "will be computed anew."
+            f"The statistics of real images in {path} are damaged: {error}. Delete the file; they "
+            "will be computed again."
         ) from error

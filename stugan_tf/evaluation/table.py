@@ -1,6 +1,6 @@
-"""The table of metrics: what each is called, which value is better, what it needs, how it is made.
+"""The table of metrics: name, better value, needs and computation of each.
 
-All that deals with metrics walks this table: evaluators, records, curves, the best checkpoint,
+All code that deals with metrics walks this table: evaluators, records, curves, the best checkpoint,
 results of experiments, limits of pipelines. A metric of your own is one function and one entry,
 in a module that a gin file imports:
 
@@ -17,8 +17,8 @@ import dataclasses
 import functools
 import inspect
 import numbers
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, NamedTuple
 
 from stugan_tf.checks import check_natural
 from stugan_tf.errors import InputError
@@ -37,33 +37,47 @@ PRECISION_NEIGHBORS, DENSITY_NEIGHBORS = 3, 5  # as in the papers
 
 
 class Sizes(NamedTuple):
-    """The numbers of an evaluation, known before it samples."""
+    """The numbers of an evaluation, known before it samples.
 
-    num_images: int  # generated
+    Attributes:
+        num_images: number of generated images.
+        num_features: number of features of an image.
+        num_real: number of real images; None if only published moments of them are known.
+        num_splits: number of parts of the Inception Score.
+        num_kept: number of images whose features are kept; 0 if no metric needs them.
+    """
+
+    num_images: int
     num_features: int
-    num_real: int | None  # None if only published moments are known of real images
+    num_real: int | None
     num_splits: int
-    num_kept: int  # of features; 0 if no metric needs them
+    num_kept: int
 
 
 class Comparison:
     """The real and the generated images, as metrics see them.
 
     Attributes:
-        real: `Statistics`; None if no metric needs them.
-        generated: `Statistics`.
+        real: statistics of the real images; None if no metric needs them.
+        generated: statistics of the generated images; None if all metrics are of logits.
     """
 
-    def __init__(self, names, real, generated):
-        """Notes both, and the names of all metrics that will be computed."""
-        self.real: Statistics | None = real
-        self.generated: Statistics = generated
+    def __init__(
+        self, names: Iterable[str], real: Statistics | None, generated: Statistics | None
+    ) -> None:
+        """Takes the names of all metrics that will be computed, and both statistics."""
+        self.real = real
+        self.generated = generated
         self._names = frozenset(names)
 
     @functools.cached_property
-    def neighborhoods(self):
+    def neighborhoods(self) -> dict[str, float]:
         """`neighborhood_scores`: one pass over the distances for all metrics that need them."""
         precision, density = {"precision", "recall"}, {"density", "coverage"}
+        assert self.real is not None
+        assert self.generated is not None
+        assert self.real.features is not None
+        assert self.generated.features is not None
         return neighborhood_scores(
             self.real.features,
             self.generated.features,
@@ -77,38 +91,38 @@ class Metric:
     """One entry of the table.
 
     Attributes:
-        name: as `Evaluator.metrics` and records have it.
+        name: name of the metric in `Evaluator.metrics` and in records.
         best: `min` or `max`: which of several values is the best.
         needs: some of 'moments' (mean and covariance of real images, which may be published ones),
             'features' (some features of real and of generated images) and 'logits' (of generated
             images).
         compute: `Comparison -> number`, or a tuple of numbers, one for each column. A number that
             cannot be known is None.
-        stream: for a metric of logits, in place of `compute`: `Sizes -> object` with
-            `update(logits)` for each float32 [B, K] that comes, and `result()`, which returns what
-            `compute` would. Logits are not kept: there may be gigabytes of them.
-        columns: names of its numbers in a record, its own first; by default that alone.
-        least: how many features must be kept at least, if it needs them.
-        check: raises InputError for `Sizes` that it cannot be computed from.
-        settings: which of the `Sizes` its value depends on, besides the number of images: they
+        stream: for a metric of logits, in place of `compute`: `Sizes -> object`. The object has
+            `update(logits)`, called with each batch, float32 [B, K], and `result()`, which returns
+            the same as `compute`. Logits are not kept: they may take gigabytes.
+        columns: names of its numbers in a record, the metric's own name first; by default only it.
+        least: the smallest number of kept features, if the metric needs features.
+        check: raises InputError for `Sizes` from which the metric cannot be computed.
+        settings: names of the `Sizes` that the value depends on, besides the number of images; they
             become part of the protocol.
-        label: for pictures; by default the name in words.
-        against: name of the metric that truncation trades it for; a curve shows both.
+        label: name in pictures; by default `name` in words.
+        against: name of the metric that truncation trades this one for; a curve shows both.
     """
 
     name: str
-    best: Callable
-    needs: frozenset
-    compute: Callable | None = None
-    stream: Callable | None = None
-    columns: tuple = ()
+    best: Callable[..., Any]
+    needs: Collection[str]
+    compute: Callable[[Comparison], Any] | None = None
+    stream: Callable[[Sizes], Any] | None = None
+    columns: tuple[str, ...] = ()
     least: int = 1
-    check: Callable = lambda sizes: None
-    settings: tuple = ()
+    check: Callable[[Sizes], object] = lambda sizes: None
+    settings: tuple[str, ...] = ()
     label: str = ""
     against: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raises InputError for an entry that cannot work."""
         if not isinstance(self.name, str) or not self.name.isidentifier():
             raise InputError(f"Metric.name must be a word such as 'fid', got {self.name!r}.")
@@ -134,20 +148,28 @@ class Metric:
             )
         columns = self.columns or (self.name,)
         if columns[0] != self.name:
-            raise InputError(f"{where}: the first of its columns must be itself, got {columns!r}.")
+            raise InputError(
+                f"{where}: the first of its columns must be {self.name!r}, got {columns!r}."
+            )
         object.__setattr__(self, "needs", frozenset(self.needs))
         object.__setattr__(self, "columns", tuple(columns))
         object.__setattr__(self, "label", self.label or self.name.replace("_", " "))
 
-    def cost(self, value):
-        """The value, or its negative: lower is better."""
+    def cost(self, value: float) -> float:
+        """The value, or its negative if the largest value is the best: lower is better."""
         return value if self.best is min else -value
 
-    def named(self, values):
-        """What was computed, by column: {name: float or None}.
+    def named(self, values: Any) -> dict[str, float | None]:
+        """Names the computed numbers by column.
+
+        Args:
+            values: the result of `compute` or of a stream.
+
+        Returns:
+            {column: float or None}.
 
         Raises:
-            InputError: if it is not a number for each column.
+            InputError: if `values` is not one number for each column.
         """
         values = values if isinstance(values, tuple) else (values,)
         known = [value for value in values if value is not None]
@@ -160,7 +182,7 @@ class Metric:
         return dict(zip(self.columns, floats, strict=True))
 
 
-def _check_takes_one(where, name, function):
+def _check_takes_one(where: str, name: str, function: Any) -> None:
     """Raises InputError unless a function can be called with one argument."""
     try:
         inspect.signature(function).bind(None)
@@ -174,52 +196,52 @@ def _check_takes_one(where, name, function):
 METRICS: dict[str, Metric] = {}  # by name
 
 
-def register(metric):
-    """Adds a `Metric` to the table; `Evaluator.metrics` may name it from then on.
+def register(metric: Metric) -> None:
+    """Adds a metric to the table; from then on `Evaluator.metrics` may name it.
 
     Raises:
-        InputError: if it is not a `Metric`, or the table has one of its name.
+        InputError: if it is not a `Metric`, or the table already has one with this name.
     """
     if not isinstance(metric, Metric):
         raise InputError(f"register takes a Metric, got {metric!r:.200}.")
     if metric.name in METRICS:
         raise InputError(
-            f"There is a metric {metric.name!r} already. Give yours another name: records of both "
-            "would be mixed up."
+            f"There is already a metric {metric.name!r}. Give yours another name: otherwise their "
+            "records would be mixed up."
         )
     METRICS[metric.name] = metric
 
 
-def _check_fid(sizes):
+def _check_fid(sizes: Sizes) -> None:
     check_enough(sizes.num_images, sizes.num_features, "Evaluator.num_images")
     if sizes.num_real is not None:
         check_enough(sizes.num_real, sizes.num_features, "the number of real images")
 
 
-def _fid(images):
+def _fid(images: Any) -> float:
     real, generated = images.real, images.generated
     return frechet_distance(real.mean, real.covariance, generated.mean, generated.covariance)
 
 
-def _check_kid(sizes):
+def _check_kid(sizes: Any) -> None:
     check_blocks(min(sizes.num_kept, sizes.num_real), min(sizes.num_kept, sizes.num_images))
 
 
-def _kid(images):
+def _kid(images: Any) -> tuple[float, float | None]:
     return kernel_distance(images.real.features, images.generated.features)
 
 
-def _inception_score(sizes):
+def _inception_score(sizes: Sizes) -> InceptionScore:
     return InceptionScore(sizes.num_images, sizes.num_splits)
 
 
-def _of_neighborhoods(name, num_neighbors, against=None):
+def _of_neighborhoods(name: str, num_neighbors: int, against: str | None = None) -> Metric:
     return Metric(
         name,
         max,
         needs={"features"},
         compute=lambda images: images.neighborhoods[name],
-        least=num_neighbors + 1,  # A vector has one neighbour less than there are vectors.
+        least=num_neighbors + 1,  # Each of n vectors has n - 1 neighbours.
         settings=("num_kept",),
         against=against,
     )
@@ -263,4 +285,4 @@ for _metric in (
 ):
     register(_metric)
 
-BUILT_IN = tuple(METRICS)  # those of the package, whatever is registered later
+BUILT_IN = tuple(METRICS)  # the package's own, without metrics that users register later

@@ -1,7 +1,7 @@
 """TF-GAN on a TensorFlow without `tf.estimator`: `from stugan_tf.evaluation.tfgan import tfgan`.
 
-TF-GAN 2.1.0 reaches for `tf.estimator` while it is imported, and nowhere else in the parts used
-here. Stand-ins take its place for the duration of the import.
+TF-GAN 2.1.0 uses `tf.estimator` while it is imported, but not in the functions used here. So
+stand-ins replace `tf.estimator` during the import.
 """
 
 import contextlib
@@ -9,19 +9,20 @@ import logging
 import sys
 import types
 import warnings
+from collections.abc import Iterator
 
 import tensorflow as tf
 
 
 @contextlib.contextmanager
-def _estimator_stand_ins():
+def _estimator_stand_ins() -> Iterator[None]:
     package = types.ModuleType("tensorflow_gan.python.estimator")
-    package.__all__ = []
+    package.__all__ = []  # type: ignore[attr-defined]
     sys.modules[package.__name__] = package
     tf.estimator = types.SimpleNamespace(SessionRunHook=object)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # distutils and pkg_resources are on their way out
+            warnings.simplefilter("ignore")  # distutils and pkg_resources are deprecated
             yield
     finally:
         del tf.estimator
@@ -29,8 +30,8 @@ def _estimator_stand_ins():
 
 
 @contextlib.contextmanager
-def deprecations_unsaid():
-    """TensorFlow logs no warnings: TF-GAN's calls of deprecated functions are not the user's."""
+def deprecations_unsaid() -> Iterator[None]:
+    """Silences TensorFlow's warnings: users cannot mend TF-GAN's calls of deprecated functions."""
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -327,7 +327,7 @@ def test_another_configuration_needs_another_folder(tmp_path):
     with pytest.raises(InputError, match="has other classes"):
         write(other, out, split="test")
     (out / "train.shards.json").write_text("{")
-    with pytest.raises(InputError, match="no manifest of shards, or damaged"):
+    with pytest.raises(InputError, match="not a manifest of shards, or is damaged"):
         write(folder, out, num_shards=2)
     (out / "train.shards.json").unlink()
     with pytest.raises(InputError, match=r"is there without a train\.shards\.json"):
@@ -367,7 +367,7 @@ def start(use):
         (["--input={in}", "--output={out}", "--split=a-b"], "letters, digits and underscores"),
         (["--input={in}", "--output={out}", "--seed=-1"], "at least 0, got -1"),
         (["--input={in}", "--output={out}", "--gin_param=a.b = 1"], "reads no gin"),
-        (["--input={latin}", "--output={out}"], "holds a name that is no UTF-8"),
+        (["--input={latin}", "--output={out}"], "holds a name that is not UTF-8"),
     ],
 )
 def test_wrong_uses_are_told_and_write_nothing(start, tmp_path, arguments, expected):

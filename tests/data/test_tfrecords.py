@@ -37,7 +37,7 @@ def test_a_truncated_file_is_named(tmp_path, content):
     pattern = write_tfrecords(tmp_path)
     shard = tmp_path / "train-1.tfrecord"
     shard.write_bytes(content(shard.read_bytes()))
-    with pytest.raises(InputError, match=r"train-1\.tfrecord is truncated or no TFRecord"):
+    with pytest.raises(InputError, match=r"train-1\.tfrecord is truncated or not a TFRecord"):
         tfrecords(pattern, 4).batches(2, seed=0)
 
 

@@ -198,7 +198,7 @@ def test_what_is_no_saved_model_is_told(tmp_path, keras_net):
     with pytest.raises(InputError, match=r"saved_model.path: .*missing does not exist"):
         saved_model(str(tmp_path / "missing"))
     for path in (str(tmp_path), keras_net):
-        with pytest.raises(InputError, match=r"is no SavedModel.*@keras_model"):
+        with pytest.raises(InputError, match=r"is not a SavedModel.*@keras_model"):
             saved_model(path)
 
 
@@ -264,7 +264,7 @@ def test_what_is_no_keras_model_is_told(tmp_path, keras_net):
     with pytest.raises(InputError, match=r"there is no file .*missing.keras.*@saved_model"):
         keras_model(str(tmp_path / "missing.keras"), "pool")
     (tmp_path / "text.keras").write_text("<html>404</html>")
-    with pytest.raises(InputError, match=r"text.keras is no .keras file"):
+    with pytest.raises(InputError, match=r"text.keras is not a .keras file"):
         keras_model(str(tmp_path / "text.keras"), "pool")
     with open(keras_net, "rb") as file:
         whole = file.read()

@@ -147,7 +147,7 @@ def test_what_is_not_the_graph_of_2015_is_told(tmp_path):
         assert inception.GRAPH_URL in str(caught.value)
 
     check("missing.pb", None, "there is no file .*missing.pb")
-    check("page.pb", b"<html>404</html>", "page.pb is no frozen graph: it cannot be parsed")
+    check("page.pb", b"<html>404</html>", "page.pb is not a frozen graph: it cannot be parsed")
     check("empty.pb", b"", "has no node ExpandDims, .*its last nodes are: none")
     check("torn.tgz", b"\x1f\x8b\x08 torn", "torn.tgz cannot be unpacked")
     graph = graph_of_2015(False)

@@ -287,7 +287,7 @@ def test_a_class_that_never_occurs_costs_nothing():
 def test_inception_score_takes_exactly_its_images():
     score = InceptionScore(20, num_splits=2)
     score.update(np.ones([15, 3]))
-    with pytest.raises(InputError, match="of 20 images is due, got 15"):
+    with pytest.raises(InputError, match="of 20 images got only 15"):
         score.result()
     with pytest.raises(InputError, match="of 20 images got 21"):
         score.update(np.ones([6, 3]))

@@ -81,7 +81,7 @@ def test_kept_features_are_in_random_order():
 def test_a_collector_wants_all_images():
     collector = Collector(5, 2, 0)
     collector.update(np.ones([2, 2]))
-    with pytest.raises(InputError, match="Of 5 images only 2 came"):
+    with pytest.raises(InputError, match="Only 2 of 5 images came"):
         collector.statistics({})
 
 

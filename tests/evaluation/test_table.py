@@ -184,10 +184,10 @@ def test_a_stream_gets_all_logits(own, evaluator):
         ({"compute": None}, "`compute` if it does not"),
         ({"compute": lambda real, generated: 0.0}, "compute must be a function of one argument"),
         ({"check": lambda: None}, "check must be a function of one argument, the `Sizes`"),
-        ({"columns": ("shift_std",)}, "the first of its columns must be itself"),
+        ({"columns": ("shift_std",)}, "the first of its columns must be 'shift'"),
         ({"settings": ("num_parts",)}, "settings must be some of num_images"),
         ({"least": -1}, "least must be an integer of at least 0"),
-        ({"name": "fid"}, "There is a metric 'fid' already"),
+        ({"name": "fid"}, "There is already a metric 'fid'"),
     ],
 )
 def test_an_entry_that_cannot_work_is_refused(own, fields, told):
