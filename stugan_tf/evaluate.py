@@ -86,16 +86,15 @@ class Evaluation:
     def run(self):
         """Scores what the flags name."""
         self._check_flags()
-        if (
-            self._writes
-        ):  # A metric that the configuration leaves out must not be missed in silence.
+        if not FLAGS.watch:
+            self._steps()  # What it refuses, it shall refuse at once.
+        if self._writes:
+            # A metric that the configuration leaves out must not be missed in silence.
             print(self._evaluator, file=sys.stderr)
+        self._evaluator.prepare()
         if FLAGS.watch:
-            self._evaluator.prepare()
             self._watch()
             return
-        self._steps()  # What it refuses, it shall refuse at once.
-        self._evaluator.prepare()
         # A run may have removed some meanwhile; the latest is another then.
         restored = list(map(self._show, self._steps()))
         if not any(restored):

@@ -165,7 +165,7 @@ def test_watching_scores_what_has_no_record_and_is_still_there(workdir, evaluate
 
     def removed_meanwhile(self, step):
         if step == 10:
-            self._remove(step)
+            shutil.rmtree(workdir / "checkpoints" / f"step_{step:08d}")
         restore(self, step)
 
     monkeypatch.setattr(Checkpoints, "restore", removed_meanwhile)

@@ -47,14 +47,15 @@ def load():
     Raises:
         KernelsUnavailableError: without a Linux on x86-64, a compiler, or a place to build.
     """
-    loaded = _load()
+    loaded = try_once()
     if isinstance(loaded, KernelsUnavailableError):
         raise loaded
     return loaded
 
 
 @functools.cache
-def _load():
+def try_once():
+    """The operations, or the error; what failed is not tried again in this process."""
     try:
         return _load_library(build())
     except KernelsUnavailableError as error:

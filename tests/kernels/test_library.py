@@ -52,7 +52,7 @@ def use_compiler(cache, tmp_path, monkeypatch):
 
 def forget(monkeypatch):
     """As in a new process: `load` tries once in each."""
-    monkeypatch.setattr(library, "_load", functools.cache(library._load.__wrapped__))
+    monkeypatch.setattr(library, "try_once", functools.cache(library.try_once.__wrapped__))
 
 
 def test_without_a_compiler_the_error_names_it_and_what_to_set(cache, monkeypatch):
