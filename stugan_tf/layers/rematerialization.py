@@ -179,7 +179,7 @@ def parts_of(model):
     ends = [index for index, tensors in enumerate(alive[:-1]) if _num_feature_maps(tensors) <= 1]
     bounds = [0, *(end + 1 for end in ends), len(order)]
     sizes = [sum(map(output_size, order[i:j])) for i, j in itertools.pairwise(bounds)]
-    chosen = _cheapest_cuts(sizes, [sum(map(tensor_size, alive[end])) for end in ends])
+    chosen = cheapest_cuts(sizes, [sum(map(tensor_size, alive[end])) for end in ends])
     returned = {id(tensor) for tensor in graph.outputs}
     parts = []
     for begin, end in itertools.pairwise(bounds[index] for index in chosen):
@@ -217,7 +217,7 @@ def _num_feature_maps(tensors):
     return sum(len(tensor.shape) > 2 for tensor in tensors)
 
 
-def _cheapest_cuts(sizes, kept):
+def cheapest_cuts(sizes, kept):
     """Where to cut a row of pieces so that what is kept and the largest part are least in sum.
 
     For each size that a part may have at most, the least that must be kept is found from left to
