@@ -234,6 +234,8 @@ def test_finished_shards_are_not_written_again_and_torn_ones_are(tmp_path):
 COMMAND = [sys.executable, "-m", "stugan_tf.shard"]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_killed_command_goes_on_whatever_the_number_of_workers(tmp_path):
     zoo, out = write_zoo(tmp_path / "zoo"), tmp_path / "out"
     (tmp_path / "zoo" / "日本語" / "bad.webp").write_bytes(b"RIFF")
