@@ -20,7 +20,7 @@ from absl import logging
 
 from stugan_tf.files import cache_folder
 
-_SOURCES = pathlib.Path(__file__).parent
+SOURCES = pathlib.Path(__file__).parent
 _OPERATIONS = "operations.cc"
 _INNER_LOOPS = "tiles.cc"
 # Name in sparse_convolution.h, lanes, height and width of the larger tile, compiler flags.
@@ -103,7 +103,7 @@ def fingerprint():
 
 
 def _fingerprint(compiler):
-    parts = [source.read_bytes() for source in sorted(_SOURCES.glob("*.[ch]*"))]
+    parts = [source.read_bytes() for source in sorted(SOURCES.glob("*.[ch]*"))]
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
     parts += [version, tf.version.VERSION.encode(), tf.version.GIT_VERSION.encode()]
     parts += [repr((compiler, _flags(), _INSTRUCTION_SETS)).encode()]
@@ -122,7 +122,7 @@ def _compile(compiler, folder):
         sizes = f"-DLANES={lanes}", f"-DTILE_HEIGHT={height}", f"-DTILE_WIDTH={width}"
         commands[f"{name}.o"] = [_INNER_LOOPS, f"-DINSTRUCTION_SET={name}", *sizes, *flags]
     processes = [
-        _start([*compiler, *_flags(), "-w", "-c", str(_SOURCES / source), *rest, "-o", target])
+        _start([*compiler, *_flags(), "-w", "-c", str(SOURCES / source), *rest, "-o", target])
         for target, (source, *rest) in ((folder / name, c) for name, c in commands.items())
     ]
     _finish(processes)

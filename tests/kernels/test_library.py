@@ -157,10 +157,10 @@ def test_what_was_built_is_not_built_again(cache, use_compiler):
 
 def test_whatever_changes_the_result_changes_the_name(cache, use_compiler, tmp_path, monkeypatch):
     sources = tmp_path / "sources"
-    shutil.copytree(library._SOURCES, sources)
+    shutil.copytree(library.SOURCES, sources)
     use_compiler(COMPILER)
     names = [library.fingerprint()]
-    monkeypatch.setattr(library, "_SOURCES", sources)
+    monkeypatch.setattr(library, "SOURCES", sources)
     assert library.fingerprint() == names[0]
     for name in ("operations.cc", "tiles.cc", "pattern.h", "sparse_convolution.h"):
         with open(sources / name, "a", encoding="utf-8") as file:
