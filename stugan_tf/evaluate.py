@@ -90,14 +90,14 @@ class Evaluation:
     def run(self) -> None:
         """Scores what the flags name."""
         self._check_flags()
+        if not FLAGS.watch:
+            self._steps()  # Refuses a wrong --checkpoint before anything is computed.
         if self._writes:  # So that nobody misses a metric that the configuration leaves out.
             print(self._evaluator, file=sys.stderr)
+        self._evaluator.prepare()
         if FLAGS.watch:
-            self._evaluator.prepare()
             self._watch()
             return
-        self._steps()  # Refuses a wrong --checkpoint before the evaluator is prepared.
-        self._evaluator.prepare()
         # Asked again: meanwhile a run may have saved and removed checkpoints.
         restored = list(map(self._show, self._steps()))
         if not any(restored):

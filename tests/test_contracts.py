@@ -340,6 +340,12 @@ def test_a_rule_that_breaks_its_contract_is_refused():
     refused("Broken.gradient_momentum must be in", gradient_momentum=2)
 
 
+def test_a_rule_without_its_methods_says_which():
+    incomplete = type("Incomplete", (TopologyRule,), {"is_due": PlainRule.is_due})
+    with pytest.raises(InputError, match="Incomplete does not define amount, update"):
+        incomplete()
+
+
 def test_the_schedule_of_a_pruning_is_tried():
     def rule(schedule):
         Algorithm(total_steps=20, generator_exploration=GradualPruning(schedule=schedule))

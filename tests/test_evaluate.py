@@ -102,19 +102,25 @@ def test_what_is_scored_anew_is_as_the_training_scored_it(workdir, evaluate):
     assert {path: after[path] for path in before} == before
 
 
+FEW = flags_of("Evaluator.metrics = ['inception_score']", "Evaluator.num_images = 2")
+
+
 @pytest.mark.usefixtures("untraced")
-def test_latest_best_and_a_step(workdir, evaluate):
+def test_the_latest_and_a_step(evaluate):
+    assert list(evaluate(*FEW)[0]) == [20]
+    assert list(evaluate("--checkpoint=10", *FEW)[0]) == [10]
+
+
+@pytest.mark.usefixtures("untraced")
+def test_the_best(workdir, evaluate):
     best = min(records.read(workdir), key=lambda record: record["fid"])["step"]
-    few = flags_of("Evaluator.metrics = ['inception_score']", "Evaluator.num_images = 2")
-    assert list(evaluate(*few)[0]) == [20]
-    assert list(evaluate("--checkpoint=10", *few)[0]) == [10]
     # Made the best by hand, so that it is not the latest.
     for step, score in ((10, 1.0), (20, 2.0)):
         path = workdir / "checkpoints" / f"step_{step:08d}" / "checkpoint.json"
         assert (json.loads(path.read_text())["score"] is None) == (step not in (10, 20))
         path.write_text(json.dumps({**json.loads(path.read_text()), "score": score}))
     assert best in (10, 20)
-    assert list(evaluate("--checkpoint=best", *few)[0]) == [10]
+    assert list(evaluate("--checkpoint=best", *FEW)[0]) == [10]
 
 
 @pytest.mark.usefixtures("untraced")
@@ -144,7 +150,7 @@ def test_other_settings_are_another_protocol_and_not_compared(workdir, evaluate,
 
 
 @pytest.mark.usefixtures("untraced")
-def test_truncations_make_a_curve_and_neighbours_a_picture(workdir, evaluate):
+def test_truncations_make_a_curve(workdir, evaluate):
     _, output, _ = evaluate("--truncation=0.5", "--truncation=1.5")
     assert output.startswith("truncation 0.5, step 20: fid ")
     picture = workdir / "evaluations" / "truncation_00000020.png"
@@ -152,6 +158,10 @@ def test_truncations_make_a_curve_and_neighbours_a_picture(workdir, evaluate):
     assert picture.read_bytes().startswith(b"\x89PNG")
     truncations = {r["protocol"]["generated"]["truncation"] for r in records.read(workdir)}
     assert truncations == {None, 0.5, 1.5}
+
+
+@pytest.mark.usefixtures("untraced")
+def test_neighbours_make_a_picture(workdir, evaluate):
     _, output, _ = evaluate("--neighbors=3", "--checkpoint=10")
     assert (workdir / "evaluations" / "neighbors_00000010.png").exists()
     assert "generated images on the left" in output
@@ -165,7 +175,7 @@ def test_watching_scores_what_has_no_record_and_is_still_there(workdir, evaluate
 
     def removed_meanwhile(self, step):
         if step == 10:
-            self._remove(step)
+            shutil.rmtree(workdir / "checkpoints" / f"step_{step:08d}")
         restore(self, step)
 
     monkeypatch.setattr(Checkpoints, "restore", removed_meanwhile)

@@ -31,9 +31,10 @@ import stugan_tf.data
 import stugan_tf.evaluation.evaluator
 import stugan_tf.models
 import stugan_tf.runs.loop  # noqa: F401 - registers with gin, which a parsed file forbids
-from stugan_tf.evaluation import inception, records
+from stugan_tf.evaluation import records
 from stugan_tf.runs import workdir as workdir_module
 from tests.helpers.commands import SMALLEST, STATIC, TINY, train
+from tests.helpers.tracing import untraced
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "wrong_uses.md"
@@ -266,7 +267,7 @@ def _no_inception(place):
         raise urllib.error.URLError("Name or service not known")
 
     hub = types.SimpleNamespace(resolve=resolve)
-    place.monkeypatch.setattr(inception, "_import_hub", lambda: hub)
+    place.monkeypatch.setitem(sys.modules, "tensorflow_hub", hub)
     place.monkeypatch.setenv("XDG_CACHE_HOME", str(place.path / "cache"))
     return place.flags(*scored("Evaluator.extractor = @tfhub_inception"))
 
@@ -1100,7 +1101,8 @@ _messages = {}
 def trained(tmp_path_factory):
     """The workdir of a finished run."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    return train(workdir, *STATIC)
+    with untraced():
+        return train(workdir, *STATIC)
 
 
 @pytest.fixture
@@ -1132,6 +1134,7 @@ def test_a_wrong_use_is_told_and_costs_nothing(case, place, use):
     assert place.workdir.exists() == existed
 
 
+@pytest.mark.budget(10, reason="a run that fills a disk has to be of some size")
 @pytest.mark.usefixtures("untraced")
 def test_a_disk_that_fills_up_later_costs_no_checkpoint(place, use):
     place.mount("size=340k")

@@ -192,7 +192,7 @@ class Sharding:
             for name, found in finished.items():
                 on_shard(Shard(name, found["num_images"], found["num_bytes"], found["skipped"]))
             corrupt: dict[str, str] = {}
-            for shard in _written(self._tasks(set(finished), skip_corrupt), workers):
+            for shard in _written(self.tasks(finished, skip_corrupt), workers):
                 relative = {self._relative(path): why for path, why in shard.corrupt.items()}
                 corrupt.update(relative)
                 if skip_corrupt or not shard.corrupt:
@@ -209,7 +209,8 @@ class Sharding:
             raise InputError(f"No image of {self._folder} can be decoded.")
         return {path: why for found in finished.values() for path, why in found["skipped"].items()}
 
-    def _tasks(self, finished: Collection[str], skip_corrupt: bool) -> list[Task]:
+    def tasks(self, finished: Collection[str] = (), skip_corrupt: bool = False) -> list[Task]:
+        """The shards to write: all but those whose names are in `finished`."""
         order = sorted(range(self.num_images), key=self._place)
         tasks = []
         for index in range(self.num_shards):

@@ -22,7 +22,7 @@ from absl import logging
 
 from stugan_tf.files import cache_folder
 
-_SOURCES = pathlib.Path(__file__).parent
+SOURCES = pathlib.Path(__file__).parent
 _OPERATIONS = "operations.cc"
 _INNER_LOOPS = "tiles.cc"
 # Name in sparse_convolution.h, lanes, height and width of the larger tile, compiler flags.
@@ -50,14 +50,15 @@ def load() -> Any:
         KernelsUnavailableError: if this is not Linux on x86-64, or if there is no compiler or no
             folder to build in.
     """
-    loaded = _load()
+    loaded = try_once()
     if isinstance(loaded, KernelsUnavailableError):
         raise loaded
     return loaded
 
 
 @functools.cache
-def _load():
+def try_once():
+    """The operations, or the error; what failed is not tried again in this process."""
     try:
         return _load_library(build())
     except KernelsUnavailableError as error:
@@ -105,7 +106,7 @@ def fingerprint() -> str:
 
 
 def _fingerprint(compiler):
-    parts = [source.read_bytes() for source in sorted(_SOURCES.glob("*.[ch]*"))]
+    parts = [source.read_bytes() for source in sorted(SOURCES.glob("*.[ch]*"))]
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
     parts += [version, tf.version.VERSION.encode(), tf.version.GIT_VERSION.encode()]
     parts += [repr((compiler, _flags(), _INSTRUCTION_SETS)).encode()]
@@ -124,7 +125,7 @@ def _compile(compiler, folder):
         sizes = f"-DLANES={lanes}", f"-DTILE_HEIGHT={height}", f"-DTILE_WIDTH={width}"
         commands[f"{name}.o"] = [_INNER_LOOPS, f"-DINSTRUCTION_SET={name}", *sizes, *flags]
     processes = [
-        _start([*compiler, *_flags(), "-w", "-c", str(_SOURCES / source), *rest, "-o", target])
+        _start([*compiler, *_flags(), "-w", "-c", str(SOURCES / source), *rest, "-o", target])
         for target, (source, *rest) in ((folder / name, c) for name, c in commands.items())
     ]
     _finish(processes)

@@ -15,7 +15,7 @@ from stugan_tf.kernels import convolution, library
 
 # Sparse must be faster by more than noise.
 _MARGIN = 0.95
-_SECONDS = 0.1
+SECONDS = 0.1
 
 
 class Problem(NamedTuple):
@@ -43,6 +43,7 @@ class Problem(NamedTuple):
         return " ".join(words)
 
 
+@functools.cache
 def fastest(problem: Problem) -> convolution.Choice:
     """The `Choice` that takes the least time on this machine.
 
@@ -50,18 +51,14 @@ def fastest(problem: Problem) -> convolution.Choice:
     the cache folder. Later processes on an equal machine read it there, so a resumed run computes
     as before.
     """
-    return _choice(str(problem), problem)
-
-
-@functools.cache
-def _choice(name, problem):
     path = library.cache_folder() / "execution.json"
-    times = _read(path).get(_machine(), {}).get(name)
+    name = str(problem)
+    times = _read(path).get(machine(), {}).get(name)
     if times is None:
-        times = _measure(problem)
+        times = measure(problem)
         logging.info("%s: %s", name, times)
         known = _read(path)  # Another process may have added to it.
-        known.setdefault(_machine(), {})[name] = times
+        known.setdefault(machine(), {})[name] = times
         try:
             write_atomically(path, json.dumps(known, indent=1).encode())
         except OSError as error:
@@ -80,7 +77,8 @@ def _read(path):
 
 
 @functools.cache
-def _machine():
+def machine():
+    """Names what times depend on: processor, threads, TensorFlow and the build of the kernels."""
     model = "unknown processor"
     with open("/proc/cpuinfo", encoding="utf-8") as lines:
         model = next((line.split(":")[1].strip() for line in lines if "model name" in line), model)
@@ -88,7 +86,7 @@ def _machine():
     return f"{model}, {threads} threads, TensorFlow {tf.__version__}, {library.fingerprint()}"
 
 
-def _measure(problem):
+def measure(problem: Problem) -> dict[str, list[float]]:
     """The milliseconds, dense and sparse, of each part of the `Choice`."""
     random = np.random.default_rng(0)
     height, width, inputs, _ = problem.kernel_shape
@@ -130,7 +128,7 @@ def _race(function):
     for rival in rivals:
         rival()  # Warms up: oneDNN chooses its code, the pattern is built.
     least = [float("inf")] * 2
-    end = time.perf_counter() + _SECONDS
+    end = time.perf_counter() + SECONDS
     while True:
         for i, rival in enumerate(rivals):
             start = time.perf_counter()

@@ -191,7 +191,7 @@ def parts_of(model: keras.Model) -> list[Part]:
     ends = [index for index, tensors in enumerate(alive[:-1]) if _num_feature_maps(tensors) <= 1]
     bounds = [0, *(end + 1 for end in ends), len(order)]
     sizes = [sum(map(output_size, order[i:j])) for i, j in itertools.pairwise(bounds)]
-    chosen = _cheapest_cuts(sizes, [sum(map(tensor_size, alive[end])) for end in ends])
+    chosen = cheapest_cuts(sizes, [sum(map(tensor_size, alive[end])) for end in ends])
     returned = {id(tensor) for tensor in graph.outputs}
     parts = []
     for begin, end in itertools.pairwise(bounds[index] for index in chosen):
@@ -229,7 +229,7 @@ def _num_feature_maps(tensors: Sequence[Any]) -> int:
     return sum(len(tensor.shape) > 2 for tensor in tensors)
 
 
-def _cheapest_cuts(sizes: Sequence[int], kept: Sequence[int]) -> list[int]:
+def cheapest_cuts(sizes: Sequence[int], kept: Sequence[int]) -> list[int]:
     """Cuts a row of pieces so that the kept bytes plus those of the largest part are least.
 
     For each limit on the size of a part, a pass from left to right finds the cheapest cuts: for

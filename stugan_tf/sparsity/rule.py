@@ -67,6 +67,20 @@ class TopologyRule(abc.ABC):
     gradient_momentum: float = 0.0
     needs_balance_ratio: ClassVar[bool] = False
 
+    def __new__(cls, *arguments: Any, **settings: Any) -> "TopologyRule":
+        """Refuses a class in which a method is missing.
+
+        Raises:
+            InputError: if the class does not define all of `is_due`, `amount` and `update`.
+        """
+        missing = sorted(getattr(cls, "__abstractmethods__", ()))
+        if missing:
+            raise InputError(
+                f"{cls.__name__} does not define {', '.join(missing)}. A TopologyRule defines "
+                "is_due(step, total_steps), amount(state) and update(masks, scores, amount)."
+            )
+        return super().__new__(cls)
+
     def __init_subclass__(cls, **options: Any) -> None:
         """Keeps functions that are assigned in the body of the class from becoming methods."""
         super().__init_subclass__(**options)

@@ -172,7 +172,7 @@ def test_shards_differ_by_one_image_at_most(tmp_path_factory, num_images, num_sh
             Sharding(str(folder), "/nowhere", PNG, num_shards=num_shards)
         return
     plan = Sharding(str(folder), "/nowhere", PNG, num_shards=num_shards)
-    lengths = [len(task.images) for task in plan._tasks(set(), False)]
+    lengths = [len(task.images) for task in plan.tasks()]
     assert len(lengths) == num_shards
     assert sum(lengths) == num_images
     assert max(lengths) - min(lengths) <= 1
@@ -234,6 +234,8 @@ def test_finished_shards_are_not_written_again_and_torn_ones_are(tmp_path):
 COMMAND = [sys.executable, "-m", "stugan_tf.shard"]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_killed_command_goes_on_whatever_the_number_of_workers(tmp_path):
     zoo, out = write_zoo(tmp_path / "zoo"), tmp_path / "out"
     (tmp_path / "zoo" / "日本語" / "bad.webp").write_bytes(b"RIFF")
@@ -336,8 +338,8 @@ def test_another_configuration_needs_another_folder(tmp_path):
 
 def test_two_at_once_are_refused(tmp_path):
     plan = Sharding(write_folder(tmp_path / "folder"), str(tmp_path / "out"), PNG)
-    with plan._locked(), pytest.raises(InputError, match=f"The output {tmp_path}/out is in use"):
-        plan.run()
+    with pytest.raises(InputError, match=f"The output {tmp_path}/out is in use"):
+        plan.run(on_shard=lambda shard: plan.run())
 
 
 @pytest.fixture

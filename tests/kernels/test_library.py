@@ -52,7 +52,7 @@ def use_compiler(cache, tmp_path, monkeypatch):
 
 def forget(monkeypatch):
     """As in a new process: `load` tries once in each."""
-    monkeypatch.setattr(library, "_load", functools.cache(library._load.__wrapped__))
+    monkeypatch.setattr(library, "try_once", functools.cache(library.try_once.__wrapped__))
 
 
 def test_without_a_compiler_the_error_names_it_and_what_to_set(cache, monkeypatch):
@@ -157,10 +157,10 @@ def test_what_was_built_is_not_built_again(cache, use_compiler):
 
 def test_whatever_changes_the_result_changes_the_name(cache, use_compiler, tmp_path, monkeypatch):
     sources = tmp_path / "sources"
-    shutil.copytree(library._SOURCES, sources)
+    shutil.copytree(library.SOURCES, sources)
     use_compiler(COMPILER)
     names = [library.fingerprint()]
-    monkeypatch.setattr(library, "_SOURCES", sources)
+    monkeypatch.setattr(library, "SOURCES", sources)
     assert library.fingerprint() == names[0]
     for name in ("operations.cc", "tiles.cc", "pattern.h", "sparse_convolution.h"):
         with open(sources / name, "a", encoding="utf-8") as file:

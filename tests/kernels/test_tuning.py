@@ -19,8 +19,8 @@ class Measurements:
         self.problems = []
         self.times = TIMES
         monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-        monkeypatch.setattr(tuning, "_measure", self.measure)
-        self.set_machine = lambda name: monkeypatch.setattr(tuning, "_machine", lambda: name)
+        monkeypatch.setattr(tuning, "measure", self.measure)
+        self.set_machine = lambda name: monkeypatch.setattr(tuning, "machine", lambda: name)
         self.set_machine("this machine")
         self.forget()
 
@@ -30,7 +30,7 @@ class Measurements:
 
     def forget(self):
         """As in a new process."""
-        tuning._choice.cache_clear()
+        tuning.fastest.cache_clear()
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_what_another_process_kept_while_this_one_measured_is_not_lost(measureme
         measurements.path.write_text('{"this machine": {"another": {}}, "that machine": {}}')
         return TIMES
 
-    monkeypatch.setattr(tuning, "_measure", measure)
+    monkeypatch.setattr(tuning, "measure", measure)
     tuning.fastest(PROBLEM)
     assert json.loads(measurements.path.read_text()) == {
         "this machine": {"another": {}, NAME: TIMES},
@@ -113,9 +113,9 @@ def test_sparse_must_be_faster_by_more_than_noise(measurements, dense, sparse, c
 
 @pytest.mark.usefixtures("operations")
 def test_the_race_runs_every_part_on_small_and_empty_kernels(monkeypatch):
-    monkeypatch.setattr(tuning, "_SECONDS", 0)
+    monkeypatch.setattr(tuning, "SECONDS", 0)
     for padding, density in [("same", 0.5), ("valid", 0.0), ("valid", 1.0)]:
-        times = tuning._measure(tuning.Problem(2, 4, 5, (3, 2, 3, 4), padding, density))
+        times = tuning.measure(tuning.Problem(2, 4, 5, (3, 2, 3, 4), padding, density))
         assert list(times) == list(Choice._fields)
         assert all(time > 0 for pair in times.values() for time in pair)
         assert all(len(pair) == 2 for pair in times.values())
@@ -123,5 +123,5 @@ def test_the_race_runs_every_part_on_small_and_empty_kernels(monkeypatch):
 
 @pytest.mark.usefixtures("operations")
 def test_the_machine_is_named_by_what_its_times_depend_on():
-    assert library.fingerprint() in tuning._machine()
-    assert "threads" in tuning._machine()
+    assert library.fingerprint() in tuning.machine()
+    assert "threads" in tuning.machine()

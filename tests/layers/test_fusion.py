@@ -84,23 +84,25 @@ def test_the_discriminator_is_the_same_and_all_around_its_convolutions_is_fused(
     assert num_fused(fused) == len(masked_layers(model))
 
 
+# A generator for 64x64 would differ from that for 32x32 in one more block alone.
 BIGGANS = {
-    "cifar": ({"image_shape": (32, 32, 3)}, {"latent_dim": 6}),
-    "imagenet": (
-        {"image_shape": (64, 64, 3), "attention_sizes": (16,)},
-        {"latent_dim": 15, "shared_dim": 4, "hierarchical": True},
+    ("generator", "cifar"): ((32, 32, 3), {"latent_dim": 6}),
+    ("generator", "imagenet"): (
+        (32, 32, 3),
+        {"latent_dim": 12, "shared_dim": 4, "hierarchical": True, "attention_sizes": (16,)},
     ),
+    ("discriminator", "cifar"): ((32, 32, 3), {}),
+    ("discriminator", "imagenet"): ((64, 64, 3), {"attention_sizes": (16,)}),
 }
 
 
-@pytest.mark.parametrize("kind", BIGGANS)
-@pytest.mark.parametrize("network", ["generator", "discriminator"])
-def test_biggan_is_the_same_though_conditional_normalization_is_not_fused(kind, network):
-    both, of_generator = BIGGANS[kind]
+@pytest.mark.parametrize(("network", "kind"), BIGGANS)
+def test_biggan_is_the_same_though_conditional_normalization_is_not_fused(network, kind):
+    shape, settings = BIGGANS[network, kind]
     if network == "generator":
-        model = biggan_generator(num_classes=5, width=2, **both, **of_generator)
+        model = biggan_generator(shape, num_classes=5, width=2, **settings)
     else:
-        model = biggan_discriminator(num_classes=5, width=4, **both)
+        model = biggan_discriminator(shape, num_classes=5, width=4, **settings)
     model = randomize(model)
     inputs = [draw(2, *model.inputs[0].shape[1:]), np.array([4, 0], np.int32)]
     for _ in range(5):  # Until the estimates of singular values are of a usual size.
@@ -157,7 +159,7 @@ def check_any_model(data, training):
     check(model, draw(3, *model.inputs[0].shape[1:]), modes=(training,))
 
 
-@settings(max_examples=16)
+@settings(max_examples=4)
 @given(data=st.data(), training=st.booleans())
 def test_any_model_is_the_same(data, training):
     check_any_model(data, training)

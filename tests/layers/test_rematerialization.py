@@ -19,7 +19,7 @@ from stugan_tf.layers.graph import activation_size
 from stugan_tf.layers.masked import set_execution
 from stugan_tf.layers.rematerialization import (
     Rematerialized,
-    _cheapest_cuts,
+    cheapest_cuts,
     parts_of,
     rematerialized_sizes,
 )
@@ -233,7 +233,7 @@ def test_no_other_cuts_keep_less(sizes, kept):
         for number in range(len(sizes))
         for chosen in itertools.combinations(inside, number)
     )
-    assert memory(_cheapest_cuts(sizes, kept)) == min(map(memory, others))
+    assert memory(cheapest_cuts(sizes, kept)) == min(map(memory, others))
 
 
 def test_a_model_without_a_graph_is_refused():
