@@ -217,7 +217,7 @@ class Phases:
     def _run_phase(self, number, phase, top, opened, shared):
         with opened(phase) as (training, config, whole):
             top.claim(training.is_chief, whole)
-            parent = self._parent(number, phase, top.overview, config)
+            parent = self.parent(number, phase, top.overview, config)
 
             def begin(training):
                 facts = {
@@ -236,7 +236,18 @@ class Phases:
                     training.run(folder, config, begin, label, keep_start=parent is None)
                 top.note(phase, state="finished", **_result(training, folder))
 
-    def _parent(self, number, phase, overview, config):
+    def parent(self, number, phase, overview, config):
+        """The `Parent` that a phase starts from; None if it starts by itself.
+
+        Args:
+            number: of the phase, from 1.
+            phase: the phase.
+            overview: the `Overview` of the run.
+            config: its configuration as text.
+
+        Raises:
+            InputError: if it is to start from a best checkpoint, and none is the best.
+        """
         if phase.start_from is None:
             return None
         before = self.phases[number - 2]
@@ -283,7 +294,7 @@ def _folder(phase, top, training, config, shared):
     if folder is None and shared is not None and phase.start_from is None:
         folder = pathlib.Path(shared).absolute() / f"{phase.name}_{_digest(training, config)}"
     folder = folder or top.workdir / phase.name
-    with contextlib.nullcontext() if folder.parent == top.workdir else _turn(folder):
+    with contextlib.nullcontext() if folder.parent == top.workdir else turn(folder):
         yield folder
 
 
@@ -293,7 +304,7 @@ def _digest(training, config):
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _turn(folder):
+def turn(folder):
     """Waits until no other process has this folder, and keeps it while the context is open."""
     say = functools.partial(print, file=sys.stderr, flush=True)
     return files.locked(folder.parent / f".{folder.name}.lock", f"--shared: {folder}", say)

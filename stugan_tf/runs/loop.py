@@ -49,7 +49,15 @@ from stugan_tf.training.strategies import is_chief, should_jit
 
 @gin.configurable("train", denylist=["source", "strategy", "gan"])
 class Training:
-    """One training. The constructor builds it; `run` starts or resumes it."""
+    """One training. The constructor builds it; `run` starts or resumes it.
+
+    Attributes:
+        source: the data source.
+        seed: of masks, weights, data order and noise.
+        strategy: the `tf.distribute.Strategy`.
+        algorithm: the `Algorithm`.
+        gan: the `GAN`.
+    """
 
     def __init__(
         self,
@@ -117,7 +125,7 @@ class Training:
         check_natural("train.seed", seed)
         check_execution("train.execution", execution)
         check_bool("train.rematerialize", rematerialize)
-        self.source, self.seed, self._strategy = source, seed, strategy
+        self.source, self.seed, self.strategy = source, seed, strategy
         self._intervals = Intervals(
             steps_per_execution,
             log_every,
@@ -166,7 +174,7 @@ class Training:
     @functools.cached_property
     def scoring(self) -> Scoring | None:
         """The `Scoring` of this training, or None; loads what the evaluator needs."""
-        return self._scored.scoring(self.source, self._strategy)
+        return self._scored.scoring(self.source, self.strategy)
 
     def check_trackers(self) -> None:
         """Raises InputError if a tracker needs a package that is not installed."""
@@ -176,7 +184,7 @@ class Training:
     @property
     def num_replicas(self) -> int:
         """The number of devices that share a batch."""
-        return self._strategy.num_replicas_in_sync
+        return self.strategy.num_replicas_in_sync
 
     @property
     def keeps_gradients(self) -> bool:
@@ -195,7 +203,7 @@ class Training:
     @property
     def is_chief(self) -> bool:
         """Whether this process writes the files; of several workers one does."""
-        return is_chief(self._strategy)
+        return is_chief(self.strategy)
 
     @property
     def best_by(self) -> str | None:
@@ -291,7 +299,7 @@ class Training:
             resumed = self._check_length(step, former)
             record_start(output, step, resumed=resumed, **self._facts())
             return step, "resumed"
-        with self._strategy.scope():
+        with self.strategy.scope():
             facts = begin(self)
         record_start(output, 0, **self._facts(), **facts)
         _save_first(checkpoints, output)  # A rollback can go back to it.
@@ -364,7 +372,7 @@ class Training:
             state.say(f"done; the newest samples are in {state.workdir / 'samples'}")
 
     def _run_steps(self, state, events):
-        batches = iter(self._distributed_batches(state.step))
+        batches = iter(self.distributed_batches(state.step))
         while state.step < state.total_steps and not state.ended:
             stop = min(state.step + self._intervals.steps_per_execution, state.total_steps)
             due = (event.next_due(state.step) for event in events)
@@ -380,7 +388,9 @@ class Training:
             if state.stopping and state.step < state.total_steps:
                 raise Interrupted(state.signal_number or signal.SIGTERM, state.step)
 
-    def _distributed_batches(self, step):
+    def distributed_batches(self, step):
+        """The data set of batches that a run takes after generator step `step`, on its strategy."""
+
         def batches(context):
             num_replicas = context.num_replicas_in_sync
             own = num_replicas // context.num_input_pipelines
@@ -400,7 +410,7 @@ class Training:
                 ],
             )
 
-        return self._strategy.distribute_datasets_from_function(batches)
+        return self.strategy.distribute_datasets_from_function(batches)
 
     @contextlib.contextmanager
     def _reading(self):
@@ -413,7 +423,7 @@ class Training:
 
     def _on_any_worker(self, flag: bool) -> bool:
         """Whether `flag` is true on any worker, because all must stop at the same step."""
-        if has_several_workers(self._strategy):
+        if has_several_workers(self.strategy):
             return bool(self._count_workers(tf.constant(float(flag))) > 0)
         return flag
 
@@ -421,8 +431,8 @@ class Training:
     def _count_workers(self):
         @tf.function
         def count(flag):
-            return self._strategy.reduce(
-                tf.distribute.ReduceOp.SUM, self._strategy.run(lambda: flag), axis=None
+            return self.strategy.reduce(
+                tf.distribute.ReduceOp.SUM, self.strategy.run(lambda: flag), axis=None
             )
 
         return count

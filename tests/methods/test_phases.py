@@ -117,10 +117,10 @@ def test_of_two_processes_the_second_waits(tmp_path, capsys):
     entered = threading.Event()
 
     def wait():
-        with phases._turn(folder):
+        with phases.turn(folder):
             entered.set()
 
-    with phases._turn(folder):
+    with phases.turn(folder):
         thread = threading.Thread(target=wait)
         thread.start()
         assert not entered.wait(0.2)

@@ -202,13 +202,13 @@ def test_it_starts_from_the_best_checkpoint_if_asked_to(uninterrupted, tmp_path)
     overview.note(tmp_path, "dense", folder=uninterrupted / "dense", state="finished")
     overview.note(tmp_path, "dense", latest=STEPS, best=2)
     (uninterrupted / "dense" / "config.gin").touch()
-    assert method._parent(2, method.phases[1], overview, "").step == 2
+    assert method.parent(2, method.phases[1], overview, "").step == 2
     assert overview.is_finished("dense")
     overview.note(tmp_path, "dense", best=3)  # It was removed since.
     assert not overview.is_finished("dense")
     overview.note(tmp_path, "dense", best=None)
     with pytest.raises(InputError, match=r"none is the best.*start_from = 'latest'"):
-        method._parent(2, method.phases[1], overview, "")
+        method.parent(2, method.phases[1], overview, "")
 
 
 @pytest.mark.parametrize(

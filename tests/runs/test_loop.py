@@ -2,7 +2,6 @@
 
 import functools
 import json
-from typing import ClassVar
 
 import keras
 import numpy as np
@@ -10,51 +9,23 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from stugan_tf.data import digits
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.models.sngan import sngan_generator
 from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.runs.events import SampleGrids
-from stugan_tf.runs.loop import Training
 from stugan_tf.runs.scoring import Scoring
 from stugan_tf.sparsity.exploration import Exploration
-from stugan_tf.training.algorithm import Algorithm
-from stugan_tf.training.gan import GAN
 from stugan_tf.training.masked_adam import MaskedAdam
-from tests.helpers.small_networks import residual_discriminator
-
-
-def tiny_gan(**settings):
-    networks = {
-        "generator": functools.partial(sngan_generator, width=4, latent_dim=4),
-        "discriminator": residual_discriminator,
-    }
-    return functools.partial(
-        GAN, **{**networks, "generator_sparsity": 0.5, "discriminator_sparsity": 0.3, **settings}
-    )
-
-
-def tiny_algorithm(**settings):
-    return functools.partial(
-        Algorithm,
-        **{"total_steps": 4, "batch_size": 4, "generator_batch_size": 4, **settings},
-    )
-
-
-def tiny_training(gan=None, algorithm=None, strategy=None, **settings):
-    return Training(
-        digits(),
-        strategy or tf.distribute.OneDeviceStrategy("CPU:0"),
-        gan or tiny_gan(),
-        algorithm or tiny_algorithm(),
-        **settings,
-    )
-
-
-def kernels(training):
-    return [layer.kernel.numpy() for layer in masked_layers(training.gan.generator)]
+from tests.helpers.tiny_training import (
+    Scripted,
+    StopAtTwoError,
+    kernels,
+    tiny_algorithm,
+    tiny_gan,
+    tiny_training,
+)
 
 
 def conditional_generator(image_shape, num_classes):
@@ -176,33 +147,6 @@ def test_an_initialization_seed_fixes_weights_but_not_masks():
     assert any(np.any(one != other) for one, other in zip(*masks, strict=True))
 
 
-class StopAtTwoError(Exception):
-    """What an evaluator raises to end a run before its end."""
-
-
-class Scripted:
-    """An evaluator that gives the same numbers whatever it is given; `Scripted.of` makes it."""
-
-    protocol: ClassVar = {"id": "scripted"}
-    metrics: ClassVar = {"fid": min, "inception_score": max}
-
-    def __init__(self, values):
-        self._values = iter(values)
-
-    @classmethod
-    def of(cls, values):
-        return lambda source, strategy: cls(values)
-
-    def prepare(self):
-        pass
-
-    def __call__(self, gan):
-        value = next(self._values)
-        if isinstance(value, type):
-            raise value
-        return {"fid": value, "inception_score": value, "protocol": self.protocol}
-
-
 def scored(values, **settings):
     settings = {"best_by": "fid", "evaluate_every": 1, "checkpoint_every": 1, **settings}
     total = settings.pop("total_steps", 4)
@@ -309,9 +253,9 @@ def test_a_rollback_goes_on_with_other_random_numbers(tmp_path, monkeypatch):
     straight.run(tmp_path / "straight", "")
     training = tiny_training(max_rollbacks=1, checkpoint_every=2)
     bad = iter([None, None, (3, "the generator's loss")])
-    monkeypatch.setattr(training._steps, "first_bad", lambda: next(bad, None))
+    monkeypatch.setattr(training.players["generator"], "first_bad", lambda: next(bad, None))
     training.run(tmp_path / "rolled", "")
-    assert training._steps.attempt.numpy() == 1
+    assert training.state()["attempt"].numpy() == 1
     assert any(np.any(a != b) for a, b in zip(kernels(training), kernels(straight), strict=True))
     steps = [
         json.loads(line)["step"]

@@ -33,6 +33,6 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path):
 def test_the_commit_is_none_outside_of_a_checkout(tmp_path, monkeypatch):
     monkeypatch.setattr(stugan_tf, "__file__", str(tmp_path / "stugan_tf" / "__init__.py"))
     monkeypatch.delenv("STUGAN_TF_COMMIT", raising=False)
-    assert manifest._commit() is None
+    assert manifest.process()["commit"] is None
     monkeypatch.setenv("STUGAN_TF_COMMIT", "c0ffee")
-    assert manifest._commit() == "c0ffee"
+    assert manifest.process()["commit"] == "c0ffee"

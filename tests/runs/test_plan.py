@@ -4,7 +4,6 @@ import re
 import keras
 import pytest
 from keras import layers
-from test_loop import tiny_training
 
 from stugan_tf.layers.graph import activation_size
 from stugan_tf.layers.masked import mask_layers
@@ -13,6 +12,7 @@ from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
 from stugan_tf.training.precision import computing_in
+from tests.helpers.tiny_training import tiny_training
 
 
 def generator(image_shape):

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_loop import tiny_algorithm, tiny_training
-from test_steps import (
+
+from stugan_tf.errors import InputError
+from stugan_tf.randomness import Purpose, draw_latents, fold
+from tests.helpers.stepping import (
     BATCH_SIZE,
     IMAGES,
     NUM_STEPS,
@@ -18,9 +20,7 @@ from test_steps import (
     small_discriminator,
     small_generator,
 )
-
-from stugan_tf.errors import InputError
-from stugan_tf.randomness import Purpose, draw_latents, fold
+from tests.helpers.tiny_training import tiny_algorithm, tiny_training
 
 TRACED = pytest.mark.parametrize("tracing", ["traced"], indirect=True)
 PLAIN = {"generator": small_generator, "discriminator": small_discriminator}
@@ -111,8 +111,8 @@ def test_a_micro_batch_of_images_does_not_depend_on_the_number_of_replicas(mirro
         training = tiny_training(
             algorithm=tiny_algorithm(batch_size=8, accumulation_steps=2), **settings
         )
-        batches = iter(training._distributed_batches(3))
-        local = training._strategy.experimental_local_results
+        batches = iter(training.distributed_batches(3))
+        local = training.strategy.experimental_local_results
         return [np.concatenate(local(next(batches)[0])) for _ in range(6)]
 
     one, two = images(), images(strategy=mirrored)

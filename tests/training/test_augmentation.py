@@ -5,7 +5,11 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
-from test_steps import (
+
+from stugan_tf.errors import InputError
+from stugan_tf.training.augmentation import diff_augment
+from stugan_tf.training.losses import Loss
+from tests.helpers.stepping import (
     NUM_STEPS,
     Run,
     algorithm,
@@ -14,10 +18,6 @@ from test_steps import (
     small_discriminator,
     small_generator,
 )
-
-from stugan_tf.errors import InputError
-from stugan_tf.training.augmentation import diff_augment
-from stugan_tf.training.losses import Loss
 
 NAMES = ("color", "translation", "cutout")
 

@@ -7,14 +7,6 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
-from test_steps import (
-    BATCH_SIZE,
-    IMAGES,
-    SEED,
-    SHAPE,
-    Run,
-    algorithm,
-)
 
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import Masked
@@ -23,21 +15,15 @@ from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.sparsity.density_adjustment import DensityAdjustment
 from stugan_tf.training.augmentation import Augmentation
 from stugan_tf.training.balance import BalanceMeter, BalanceRatio, balance_ratio
-
-
-def smooth_generator(image_shape):
-    latents = keras.Input((6,))
-    outputs = layers.Reshape(image_shape)(layers.Dense(64, activation="tanh")(latents))
-    return keras.Model(latents, layers.Conv2D(1, 3, padding="same", activation="tanh")(outputs))
-
-
-def smooth_discriminator(image_shape):
-    images = keras.Input(image_shape)
-    outputs = layers.Flatten()(layers.Conv2D(2, 3, strides=2, activation="tanh")(images))
-    return keras.Model(images, layers.Dense(1)(outputs))
-
-
-SMOOTH = {"generator": smooth_generator, "discriminator": smooth_discriminator}
+from tests.helpers.stepping import (
+    BATCH_SIZE,
+    IMAGES,
+    SEED,
+    SHAPE,
+    SMOOTH,
+    Run,
+    algorithm,
+)
 
 
 def test_the_ratio_by_hand():

@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_loop import tiny_algorithm, tiny_gan
 
 from stugan_tf.data import digits
 from stugan_tf.layers.masked import masked_layers
@@ -16,6 +15,7 @@ from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.runs.loop import Training
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.masked_adam import MaskedAdam
+from tests.helpers.tiny_training import tiny_algorithm, tiny_gan
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +73,7 @@ def restored(training, workdir, step):
 
 
 def state(training, replica=0):
-    local = training._strategy.experimental_local_results
+    local = training.strategy.experimental_local_results
     return {name: local(variable)[replica].numpy() for name, variable in training.state().items()}
 
 

@@ -3,7 +3,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from test_steps import (
+
+from stugan_tf.errors import InputError
+from stugan_tf.layers.spectral import SpectralDense
+from stugan_tf.training.losses import Loss
+from stugan_tf.training.orthogonality import OrthogonalRegularization, orthogonal_gradient
+from tests.helpers.stepping import (
     ADAM,
     Run,
     algorithm,
@@ -12,11 +17,6 @@ from test_steps import (
     small_discriminator,
     small_generator,
 )
-
-from stugan_tf.errors import InputError
-from stugan_tf.layers.spectral import SpectralDense
-from stugan_tf.training.losses import Loss
-from stugan_tf.training.orthogonality import OrthogonalRegularization, orthogonal_gradient
 
 
 def reference_gradient(weight):

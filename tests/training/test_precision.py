@@ -7,8 +7,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_loop import tiny_training
-from test_steps import (
+
+from stugan_tf.errors import InputError
+from stugan_tf.layers import execution
+from stugan_tf.layers.masked import all_layers, masked_layers
+from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense
+from stugan_tf.runs.events import SampleGrids
+from stugan_tf.training.precision import LossScale, computing_in
+from tests.helpers.small_networks import residual_discriminator
+from tests.helpers.stepping import (
     ADAM,
     IMAGES,
     NUM_STEPS,
@@ -19,14 +26,7 @@ from test_steps import (
     small_discriminator,
     small_generator,
 )
-
-from stugan_tf.errors import InputError
-from stugan_tf.layers import execution
-from stugan_tf.layers.masked import all_layers, masked_layers
-from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense
-from stugan_tf.runs.events import SampleGrids
-from stugan_tf.training.precision import LossScale, computing_in
-from tests.helpers.small_networks import residual_discriminator
+from tests.helpers.tiny_training import tiny_training
 
 # One rounding errs by at most this, relatively: half of 2**-7 and of 2**-10.
 ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from test_loop import tiny_algorithm, tiny_training
-from test_steps import Run, algorithm, assert_close, assert_replicas_agree
 
 from stugan_tf.layers.graph import activation_size
 from stugan_tf.runs.plan import describe, memory_estimate
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.sparsity.training_flops import CONVENTIONS, Cost, constant_stretch, training_flops
+from tests.helpers.stepping import Run, algorithm, assert_close, assert_replicas_agree
+from tests.helpers.tiny_training import tiny_algorithm, tiny_training
 
 NUM_STEPS = 3
 TRACED = pytest.mark.parametrize("tracing", ["traced"], indirect=True)

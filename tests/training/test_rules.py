@@ -8,21 +8,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow_model_optimization.python.core.sparsity.keras import pruning_schedule as tfmot
-from test_balance import SMOOTH
-from test_loop import Scripted, StopAtTwoError, tiny_algorithm, tiny_gan, tiny_training
-from test_steps import (
-    BATCH_SIZE,
-    IMAGES,
-    NUM_STEPS,
-    SEED,
-    Run,
-    algorithm,
-    assert_close,
-    assert_replicas_agree,
-    assert_same_masks,
-    build_gan,
-    masks_of,
-)
 
 from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import masked_layers
@@ -36,6 +21,27 @@ from stugan_tf.training.algorithm import Algorithm, longer
 from stugan_tf.training.balance import BalanceRatio
 from stugan_tf.training.losses import non_saturating
 from tests.helpers import reference
+from tests.helpers.stepping import (
+    BATCH_SIZE,
+    IMAGES,
+    NUM_STEPS,
+    SEED,
+    SMOOTH,
+    Run,
+    algorithm,
+    assert_close,
+    assert_replicas_agree,
+    assert_same_masks,
+    build_gan,
+    masks_of,
+)
+from tests.helpers.tiny_training import (
+    Scripted,
+    StopAtTwoError,
+    tiny_algorithm,
+    tiny_gan,
+    tiny_training,
+)
 
 TRACED = pytest.mark.parametrize("tracing", ["traced"], indirect=True)
 DENSE = {"generator_sparsity": 0.0}

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from test_loop import Scripted, StopAtTwoError, kernels, tiny_algorithm, tiny_gan, tiny_training
 
 from stugan_tf.kernels import tuning
 from stugan_tf.kernels.convolution import Choice
@@ -26,6 +25,14 @@ from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
 from stugan_tf.training.masked_adam import MaskedAdam
 from stugan_tf.training.steps import Steps
+from tests.helpers.tiny_training import (
+    Scripted,
+    StopAtTwoError,
+    kernels,
+    tiny_algorithm,
+    tiny_gan,
+    tiny_training,
+)
 
 pytestmark = pytest.mark.usefixtures("operations")
 
