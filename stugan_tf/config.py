@@ -132,28 +132,46 @@ def statements(files=(), bindings=()):
         `(selector, text)`: what a binding binds, complete, as `module.name`; None for others. An
         import is `import module` as selector.
     """
-    for file in files:
-        path = _find(file, [pathlib.Path()])
-        yield from _pieces(path.read_text(), path.parent)
-    for binding in bindings:
-        yield from _pieces(binding, pathlib.Path())
-
-
-def _pieces(text, folder):
-    lines = text.splitlines(keepends=True)
-    parsed = list(_statements(text, str))
-    starts = [statement.location.line_num - 1 for statement in parsed]
-    for statement, start, end in zip(parsed, starts, [*starts[1:], len(lines)], strict=True):
-        if isinstance(statement, config_parser.IncludeStatement):
-            path = _find(statement.filename, [folder, pathlib.Path()])
-            yield from _pieces(path.read_text(), path.parent)
-            continue
+    for statement, text in written(files, bindings):
         selector = None
         if isinstance(statement, config_parser.ImportStatement):
             selector = f"import {statement.module}"
         elif isinstance(statement, config_parser.BlockDeclaration) or statement.arg_name:
             selector = _match(statement.selector).selector
-        yield selector, "".join(lines[start:end]).rstrip() + "\n"
+        yield selector, text
+
+
+def written(files=(), bindings=()):
+    """What `files` and `bindings` say, with what files include in place; nothing is looked up.
+
+    So what they name need not be registered.
+
+    Yields:
+        `(statement, text)`: a statement of `gin.config_parser` other than an include, and its lines
+        with the comments in them and below them.
+
+    Raises:
+        InputError: if a file or an included one is not there, or is not gin.
+    """
+    for file in files:
+        yield from _written_in(_find(file, [pathlib.Path()]))
+    for binding in bindings:
+        yield from _pieces(binding, pathlib.Path(), str)
+
+
+def _written_in(path):
+    return _pieces(path.read_text(), path.parent, lambda line: f"{path}:{line}")
+
+
+def _pieces(text, folder, where):
+    lines = text.splitlines(keepends=True)
+    parsed = list(_statements(text, where, gin.config.ParserDelegate(skip_unknown=True)))
+    starts = [statement.location.line_num - 1 for statement in parsed]
+    for statement, start, end in zip(parsed, starts, [*starts, len(lines)][1:], strict=True):
+        if isinstance(statement, config_parser.IncludeStatement):
+            yield from _written_in(_find(statement.filename, [folder, pathlib.Path()]))
+        else:
+            yield statement, "".join(lines[start:end]).rstrip() + "\n"
 
 
 def check_all_used(also=(), checked=None):
@@ -295,7 +313,7 @@ def _parse_file(path):
 
 def _parse(text, where, folder):
     """Applies the statements of `text`; `where(line)` names a line of it in errors."""
-    for statement in _statements(text, where):
+    for statement in _statements(text, where, _Delegate()):
         line = where(statement.location.line_num)
         if isinstance(statement, config_parser.BindingStatement):
             _bind(statement, line)
@@ -318,9 +336,9 @@ def _located(where):
         raise InputError(f"{where}: {error}") from None
 
 
-def _statements(text, where):
+def _statements(text, where, delegate):
     try:
-        yield from config_parser.ConfigParser(text, _Delegate())
+        yield from config_parser.ConfigParser(text, delegate)
     except InputError as error:
         line = re.search(r"\n  In .* line (\d+)", str(error)).group(1)
         raise InputError(f"{where(line)}: {message_of(error)}") from None

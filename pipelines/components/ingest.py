@@ -35,7 +35,7 @@ def _make(context, workplace):
     text, folder = context.configuration.training, str(workplace.folder)
     settings = context.settings
     found = ingestion.ingest(source, text, settings.ingest, settings.beam, folder)
-    _of_text.cache_clear()  # The images it may hold are not needed any more.
+    source_of.cache_clear()  # The images it may hold are not needed any more.
     fixed, pattern = gin_lines(source, workplace.folder, found["shards"])
     content = hashlib.sha256(f"{found['content']}\n{fixed}".encode()).hexdigest()[:16]
     examples = Examples(
@@ -53,11 +53,12 @@ def _make(context, workplace):
 
 
 def _source(context):
-    return _of_text(context.configuration.training)
+    return source_of(context.configuration.training)
 
 
 @functools.lru_cache(maxsize=1)
-def _of_text(training):
+def source_of(training):
+    """The source of data that the gin text of a training chooses; the last one is kept."""
     return configuration.source(training)
 
 

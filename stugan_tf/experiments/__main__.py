@@ -114,6 +114,7 @@ class Experiment:
         self._preset = preset(FLAGS.preset, FLAGS.classifier)
         self._seeds = _seeds()
         self._gin = recipe.gin_folder()
+        self._recipe_names = recipe.Names(self._gin, FLAGS.gin_file, FLAGS.gin_param)
         self._names = {}
 
     def run(self, grids):
@@ -154,9 +155,7 @@ class Experiment:
         """Of the cell's folder; None if it needs a gin file that is not there."""
         if cell not in self._names:
             there = not recipe.missing_files([cell], self._gin)
-            self._names[cell] = (
-                recipe.name_of(cell, self._gin, FLAGS.gin_file, FLAGS.gin_param) if there else None
-            )
+            self._names[cell] = self._recipe_names.name_of(cell) if there else None
         return self._names[cell]
 
     def collect(self, grid):

@@ -208,13 +208,15 @@ def _table(results, model, protocol_id, paper, choice):
     lines = list(dict.fromkeys(line for line, _ in found))
     points = list(dict.fromkeys(point for _, point in found if point is not None)) or [None]
     header = ["", *(name for p in points for name in (f"{p or ''} ours".strip(), "paper"))]
+    keys = {result.cell.line: result.cell.key for result in results}
     rows = []
     for line in lines:
         row = [line]
         for point in points:
             place = (line, point) if (line, point) in found else (line, None)
             row.append(_ours(found.get(place)))
-            known = paper.get((model, line, point or "")) or paper.get((model, line, ""), {})
+            key = keys[line]
+            known = paper.get((model, key, point or "")) or paper.get((model, key, ""), {})
             row.append(_numbers(known.get(name) for name in PUBLISHED))
         rows.append(row)
     return markdown(header, rows)

@@ -25,7 +25,7 @@ from stugan_tf import (
     models,  # noqa: F401 - registers them with gin
 )
 from stugan_tf.data import data
-from stugan_tf.experiments.grids import TABLE_1, TABLE_SPARSITIES, at, percent
+from stugan_tf.experiments.grids import DENSE, TABLE_1, TABLE_SPARSITIES, at, percent
 from stugan_tf.runs.loop import Training
 from stugan_tf.sparsity.flops import at_sparsity, layer_costs, total_flops, with_densities
 from stugan_tf.sparsity.training_flops import (
@@ -210,8 +210,9 @@ def as_markdown(accounts, found, paper, notes):
             "paper's",
         )
         rows = []
+        keys = {line.label: line.key for line in TABLE_1.lines}
         for entry in (entry for entry in found if entry.model == model):
-            known = paper.get((model, entry.row, entry.column), {})
+            known = paper.get((model, keys[entry.row], entry.column), {})
             rows.append(
                 (
                     entry.row,
@@ -228,7 +229,7 @@ def as_markdown(accounts, found, paper, notes):
 
 def _totals(model, account, paper):
     trained = account.dense["full"], account.dense_as_trained
-    known = paper.get((model, "Dense", ""), {})
+    known = paper.get((model, DENSE.key, ""), {})
     lines = [
         f"Dense training: {account.dense['paper'].total:.3g} (`paper`, generator's share "
         f"{account.dense['paper'].generator_share:.3f}), {trained[0].total:.3g} (`full`, "

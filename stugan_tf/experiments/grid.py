@@ -32,7 +32,7 @@ class Line:
     """A row of a table, a curve of a figure.
 
     Attributes:
-        label: what it is called; known results of the paper are found by it.
+        label: what it is called.
         files: gin files below `gin/` that follow the base file; the first may be a key of
             `Model.variants`, which replaces the base file.
         bindings: gin bindings of all its runs.
@@ -43,6 +43,7 @@ class Line:
         models: of which models it is; None is of all of the grid.
         panel: the part of the figure it is drawn in.
         pretrains: whether its method begins with a dense training, which such runs can share.
+        key: names its known results in `paper_results.csv`; '' if there are none.
     """
 
     label: str
@@ -54,6 +55,7 @@ class Line:
     models: tuple[str, ...] | None = None
     panel: str = ""
     pretrains: bool = False
+    key: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +141,7 @@ class Cell:
         files: gin files below `gin/`, in their order.
         bindings: gin bindings, in their order.
         pretrains: as `Line.pretrains`.
+        key: as `Line.key`.
     """
 
     grid: str
@@ -150,6 +153,7 @@ class Cell:
     files: tuple[str, ...]
     bindings: tuple[str, ...]
     pretrains: bool = False
+    key: str = ""
 
 
 def models_of(grid, preset):
@@ -216,6 +220,7 @@ def _cells(grid, preset, model, line, point, seeds):
             files=(base, *files, *preset.evaluation),
             bindings=(*bindings, f"train.seed = {seed}"),
             pretrains=line.pretrains,
+            key=line.key,
         )
 
 

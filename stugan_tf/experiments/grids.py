@@ -45,18 +45,18 @@ def against(sparsity, label, file, *bindings, **others):
 
 
 def one_phase(method, file, sparsity, **others):
-    """Likewise, with the sparsity in its label."""
+    """A method of one training, with the sparsity of the discriminator in its label."""
     return against(sparsity, f"{method}, s_D {percent(sparsity)}", file, **others)
 
 
 def static(sparsity, **others):
     """Static Sparse."""
-    return one_phase("Static Sparse", "static", sparsity, **others)
+    return one_phase("Static Sparse", "static", sparsity, key=f"static-D{sparsity}", **others)
 
 
 def stu(sparsity, **others):
     """STU-GAN: Explore G."""
-    return one_phase("STU-GAN", "stu", sparsity, **others)
+    return one_phase("STU-GAN", "stu", sparsity, key=f"stu-D{sparsity}", **others)
 
 
 def prune_and_finetune(label, file, *bindings, **others):
@@ -74,7 +74,7 @@ def prune_and_finetune(label, file, *bindings, **others):
     )
 
 
-DENSE = Line("Dense", ("methods/dense.gin",), points=())
+DENSE = Line("Dense", ("methods/dense.gin",), points=(), key="dense")
 UNIFORMLY = "prune_and_finetune.pruning = @prune_uniformly"
 # What 7 and 9 rounds of pruning 20 % leave is 21 and 13 %; nothing of 95 % is known.
 TICKETS = Line(
@@ -86,6 +86,7 @@ TICKETS = Line(
         at(0.8): ("GAN.generator_sparsity = 0.7903",),
     },
     pretrains=True,
+    key="tickets",
 )
 
 TABLE_1 = Grid(
@@ -94,8 +95,8 @@ TABLE_1 = Grid(
     CIFAR,
     lines=(
         DENSE,
-        *prune_and_finetune("PF (global)", "global"),
-        *prune_and_finetune("PF (uniform)", "uniform"),
+        *prune_and_finetune("PF (global)", "global", key="pf-global"),
+        *prune_and_finetune("PF (uniform)", "uniform", key="pf-uniform"),
         TICKETS,
         static(0.5),
         static(0.7),
@@ -112,11 +113,12 @@ TABLE_3 = Grid(
     "Table 3: longer training (ITOP), s_D = 50 %",
     CIFAR,
     lines=(
-        against(0.5, "STU-GAN, 1x steps", "stu"),
+        against(0.5, "STU-GAN, 1x steps", "stu", key="stu-1x"),
         Line(
             "STU-GAN, 5x steps",
             ("methods/stu.gin", "methods/itop.gin"),
             ("GAN.discriminator_sparsity = 0.5",),
+            key="stu-5x",
         ),
     ),
     points=generator_sparsities(TABLE_SPARSITIES),
@@ -130,6 +132,7 @@ def _of_imagenet(sparsity):
         ("methods/stu.gin",),
         (f"GAN.generator_sparsity = {sparsity}", "GAN.discriminator_sparsity = 0.5"),
         points=(),
+        key=f"stu-G{sparsity}-D0.5",
     )
 
 
@@ -139,7 +142,7 @@ TABLE_4 = Grid(
     ("imagenet",),
     lines=(
         DENSE,
-        Line("Small Dense", ("small_dense",), points=()),
+        Line("Small Dense", ("small_dense",), points=(), key="small-dense"),
         _of_imagenet(0.6),
         _of_imagenet(0.9),
     ),
@@ -153,14 +156,14 @@ FIGURE_2 = Grid(
     ("biggan",),
     lines=(
         DENSE,
-        *prune_and_finetune("PF (global)", "global", panel="global"),
+        *prune_and_finetune("PF (global)", "global", panel="global", key="pf-global"),
         *prune_and_finetune(
             "PF (global) of G & D",
             "gd",
             panel="global",
             point_bindings=both_sparsities(FIGURE_SPARSITIES),
         ),
-        *prune_and_finetune("PF (uniform)", "uniform", panel="uniform"),
+        *prune_and_finetune("PF (uniform)", "uniform", panel="uniform", key="pf-uniform"),
         *prune_and_finetune(
             "PF (uniform) of G & D",
             "gd",
@@ -285,10 +288,14 @@ GMP = Grid(
 )
 
 
-def _of_adapt(label, file, *bindings, settings=()):
+def _of_adapt(label, file, *bindings, settings=(), key=""):
     """A row of ADAPT's tables, in their setting."""
     return Line(
-        f"{label} (ADAPT)", (f"methods/{file}.gin",), bindings, settings=("adapt", *settings)
+        f"{label} (ADAPT)",
+        (f"methods/{file}.gin",),
+        bindings,
+        settings=("adapt", *settings),
+        key=key,
     )
 
 
@@ -301,19 +308,52 @@ ADAPT = Grid(
     "ADAPT (Wang et al. 2023) beside STU-GAN",
     CIFAR,
     lines=(
-        dataclasses.replace(DENSE, label="Dense (ADAPT)", settings=("adapt",)),
+        dataclasses.replace(DENSE, label="Dense (ADAPT)", settings=("adapt",), key="adapt-dense"),
         _of_adapt("STU-GAN, s_D 50 %", "stu", _HALF),
-        _of_adapt("Static-Balance", "static_balance"),
-        _of_adapt("SDST-Balance-SET", "sdst_balance", _AT_RANDOM, settings=_MOVING),
-        _of_adapt("SDST-Balance-RigL", "sdst_balance", settings=_MOVING),
-        _of_adapt("Static-Strong, s_D 0 %", "static_strong"),
-        _of_adapt("SDST-Strong-SET, s_D 0 %", "sdst_strong", _AT_RANDOM, settings=_MOVING),
-        _of_adapt("SDST-Strong-RigL, s_D 0 %", "sdst_strong", settings=_MOVING),
-        _of_adapt("ADAPT relaxed", "adapt_relaxed", settings=(*_MOVING, "adapt_relaxed")),
-        _of_adapt("Static-Strong, s_D 50 %", "static_strong", _HALF),
-        _of_adapt("SDST-Strong-SET, s_D 50 %", "sdst_strong", _HALF, _AT_RANDOM, settings=_MOVING),
-        _of_adapt("SDST-Strong-RigL, s_D 50 %", "sdst_strong", _HALF, settings=_MOVING),
-        _of_adapt("ADAPT strict", "adapt_strict", settings=(*_MOVING, "adapt_strict")),
+        _of_adapt("Static-Balance", "static_balance", key="static-balance"),
+        _of_adapt(
+            "SDST-Balance-SET", "sdst_balance", _AT_RANDOM, settings=_MOVING, key="sdst-balance-set"
+        ),
+        _of_adapt("SDST-Balance-RigL", "sdst_balance", settings=_MOVING, key="sdst-balance-rigl"),
+        _of_adapt("Static-Strong, s_D 0 %", "static_strong", key="static-strong-D0.0"),
+        _of_adapt(
+            "SDST-Strong-SET, s_D 0 %",
+            "sdst_strong",
+            _AT_RANDOM,
+            settings=_MOVING,
+            key="sdst-strong-set-D0.0",
+        ),
+        _of_adapt(
+            "SDST-Strong-RigL, s_D 0 %",
+            "sdst_strong",
+            settings=_MOVING,
+            key="sdst-strong-rigl-D0.0",
+        ),
+        _of_adapt(
+            "ADAPT relaxed",
+            "adapt_relaxed",
+            settings=(*_MOVING, "adapt_relaxed"),
+            key="adapt-relaxed",
+        ),
+        _of_adapt("Static-Strong, s_D 50 %", "static_strong", _HALF, key="static-strong-D0.5"),
+        _of_adapt(
+            "SDST-Strong-SET, s_D 50 %",
+            "sdst_strong",
+            _HALF,
+            _AT_RANDOM,
+            settings=_MOVING,
+            key="sdst-strong-set-D0.5",
+        ),
+        _of_adapt(
+            "SDST-Strong-RigL, s_D 50 %",
+            "sdst_strong",
+            _HALF,
+            settings=_MOVING,
+            key="sdst-strong-rigl-D0.5",
+        ),
+        _of_adapt(
+            "ADAPT strict", "adapt_strict", settings=(*_MOVING, "adapt_strict"), key="adapt-strict"
+        ),
     ),
     points=generator_sparsities((0.9, 0.8, 0.7, 0.5)),
     claim="(here Wang et al. 2023, whose numbers these are) a discriminator whose density follows "

@@ -1,7 +1,7 @@
 """What the paper reports, from `paper_results.csv`: fidelity.md, sections 7.1 to 7.5; ADAPT's: 5.1.
 
-A row of the file is one entry of one table, under the names that our grids give to models, rows and
-columns. An empty column stands for all of them.
+A row of the file is one entry of one table. Models and columns have the names that our grids give
+them; `key` is that of the grid's `Line`. An empty column stands for all of them.
 """
 
 import csv
@@ -12,11 +12,11 @@ SCORES = ("fid", "inception_score", "training", "testing")
 
 
 def paper_results():
-    """{(model, row, column): {score: number}}; a Dense row has the column ''."""
+    """{(model, key, column): {score: number}}; dense training has the column ''."""
     results = {}
     with open(PATH, newline="", encoding="utf-8") as file:
         for entry in csv.DictReader(file):
-            place = entry["model"], entry["row"], entry["column"]
+            place = entry["model"], entry["key"], entry["column"]
             found = {name: float(entry[name]) for name in SCORES if entry[name]}
             results.setdefault(place, {}).update(found)
     return results

@@ -9,9 +9,11 @@ import functools
 import hashlib
 import io
 import pathlib
-import re
 import tokenize
 
+from gin.config_parser import BindingStatement
+
+from stugan_tf import config
 from stugan_tf.errors import InputError
 
 _DIGITS = 10
@@ -51,55 +53,71 @@ def check_files(cells, folder):
         )
 
 
-def name_of(cell, folder, extra_files=(), extra_bindings=()):
-    """The name of a cell's folder, such as `sngan_cifar10-stu-G0.95-D0.5-s0-1234567890`.
+class Names:
+    """Names of cells' folders, such as `sngan_cifar10-stu-G0.95-D0.5-s0-1234567890`.
 
-    Args:
-        cell: a `Cell`, all of whose files exist.
-        folder: where its files are.
-        extra_files: paths of gin files that follow the cell's.
-        extra_bindings: gin bindings that follow the cell's.
+    Each gin file is read once.
     """
-    files = [folder / file for file in cell.files] + [pathlib.Path(file) for file in extra_files]
-    bindings = (*cell.bindings, *extra_bindings)
-    digest = hashlib.sha256()
-    for text in (*(statements(file) for file in files), *bindings):
-        digest.update(text.encode() + b"\0")
-    methods = [file.stem for file in files if file.parent.name == "methods"]
-    parts = [files[0].stem, *methods]
-    for name, letter in (("generator", "G"), ("discriminator", "D")):
-        values = [b.split("=")[1].strip() for b in bindings if b.startswith(f"GAN.{name}_sparsity")]
-        parts += [f"{letter}{value}" for value in values[-1:]]
-    parts += [f"s{cell.seed}", digest.hexdigest()[:_DIGITS]]
-    return "-".join(parts)
+
+    def __init__(self, folder, extra_files=(), extra_bindings=()):
+        """Reads nothing yet.
+
+        Args:
+            folder: where the files of cells are.
+            extra_files: paths of gin files that follow those of each cell.
+            extra_bindings: gin bindings that follow those of each cell.
+        """
+        self._folder = folder
+        self._extra_files = [pathlib.Path(file) for file in extra_files]
+        self._extra_bindings = tuple(extra_bindings)
+        self._texts = {}
+
+    def name_of(self, cell):
+        """The name of the folder of a `Cell`, all of whose files exist."""
+        files = [self._folder / file for file in cell.files] + self._extra_files
+        bindings = (*cell.bindings, *self._extra_bindings)
+        digest = hashlib.sha256()
+        for text in (*map(self._text_of, files), *bindings):
+            digest.update(text.encode() + b"\0")
+        methods = [file.stem for file in files if file.parent.name == "methods"]
+        bound = dict(setting for binding in bindings for setting in _bound(binding))
+        sparsities = [
+            f"{letter}{bound[name]}"
+            for letter, name in (
+                ("G", "GAN.generator_sparsity"),
+                ("D", "GAN.discriminator_sparsity"),
+            )
+            if name in bound
+        ]
+        seed = f"s{cell.seed}"
+        return "-".join([files[0].stem, *methods, *sparsities, seed, digest.hexdigest()[:_DIGITS]])
+
+    def _text_of(self, file):
+        if file not in self._texts:
+            self._texts[file] = text_of(file)
+        return self._texts[file]
 
 
-def statements(path):
-    """A gin file without comments, with what it includes in place.
+@functools.lru_cache(maxsize=1024)  # Cells share most of their bindings.
+def _bound(binding):
+    """((name, value), ...) of what a gin binding binds without a scope."""
+    return tuple(
+        (f"{statement.selector}.{statement.arg_name}", statement.value)
+        for statement, _ in config.written(bindings=[binding])
+        if isinstance(statement, BindingStatement) and not statement.scope
+    )
+
+
+def text_of(file):
+    """The statements of a gin file without comments, with what it includes in place.
 
     Raises:
-        InputError: if an included file is not there.
+        InputError: if a file that it includes is not there, or is not gin.
     """
-    lines = []
-    for line in _without_comments(path.read_text()).splitlines():
-        included = re.match(r"include\s+['\"](.+)['\"]", line)
-        if included:
-            beside = path.parent / included[1]
-            file = beside if beside.is_file() else pathlib.Path(included[1])
-            if not file.is_file():
-                raise InputError(f"{path} includes {included[1]}, which is not there.")
-            lines.append(statements(file))
-        elif line.strip():
-            lines.append(line.rstrip())
-    return "\n".join(lines)
-
-
-@functools.cache  # Few files make many cells.
-def _without_comments(text):
-    """Gin's tokens are Python's, so a `#` in a string is none."""
+    text = "".join(text for _, text in config.written([file]))
     lines = text.splitlines(keepends=True)
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):  # Gin's are Python's.
         if token.type == tokenize.COMMENT:
             row, column = token.start
-            lines[row - 1] = lines[row - 1][:column] + "\n"
-    return "".join(lines)
+            lines[row - 1] = lines[row - 1][:column]
+    return "\n".join(line.rstrip() for line in lines if line.strip())

@@ -71,10 +71,11 @@ def test_a_walk_begins_and_ends_with_the_images_of_its_seeds():
 @pytest.mark.parametrize("position", [0, 1, 37, 100])
 def test_a_walk_goes_along_a_great_circle_and_mixes_classes_evenly(position):
     seen = []
-    one = generator(num_classes=4)
-    one._mix = lambda latents, weights: (
-        seen.append((latents, weights)) or images_of(latents, weights)
-    )
+
+    def noted(compute):
+        return lambda *inputs: seen.append(inputs) or compute(*inputs)
+
+    one = generator(num_classes=4, around=noted)
     drawing.walk_images(one, Walk((0, 1), (1, 3)), [position])
     ((latents, weights),) = seen
     np.testing.assert_allclose(weights, [[0, 1 - position / 100, 0, position / 100]], atol=1e-6)

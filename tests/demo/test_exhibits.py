@@ -1,6 +1,7 @@
 """What is shown of artifacts beside their images: names, cards, tables, latency."""
 
 import copy
+import functools
 import itertools
 import json
 
@@ -154,24 +155,27 @@ def test_layers_are_listed_as_computed():
     assert len(rows) == 4
 
 
-def _timed(generators, **settings):
+def _timed(num_generators, **settings):
     """`measure` by a clock that each call of a generator advances by its own amount."""
     now, calls = [0.0], []
-    for number, one in enumerate(generators):
-        compute = one._compute
 
-        def timed(latents, labels, number=number, compute=compute):
+    def around(number, compute):
+        def timed(latents, labels):
             assert COMPUTING.locked()
             now[0] += (number + 1) * (1 + len(calls) % 3)
             calls.append((number, len(latents)))
             return compute(latents, labels)
 
-        one._compute = timed
+        return timed
+
+    generators = [
+        generator(around=functools.partial(around, number)) for number in range(num_generators)
+    ]
     return measure(generators, clock=lambda: now[0], **settings), calls
 
 
 def test_generators_are_measured_in_turn_after_two_calls_each():
-    found, calls = _timed([generator(), generator()], batch_size=3, num_rounds=8, seconds=1e9)
+    found, calls = _timed(2, batch_size=3, num_rounds=8, seconds=1e9)
     assert calls == [(number, 3) for _, number in itertools.product(range(10), range(2))]
     for number, latency in enumerate(found):
         times = [
@@ -184,7 +188,7 @@ def test_generators_are_measured_in_turn_after_two_calls_each():
 
 
 def test_measuring_ends_in_time():
-    found, _ = _timed([generator()], batch_size=1, num_rounds=100, seconds=0)
+    found, _ = _timed(1, batch_size=1, num_rounds=100, seconds=0)
     assert found[0].num_calls == MIN_ROUNDS
 
 

@@ -69,7 +69,7 @@ def test_training_learns():
 def test_moving_leaves_the_average_image_in_its_place():
     image = np.full([16, 16], -1.0, np.float32)
     image[6:10, 6:10] = 1.0
-    moved = train._moved(tf.constant(np.tile(image[None, ..., None], [4000, 1, 1, 1])), [0, 1])
+    moved = train.moved(tf.constant(np.tile(image[None, ..., None], [4000, 1, 1, 1])), [0, 1])
     assert not np.allclose(moved[0], moved[1])
     mass = np.mean(moved, axis=0)[..., 0] + 1.0
     centre = (mass * np.arange(16)).sum() / mass.sum(), (mass.T * np.arange(16)).sum() / mass.sum()

@@ -25,14 +25,15 @@ GRID = Grid(
     "figure0",
     "A figure",
     ("sngan",),
-    lines=(Line("Dense", points=()), Line(STU)),
+    lines=(Line("Dense", points=(), key="dense"), Line(STU, key="stu-D0.5")),
     points=(Point(COLUMN, 0.95), Point("s_G 90 %", 0.9)),
     axis=S_G,
 )
 
 
 def cell(line=STU, point=COLUMN, value=0.95, seed=0, model="sngan"):
-    return Cell("figure0", model, line, point, value, seed, (), ())
+    key = {"Dense": "dense", STU: "stu-D0.5"}.get(line, "")
+    return Cell("figure0", model, line, point, value, seed, (), (), key=key)
 
 
 def dense(seed=0):

@@ -1,6 +1,7 @@
 """The grids are the paper's, and what names their runs does not change without a reason."""
 
 import collections
+import hashlib
 import pathlib
 
 import pytest
@@ -13,7 +14,7 @@ from stugan_tf.data import data  # noqa: F401
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import evaluator  # noqa: F401
 from stugan_tf.experiments import recipe
-from stugan_tf.experiments.grid import cells_of, select
+from stugan_tf.experiments.grid import Cell, cells_of, select
 from stugan_tf.experiments.grids import ABLATIONS, GRIDS
 from stugan_tf.experiments.paper_results import paper_results
 from stugan_tf.experiments.presets import PRESETS, preset
@@ -22,6 +23,8 @@ from stugan_tf.runs.loop import Training  # noqa: F401
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.balance import BalanceRatio
 
+# Of the names of all runs of all presets, line by line in their order.
+DIGEST = "4eea867dfe8bcc67bec5078ab79e5bf23d1e9a178157ea8cb04bfc02f0a93e2e"
 ROOT = pathlib.Path(__file__).parents[2]
 GIN = ROOT / "gin"
 PAPER = PRESETS["paper"]
@@ -105,28 +108,38 @@ def test_every_result_of_the_paper_has_a_place_in_a_grid():
     places = set()
     for grid in GRIDS.values():
         for cell in cells_of(grid, PAPER):
-            places.add((cell.model, cell.line, cell.point or ""))
+            places.add((cell.model, cell.key, cell.point or ""))
     unknown = set(paper_results()) - places
     assert not unknown
+
+
+def test_a_key_stands_for_one_row():
+    labels = collections.defaultdict(set)
+    for grid in GRIDS.values():
+        for line in grid.lines:
+            if line.key:
+                labels[line.key].add(line.label)
+    assert all(len(found) == 1 for found in labels.values())
+    assert set(labels) >= {key for _, key, _ in paper_results()}
 
 
 def test_results_of_the_paper_are_those_of_its_tables():
     """Some of fidelity.md, 7.1 to 7.4."""
     known = paper_results()
-    stu = known["biggan", "STU-GAN, s_D 70 %", "s_G 80 %"]
+    stu = known["biggan", "stu-D0.7", "s_G 80 %"]
     assert stu == {"fid": 8.57, "inception_score": 8.91, "training": 0.27, "testing": 0.20}
-    assert known["sngan", "Dense", ""] == {
+    assert known["sngan", "dense", ""] == {
         "fid": 14.01,
         "inception_score": 8.26,
         "training": 0.5e17,
         "testing": 3.36e9,
     }
-    assert known["sngan", "PF (uniform)", "s_G 95 %"]["fid"] == 27.35
-    assert known["biggan", "GAN Tickets", "s_G 90 %"]["training"] == 4.57
-    assert ("sngan", "GAN Tickets", "s_G 95 %") not in known
-    assert known["biggan", "STU-GAN, 5x steps", "s_G 80 %"]["inception_score"] == 8.71
-    assert known["imagenet", "STU-GAN, s_D 50 %, s_G 60 %", ""] == {"fid": 9.68}
-    assert known["biggan", "ADAPT strict (ADAPT)", "s_G 50 %"] == {"fid": 7.90}
+    assert known["sngan", "pf-uniform", "s_G 95 %"]["fid"] == 27.35
+    assert known["biggan", "tickets", "s_G 90 %"]["training"] == 4.57
+    assert ("sngan", "tickets", "s_G 95 %") not in known
+    assert known["biggan", "stu-5x", "s_G 80 %"]["inception_score"] == 8.71
+    assert known["imagenet", "stu-G0.6-D0.5", ""] == {"fid": 9.68}
+    assert known["biggan", "adapt-strict", "s_G 50 %"] == {"fid": 7.90}
 
 
 def all_cells(preset_name):
@@ -151,8 +164,9 @@ def whole(tmp_path):
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_runs_have_one_name_exactly_if_they_have_one_configuration(whole, name):
     by_name, by_content = {}, {}
+    names = recipe.Names(whole)
     for cell in all_cells(name):
-        found = recipe.name_of(cell, whole)
+        found = names.name_of(cell)
         content = (cell.files, cell.bindings)
         assert by_name.setdefault(found, content) == content
         assert by_content.setdefault(content, found) == found
@@ -160,9 +174,10 @@ def test_runs_have_one_name_exactly_if_they_have_one_configuration(whole, name):
 
 
 def test_tables_share_what_they_both_need(whole):
+    found = recipe.Names(whole)
     names = {
         grid: {
-            recipe.name_of(cell, whole)
+            found.name_of(cell)
             for cell in cells(grid)
             if cell.model == "sngan" and cell.line in ("Dense", "STU-GAN, 1x steps", line)
         }
@@ -179,25 +194,48 @@ def test_tables_share_what_they_both_need(whole):
 
 def test_a_name_is_of_statements_not_of_comments_or_paths(whole, tmp_path):
     first = cells("table1")[0]
-    before = recipe.name_of(first, whole)
+    before = recipe.Names(whole).name_of(first)
     base = whole / first.files[0]
     base.write_text("# Another comment.\n" + base.read_text() + "\n# More\n")
-    assert recipe.name_of(first, whole) == before
+    assert recipe.Names(whole).name_of(first) == before
     moved = tmp_path / "elsewhere"
     whole.rename(moved)
-    assert recipe.name_of(first, moved) == before
+    assert recipe.Names(moved).name_of(first) == before
     included = moved / "methods/stu.gin"
     included.write_text(included.read_text() + "Algorithm.average_decay = 0.5\n")
-    assert recipe.name_of(first, moved) != before
-    assert recipe.name_of(first, moved, extra_bindings=["train.seed = 9"]) != recipe.name_of(
-        first, moved
+    assert recipe.Names(moved).name_of(first) != before
+    others = recipe.Names(moved, extra_bindings=["train.seed = 9"])
+    assert others.name_of(first) != recipe.Names(moved).name_of(first)
+
+
+def test_names_of_runs_stay():
+    """So folders of earlier runs are found again."""
+    cell, *_ = select(cells("table1", seeds=(1,)), ["sngan"], ["STU-GAN, s_D 70"])
+    assert recipe.Names(GIN).name_of(cell) == "sngan_cifar10-stu-G0.95-D0.7-s1-32b43f8c0a"
+    names = recipe.Names(GIN)
+    listed = sorted(
+        {
+            names.name_of(cell)
+            for sized in PRESETS.values()
+            for grid in GRIDS.values()
+            for cell in cells_of(grid, sized, seeds=(0, 1))
+        }
     )
+    assert hashlib.sha256("\n".join(listed).encode()).hexdigest() == DIGEST
+
+
+def test_the_last_sparsity_without_a_scope_is_in_the_name(tmp_path):
+    (tmp_path / "a.gin").write_text("")
+    cell = Cell("a", "b", "c", None, None, 5, ("a.gin",), ("GAN.generator_sparsity=0.5",))
+    more = ["GAN.generator_sparsity = 0.9", "x/GAN.generator_sparsity = 0.1"]
+    assert recipe.Names(tmp_path).name_of(cell).startswith("a-G0.5-s5-")
+    assert recipe.Names(tmp_path, (), more).name_of(cell).startswith("a-G0.9-s5-")
 
 
 def test_a_comment_sign_in_a_string_is_no_comment(tmp_path):
     file = tmp_path / "a.gin"
     file.write_text("a.b = 'x # y'  # z\n\n# w\nc.d = 1\n")
-    assert recipe.statements(file) == "a.b = 'x # y'\nc.d = 1"
+    assert recipe.text_of(file) == "a.b = 'x # y'\nc.d = 1"
 
 
 def test_a_missing_gin_file_is_told_with_its_rows():

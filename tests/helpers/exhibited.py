@@ -59,15 +59,19 @@ def images_of(latents, weights):
     return pixels.reshape(-1, 2, 2, 1)
 
 
-def generator(num_classes=None, mixes=True, class_names=None):
-    """A `ServedGenerator`; without classes, of an unconditional one."""
+def generator(num_classes=None, mixes=True, class_names=None, around=lambda compute: compute):
+    """A `ServedGenerator`; without classes, of an unconditional one.
+
+    `around` wraps what computes images.
+    """
     classes = num_classes or 3
 
     def compute(latents, labels):
         return images_of(latents, None if labels is None else np.eye(classes)[labels])
 
     interface = Interface(LATENT_DIM, (2, 2, 1), classes, num_classes is not None, class_names)
-    return ServedGenerator(interface, compute, {}, images_of if mixes else "there is one only.")
+    mix = around(images_of) if mixes else "there is one only."
+    return ServedGenerator(interface, around(compute), {}, mix)
 
 
 def exhibit(name="mine", **settings):

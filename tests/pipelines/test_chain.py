@@ -113,7 +113,7 @@ def ingested(monkeypatch):
 
     monkeypatch.setattr(ingestion, "ingest", ingest)
     monkeypatch.setattr(configuration, "source", lambda training: Numbers(6))
-    ingest_component._of_text.cache_clear()
+    ingest_component.source_of.cache_clear()
     return unreadable
 
 

@@ -52,7 +52,7 @@ def train(images, labels, epochs, seed=0):
     @tf.function
     def step(batch, targets, step_seed):
         with tf.GradientTape() as tape:
-            _, logits = model(_moved(digits.PREPROCESSING(batch), step_seed), training=True)
+            _, logits = model(moved(digits.PREPROCESSING(batch), step_seed), training=True)
             value = loss(targets, logits)
         weights = model.trainable_variables
         optimizer.apply_gradients(zip(tape.gradient(value, weights), weights, strict=True))
@@ -73,7 +73,7 @@ def accuracy(model, images, labels):
     return float(np.mean(np.argmax(logits, axis=1) == labels))
 
 
-def _moved(images, seed):
+def moved(images, seed):
     """Shifts, turns and scales images [B, H, W, 1] in [-1, 1] a little, each differently."""
     batch_size, height, width, _ = images.shape
     bounds = tf.constant([MAX_ROTATION, MAX_SCALING, MAX_SHIFT_PIXELS, MAX_SHIFT_PIXELS])
