@@ -33,7 +33,7 @@ def sngan_generator(
 
     Args:
         image_shape: (H, W, C); H == W, a multiple of 8.
-        width: feature maps of every convolution.
+        width: feature maps of each convolution.
         latent_dim: length of a latent vector.
         cross_replica_batch_norm: normalise by the statistics of the global batch.
 
@@ -91,7 +91,7 @@ def sngan_discriminator(image_shape: ImageShape, width: int = 128) -> keras.Mode
 
     Args:
         image_shape: (H, W, C); H == W, a multiple of 8.
-        width: feature maps of every convolution.
+        width: feature maps of each convolution.
 
     Returns:
         A functional `keras.Model`.
