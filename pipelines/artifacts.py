@@ -6,13 +6,14 @@ pipeline root can be moved. Components see artifacts only, never each other.
 
 import dataclasses
 import pathlib
+from typing import Any
 
 from stugan_tf.runs.phases import run_folder
 
-ARTIFACTS = {}
+ARTIFACTS: dict[str, type] = {}
 
 
-def artifact(cls):
+def artifact(cls: type) -> Any:
     """Makes a class an artifact and registers it under its name."""
     cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     ARTIFACTS[cls.__name__] = cls
@@ -53,12 +54,12 @@ class Examples(Artifact):
     source: str
 
     @property
-    def gin_file(self):
+    def gin_file(self) -> pathlib.Path:
         """A file that sets `data.source` to the shards."""
         return self.folder / "data.gin"
 
     @property
-    def statistics(self):
+    def statistics(self) -> pathlib.Path:
         """A JSON file with counts, sizes, classes, channels, anomalies."""
         return self.folder / "statistics.json"
 
@@ -68,7 +69,7 @@ class References(Artifact):
     """Statistics of the features of real images, in the cache that scores are made with."""
 
     @property
-    def cache_dir(self):
+    def cache_dir(self) -> pathlib.Path:
         """The value of `Evaluator.cache_dir`, shared by all references of a pipeline root."""
         return self.folder.parents[1] / "statistics"
 
@@ -86,12 +87,12 @@ class Run(Artifact):
     commit: str | None
 
     @property
-    def workdir(self):
+    def workdir(self) -> pathlib.Path:
         """The workdir of the training."""
         return self.folder / "workdir"
 
     @property
-    def final_phase(self):
+    def final_phase(self) -> pathlib.Path:
         """The folder of the last phase; the workdir itself if there are no phases."""
         return run_folder(self.workdir)
 
@@ -134,7 +135,7 @@ class Exported(Artifact):
     flops: float
 
     @property
-    def path(self):
+    def path(self) -> pathlib.Path:
         """The folder of the files."""
         return self.folder / self.version
 
@@ -154,7 +155,7 @@ class Blessing(Artifact):
     baseline: int | None
 
     @property
-    def words(self):
+    def words(self) -> str:
         """The reasons, one per line."""
         return "\n".join(
             f"{'passed' if check['passed'] else 'FAILED'}  {check['words']}"
@@ -175,7 +176,7 @@ class Pushed(Artifact):
     serving: str
 
 
-def to_json(found):
+def to_json(found: Artifact) -> dict[str, Any]:
     """The artifact as values that JSON can hold; `from_json` reads them."""
     values = {
         field.name: getattr(found, field.name)
@@ -185,7 +186,7 @@ def to_json(found):
     return {"type": type(found).__name__, **values}
 
 
-def from_json(values, folder):
+def from_json(values: dict[str, Any], folder: str | pathlib.Path) -> Any:
     """The artifact that `to_json` wrote, in a folder."""
     values = dict(values)
     return ARTIFACTS[values.pop("type")](folder=pathlib.Path(folder), **values)

@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
 
@@ -20,11 +22,11 @@ finally:
 TAIL = 2000  # characters of Beam's errors, which end with the reason
 
 # configuration text -> the object built from it in this process
-_built = {}
+_built: dict[str, Any] = {}
 _building = threading.Lock()  # A worker may have several threads.
 
 
-def pipeline(settings):
+def pipeline(settings: Beam) -> Any:
     """A `beam.Pipeline` that is run at the end of its `with`.
 
     Args:
@@ -57,7 +59,7 @@ def pipeline(settings):
         raise InputError(f"Beam refuses Beam.runner = {settings.runner!r}: {error}") from error
 
 
-def run(settings, build):
+def run(settings: Beam, build: Callable[[Any], None]) -> None:
     """Builds a pipeline by `build(pipeline)` and runs it.
 
     Raises:
@@ -76,7 +78,7 @@ def run(settings, build):
         raise InputError(own) from error
 
 
-def shared(text, build):
+def shared(text: str, build: Callable[[], Any]) -> Any:
     """The object that `build()` makes from a text, built once in each process.
 
     A process that has to build it is a worker. There may be many workers, so they use no GPU.
@@ -89,7 +91,7 @@ def shared(text, build):
 
 
 @contextlib.contextmanager
-def kept(text, built):
+def kept(text: str, built: Any) -> Iterator[None]:
     """While the context is open, `shared` returns `built` in this process."""
     _built[text] = built
     try:

@@ -1,6 +1,7 @@
 """The pipeline: its components, their order, and the artifacts that each passes on."""
 
 import dataclasses
+from typing import Any
 
 from pipelines.components import (
     bless,
@@ -12,7 +13,7 @@ from pipelines.components import (
     reference,
     train,
 )
-from pipelines.steps import execute
+from pipelines.steps import Context, execute
 from stugan_tf.errors import InputError
 
 COMPONENTS = {
@@ -34,7 +35,7 @@ class Outcome:
     made: list[str]
 
 
-def run(context, until="push"):
+def run(context: Context, until: str = "push") -> Outcome:
     """Runs all components in their order. Results that are there are not made again.
 
     Args:
@@ -46,7 +47,8 @@ def run(context, until="push"):
     """
     if until not in COMPONENTS:
         raise InputError(f"--until must be one of {', '.join(COMPONENTS)}, got {until!r}.")
-    artifacts, made = {}, []
+    artifacts: dict[str, Any] = {}
+    made: list[str] = []
     for component in COMPONENTS.values():
         if component.name == "push" and not artifacts["bless"].blessed:
             break

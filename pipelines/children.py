@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 from stugan_tf.errors import FailedRun, InputError
 
@@ -24,7 +25,13 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def run(module, flags, log, show=False, keep=()):
+def run(
+    module: str,
+    flags: Sequence[str],
+    log: str | pathlib.Path,
+    show: bool = False,
+    keep: Sequence[int] = (),
+) -> None:
     """Runs `python -m module flags` to its end.
 
     Args:

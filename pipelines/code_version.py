@@ -18,7 +18,7 @@ SUFFIXES = (".py", ".cc", ".h", ".npz")
 
 
 @functools.cache
-def of_code(*names):
+def of_code(*names: str) -> str:
     """A digest of files and of the versions of libraries, 16 hexadecimal digits.
 
     Args:
@@ -34,7 +34,7 @@ def of_code(*names):
     return digest.hexdigest()[:16]
 
 
-def of_imports(text):
+def of_imports(text: str) -> dict[str, str]:
     """{module: digest of 16 hexadecimal digits} for the modules that a configuration imports."""
     found = {}
     for name in re.findall(r"(?m)^\s*(?:import|from)\s+([\w.]+)", text):

@@ -7,6 +7,7 @@ includes.
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 import gin
 
@@ -16,7 +17,7 @@ from stugan_tf import (
     config,
     models,  # noqa: F401 - registers them with gin
 )
-from stugan_tf.data import data
+from stugan_tf.data import Source, data
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.table import METRICS
@@ -41,17 +42,17 @@ class Configuration:
     evaluation: str
     pipeline: str
 
-    def to_json(self):
+    def to_json(self) -> str:
         """The configuration as one line of text; `from_json` reads it."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
-    def from_json(cls, text):
+    def from_json(cls, text: str) -> "Configuration":
         """The configuration that `to_json` wrote."""
         return cls(**json.loads(text))
 
 
-def read(files, params=()):
+def read(files: Sequence[str], params: Sequence[str] = ()) -> Configuration:
     """The `Configuration` of gin files and bindings; later ones win.
 
     Raises:
@@ -60,16 +61,17 @@ def read(files, params=()):
     if not files:
         raise InputError("--gin_file is missing. Try --gin_file=gin/pipelines/digits.gin.")
     config.parse_gin(files, params)
-    training, pipeline = [], []
+    of_training: list[str] = []
+    of_pipeline: list[str] = []
     for selector, text in config.statements(files, params):
         name = (selector or "").removeprefix("import ")
-        (pipeline if f"{name}.".startswith(_OURS) else training).append(text)
-    pipeline = "".join(pipeline)
+        (of_pipeline if f"{name}.".startswith(_OURS) else of_training).append(text)
+    pipeline = "".join(of_pipeline)
     found = settings(pipeline)
     score = found.score
     config.parse_gin(score.gin_files, score.gin_params)
     evaluation = "".join(text for _, text in config.statements(score.gin_files, score.gin_params))
-    training = "".join(training)
+    training = "".join(of_training)
     _check_scores(training + evaluation, found.bless)
     return Configuration(training, evaluation, pipeline)
 
@@ -87,7 +89,7 @@ def _check_scores(text, bless):
         )
 
 
-def settings(pipeline):
+def settings(pipeline: str) -> Settings:
     """The `Settings` that gin text configures."""
     config.parse_gin((), [pipeline])
     return Settings(
@@ -98,7 +100,7 @@ def settings(pipeline):
     )
 
 
-def canonical(text):
+def canonical(text: str) -> str:
     """Gin text without parts that change nothing: comments, order, overridden and free settings.
 
     Paths and imports stay as they are.
@@ -107,13 +109,13 @@ def canonical(text):
     return "\n".join(fixed_lines(gin.config_str()))
 
 
-def source(training):
+def source(training: str) -> Source:
     """The data source that the gin text of a training chooses."""
     config.parse_gin((), [training])
     return data()
 
 
-def scores_while_training(training):
+def scores_while_training(training: str) -> bool:
     """Whether a training uses `Evaluator`, so that `Evaluator.cache_dir` may be set."""
     config.parse_gin((), [training])
     try:

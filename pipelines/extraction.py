@@ -10,13 +10,17 @@ import io
 import math
 import pathlib
 import shutil
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from pipelines import beams, configuration
 from pipelines.beams import beam
+from pipelines.settings import Beam
+from stugan_tf.data import Source
 from stugan_tf.evaluation.evaluator import Evaluator
+from stugan_tf.evaluation.extraction import Extraction
 from stugan_tf.evaluation.moments import Moments
 from stugan_tf.evaluation.statistics import CacheEntry, Statistics, places_of_kept
 from stugan_tf.files import locked, write_atomically
@@ -25,12 +29,20 @@ RANGE = 1024  # images in a range at least
 MOST_RANGES = 64  # each leaves a covariance on the disk until all are done
 
 
-def evaluator(text):
+def evaluator(text: str) -> Evaluator:
     """The `Evaluator` that gin text configures, on one device."""
     return Evaluator(configuration.source(text), tf.distribute.get_strategy())
 
 
-def real_statistics(source, extraction, num_kept, cache_dir=None, *, text, runner):
+def real_statistics(
+    source: Source,
+    extraction: Extraction,
+    num_kept: int,
+    cache_dir: str | None = None,
+    *,
+    text: str,
+    runner: Beam,
+) -> Statistics:
     """Computes what `evaluation.statistics.real_statistics` computes, with workers.
 
     Args:
@@ -79,7 +91,7 @@ def _merged(num_images, num_stored, parts, text, runner):
     return Merged(parts, bounds, places)
 
 
-def ranges(num_images):
+def ranges(num_images: int) -> list[tuple[int, int]]:
     """The ranges of positions, `(start, stop)` each, that are computed as one element.
 
     They depend only on the number of images, so sums are formed in the same order with any workers.
@@ -103,7 +115,14 @@ class Extract(beam.DoFn):
         yield start, stop
 
 
-def write_part(source, extraction, folder, start, stop, kept):
+def write_part(
+    source: Source,
+    extraction: Extraction,
+    folder: str | pathlib.Path,
+    start: int,
+    stop: int,
+    kept: np.ndarray,
+) -> None:
     """Writes the moments of images `start` to `stop - 1`, and the features of those in `kept`."""
     moments = Moments(extraction.extractor.num_features)
     features = []
@@ -126,7 +145,7 @@ class Merged:
         """Notes where they are, and the place of the features of each image; -1 for none."""
         self._folder, self._bounds, self._places = folder, bounds, places
 
-    def statistics(self, protocol):
+    def statistics(self, protocol: dict[str, Any]) -> Statistics:
         """The `Statistics` of all images."""
         moments, kept = None, None
         for start, stop in self._bounds:

@@ -13,12 +13,16 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from pipelines import beams, configuration
 from pipelines.beams import beam
+from pipelines.settings import Beam, Ingest
+from stugan_tf.data import Source
 from stugan_tf.data.sharding import IMAGES_PER_SHARD, Encoding, example
 from stugan_tf.data.source import reason
 from stugan_tf.errors import InputError
@@ -44,13 +48,13 @@ class Task:
     left_out: tuple[int, ...] = ()
 
     @property
-    def part(self):
+    def part(self) -> str:
         """Path of the JSON file that says what is in the shard; written last."""
         folder, name = os.path.split(self.path)
         return f"{folder}/parts/{name}.json"
 
 
-def plan(source, settings, folder):
+def plan(source: Source, settings: Ingest, folder: str) -> list[Task]:
     """The `Task`s for all images of a source.
 
     Args:
@@ -80,7 +84,9 @@ def plan(source, settings, folder):
     ]
 
 
-def ingest(source, text, settings, runner, folder):
+def ingest(
+    source: Source, text: str, settings: Ingest, runner: Beam, folder: str
+) -> dict[str, Any]:
     """Writes the shards of a source that are not there, and summarizes all of them.
 
     Args:
@@ -214,7 +220,7 @@ class Merge(beam.CombineFn):
         return total
 
 
-def finished(task):
+def finished(task: Task) -> dict[str, Any] | None:
     """The part of a task if its shard is there, else None."""
     try:
         part = read_json(task.part)
@@ -225,7 +231,7 @@ def finished(task):
     return part if intact else None
 
 
-def write_shard(source, task, encoding):
+def write_shard(source: Source, task: Task, encoding: Encoding) -> dict[str, Any]:
     """Writes a shard, whole or not at all, and then its part.
 
     Returns:
@@ -300,7 +306,9 @@ def _digest(path):
     return digest.hexdigest(), num_bytes
 
 
-def examples(source, positions, encoding):
+def examples(
+    source: Source, positions: Sequence[int] | np.ndarray, encoding: Encoding
+) -> Iterator[tuple[int, Any]]:
     """Yields `(position, (encoded, pixels, label))`, or a reason instead if it cannot be read."""
     for start in range(0, len(positions), CHUNK):
         chunk = positions[start : start + CHUNK]
@@ -420,13 +428,13 @@ def _complaint(unreadable, source):
     )
 
 
-def write_json(path, values):
+def write_json(path: str, values: Any) -> None:
     """Writes values as JSON, whole or not at all, to a path that TensorFlow can write to."""
     with _renamed(path) as temporary, tf.io.gfile.GFile(temporary, "w") as file:
         file.write(json.dumps(values))
 
 
-def read_json(path):
+def read_json(path: str) -> Any:
     """The values that `write_json` wrote."""
     with tf.io.gfile.GFile(path, "r") as file:
         return json.loads(file.read())

@@ -8,6 +8,7 @@ lies with the version itself, so it is known even if the folders of the pipeline
 
 from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
 import html
+from typing import Any
 
 from absl import flags
 
@@ -50,7 +51,7 @@ def _chosen(history):
     return there[version]
 
 
-def sections(record):
+def sections(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """{title: {fact: value}} in the order of the pipeline."""
     training, data = record["training"], record["data"]
     finished = training["finished"]
@@ -142,7 +143,7 @@ pre { overflow-x: auto; font-size: 13px; }
 _MARKS = {True: '<b class="passed">&#10003;</b>', False: '<b class="failed">&#10007;</b>'}
 
 
-def drawn(record, history):
+def drawn(record: dict[str, Any], history: list[dict[str, Any]]) -> str:
     """An HTML page that needs no other file."""
     found = sections(record)
     title = f"Lineage of version {record['version']}"

@@ -2,18 +2,19 @@
 
 import json
 import pathlib
+from typing import Any
 
 from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
 
 from pipelines import steps
-from pipelines.artifacts import from_json, to_json
+from pipelines.artifacts import Artifact, Blessing, from_json, to_json
 from pipelines.chain import COMPONENTS
 from pipelines.configuration import Configuration
 
 del command
 
 
-def begin(configuration, root, strategy, code_version, plan):
+def begin(configuration: str, root: str, strategy: str, code_version: str, plan: Any) -> None:
     """Runs the first component, and writes the parameters of the others beside its artifact.
 
     Args:
@@ -33,7 +34,7 @@ def begin(configuration, root, strategy, code_version, plan):
     _execute("check", context, [], plan, parameters=parameters)
 
 
-def execute(name, plan, output, *inputs):
+def execute(name: str, plan: Any, output: Any, *inputs: Any) -> Any:
     """Runs a component.
 
     Args:
@@ -67,7 +68,7 @@ def _execute(name, context, artifacts, output, **more):
     return result.artifact
 
 
-def write(output, artifact, root, **more):
+def write(output: Any, artifact: Artifact, root: pathlib.Path, **more: Any) -> None:
     """Writes an artifact of ours as one of KFP's: a small file, and metadata."""
     values = {"artifact": to_json(artifact), "folder": artifact.folder.relative_to(root).as_posix()}
     path = pathlib.Path(output.path)
@@ -78,7 +79,7 @@ def write(output, artifact, root, **more):
     output.metadata.update(plain)
 
 
-def read(given, root):
+def read(given: Any, root: pathlib.Path) -> Any:
     """The artifact that `write` wrote."""
     values = _values(given)
     return from_json(values["artifact"], root / values["folder"])
@@ -88,21 +89,21 @@ def _values(given):
     return json.loads(pathlib.Path(given.path).read_text())
 
 
-def log_statistics(given, metrics):
+def log_statistics(given: Any, metrics: Any) -> None:
     """Logs the numbers of images and shards as metrics of KFP."""
     values = _values(given)["artifact"]
     metrics.log_metric("images", values["num_images"])
     metrics.log_metric("shards", values["num_shards"])
 
 
-def log_scores(scores):
+def log_scores(scores: Any) -> None:
     """Logs scores as metrics of KFP."""
     for name, value in _values(scores)["artifact"]["scores"].items():
         if value is not None:
             scores.log_metric(name, value)
 
 
-def say_blessing(blessing, reasons):
+def say_blessing(blessing: Blessing, reasons: Any) -> str:
     """Writes the reasons; returns 'blessed' or 'not blessed' for the condition of the pipeline."""
     verdict = "blessed" if blessing.blessed else "not blessed"
     lines = [f"- {line}" for line in blessing.words.splitlines()]

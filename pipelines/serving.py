@@ -14,6 +14,7 @@ import functools
 import json
 import pathlib
 import shutil
+from typing import Any
 
 import numpy as np
 
@@ -27,13 +28,13 @@ WITHDRAWN = ".withdrawn"
 REASON = "withdrawn.json"
 
 
-def current(folder):
+def current(folder: str | pathlib.Path) -> Any:
     """The record of the version that is served; None if there is none."""
     there = artifact.versions(folder)
     return record(folder, there[-1]) if there else None
 
 
-def record(folder, version):
+def record(folder: str | pathlib.Path, version: int | None) -> Any:
     """The record of a version, also of a withdrawn one. None if there is no such version.
 
     Raises:
@@ -54,7 +55,7 @@ def record(folder, version):
     return None
 
 
-def history(folder):
+def history(folder: str | pathlib.Path) -> list[dict[str, Any]]:
     """Records of all versions, ascending; withdrawn ones have `withdrawn`: when and why."""
     folder = pathlib.Path(folder)
     gone = artifact.versions(folder / WITHDRAWN)
@@ -70,7 +71,7 @@ def history(folder):
     return found
 
 
-def push(folder, exported, lineage):
+def push(folder: str | pathlib.Path, exported: str | pathlib.Path, lineage: dict[str, Any]) -> int:
     """Makes an export the next version.
 
     An export that cannot be loaded, or that makes images that are not finite, is not pushed.
@@ -123,7 +124,7 @@ def _check_baseline(folder, baseline):
         )
 
 
-def after_push(folder, version):
+def after_push(folder: str | pathlib.Path, version: int) -> str:
     """Says which version is served: a model that was pushed before may not be the latest."""
     served = artifact.versions(folder)[-1]
     if served == version:
@@ -135,7 +136,7 @@ def after_push(folder, version):
     )
 
 
-def try_out(path):
+def try_out(path: str | pathlib.Path) -> None:
     """Loads an artifact, checks its checksums, and draws images.
 
     Raises:
@@ -150,7 +151,9 @@ def try_out(path):
         raise FailedRun(f"The export draws {images.dtype} {images.shape}, so it is not pushed.")
 
 
-def roll_back(folder, version=None, reason=""):
+def roll_back(
+    folder: str | pathlib.Path, version: int | None = None, reason: str = ""
+) -> tuple[int, list[int]]:
     """Serves an earlier version again and withdraws the later ones.
 
     Args:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import numbers
+from typing import Any
 
 import gin
 
@@ -12,7 +13,7 @@ from stugan_tf.evaluation.table import METRICS
 from stugan_tf.serving.formats import FORMATS
 
 
-def configurable(cls):
+def configurable(cls: type) -> Any:
     """A frozen dataclass whose fields gin sets."""
     return gin.configurable(module="pipelines")(dataclasses.dataclass(frozen=True)(cls))
 
@@ -232,6 +233,6 @@ def _check_number(name, value):
         raise InputError(f"{name} must be a number, got {value!r}.")
 
 
-def plain(settings):
+def plain(settings: Any) -> dict[str, Any]:
     """A settings object as values that JSON can hold, for a digest."""
     return dataclasses.asdict(settings)

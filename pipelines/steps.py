@@ -13,7 +13,8 @@ import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from pipelines import children, code_version, configuration
 from pipelines.artifacts import Artifact, from_json, to_json
@@ -51,7 +52,7 @@ class Context:
             found = configuration.settings(self.configuration.pipeline)
             object.__setattr__(self, "settings", found)
 
-    def version_of(self, names):
+    def version_of(self, names: Sequence[str]) -> Any:
         """The version of some of our code, and of the modules that the configuration imports."""
         if self.code is not None:
             return self.code
@@ -61,7 +62,7 @@ class Context:
         return [code_version.of_code(*names), *sorted(imported.items())]
 
     @property
-    def serving(self):
+    def serving(self) -> pathlib.Path:
         """The folder of versions that are served."""
         return pathlib.Path(self.settings.push.folder or self.root / "serving").absolute()
 
@@ -104,7 +105,13 @@ class Workplace:
     lock: int
     verbose: bool
 
-    def run(self, module, flags, log="log.txt", keep=()):
+    def run(
+        self,
+        module: str,
+        flags: Sequence[str],
+        log: str = "log.txt",
+        keep: Sequence[int] = (),
+    ) -> None:
         """Runs a command that holds this folder even if this process is killed.
 
         Args:
@@ -125,7 +132,7 @@ class Result:
     was_there: bool
 
 
-def execute(component, context, artifacts):
+def execute(component: Component, context: Context, artifacts: Sequence[Artifact]) -> Result:
     """Makes the artifact of a component unless it is there.
 
     Args:
@@ -163,7 +170,9 @@ def execute(component, context, artifacts):
     return Result(artifact, was_there=False)
 
 
-def place_of(component, context, artifacts):
+def place_of(
+    component: Component, context: Context, artifacts: Sequence[Artifact]
+) -> tuple[dict[str, Any], pathlib.Path]:
     """`(request, folder)`: everything a component's result depends on, and where it belongs."""
     request = {
         "component": component.name,
@@ -178,7 +187,7 @@ def place_of(component, context, artifacts):
     return request, context.root / component.name / key
 
 
-def artifact_in(folder):
+def artifact_in(folder: str | pathlib.Path) -> Artifact | None:
     """The artifact that a component's folder holds by its `done.json`.
 
     None if there is none, or if another version of our code wrote it in another form.

@@ -97,10 +97,12 @@ def measure(problem: Problem) -> dict[str, list[float]]:
     images = draw(problem.batch, problem.height, problem.width, inputs)
     mask = tf.cast(random.random(problem.kernel_shape) < problem.density, tf.float32)
     kernel = mask * draw(*problem.kernel_shape)
+    scale, shift = (draw(inputs), draw(inputs)) if problem.normalized else ((), ())
     parts = convolution.Parts(
         problem.padding,
         (height, width),
-        *((draw(inputs), draw(inputs)) if problem.normalized else ((), ())),
+        scale,
+        shift,
         problem.relu,
         problem.upsampling,
         problem.pooling,
