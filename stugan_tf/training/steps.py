@@ -206,14 +206,14 @@ class Steps:
 
     def _change_discriminator(self, step: tf.Tensor, amount: tf.Tensor) -> None:
         """Lines 7 and 8 for the discriminator."""
+
+        def objective() -> Callable[[], tuple[tf.Tensor, list[tf.Tensor]]]:
+            images, labels = self._last_batch.read()
+            update, part = self._algorithm.last_update(step), self._algorithm.accumulation_steps - 1
+            return self._discriminator_objective(images, labels, update, part)
+
         self.discriminator.update_topology(
-            amount,
-            self._noise.seed(Purpose.DISCRIMINATOR_TOPOLOGY, step),
-            lambda: self._discriminator_objective(
-                *self._last_batch.read(),
-                self._algorithm.last_update(step),
-                self._algorithm.accumulation_steps - 1,
-            ),
+            amount, self._noise.seed(Purpose.DISCRIMINATOR_TOPOLOGY, step), objective
         )
 
     def _move_average(self, step: tf.Tensor) -> None:
