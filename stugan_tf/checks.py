@@ -30,13 +30,13 @@ def check_seed(name: str, value: Any) -> None:
 
 def check_above_zero(name: str, value: Any) -> None:
     """Raises InputError unless `value` is a number above 0."""
-    if not isinstance(value, numbers.Real) or not value > 0:
+    if not _is_number(value) or not value > 0:
         raise InputError(f"{name} must be a number above 0, got {value!r}.")
 
 
 def check_fraction(name: str, value: Any, advice: str = "") -> None:
     """Raises InputError unless `value` is a number in [0, 1); `advice` ends the message."""
-    if not isinstance(value, numbers.Real) or not 0 <= value < 1:
+    if not _is_number(value) or not 0 <= value < 1:
         raise InputError(f"{name} must be in [0, 1), got {value!r}. {advice}".rstrip())
 
 
@@ -63,6 +63,10 @@ def check_instance(name: str, value: Any, kind: type) -> None:
             f"{name} must be of type {kind.__name__}, got {_described(value)}. Write a reference "
             f"with parentheses: `{name} = @{example}()`."
         )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real)
 
 
 def _is_integer(value: Any) -> bool:

@@ -102,7 +102,7 @@ class Trial(NamedTuple):
                 signature.bind(*arguments.values())
         except TypeError as error:
             raise self.refusal(
-                f"its signature is {signature}: {error} in a call with {len(arguments)}"
+                f"its signature is {signature}: {error} in a call with {len(arguments)} arguments"
             ) from None
         try:
             with _eagerly(), tf.device("CPU:0"):

@@ -132,5 +132,5 @@ def _check(shapes: Sequence[Shape], density: float) -> None:
     if not shapes or any(len(shape) < 2 or min(shape) < 1 for shape in shapes):
         raise InputError(
             "`shapes` must list kernels such as (3, 3, 256, 256) or (128, 4096), "
-            f"got {shapes}. Are there layers to be masked, and is the model built?"
+            f"got {shapes}. Check that the model is built and has layers to mask."
         )

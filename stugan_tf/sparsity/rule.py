@@ -235,7 +235,7 @@ class PeriodicRule(TopologyRule):
         if not isinstance(self.update_interval, int) or self.update_interval < 1:
             raise InputError(
                 f"{name}.update_interval must be at least 1 generator step, got "
-                f"{self.update_interval!r}. To explore never, set the exploration itself to None."
+                f"{self.update_interval!r}. For no updates, set the exploration itself to None."
             )
         check_natural(f"{name}.start", self.start)
         if self.stop is not None:

@@ -79,7 +79,7 @@ def sparsify(
     layers = masked_layers(model)
     if not layers:
         raise InputError(
-            f"{model.name!r} has no convolution to mask. Wrap the layers meant in `Masked`, or "
+            f"{model.name!r} has no convolution to mask. Wrap layers in `Masked`, or "
             "set GAN.mask_dense = True for its dense layers (mask_dense=True in Python)."
         )
     shapes = [tuple(layer.kernel.shape) for layer in layers]
@@ -90,7 +90,7 @@ def sparsify(
         if not layer.num_active():
             raise InputError(
                 f"At sparsity {sparsity} layer {layer.name!r} of {model.name!r} keeps none of its "
-                f"{np.prod(layer.kernel.shape)} weights, and could never regrow one. Lower the "
+                f"{np.prod(layer.kernel.shape)} weights and could never regrow one. Lower the "
                 "sparsity, or choose a distribution that keeps small layers dense, such as erk."
             )
     return model

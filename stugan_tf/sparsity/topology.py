@@ -75,8 +75,11 @@ def check_update(
         amount: a number or a list of numbers, to try it with.
         grow_scores: the criterion by which weights grow; None if no weight grows.
     """
-    at_random = grow_scores is not None and NetworkUpdate.of(update).grows_at_random
-    if at_random and not Criterion.of(grow_scores).is_uniform:
+    if (
+        grow_scores is not None
+        and NetworkUpdate.of(update).grows_at_random
+        and not Criterion.of(grow_scores).is_uniform
+    ):
         rule = name.rpartition(".")[0]
         raise InputError(
             f"{name} = {called(update)} grows at random, but {rule}.grow_scores is "

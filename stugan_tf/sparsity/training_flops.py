@@ -146,7 +146,8 @@ def as_dense(stretches: Iterable[Stretch]) -> list[Stretch]:
     return [
         Stretch(
             stretch.steps,
-            *(Cost(cost.dense, cost.dense) for cost in (stretch.generator, stretch.discriminator)),
+            Cost(stretch.generator.dense, stretch.generator.dense),
+            Cost(stretch.discriminator.dense, stretch.discriminator.dense),
         )
         for stretch in stretches
     ]

@@ -128,8 +128,8 @@ class GAN:
     def _build(optimizer: MaskedAdam, model: keras.Model) -> MaskedAdam:
         if not isinstance(optimizer, MaskedAdam):
             raise InputError(
-                f"The optimizer must be a MaskedAdam, got {type(optimizer).__name__}: others would "
-                "move weights off the zeros of their masks. Subclass MaskedAdam to change it."
+                f"The optimizer must be a MaskedAdam, got {type(optimizer).__name__}: other "
+                "optimizers would move masked weights off zero. Subclass MaskedAdam to change it."
             )
         return optimizer.build_for(model)
 

@@ -1,7 +1,7 @@
 """A player of the game: a network with its optimizer, its topology and its counters."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -16,6 +16,9 @@ from stugan_tf.training.masked_adam import MaskedAdam
 from stugan_tf.training.orthogonality import OrthogonalRegularization
 from stugan_tf.training.precision import LossScale
 from stugan_tf.training.replicas import Replicas
+
+# () -> (loss, other scalars to log), called under the tape.
+LossFunction: TypeAlias = Callable[[], tuple[tf.Tensor, list[tf.Tensor]]]
 
 
 class Player:
@@ -41,7 +44,7 @@ class Player:
         name: str,
         model: keras.Model,
         optimizer: MaskedAdam,
-        objective: Callable[..., Callable[[], tuple[tf.Tensor, list[tf.Tensor]]]],
+        objective: Callable[..., LossFunction],
         logged: tuple[str, ...],
         game: Sequence[keras.Model],
         replicas: Replicas,
@@ -122,7 +125,7 @@ class Player:
         self,
         amount: tf.Tensor,
         seed: Seed,
-        objective: Callable[[], Callable[[], tuple[tf.Tensor, list[tf.Tensor]]]],
+        objective: Callable[[], LossFunction],
     ) -> None:
         """Lines 7 and 8: drops and grows weights by the rule; call it on each replica.
 
@@ -171,7 +174,7 @@ class Player:
         self._descend(gradients, logged, count, grows)
 
     def _differentiate(
-        self, loss: Callable[[], tuple[tf.Tensor, list[tf.Tensor]]], grows: tf.Tensor | bool
+        self, loss: LossFunction, grows: tf.Tensor | bool
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Gradients of all trainable variables, and the values to log, for one micro-batch."""
         with gradients_of_zeros(self._wants_zeros(grows)), tf.GradientTape() as tape:
@@ -227,9 +230,7 @@ class Player:
         is_first = tf.reduce_any(bad) & (self._first_bad[0] < 0)
         self._first_bad.assign(tf.where(is_first, found, self._first_bad))
 
-    def _hessian_gradients(
-        self, objective: Callable[[], Callable[[], tuple[tf.Tensor, list[tf.Tensor]]]]
-    ) -> Sequence[tf.Tensor]:
+    def _hessian_gradients(self, objective: Callable[[], LossFunction]) -> Sequence[tf.Tensor]:
         """H g for each masked kernel; g is the gradient of the active weights only."""
         masks = [layer.kernel_mask.value for layer in self.explorer.layers]
         kernels = [layer.kernel.value for layer in self.explorer.layers]

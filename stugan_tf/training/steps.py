@@ -1,6 +1,6 @@
 """Algorithm 1, lines 3 to 8, as compiled updates on any `tf.distribute` strategy."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -11,7 +11,7 @@ from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.balance import BalanceMeter, balance_ratio
 from stugan_tf.training.gan import GAN
 from stugan_tf.training.noise import Noise
-from stugan_tf.training.player import Player
+from stugan_tf.training.player import LossFunction, Player
 from stugan_tf.training.replicas import Replicas
 
 
@@ -148,7 +148,7 @@ class Steps:
 
     def _discriminator_objective(
         self, images: tf.Tensor, labels: tf.Tensor, update: tf.Tensor, part: Any
-    ) -> Callable[[], tuple[tf.Tensor, list[tf.Tensor]]]:
+    ) -> LossFunction:
         """Line 4: the discriminator's loss on one micro-batch of this replica.
 
         Args:
@@ -177,9 +177,7 @@ class Steps:
 
         return loss
 
-    def _generator_objective(
-        self, step: tf.Tensor, part: Any
-    ) -> Callable[[], tuple[tf.Tensor, list[tf.Tensor]]]:
+    def _generator_objective(self, step: tf.Tensor, part: Any) -> LossFunction:
         """Line 5: the generator's loss on one micro-batch; `step`, int64, counts from 1."""
         noise, algorithm = self._noise, self._algorithm
         latents, labels = noise.latents(
@@ -206,14 +204,14 @@ class Steps:
 
     def _change_discriminator(self, step: tf.Tensor, amount: tf.Tensor) -> None:
         """Lines 7 and 8 for the discriminator."""
+
+        def objective() -> LossFunction:
+            images, labels = self._last_batch.read()
+            update, part = self._algorithm.last_update(step), self._algorithm.accumulation_steps - 1
+            return self._discriminator_objective(images, labels, update, part)
+
         self.discriminator.update_topology(
-            amount,
-            self._noise.seed(Purpose.DISCRIMINATOR_TOPOLOGY, step),
-            lambda: self._discriminator_objective(
-                *self._last_batch.read(),
-                self._algorithm.last_update(step),
-                self._algorithm.accumulation_steps - 1,
-            ),
+            amount, self._noise.seed(Purpose.DISCRIMINATOR_TOPOLOGY, step), objective
         )
 
     def _move_average(self, step: tf.Tensor) -> None:
