@@ -1,4 +1,4 @@
-"""What a run is going to do, in words and tables."""
+"""The plan of a run, in words and tables."""
 
 import math
 import textwrap
@@ -40,8 +40,8 @@ def describe(training):
             for name, network in training.gan.networks.items()
         )
         lines.append(
-            f"rematerialisation: backward passes run {' and '.join(numbers)} once more, which the "
-            "full count of FLOPs below holds for a forward pass"
+            f"rematerialisation: backward passes run {' and '.join(numbers)} again, which the "
+            "full count of FLOPs below counts as a forward pass"
         )
     for name, rule in algorithm.topology_rules.items():
         if rule is None:
@@ -56,8 +56,8 @@ def describe(training):
         training.gan, algorithm, training.num_replicas, training.keeps_gradients
     )
     lines.append(
-        f"estimate of the memory of one device: {sum(parts.values()) / 2**20:,.0f} MiB; what "
-        "libraries work with comes on top"
+        f"estimate of the memory of one device: {sum(parts.values()) / 2**20:,.0f} MiB, without "
+        "the working memory of libraries"
     )
     width = max(map(len, parts))
     lines += [f"  {name.ljust(width)}  {size / 2**20:12,.1f} MiB" for name, size in parts.items()]
@@ -65,7 +65,7 @@ def describe(training):
 
 
 def flops_of_training(gan, algorithm):
-    """Sentences on theoretical FLOPs, if the densities stay as they are now."""
+    """Lines on the theoretical FLOPs of a training if the densities do not change."""
     costs = [Cost(*total_flops(layer_costs(network))) for network in gan.networks.values()]
     stretches = [constant_stretch(*costs, algorithm)]
     return "\n".join(
@@ -78,12 +78,12 @@ def flops_of_training(gan, algorithm):
 
 
 def flops_so_far(training, *phases):
-    """Sentences on theoretical FLOPs of the steps done, over the densities they were done with.
+    """Lines on the theoretical FLOPs of the steps done, at the densities they had.
 
     Args:
-        training: a `Training` whose masks are those of the newest checkpoint.
-        *phases: the records of the metrics.jsonl of each phase, with sparsities that are between
-            those of the layers as they are and none.
+        training: a `Training` with the masks of the newest checkpoint.
+        *phases: the records of the metrics.jsonl of each phase. Their sparsities must be between 0
+            and the present sparsity.
     """
     costs = {
         name: (layer_costs(network), count_weights(network).sparsity)
@@ -106,7 +106,7 @@ def flops_so_far(training, *phases):
 
 
 def flops_by_convention(stretches, algorithm, rematerializes=False):
-    """A line for each convention: FLOPs, and their ratio to dense training."""
+    """One line for each convention: FLOPs, and their ratio to dense training."""
     lines = []
     for convention in CONVENTIONS:
         spent, dense = (
@@ -118,17 +118,17 @@ def flops_by_convention(stretches, algorithm, rematerializes=False):
 
 
 def memory_estimate(gan, algorithm, num_replicas=1, keeps_gradients=False):
-    """About how many bytes a device holds at most, by what they are for.
+    """An estimate of the most bytes that a device holds, by purpose.
 
-    Activations are the outputs of all layers, which is more than what a backward pass needs and
-    leaves out what operations work with; of a GAN that rematerialises, those that are kept and
-    those of the part that runs again.
+    Activations are the outputs of all layers. This is more than a backward pass needs, but leaves
+    out the working memory of operations. If the GAN rematerialises, they are the outputs that are
+    kept and those of the part that runs again.
 
     Args:
         gan: a `GAN`.
         algorithm: an `Algorithm`.
-        num_replicas: how many devices share a batch.
-        keeps_gradients: whether updates add up gradients in variables.
+        num_replicas: the number of devices that share a batch.
+        keeps_gradients: whether updates accumulate gradients in variables.
     """
     networks = gan.networks
     of_discriminator, of_generator = _activations(gan)
@@ -155,11 +155,11 @@ def memory_estimate(gan, algorithm, num_replicas=1, keeps_gradients=False):
 
 
 def _activations(gan):
-    """Bytes for one sample at most, in an update of the discriminator and of the generator."""
+    """The most bytes for one sample in an update of the discriminator and of the generator."""
     networks = gan.generator, gan.discriminator
     if not gan.rematerializes:
         generator, discriminator = map(activation_size, networks)
-        # Of a real image and a generated one; of all through which the generator learns.
+        # Discriminator: a real and a generated image. Generator: both networks.
         return 2 * discriminator, generator + discriminator
     (g_kept, g_part), (d_kept, d_part) = map(rematerialized_sizes, networks)
     # The discriminator's backward passes do not wait for each other.
@@ -175,7 +175,7 @@ def _bytes(shape, dtype):
 
 
 def network_table(name, model):
-    """One row a layer: kernel shape, weights, density, theoretical FLOPs; totals below."""
+    """One row for each layer (kernel shape, weights, density, theoretical FLOPs), and totals."""
     costs = layer_costs(model)
     rows = [("layer", "kernel", "weights", "active", "density", "MFLOPs", "dense")]
     for cost in costs:
@@ -206,7 +206,7 @@ def network_table(name, model):
 
 
 def _unmasked(model, counts):
-    """How many parameters no mask can make zero, and how that is changed."""
+    """How many parameters are not under masks, and which setting changes that."""
     unmasked = counts.trainable - counts.maskable
     text = f"{unmasked:,} parameters ({unmasked / counts.trainable:.1%}) are not under masks"
     dense = sum(math.prod(layer.kernel.shape) for layer in unmasked_dense_layers(model))
