@@ -11,8 +11,8 @@ import pathlib
 import platform
 import re
 import tempfile
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -129,7 +129,7 @@ def locked(
     path = pathlib.Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "ab+", buffering=0)  # noqa: SIM115
+        file: BinaryIO = open(path, "ab+", buffering=0)  # noqa: SIM115
     except OSError as error:
         raise InputError(
             f"{what} cannot be written to: {error.strerror}. Choose a folder that is writable, or "
@@ -164,13 +164,13 @@ def is_held(path: str | os.PathLike[str]) -> bool:
     return host != platform.node() or _is_alive(int(pid))
 
 
-def _write_holder(file, text):
+def _write_holder(file: BinaryIO, text: str) -> None:
     with contextlib.suppress(OSError):  # A full disk does not prevent a lock.
         file.truncate(0)
         file.write(text.encode())
 
 
-def _lock(file, flags):
+def _lock(file: BinaryIO, flags: int) -> bool:
     """Tries to take the lock. Returns whether it is ours."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | flags)
@@ -182,7 +182,7 @@ def _lock(file, flags):
     return True
 
 
-def _holder(file):
+def _holder(file: BinaryIO) -> str:
     """The process that holds a lock, in words.
 
     If that process has ended, a child process of it still holds the lock.
@@ -197,7 +197,7 @@ def _holder(file):
     return f"process {pid} on {host}"
 
 
-def _is_alive(pid):
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -219,7 +219,7 @@ class JsonLines:
         write_atomically(path, "".join(map(json_line, kept)).encode())
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
-    def append(self, values: dict[str, Any]) -> None:
+    def append(self, values: Mapping[str, Any]) -> None:
         """Adds a line of numbers, strings or scalar tensors. Non-finite numbers become null."""
         self._file.write(json_line(values))
         self._file.flush()
@@ -242,12 +242,12 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return [found for found in objects if isinstance(found, dict)]
 
 
-def json_line(values: dict[str, Any]) -> str:
+def json_line(values: Mapping[str, Any]) -> str:
     """A dictionary as a line of JSON, with values as for `JsonLines.append`."""
     return json.dumps({name: _plain(value) for name, value in values.items()}) + "\n"
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     if not isinstance(value, (str, dict, list, type(None))):
         value = np.asarray(value).item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

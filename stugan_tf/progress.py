@@ -70,7 +70,7 @@ class ProgressBar:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def _line(self, values):
+    def _line(self, values: dict[str, float]) -> None:
         now = time.monotonic()
         rate = (self._done - self._shown_done) / max(now - self._shown_time, 1e-9)
         self._shown_done, self._shown_time = self._done, now

@@ -19,7 +19,7 @@ from absl import flags
 from stugan_tf.checks import check_natural, check_positive
 from stugan_tf.errors import InputError
 from stugan_tf.experiments import collecting, costs, figures, recipe, runs
-from stugan_tf.experiments.grid import Grid, cells_of, models_of, select
+from stugan_tf.experiments.grid import Cell, Grid, cells_of, models_of, select
 from stugan_tf.experiments.grids import ABLATIONS, CIFAR, EXTENSIONS, GRIDS
 from stugan_tf.experiments.paper_results import paper_results
 from stugan_tf.experiments.presets import PRESETS, preset
@@ -118,14 +118,14 @@ class Experiment:
         self._seeds = _seeds()
         self._gin = recipe.gin_folder()
         self._recipe_names = recipe.Names(self._gin, FLAGS.gin_file, FLAGS.gin_param)
-        self._names = {}
+        self._names: dict[Cell, str | None] = {}
 
     def run(self, grids: list[Grid]) -> list[Job]:
         """Trains the runs that are not done. Returns the jobs that failed."""
         cells = [cell for grid in grids for cell in cells_of(grid, self._preset, self._seeds)]
         cells = select(cells, FLAGS.models, FLAGS.line) if cells else []
         recipe.check_files(cells, self._gin)
-        jobs = {}
+        jobs: dict[str, Job] = {}
         for cell in cells:
             job = self._job(cell)
             jobs.setdefault(job.name, job)  # A run that several tables share is trained once.

@@ -117,7 +117,7 @@ def score_of(result, protocol_id, choice):
     return min(scored, key=lambda record: record["fid"], default=None)
 
 
-def _metrics():
+def _metrics() -> tuple[str, ...]:
     """The names of all metrics, with the paper's first."""
     return tuple(dict.fromkeys((*PUBLISHED, *METRICS)))
 

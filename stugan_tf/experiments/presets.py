@@ -7,7 +7,9 @@ from stugan_tf.errors import InputError
 from stugan_tf.experiments.grid import Model, Preset
 
 
-def _decaying(initial, generator_updates, discriminator_updates):
+def _decaying(
+    initial: float, generator_updates: int, discriminator_updates: int
+) -> tuple[str, ...]:
     """A learning rate that falls to 0 over the training."""
     return (
         "GAN.generator_optimizer = @generator/MaskedAdam",
@@ -19,7 +21,7 @@ def _decaying(initial, generator_updates, discriminator_updates):
     )
 
 
-def _rescaled(interval):
+def _rescaled(interval: int) -> dict[str, tuple[str, ...]]:
     """Intervals of gradual pruning and ADAPT in short runs, with the proportions of long runs.
 
     Args:
@@ -42,7 +44,7 @@ _THEIR_OWN = dict.fromkeys(
 )
 
 
-def _setting_of_adapt(total_steps):
+def _setting_of_adapt(total_steps: int) -> tuple[str, ...]:
     return (
         f"Algorithm.total_steps = {total_steps}",
         "Algorithm.generator_position = None",

@@ -60,12 +60,12 @@ def tickets(sparsities: dict[str, float], rounds: int | None = None, rate: float
     return Phases("tickets", [dense_phase(), *(_round(n, rate, pruned) for n in numbers)])
 
 
-def _rounds_to(sparsity, rate):
+def _rounds_to(sparsity: float, rate: float) -> int:
     """The number of rounds that comes nearest to the sparsity, on a logarithmic scale."""
     return max(1, round(math.log(1 - sparsity) / math.log(1 - rate)))
 
 
-def _round(number, rate, pruned):
+def _round(number: int, rate: float, pruned: list[str]) -> Phase:
     def begin(training, parent):
         parent.restore(training)
         masks = {name: _pruned(training.gan.networks[name], rate) for name in pruned}

@@ -2,12 +2,15 @@
 
 import math
 import textwrap
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from stugan_tf.layers.graph import activation_size
 from stugan_tf.layers.masked import unmasked_dense_layers
 from stugan_tf.layers.rematerialization import parts_of, rematerialized_sizes
+from stugan_tf.runs.loop import Training
 from stugan_tf.sparsity.flops import layer_costs, total_flops
 from stugan_tf.sparsity.sparsify import count_weights
 from stugan_tf.sparsity.training_flops import (
@@ -20,9 +23,11 @@ from stugan_tf.sparsity.training_flops import (
     training_flops,
 )
 from stugan_tf.tables import columns
+from stugan_tf.training.algorithm import Algorithm
+from stugan_tf.training.gan import GAN
 
 
-def describe(training):
+def describe(training: Training) -> str:
     """The networks and the schedule of a `Training` as text."""
     algorithm = training.algorithm
     position = algorithm.generator_position
@@ -64,10 +69,12 @@ def describe(training):
     return "\n".join(lines)
 
 
-def flops_of_training(gan, algorithm):
+def flops_of_training(gan: GAN, algorithm: Algorithm) -> str:
     """Lines on the theoretical FLOPs of a training if the densities do not change."""
-    costs = [Cost(*total_flops(layer_costs(network))) for network in gan.networks.values()]
-    stretches = [constant_stretch(*costs, algorithm)]
+    generator, discriminator = (
+        Cost(*total_flops(layer_costs(network))) for network in (gan.generator, gan.discriminator)
+    )
+    stretches = [constant_stretch(generator, discriminator, algorithm)]
     return "\n".join(
         [
             f"theoretical FLOPs of training at the present densities, {algorithm.total_steps:,} "
@@ -77,7 +84,7 @@ def flops_of_training(gan, algorithm):
     )
 
 
-def flops_so_far(training, *phases):
+def flops_so_far(training: Training, *phases: list[dict[str, Any]]) -> str:
     """Lines on the theoretical FLOPs of the steps done, at the densities they had.
 
     Args:
@@ -117,7 +124,9 @@ def flops_by_convention(stretches, algorithm, rematerializes=False):
     return lines
 
 
-def memory_estimate(gan, algorithm, num_replicas=1, keeps_gradients=False):
+def memory_estimate(
+    gan: GAN, algorithm: Algorithm, num_replicas: int = 1, keeps_gradients: bool = False
+) -> dict[str, int]:
     """An estimate of the most bytes that a device holds, by purpose.
 
     Activations are the outputs of all layers. This is more than a backward pass needs, but leaves
@@ -174,7 +183,7 @@ def _bytes(shape, dtype):
     return math.prod(shape) * tf.as_dtype(dtype).size
 
 
-def network_table(name, model):
+def network_table(name: str, model: keras.Model) -> str:
     """One row for each layer (kernel shape, weights, density, theoretical FLOPs), and totals."""
     costs = layer_costs(model)
     rows = [("layer", "kernel", "weights", "active", "density", "MFLOPs", "dense")]

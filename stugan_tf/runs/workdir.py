@@ -3,11 +3,15 @@
 import contextlib
 import difflib
 import functools
+import os
 import pathlib
 import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
+
+import tensorflow as tf
 
 from stugan_tf import files
 from stugan_tf.errors import InputError
@@ -34,7 +38,7 @@ _LENGTH = ("Algorithm.total_steps", "longer.factor")
 
 
 @contextlib.contextmanager
-def numbered(root, name):
+def numbered(root: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
     """Makes a workdir such as `runs/00007-sngan_cifar10-stu`, with the next free number.
 
     Two processes that start at the same time get two numbers. A folder that is empty at the end is
@@ -61,7 +65,9 @@ def numbered(root, name):
 
 
 @contextlib.contextmanager
-def claimed(workdir, config, is_chief):
+def claimed(
+    workdir: str | os.PathLike[str], config: str, is_chief: bool
+) -> Iterator[tuple[pathlib.Path, pathlib.Path, str | None]]:
     """Locks a workdir, as `locked` does, and settles its configuration, as `settle` does.
 
     Yields:
@@ -73,7 +79,9 @@ def claimed(workdir, config, is_chief):
 
 
 @contextlib.contextmanager
-def locked(workdir, is_chief):
+def locked(
+    workdir: str | os.PathLike[str], is_chief: bool
+) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
     """Makes a workdir this process's own.
 
     Args:
@@ -97,7 +105,9 @@ def locked(workdir, is_chief):
         yield workdir, workdir
 
 
-def check_space(workdir, state, num_checkpoints):
+def check_space(
+    workdir: str | os.PathLike[str], state: Mapping[str, tf.Variable], num_checkpoints: int
+) -> None:
     """Raises InputError unless the checkpoints of a run will fit on the disk.
 
     Args:
@@ -120,7 +130,7 @@ def check_space(workdir, state, num_checkpoints):
         )
 
 
-def _refuse_foreign(workdir):
+def _refuse_foreign(workdir: pathlib.Path) -> None:
     ours = (".lock", ".config.gin.")  # A kill during the first write leaves the second.
     others = sorted(entry.name for entry in workdir.iterdir() if not entry.name.startswith(ours))
     if others and "config.gin" not in others:
@@ -130,7 +140,7 @@ def _refuse_foreign(workdir):
         )
 
 
-def settle(workdir, config, any_length=False):
+def settle(workdir: pathlib.Path, config: str, any_length: bool = False) -> str | None:
     """Writes a configuration to `config.gin` of a workdir, or compares it with that file.
 
     Args:
@@ -180,12 +190,12 @@ def fixed_lines(config: str) -> list[str]:
     return fixed
 
 
-def _is_free(name):
+def _is_free(name: str) -> bool:
     owner, _, parameter = name.rpartition("/")[2].rpartition(".")
     return (owner == "train" and parameter in FREE) or owner in FREE_CONFIGURABLES
 
 
-def _without_length(config):
+def _without_length(config: str) -> list[str]:
     """`fixed_lines` without those that only set the number of steps."""
     lines = fixed_lines(config)
     total = next((line for line in lines if line.startswith(f"{_LENGTH[0]} = ")), "")
