@@ -127,7 +127,9 @@ def _put_back(kept):
         stored.update(values)
 
 
-def statements(files=(), bindings=()):
+def statements(
+    files: Sequence[str | os.PathLike[str]] = (), bindings: Sequence[str] = ()
+) -> Iterator[tuple[str | None, str]]:
     """The statements of `files` and `bindings`, which were parsed before, as pieces of text.
 
     Together they are one file with the same configuration, without any `include`.
@@ -145,17 +147,19 @@ def statements(files=(), bindings=()):
         yield selector, text
 
 
-def written(files=(), bindings=()):
-    """What `files` and `bindings` say, with what files include in place; nothing is looked up.
+def written(
+    files: Sequence[str | os.PathLike[str]] = (), bindings: Sequence[str] = ()
+) -> Iterator[tuple[Any, str]]:
+    """The statements of `files` and `bindings`, with included files in place.
 
-    So what they name need not be registered.
+    Names are not looked up, so they need not be registered.
 
     Yields:
         `(statement, text)`: a statement of `gin.config_parser` other than an include, and its lines
         with the comments in them and below them.
 
     Raises:
-        InputError: if a file or an included one is not there, or is not gin.
+        InputError: if a file or an included file is missing or is not gin.
     """
     for file in files:
         yield from _written_in(_find(file, [pathlib.Path()]))

@@ -108,11 +108,11 @@ def _bound(binding):
     )
 
 
-def text_of(file):
-    """The statements of a gin file without comments, with what it includes in place.
+def text_of(file: pathlib.Path) -> str:
+    """The statements of a gin file without comments, with included files in place.
 
     Raises:
-        InputError: if a file that it includes is not there, or is not gin.
+        InputError: if an included file is missing or is not gin.
     """
     text = "".join(text for _, text in config.written([file]))
     lines = text.splitlines(keepends=True)
