@@ -1,7 +1,7 @@
-"""Strict gin: whatever a configuration gets wrong stops the program before it starts.
+"""Strict gin: every mistake in a configuration stops the program before it starts.
 
-Gin's own parser resolves an `include` against the working directory only and reports a misspelt
-name without saying what else there is. So this module walks gin's statements itself.
+Gin's own parser resolves an `include` against the working directory only, and reports a misspelt
+name without naming the alternatives. So this module walks gin's statements itself.
 """
 
 import contextlib
@@ -15,6 +15,8 @@ import re
 import sys
 import tokenize
 import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import gin
 from gin import config_parser
@@ -37,22 +39,22 @@ class _Binding(typing.NamedTuple):
     where: str
 
 
-# (scope, complete selector, parameter) -> binding. Global, as gin's own configuration is.
+# (scope, complete selector, parameter) -> binding. Global, like gin's own configuration.
 _bindings = {}
 # Values that a later file or binding replaced.
 _overridden = []
-# While a `part` is open: what its settings replace, and the calls made before it.
+# While a `part` is open: the bindings that it replaces, and the calls made before it.
 _replaced = {}
 _calls_before = {}
 
 
-def parse_gin(files=(), bindings=()):
-    """Replaces the configuration by that of `files`, then `bindings`; later ones win.
+def parse_gin(files: Sequence[str | os.PathLike[str]] = (), bindings: Sequence[str] = ()) -> None:
+    """Replaces the configuration with `files`, then `bindings`; later ones override earlier ones.
 
     Args:
-        files: Paths of gin files. An `include` is looked for beside the file that says it, then
-            in the working directory.
-        bindings: Strings such as `Algorithm.total_steps = 100`.
+        files: paths of gin files. An included file is looked for beside the file that includes it,
+            then in the working directory.
+        bindings: strings such as `Algorithm.total_steps = 100`.
 
     Raises:
         InputError: For a file that does not exist, a syntax error, or an unknown name.
@@ -72,20 +74,22 @@ def parse_gin(files=(), bindings=()):
 
 
 class Configuration:
-    """A configuration kept apart: it holds inside `with configuration.active():` and nowhere else.
+    """A separate configuration, which applies inside `with configuration.active():` only.
 
-    What held before holds again afterwards, whoever made it. One thread at a time.
+    Afterwards the configuration from before applies again. For one thread at a time.
     """
 
-    def __init__(self, files=(), bindings=()):
-        """Reads it, as `parse_gin` does; raises as that does."""
+    def __init__(
+        self, files: Sequence[str | os.PathLike[str]] = (), bindings: Sequence[str] = ()
+    ) -> None:
+        """Reads the configuration; arguments and errors are those of `parse_gin`."""
         self._kept = _Kept(GinState(), {}, [], {}, {})
         with self.active():
             parse_gin(files, bindings)
 
     @contextlib.contextmanager
-    def active(self):
-        """Inside, this is the configuration; calls made inside are remembered for the next time."""
+    def active(self) -> Iterator[None]:
+        """Applies the configuration inside the context. Its calls count in later contexts, too."""
         outer = _keep()
         _put_back(self._kept)
         try:
@@ -123,14 +127,16 @@ def _put_back(kept):
         stored.update(values)
 
 
-def statements(files=(), bindings=()):
-    """The configuration of `files` and `bindings`, which were parsed before, in pieces of text.
+def statements(
+    files: Sequence[str | os.PathLike[str]] = (), bindings: Sequence[str] = ()
+) -> Iterator[tuple[str | None, str]]:
+    """The statements of `files` and `bindings`, which were parsed before, as pieces of text.
 
-    Put together they are one file that says the same, without any `include`.
+    Together they are one file with the same configuration, without any `include`.
 
     Yields:
-        `(selector, text)`: what a binding binds, complete, as `module.name`; None for others. An
-        import is `import module` as selector.
+        `(selector, text)`: for a binding, the complete selector `module.name`; for an import,
+        `import module`; for other statements None.
     """
     for statement, text in written(files, bindings):
         selector = None
@@ -141,17 +147,19 @@ def statements(files=(), bindings=()):
         yield selector, text
 
 
-def written(files=(), bindings=()):
-    """What `files` and `bindings` say, with what files include in place; nothing is looked up.
+def written(
+    files: Sequence[str | os.PathLike[str]] = (), bindings: Sequence[str] = ()
+) -> Iterator[tuple[Any, str]]:
+    """The statements of `files` and `bindings`, with included files in place.
 
-    So what they name need not be registered.
+    Names are not looked up, so they need not be registered.
 
     Yields:
         `(statement, text)`: a statement of `gin.config_parser` other than an include, and its lines
         with the comments in them and below them.
 
     Raises:
-        InputError: if a file or an included one is not there, or is not gin.
+        InputError: if a file or an included file is missing or is not gin.
     """
     for file in files:
         yield from _written_in(_find(file, [pathlib.Path()]))
@@ -174,18 +182,21 @@ def _pieces(text, folder, where):
             yield statement, "".join(lines[start:end]).rstrip() + "\n"
 
 
-def check_all_used(also=(), checked=None):
-    """Rejects bindings that nothing uses; call it when everything is built, before step 1.
+def check_all_used(also: Iterable[str] = (), checked: str | os.PathLike[str] | None = None) -> None:
+    """Rejects bindings that nothing uses. Call it when everything is built, before step 1.
 
-    Used is what a configurable was called with, and what references, macros and default
-    arguments lead to from there: a schedule need not have been called yet. What only served a
-    value that a later file replaced is no mistake either: `static.gin` after a file for STU-GAN
-    leaves the settings of its exploration without use.
+    A binding is used if a configurable was called with it, or if references, macros and default
+    arguments of such a call lead to it: a schedule need not have been called yet. A binding also
+    counts as used if it served a value that a later file replaced: `static.gin` after a file for
+    STU-GAN leaves the settings of its exploration without a use.
 
     Args:
         also: names of configurables that count as called.
-        checked: path of a file whose bindings were checked before, such as the config.gin of a run:
-            a reader of a run does not call everything that the training called.
+        checked: path of a file whose bindings were checked before, such as the config.gin of a run.
+            A reader of a run does not call everything that the training called.
+
+    Raises:
+        InputError: if nothing uses a binding.
     """
     replaced = [binding.value for binding in _replaced.values()]
     used = _used(_all_calls(), also=_overridden + replaced, names=also)
@@ -203,13 +214,13 @@ def check_all_used(also=(), checked=None):
 
 
 @contextlib.contextmanager
-def part(settings):
-    """Opens a part of the program that is configured on its own.
+def part(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Opens a part of the program with its own configuration.
 
-    `operative_config` inside is that of what is called inside.
+    Inside the context, `operative_config` covers the calls made inside.
 
     Args:
-        settings: {'name.parameter': value}, which hold inside instead of what is bound to them.
+        settings: {'name.parameter': value}, which replace the bindings inside the context.
     """
     keys = {}
     for name, value in settings.items():
@@ -232,7 +243,7 @@ def part(settings):
 
 
 def _assign(key, binding):
-    """Sets or, by None, removes a binding."""
+    """Sets a binding; None removes it."""
     if binding is None:
         del _bindings[key]
         unbind(*key)
@@ -242,26 +253,27 @@ def _assign(key, binding):
         gin.bind_parameter(key, binding.value)
 
 
-def value_of(name):
-    """What is bound to 'name.parameter', macros resolved; None if nothing is."""
+def value_of(name: str) -> Any:
+    """The value bound to 'name.parameter', with macros resolved; None if it is not bound."""
     try:
         return copy.deepcopy(gin.query_parameter(name))
     except ValueError:
         return None
 
 
-def settings_of(name):
-    """All that is bound to a configurable and to what its bindings refer to, as {name: text}."""
+def settings_of(name: str) -> dict[str, str]:
+    """{name: text} of the bindings of a configurable and of everything that they refer to."""
     return {_key_text(*key): repr(_bindings[key].value) for key in _used({}, names=[name])}
 
 
-def operative_config(whole=False):
-    """All used bindings, and the defaults of what was called so far, as text for gin to parse.
+def operative_config(whole: bool = False) -> str:
+    """All used bindings, and the defaults of all calls so far, as gin text.
 
-    Written where `check_all_used` is called, it passes that check when it is parsed again.
+    Made at the point where `check_all_used` is called, the text passes that check when it is parsed
+    again.
 
     Args:
-        whole: in a `part`, the configuration of the program, not of the part alone.
+        whole: inside a `part`, whether to return the configuration of the whole program.
     """
     calls = _all_calls() if whole else OPERATIVE_CONFIG
     bindings = _bindings | _replaced if whole else _bindings
@@ -273,18 +285,18 @@ def operative_config(whole=False):
 
 
 def _all_calls():
-    """{(scope, selector): {parameter: value}} of what was called, in a `part` and before it."""
+    """{(scope, selector): {parameter: value}} of all calls, in a `part` and before it."""
     calls = {key: dict(values) for key, values in _calls_before.items()}
     for key, values in OPERATIVE_CONFIG.items():
         calls[key] = calls.get(key, {}) | values
     return calls
 
 
-def message_of(error):
-    """The text for the user if `error` is bad input, else None.
+def message_of(error: BaseException) -> str | None:
+    """The message for the user if `error` is bad input, else None.
 
     Gin appends `In call to configurable ...` to every error that passes through it, and reports
-    a missing required binding as a bare RuntimeError.
+    a missing required binding as a RuntimeError.
     """
     message = re.split(r"\n  In (?:call to configurable|file|bindings string) ", str(error))[0]
     if isinstance(error, UserError):
@@ -379,7 +391,7 @@ def _match(selector):
         raise InputError(
             f"There is no configurable '{selector}'."
             + _suggestion(selector.rsplit(".", 1)[-1], short_names)
-            + " One of your own needs an `import its_module` above."
+            + " For your own function or class, add `import its_module` above."
         )
     return configurable
 
@@ -392,7 +404,7 @@ def _check_callable_by_gin(configurable):
     ]
     if given:
         raise InputError(
-            f"'{configurable.name}' is called by the program, which gives it {', '.join(given)}. "
+            f"'{configurable.name}' is called by the program, which passes {', '.join(given)}. "
             f"Write the reference without parentheses: `@{configurable.name}`."
         )
 
@@ -449,11 +461,12 @@ def _import(statement, where):
         importlib.import_module(statement.module)
     except ModuleNotFoundError as error:
         if not f"{statement.module}.".startswith(f"{error.name}."):
-            raise  # The module exists and its own imports fail: its author wants the traceback.
+            raise  # The module exists but one of its imports fails: show the traceback.
         raise InputError(
-            f"{where}: There is no module '{error.name}' in {os.getcwd()} nor among the installed."
+            f"{where}: There is no module '{error.name}' in {os.getcwd()} or among the installed "
+            "packages."
         ) from None
-    gin.parse_config(statement.format())  # So that the operative configuration says it, too.
+    gin.parse_config(statement.format())  # So that the operative configuration has the import.
 
 
 def _check_macros():
@@ -473,7 +486,7 @@ def _used(calls, also=(), names=()):
     Args:
         calls: {(scope, selector): {parameter: value}}, calls that were made.
         also: values that may refer to more.
-        names: of configurables that count as called with all of their parameters.
+        names: names of configurables that count as called with all of their parameters.
     """
     selectors = {configurable.wrapper: name for name, configurable in REGISTRY.items()}
     calls = [(scope, name, set(values)) for (scope, name), values in calls.items()]
@@ -513,7 +526,7 @@ def _key_text(scope, selector, parameter):
 
 
 def _suggestion(given, known):
-    """What may have been meant: `known` names, or name -> text."""
+    """A suggestion for a misspelt name. `known` are names, or name -> text."""
     texts = known if isinstance(known, dict) else {name: name for name in known}
     close = difflib.get_close_matches(given, texts)
     if close:

@@ -1,4 +1,4 @@
-"""Files that survive a kill: written whole or not at all, or line by line; and whose they are."""
+"""Files that survive a kill: written whole or not at all, or line by line. Locks and paths."""
 
 import contextlib
 import errno
@@ -11,30 +11,32 @@ import pathlib
 import platform
 import re
 import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from stugan_tf.errors import InputError
 
-_HOLDER = re.compile(r"([1-9]\d{0,8}) (\S+)")  # What a lock file says: process, machine.
+_HOLDER = re.compile(r"([1-9]\d{0,8}) (\S+)")  # The content of a lock file: process, machine.
 
 
 class InUseError(InputError):
-    """Another process works where this one was to work."""
+    """Another process holds the lock that this process needs."""
 
 
-def cache_folder():
-    """Where what can be made or fetched again is kept: `stugan_tf` in the user's cache."""
+def cache_folder() -> pathlib.Path:
+    """The folder of files that can be made or fetched again: `stugan_tf` in the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return pathlib.Path(cache) / "stugan_tf"
 
 
-def local_path(text, flag):
+def local_path(text: str | os.PathLike[str], flag: str) -> pathlib.Path:
     """The path that a flag names; a leading `~` is the user's home.
 
     Args:
         text: str or path, as it was given. Brackets, stars and spaces are part of a name.
-        flag: how a message calls it, e.g. `--workdir`.
+        flag: its name in messages, e.g. `--workdir`.
 
     Returns:
         A `pathlib.Path`.
@@ -46,24 +48,24 @@ def local_path(text, flag):
     scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", text)
     if scheme and text.startswith(f"{scheme.group()}/"):
         raise InputError(
-            f"{flag}={text} is an address that begins with {scheme.group()}/, but this must be a "
-            "path in the file system. Mount the bucket or share and give the folder it is mounted "
-            "at, or copy what you need to a folder."
+            f"{flag}={text} is an address that begins with {scheme.group()}/, but it must be a "
+            "path in the file system. Mount the bucket or share and give the folder where it is "
+            "mounted, or copy what you need to a folder."
         )
     return pathlib.Path(os.path.expanduser(text))
 
 
 @contextlib.contextmanager
-def without_patterns(folder):
-    """A path to an existing folder that is safe to give to functions that read it as a pattern.
+def without_patterns(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """A path to an existing folder that is safe for functions that read paths as patterns.
 
-    TensorFlow takes the path of a checkpoint for a pattern, in which `[a]` stands for `a`.
+    TensorFlow reads the path of a checkpoint as a pattern, in which `[a]` stands for `a`.
 
     Args:
-        folder: path.
+        folder: path of the folder.
 
     Yields:
-        The path itself, or that of a link to it, which goes when the context is left.
+        The path itself, or the path of a link that exists while the context is open.
     """
     folder = pathlib.Path(folder)
     if not re.search(r"[][*?{}\\]", str(folder)):
@@ -75,8 +77,8 @@ def without_patterns(folder):
         yield link
 
 
-def write_atomically(path, data):
-    """Writes the bytes `data` to `path`, where a reader sees all of them or the former content."""
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes `data` to `path`. Readers see all of it, or the former content of the file."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -91,8 +93,8 @@ def write_atomically(path, data):
         raise
 
 
-def sha256_of(path):
-    """Hex digest of the content of a file."""
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):
@@ -101,34 +103,37 @@ def sha256_of(path):
 
 
 @contextlib.contextmanager
-def locked(path, what, wait=None):
-    """Holds a lock that no other process can hold, on this machine or another that sees the file.
+def locked(
+    path: str | os.PathLike[str], what: str, wait: Callable[[str], object] | None = None
+) -> Iterator[int]:
+    """Holds a lock that excludes all other processes, also on other machines that see the file.
 
-    The package `filelock` does the same without two things that are needed here: it unlocks when it
-    is released, also for a child that keeps the descriptor, and who asks in vain empties the file.
+    The package `filelock` does not fit, for two reasons: its release unlocks the file also for a
+    child process that keeps the descriptor, and a process that cannot get the lock empties the
+    file.
 
     Args:
-        path: of the lock file, made if needed; its folder must be fit to write to.
-        what: str that messages begin with, names what is locked.
-        wait: called with a line for people if another process has it, then it is waited for; None
-            refuses.
+        path: path of the lock file, made if needed; its folder must be writable.
+        what: name of what is locked, with which messages begin.
+        wait: if another process holds the lock, this is called with a message for the user, and the
+            lock is waited for. None refuses.
 
     Yields:
-        A file descriptor. A child process that keeps it open keeps the lock, whatever becomes of
-        this one.
+        A file descriptor. A child process that keeps it open keeps the lock, even if this process
+        ends.
 
     Raises:
-        InUseError: if another process has it and is not to be waited for.
-        InputError: if nothing can be written there.
+        InUseError: if another process holds the lock and `wait` is None.
+        InputError: if the folder is not writable.
     """
     path = pathlib.Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "ab+", buffering=0)  # noqa: SIM115
+        file: BinaryIO = open(path, "ab+", buffering=0)  # noqa: SIM115
     except OSError as error:
         raise InputError(
-            f"{what} cannot be written to: {error.strerror}. Choose a folder that can be, or that "
-            "does not exist yet."
+            f"{what} cannot be written to: {error.strerror}. Choose a folder that is writable, or "
+            "one that does not exist yet."
         ) from error
     with file:
         if not _lock(file, fcntl.LOCK_NB):
@@ -144,8 +149,8 @@ def locked(path, what, wait=None):
             _write_holder(file, "")
 
 
-def is_held(path):
-    """Whether a process holds the lock at `path`, as far as its note tells; takes no lock itself.
+def is_held(path: str | os.PathLike[str]) -> bool:
+    """Whether a process holds the lock at `path`, by the note in the file. Takes no lock itself.
 
     A process on another machine counts as alive.
     """
@@ -159,26 +164,29 @@ def is_held(path):
     return host != platform.node() or _is_alive(int(pid))
 
 
-def _write_holder(file, text):
-    with contextlib.suppress(OSError):  # A full disk hinders nobody from holding a lock.
+def _write_holder(file: BinaryIO, text: str) -> None:
+    with contextlib.suppress(OSError):  # A full disk does not prevent a lock.
         file.truncate(0)
         file.write(text.encode())
 
 
-def _lock(file, flags):
-    """Whether the lock is ours now."""
+def _lock(file: BinaryIO, flags: int) -> bool:
+    """Tries to take the lock. Returns whether it is ours."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | flags)
     except BlockingIOError:
         return False
-    except OSError as error:  # Buckets that are mounted know no locks.
+    except OSError as error:  # Mounted buckets do not support locks.
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             raise
     return True
 
 
-def _holder(file):
-    """Who has a lock, in words. If it is gone, one that it started still keeps the lock."""
+def _holder(file: BinaryIO) -> str:
+    """The process that holds a lock, in words.
+
+    If that process has ended, a child process of it still holds the lock.
+    """
     file.seek(0)
     found = _HOLDER.fullmatch(file.read(300).decode(errors="replace"))
     if not found:
@@ -189,40 +197,43 @@ def _holder(file):
     return f"process {pid} on {host}"
 
 
-def _is_alive(pid):
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # It is somebody else's.
+    except OSError:  # The process belongs to another user.
         pass
     return True
 
 
 class JsonLines:
-    """A log of JSON objects, one a line, each with its `step`.
+    """A log of JSON objects, one on each line, each with its `step`.
 
-    Opened at step k it forgets later lines: a process that was killed wrote them after the
-    checkpoint that this one starts from.
+    Opened at step k, it drops the lines of later steps: a process that was killed wrote them after
+    the checkpoint from which this process starts.
     """
 
-    def __init__(self, path, start_step):
+    def __init__(self, path: str | os.PathLike[str], start_step: int) -> None:
         kept = [values for values in read_json_lines(path) if values["step"] <= start_step]
         write_atomically(path, "".join(map(json_line, kept)).encode())
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
-    def append(self, values):
-        """Adds a line of numbers, strings or scalar tensors; what is not finite becomes null."""
+    def append(self, values: Mapping[str, Any]) -> None:
+        """Adds a line of numbers, strings or scalar tensors. Non-finite numbers become null."""
         self._file.write(json_line(values))
         self._file.flush()
 
-    def close(self):
+    def close(self) -> None:
         """Closes the file."""
         self._file.close()
 
 
-def read_json_lines(path):
-    """The objects of a JSON lines file, less what a kill tore; none if there is no file."""
+def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The objects in a file of JSON lines. Skips lines that a kill left incomplete.
+
+    Empty if there is no file.
+    """
     path = pathlib.Path(path)
     objects = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
@@ -231,12 +242,12 @@ def read_json_lines(path):
     return [found for found in objects if isinstance(found, dict)]
 
 
-def json_line(values):
-    """A dictionary as a line of JSON; values as for `JsonLines.append`."""
+def json_line(values: Mapping[str, Any]) -> str:
+    """A dictionary as a line of JSON, with values as for `JsonLines.append`."""
     return json.dumps({name: _plain(value) for name, value in values.items()}) + "\n"
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     if not isinstance(value, (str, dict, list, type(None))):
         value = np.asarray(value).item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,6 @@
-"""Settings that are gone but stand in the `config.gin` of former runs."""
+"""Settings that were removed, but are still in the `config.gin` of former runs."""
+
+from typing import Any
 
 from stugan_tf.errors import InputError
 
@@ -18,20 +20,20 @@ _GONE = {
 }
 
 
-def does_nothing(parameter, value):
-    """Whether a binding is of a parameter that is gone and asks for nothing.
+def does_nothing(parameter: str, value: Any) -> bool:
+    """Whether a binding sets a removed parameter to the value that had no effect.
 
     Raises:
-        InputError: if the parameter is gone and the value asks for something.
+        InputError: if it sets a removed parameter to another value.
     """
     if parameter not in _GONE:
         return False
     nothing, advice = _GONE[parameter]
     if value != nothing:
-        raise InputError(f"{parameter} is gone: {advice.format(value=value)}.")
+        raise InputError(f"{parameter} was removed: {advice.format(value=value)}.")
     return True
 
 
-def is_of_nothing(line):
-    """Whether a line of a `config.gin` is a binding that does nothing any more."""
+def is_of_nothing(line: str) -> bool:
+    """Whether a line of a `config.gin` is a binding that has no effect any more."""
     return line in {f"{parameter} = {nothing!r}" for parameter, (nothing, _) in _GONE.items()}

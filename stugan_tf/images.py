@@ -1,4 +1,4 @@
-"""Sample images as a person looks at them: a grid in a PNG file."""
+"""Images for people: grids and PNG files."""
 
 import io
 import math
@@ -11,7 +11,7 @@ from PIL import Image
 from stugan_tf.files import write_atomically
 
 PADDING = 2
-SMALLEST = 64  # pixels; smaller images are enlarged
+SMALLEST = 64  # Pixels; smaller images are enlarged.
 
 
 def to_uint8(images: npt.ArrayLike) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What pictures show: latents and labels in rows, of classes and of what lies in between."""
+"""Latents and labels for rows of pictures: rows of classes, and rows of interpolations."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def class_rows(latents: np.ndarray, classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """A row of each class, all rows of the same latents, so that columns compare classes.
+    """A row for each class. All rows have the same latents, so that columns compare classes.
 
     Args:
         latents: float32 [num_columns, latent_dim].
@@ -22,7 +22,7 @@ def class_rows(latents: np.ndarray, classes: Sequence[int]) -> tuple[np.ndarray,
 def between_latents(starts: np.ndarray, ends: np.ndarray, num_columns: int) -> np.ndarray:
     """Rows from one latent vector to another, along a great circle.
 
-    Straight lines would pass where latents of a normal distribution never are: nearer to zero
+    Straight lines would pass nearer to zero, where normally distributed latents hardly ever are
     (White 2016, "Sampling Generative Networks").
 
     Args:
@@ -39,7 +39,7 @@ def between_latents(starts: np.ndarray, ends: np.ndarray, num_columns: int) -> n
     angles = np.arccos(np.clip(cosines, -1, 1))[..., None]  # [num_rows, 1, 1]
     fractions = np.linspace(0, 1, num_columns)[:, None]
     sines = np.sin(angles)
-    # Along one line there is no circle, as where latents are single numbers.
+    # Parallel vectors, such as single numbers, do not define a circle.
     on_a_line = np.abs(sines) < 1e-6
     sines = np.where(on_a_line, 1, sines)
     first = np.where(on_a_line, 1 - fractions, np.sin((1 - fractions) * angles) / sines)

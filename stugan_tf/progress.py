@@ -1,34 +1,43 @@
-"""How far something long is, on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""The progress of a long task on stderr: a bar on a terminal, else a line now and then."""
 
 import datetime
 import sys
 import time
+from typing import Any
 
 from tqdm import tqdm
 
 
 class ProgressBar:
-    """Counts what is done; a context manager.
+    """Shows how many units are done; a context manager.
 
-    Rate and remaining time are those of this process: elsewhere than on a terminal, those since
-    the line before.
+    Rate and remaining time are measured in this process: on a terminal from its start, elsewhere
+    from the line before.
     """
 
-    def __init__(self, total, unit, what="", done=0, seconds=30, leave=False):
+    def __init__(
+        self,
+        total: int,
+        unit: str,
+        what: str = "",
+        done: int = 0,
+        seconds: float | None = 30,
+        leave: bool = False,
+    ) -> None:
         """Starts at `done` of `total`.
 
         Args:
-            total: how many there are.
-            unit: what is counted, in the singular.
+            total: the number of units.
+            unit: name of a unit, in the singular.
             what: a label.
-            done: how many were done before.
-            seconds: between lines of `advance`; None leaves lines to `show`.
+            done: the number of units that were done before.
+            seconds: time between lines of `advance`; None leaves lines to `show`.
             leave: whether the bar stays on the terminal when it is closed.
         """
         self._total, self._unit, self._what = total, unit, what
         self._done, self._seconds = done, seconds
         self._shown_done, self._shown_time = done, time.monotonic()
-        self._bar = None
+        self._bar: Any = None
         if sys.stderr.isatty():
             self._bar = tqdm(
                 total=total,
@@ -39,29 +48,29 @@ class ProgressBar:
                 dynamic_ncols=True,
             )
 
-    def advance(self, count):
-        """Notes that `count` more are done."""
+    def advance(self, count: int) -> None:
+        """Adds `count` to the units that are done."""
         self._done += count
         if self._bar:
             self._bar.update(count)
         elif self._seconds is not None and time.monotonic() - self._shown_time > self._seconds:
             self._line({})
 
-    def show(self, values):
+    def show(self, values: dict[str, float]) -> None:
         """Shows numbers by name."""
         if self._bar:
             self._bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()}, refresh=True)
         else:
             self._line(values)
 
-    def message(self, text):
-        """A line of its own above the bar."""
+    def message(self, text: str) -> None:
+        """Prints a line above the bar."""
         if self._bar:
             self._bar.write(text, file=sys.stderr)
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def _line(self, values):
+    def _line(self, values: dict[str, float]) -> None:
         now = time.monotonic()
         rate = (self._done - self._shown_done) / max(now - self._shown_time, 1e-9)
         self._shown_done, self._shown_time = self._done, now
@@ -73,13 +82,13 @@ class ProgressBar:
             parts += [f"{rate:.3g} {self._unit}s/s", f"{left} left"]
         self.message("  ".join(parts))
 
-    def close(self):
-        """Leaves the bar as it stands, or removes it."""
+    def close(self) -> None:
+        """Closes the bar: leaves it on the terminal or removes it."""
         if self._bar:
             self._bar.close()
 
-    def __enter__(self):
+    def __enter__(self) -> "ProgressBar":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()

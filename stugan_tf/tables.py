@@ -1,13 +1,15 @@
 """Tables as text: in columns for terminals, in Markdown for pages."""
 
+from collections.abc import Iterable, Sequence
 
-def columns(rows, num_left=None):
-    """Rows of strings as lines in which columns are aligned, two spaces between them.
+
+def columns(rows: Sequence[Sequence[str]], num_left: int | None = None) -> str:
+    """A table as lines of text, with aligned columns and two spaces between them.
 
     Args:
-        rows: of equal length, the first is the header.
-        num_left: how many of the first columns are aligned to the left, the others to the right;
-            None is all.
+        rows: rows of strings, all of the same length; the first is the header.
+        num_left: the first `num_left` columns are aligned to the left, the others to the right.
+            None aligns all to the left.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
@@ -19,14 +21,16 @@ def columns(rows, num_left=None):
     )
 
 
-def markdown(header, rows, num_left=None):
+def markdown(
+    header: Sequence[str], rows: Iterable[Sequence[str]], num_left: int | None = None
+) -> str:
     """A Markdown table.
 
     Args:
-        header: strings.
-        rows: of strings, each as many as in the header.
-        num_left: how many of the first columns are aligned to the left, the others to the right;
-            None is all.
+        header: names of the columns.
+        rows: rows of strings, each as long as the header.
+        num_left: the first `num_left` columns are aligned to the left, the others to the right.
+            None aligns all to the left.
     """
     num_left = len(header) if num_left is None else num_left
     rules = ["---"] * num_left + ["---:"] * (len(header) - num_left)

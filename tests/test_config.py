@@ -258,10 +258,10 @@ def test_a_setting_that_is_gone_passes_where_it_did_nothing():
     config.parse_gin(bindings=["Algorithm.length = 1", "sparsify.mask_dense = False"])
     config.check_all_used()
     for binding, advice in (
-        ("Algorithm.length = 5", r"Algorithm\.length is gone: write `train"),
+        ("Algorithm.length = 5", r"Algorithm\.length was removed: write `train"),
         (
             "sparsify.mask_dense = True",
-            r"sparsify\.mask_dense is gone: write `GAN\.mask_dense = True`",
+            r"sparsify\.mask_dense was removed: write `GAN\.mask_dense = True`",
         ),
     ):
         with pytest.raises(InputError, match=f"--gin_param=.*: {advice}"):

@@ -688,7 +688,7 @@ WRONG_USES = {
         ),
         WrongUse(
             "rounds of tickets that do not reach the sparsity",
-            ("reached by 10 round(s) of 20%, but there are to be 3", "0.4880", "agree"),
+            ("reached by 10 round(s) of 20%, but 3 are configured", "0.4880", "agree"),
             prepare=by_method("tickets", "tickets.rounds = 3"),
             shown="--gin_file=gin/methods/tickets.gin --gin_param='tickets.rounds = 3'",
         ),

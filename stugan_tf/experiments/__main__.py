@@ -1,8 +1,9 @@
 """The paper's tables and figures as grids of trainings.
 
-`python -m stugan_tf.experiments --name=table1 --preset=cpu --output=DIR [--processes=2]` runs what
-is not done yet, then collects; the same command started again goes on. `--name=all` is everything
-that the paper shows. --gin_file and --gin_param follow the files of every run.
+`python -m stugan_tf.experiments --name=table1 --preset=cpu --output=DIR [--processes=2]` trains the
+runs that are not done yet, then collects the results; started again, the command continues.
+`--name=all` is everything in the paper. --gin_file and --gin_param override the settings of all
+runs.
 
 Exit codes: 0 done, 1 bad input or failed runs, 128 + the number of the signal that asked to stop.
 """
@@ -18,7 +19,7 @@ from absl import flags
 from stugan_tf.checks import check_natural, check_positive
 from stugan_tf.errors import InputError
 from stugan_tf.experiments import collecting, costs, figures, recipe, runs
-from stugan_tf.experiments.grid import cells_of, models_of, select
+from stugan_tf.experiments.grid import Cell, Grid, cells_of, models_of, select
 from stugan_tf.experiments.grids import ABLATIONS, CIFAR, EXTENSIONS, GRIDS
 from stugan_tf.experiments.paper_results import paper_results
 from stugan_tf.experiments.presets import PRESETS, preset
@@ -28,28 +29,30 @@ from stugan_tf.files import write_atomically
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
 flags.DEFINE_list(
-    "name", None, f"What to run: {', '.join(['table2', *GRIDS])}; all is what the paper shows."
+    "name", None, f"Grids to run: {', '.join(['table2', *GRIDS])}; all is everything in the paper."
 )
 flags.DEFINE_string("preset", "paper", f"Size of the runs: {', '.join(PRESETS)}.")
-flags.DEFINE_string("output", None, "Folder of the runs (cells/) and of what is collected.")
+flags.DEFINE_string("output", None, "Folder of the runs (cells/) and of the results.")
 flags.DEFINE_integer("processes", 1, "How many runs to train at a time.")
 flags.DEFINE_list("seeds", None, "Seeds of each cell, instead of the preset's.")
 flags.DEFINE_list("models", [], "Only these models.")
 flags.DEFINE_multi_string(
-    "line", [], "Only rows or curves whose names begin so, such as STU; may be given several times."
+    "line",
+    [],
+    "Only rows or curves whose names begin so, such as STU; may be given several times.",
 )
 flags.DEFINE_list("gpus", [], "Give each process one of these GPUs, such as 0,1,2,3.")
 flags.DEFINE_string("classifier", None, "SavedModel that scores the preset cpu.")
 flags.DEFINE_enum("score", "last", collecting.CHOICES, "Which evaluation of a run counts.")
-flags.DEFINE_bool("collect_only", False, "Run nothing; make tables and figures of what is there.")
-flags.DEFINE_bool("dry_run", False, "Run nothing; list the runs and how far they are.")
+flags.DEFINE_bool("collect_only", False, "Train nothing; make tables and figures of finished runs.")
+flags.DEFINE_bool("dry_run", False, "Train nothing; list the runs and their progress.")
 flags.DEFINE_integer("report_seconds", 60, "Seconds between reports on what is running.")
 
 COMPUTED = "table2"
 
 
-def main(_):
-    """Runs and collects what the flags say."""
+def main(_: list[str]) -> None:
+    """Trains and collects the grids that the flags name."""
     names = _names()
     check_positive("--processes", FLAGS.processes)
     if not FLAGS.output:
@@ -106,26 +109,26 @@ def _seeds():
 
 
 class Experiment:
-    """Grids at the size that the flags say, in one folder."""
+    """Grids in one folder, at the size that the flags choose."""
 
-    def __init__(self, output):
-        """Notes the folder and reads the flags."""
+    def __init__(self, output: pathlib.Path) -> None:
+        """Keeps the folder and reads the flags."""
         self._output = output
         self._preset = preset(FLAGS.preset, FLAGS.classifier)
         self._seeds = _seeds()
         self._gin = recipe.gin_folder()
         self._recipe_names = recipe.Names(self._gin, FLAGS.gin_file, FLAGS.gin_param)
-        self._names = {}
+        self._names: dict[Cell, str | None] = {}
 
-    def run(self, grids):
-        """Trains what is not done; returns the jobs that failed."""
+    def run(self, grids: list[Grid]) -> list[Job]:
+        """Trains the runs that are not done. Returns the jobs that failed."""
         cells = [cell for grid in grids for cell in cells_of(grid, self._preset, self._seeds)]
         cells = select(cells, FLAGS.models, FLAGS.line) if cells else []
         recipe.check_files(cells, self._gin)
-        jobs = {}
+        jobs: dict[str, Job] = {}
         for cell in cells:
             job = self._job(cell)
-            jobs.setdefault(job.name, job)  # What several tables share is one run.
+            jobs.setdefault(job.name, job)  # A run that several tables share is trained once.
         if FLAGS.dry_run:
             _list(jobs.values())
             return []
@@ -152,14 +155,14 @@ class Experiment:
         return Job(name, folder, [*train, *arguments, workdir], lambda: runs.is_done(folder))
 
     def _name(self, cell):
-        """Of the cell's folder; None if it needs a gin file that is not there."""
+        """The name of the cell's folder; None if it needs a gin file that is missing."""
         if cell not in self._names:
             there = not recipe.missing_files([cell], self._gin)
             self._names[cell] = self._recipe_names.name_of(cell) if there else None
         return self._names[cell]
 
-    def collect(self, grid):
-        """Writes and prints what there is of a grid; returns errors, as text."""
+    def collect(self, grid: Grid) -> list[str]:
+        """Writes and prints the results of a grid. Returns errors, as text."""
         folder = self._output / grid.name
         cells = cells_of(grid, self._preset, self._seeds)
         results = collecting.collect(cells, self._name, self._output / "cells")
@@ -187,7 +190,7 @@ class Experiment:
             figures.write_figure(folder / grid.name, grid, results, protocols, FLAGS.score)
         figures.write_curves(folder / "curves", grid, results, protocols)
 
-    def compute_table2(self):
+    def compute_table2(self) -> None:
         """Writes and prints Table 2."""
         accounts, found = {}, []
         for model in CIFAR:
@@ -205,15 +208,15 @@ class Experiment:
         arguments = [a for a in sys.argv[1:] if not a.startswith(("--collect_only", "--dry_run"))]
         about = f"Preset {FLAGS.preset}: {self._preset.description}."
         if FLAGS.preset != "paper":
-            about += " The paper's numbers are of its own models, lengths and protocol."
+            about += " The paper's numbers come from its own models, lengths and protocol."
         return [f"`python -m stugan_tf.experiments {shlex.join(arguments)}`", about]
 
 
 class Reporter:
-    """Says on stderr what is running and what is left."""
+    """Prints on stderr what is running and what is left."""
 
-    def __init__(self, total, seconds):
-        """Notes how many there are, and how often to say what has not changed."""
+    def __init__(self, total: int, seconds: float) -> None:
+        """Keeps the number of runs, and the time between reports when nothing has changed."""
         self._total = total
         self._seconds = seconds
         self._said = None

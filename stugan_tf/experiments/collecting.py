@@ -1,6 +1,6 @@
-"""What the runs of a grid scored: one record a cell, means over seeds, tables.
+"""The scores of the runs of a grid: one record for each cell, means over seeds, tables.
 
-Nothing is filled in: a cell that has not been run, or not to its end, is missing.
+A cell whose run has not been started or has not finished is shown as missing.
 """
 
 import csv
@@ -15,25 +15,38 @@ from stugan_tf.experiments import runs
 from stugan_tf.experiments.grid import Cell
 from stugan_tf.tables import markdown
 
-PUBLISHED = ("fid", "inception_score")  # the scores of the paper's tables
+PUBLISHED = ("fid", "inception_score")  # The scores in the paper's tables.
 CHOICES = ("last", "best")
 PLACE = ("grid", "model", "line", "point", "seed")
 
 
 class Result(NamedTuple):
-    """A cell and what became of it."""
+    """A cell and its result.
+
+    Attributes:
+        cell: the `Cell`.
+        name: name of its folder; '' if it needs a gin file that is missing.
+        state: 'done', 'unfinished' or 'missing'.
+        records: the records of its evaluations.jsonl, by step.
+    """
 
     cell: Cell
-    name: str  # Of its folder; '' if a gin file of it is missing.
-    state: str  # done, unfinished or missing
-    records: list[dict]  # Of evaluations.jsonl, by step.
+    name: str
+    state: str
+    records: list[dict]
 
 
 class Mean(NamedTuple):
-    """A score over seeds."""
+    """The mean of a score over seeds.
+
+    Attributes:
+        mean: the mean.
+        deviation: the sample standard deviation (n - 1); None for a single run.
+        count: the number of runs.
+    """
 
     mean: float
-    deviation: float | None  # Of the sample, n - 1; None of a single run.
+    deviation: float | None
     count: int  # type: ignore[assignment]  # tuple.count is not used
 
 
@@ -42,8 +55,8 @@ def collect(cells, name_of, folder):
 
     Args:
         cells: `Cell`s.
-        name_of: `cell -> name of its folder`, or None where that cannot be known.
-        folder: of all cells.
+        name_of: `cell -> name of its folder`, or None if the name is not known.
+        folder: folder of all cells.
     """
     results = []
     for cell in cells:
@@ -88,12 +101,12 @@ def protocols_of(results):
 
 
 def score_of(result, protocol_id, choice):
-    """The record of a finished run that stands for it, or None.
+    """The record that stands for a finished run, or None.
 
     Args:
         result: a `Result`.
-        protocol_id: of the scores.
-        choice: 'last' is that of the last step scored, 'best' that of the lowest FID.
+        protocol_id: id of the protocol of the scores.
+        choice: 'last' is the record of the last scored step, 'best' that of the lowest FID.
     """
     records = [r for r in result.records if r["protocol"]["id"] == protocol_id]
     if result.state != "done" or not records:
@@ -104,15 +117,15 @@ def score_of(result, protocol_id, choice):
     return min(scored, key=lambda record: record["fid"], default=None)
 
 
-def _metrics():
-    """The names of all metrics, those of the paper first."""
+def _metrics() -> tuple[str, ...]:
+    """The names of all metrics, with the paper's first."""
     return tuple(dict.fromkeys((*PUBLISHED, *METRICS)))
 
 
 def means(results, protocol_id, choice):
-    """{(line, point): ({metric: `Mean`}, number of seeds wanted)} of one model's results.
+    """{(line, point): ({metric: `Mean`}, number of seeds in the grid)} of one model's results.
 
-    The point of a run that stands for all points is None.
+    A run that stands for all points has the point None.
     """
     seeds = {}
     for result in results:
@@ -133,8 +146,8 @@ def _means(records):
     return found
 
 
-def as_csv(results):
-    """Every run of a grid: where it stands and, if it is done, its scores and their protocol."""
+def as_csv(results: list[Result]) -> str:
+    """All runs of a grid as CSV: state and, if finished, scores and their protocol."""
     names = ("step", *_metrics())
     scores = [f"{choice}_{name}" for choice in CHOICES for name in names]
     rows = []
@@ -150,8 +163,8 @@ def as_csv(results):
     return _csv([*PLACE, "state", "run", "protocol", *scores], rows)
 
 
-def evaluations_as_csv(results):
-    """Every evaluation of every run, finished or not: step, protocol and scores."""
+def evaluations_as_csv(results: list[Result]) -> str:
+    """All evaluations of all runs, finished or not, as CSV: step, protocol and scores."""
     rows = [
         {**_place(result), **record, "protocol": record["protocol"]["id"]}
         for result in results
@@ -173,14 +186,14 @@ def _csv(names, rows):
 
 
 def as_markdown(grid, results, paper, choice, notes):
-    """The tables of a grid, one for each model and protocol, ours beside the paper's.
+    """The tables of a grid, one for each model and protocol, with our scores beside the paper's.
 
     Args:
         grid: a `Grid`.
         results: its `Result`s.
-        paper: as `paper_results.paper_results` returns it.
-        choice: as in `score_of`.
-        notes: lines that say how the results came about.
+        paper: the result of `paper_results.paper_results`.
+        choice: as for `score_of`.
+        notes: lines that say how the results were made.
     """
     done = sum(result.state == "done" for result in results)
     parts = [f"# {grid.title}", *notes]
@@ -224,7 +237,7 @@ def _table(results, model, protocol_id, paper, choice):
 
 def _ours(found):
     if found is None:
-        return ""  # The grid has no such cell.
+        return ""  # The grid does not have this cell.
     scores, wanted = found
     if not scores:
         return f"missing (0 of {wanted})"
@@ -243,8 +256,8 @@ def _numbers(values):
     return ", ".join(f"{value:.2f}" for value in values if value is not None)
 
 
-def summary(protocol):
-    """A protocol in a line."""
+def summary(protocol: dict) -> str:
+    """A protocol in one line."""
     extractor, generated, real = (
         protocol.get(name, {}) for name in ("extractor", "generated", "real")
     )

@@ -1,16 +1,16 @@
 """Table 2: theoretical FLOPs of training and testing, computed from models and settings.
 
-The paper follows no single natural count (fidelity.md, section 6). Each of ours is labelled:
+The paper does not follow one single count (fidelity.md, section 6). Our counts have names:
 
 - `paper`, of updates on one batch (`sparsity.training_flops.paper`). For SNGAN the paper seems to
   count four discriminator updates where five are made; both totals are given, ratios are of four.
-- `full`, all that a step does.
-- `phases x density`, for methods of several phases: each costs a dense training times the
-  generator's density, as if the discriminator were as sparse. The table's rows of PF and tickets
-  follow it; our two other columns do not.
+- `full`, everything that a step does.
+- `phases x density`, for methods of several phases: each phase costs a dense training times the
+  generator's density, as if the discriminator were as sparse. The paper's rows of PF and tickets
+  follow this count; our other two columns do not.
 
-Pruning by magnitude leaves densities that depend on the trained weights; here they are the same in
-all masked layers of the generator, which is what uniform pruning does.
+After pruning by magnitude, densities depend on the trained weights. Here they are the same in all
+masked layers of the generator, as after uniform pruning.
 """
 
 import csv
@@ -27,7 +27,13 @@ from stugan_tf import (
 from stugan_tf.data import data
 from stugan_tf.experiments.grids import DENSE, TABLE_1, TABLE_SPARSITIES, at, percent
 from stugan_tf.runs.loop import Training
-from stugan_tf.sparsity.flops import at_sparsity, layer_costs, total_flops, with_densities
+from stugan_tf.sparsity.flops import (
+    LayerCost,
+    at_sparsity,
+    layer_costs,
+    total_flops,
+    with_densities,
+)
 from stugan_tf.sparsity.training_flops import (
     Cost,
     add_phases,
@@ -35,18 +41,25 @@ from stugan_tf.sparsity.training_flops import (
     training_flops,
 )
 from stugan_tf.tables import markdown
+from stugan_tf.training.algorithm import Algorithm
 
-# Discriminator updates that Table 2 seems to count, where they are not those of the training.
+# Discriminator updates that Table 2 seems to count, where they differ from the training.
 PAPER_UPDATES = {"sngan": 4}
 TICKET_ROUNDS = {0.9: 9, 0.8: 7}
 
 
 class Networks(NamedTuple):
-    """What FLOPs of a model follow from."""
+    """The networks and the algorithm that decide the FLOPs of a model.
 
-    generator: list  # `LayerCost`s.
-    discriminator: list
-    algorithm: object  # `Algorithm` of STU-GAN.
+    Attributes:
+        generator: `LayerCost`s of the generator.
+        discriminator: `LayerCost`s of the discriminator.
+        algorithm: the `Algorithm` of STU-GAN.
+    """
+
+    generator: list[LayerCost]
+    discriminator: list[LayerCost]
+    algorithm: Algorithm
 
 
 class Entry(NamedTuple):
@@ -57,7 +70,7 @@ class Entry(NamedTuple):
     column: str
     paper: float
     full: float
-    phases: float | None  # Sum of the generator's densities over phases, of several only.
+    phases: float | None  # Sum of the generator's densities over several phases.
     testing: float
 
 
@@ -76,14 +89,14 @@ def networks(files, bindings):
 
 
 class CostRatios:
-    """Ratios of trainings to the dense training of one model."""
+    """FLOPs of trainings as ratios to the dense training of one model."""
 
     def __init__(self, model, found):
         """Counts the dense training.
 
         Args:
-            model: its name.
-            found: its `Networks`.
+            model: name of the model.
+            found: the `Networks` of the model.
         """
         self._networks = found
         updates = PAPER_UPDATES.get(model, found.algorithm.discriminator_steps)
@@ -129,15 +142,15 @@ class CostRatios:
         return (*ratios, None, self._testing(at_sparsity(self._networks.generator, generator)))
 
     def pruned_alike(self, density):
-        """The generator's layers if all that are masked keep the same part."""
+        """The generator's layers if all masked layers have the same density."""
         layers = self._networks.generator
         return with_densities(layers, {layer.name: density for layer in layers if layer.masked})
 
     def phases(self, densities):
-        """(paper, full, phases, testing) of trainings in a row, the first dense.
+        """(paper, full, phases, testing) of several trainings, of which the first is dense.
 
         Args:
-            densities: of the generator in each; the discriminator is always dense.
+            densities: density of the generator in each phase; the discriminator is always dense.
         """
         of_phases = [self.pruned_alike(density) for density in densities]
         ratios = (
@@ -179,13 +192,13 @@ def as_csv(found):
 
 
 def as_markdown(accounts, found, paper, notes):
-    """Table 2, ours beside the paper's.
+    """Table 2, with our numbers beside the paper's.
 
     Args:
         accounts: {model: `CostRatios`}.
         found: `Entry`s of all models.
-        paper: as `paper_results.paper_results` returns it.
-        notes: lines that say how it came about.
+        paper: the result of `paper_results.paper_results`.
+        notes: lines that say how the table was made.
     """
     parts = [
         "# Table 2: theoretical FLOPs, as ratios to dense training and testing",

@@ -1,6 +1,6 @@
-"""Figures in the paper's form: FID along an axis, a line for each method, dense training dashed.
+"""Figures in the paper's form, and curves of FID during training.
 
-And curves: FID during training.
+A figure shows FID along an axis, with a line for each method; dense training is dashed.
 """
 
 import importlib.util
@@ -17,27 +17,29 @@ SUFFIXES = ("png", "svg")
 MAX_COLUMNS = 4
 
 
-def check_plots():
+def check_plots() -> None:
     """Raises InputError unless figures can be drawn."""
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError("Figures need matplotlib: install it by `pip install 'stugan_tf[plots]'`.")
 
 
 def write_figure(path, grid, results, protocols, choice):
-    """Draws a figure of what has finished; what is missing leaves a gap, or no panel if it is all.
+    """Draws a figure of the finished runs.
+
+    Missing runs leave a gap. A model without a finished run does not get a panel.
 
     Args:
-        path: of the files, without suffix; there are none if no run has finished.
+        path: path of the files, without suffix. No file is written if no run has finished.
         grid: a `Grid` with an axis.
         results: its `Result`s.
         protocols: {model: id of the protocol of its scores}.
-        choice: as in `collecting.score_of`.
+        choice: as for `collecting.score_of`.
     """
     models = list(dict.fromkeys(r.cell.model for r in results if r.state == "done"))
     if not models:
         return
     panels = list(dict.fromkeys(line.panel for line in grid.lines if line.panel)) or [""]
-    # Models are rows, unless they would be rows of a single panel.
+    # Models are rows. With a single panel they are columns.
     rows, columns = (1, len(models)) if len(panels) == 1 else (len(models), len(panels))
     figure = _figure(rows, columns)
     several = len(panels) > 1
@@ -58,15 +60,15 @@ def write_curves(path, grid, results, protocols):
     """Draws FID during training: a panel for each point, a line for each run, finished or not.
 
     Args:
-        path: of the files, without suffix; there are none if no run has a score.
+        path: path of the files, without suffix. No file is written if no run has a score.
         grid: a `Grid`.
         results: its `Result`s.
-        protocols: as in `write_figure`.
+        protocols: as for `write_figure`.
     """
     scored = [(result, _curve(result, protocols[result.cell.model])) for result in results]
     scored = [(result, curve) for result, curve in scored if curve]
     panels = list(dict.fromkeys((r.cell.model, r.cell.point) for r, _ in scored if r.cell.point))
-    # Of runs that stand for all points there are curves in every panel, or in one of their own.
+    # Runs that stand for all points have curves in every panel, or else a panel of their own.
     with_points = {model for model, _ in panels}
     panels += list(
         dict.fromkeys((r.cell.model, None) for r, _ in scored if r.cell.model not in with_points)
@@ -76,7 +78,7 @@ def write_curves(path, grid, results, protocols):
     columns = min(MAX_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = _figure(rows, columns, margin=3.5)  # The legend's place is beside the panels.
-    first = {}  # Of each model, whose panels have one scale.
+    first = {}  # The first axes of each model, whose panels share one scale.
     for number, (model, point) in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, columns, number, sharey=first.get(model))
         first.setdefault(model, axes)
@@ -93,7 +95,7 @@ def write_curves(path, grid, results, protocols):
 
 
 def _add_legend(figure, grid):
-    """One for all panels, in the order of the grid's lines."""
+    """Adds one legend for all panels, in the order of the grid's lines."""
     known = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
@@ -107,7 +109,7 @@ def _is_in(cell, model, point):
 
 
 def _curve(result, protocol_id):
-    """(step, FID) of the evaluations of a run by a protocol, or by its own if that is None."""
+    """(step, FID) of the evaluations of a run by a protocol; None is the protocol of the run."""
     if protocol_id is None and result.records:
         protocol_id = result.records[-1]["protocol"]["id"]
     return [
@@ -190,7 +192,7 @@ def _axis_label(grid):
 
 
 def _series(line, grid, results, found):
-    """(place on the axis, `Mean` of FID) of a line where it has runs; None is all places."""
+    """(place on the axis, `Mean` of FID) of the runs of a line; None stands for all places."""
     places = {r.cell.point: r.cell.value for r in results if r.cell.line == line.label}
     scale = 100 if grid.axis == S_G else 1
     return [
@@ -244,7 +246,7 @@ def _bars(axes, grid, lines):
 
 
 def _across(axes, label, series):
-    """A run that stands for all points."""
+    """Draws a run that stands for all points."""
     for x, fid in series:
         if x is None:
             axes.axhline(fid.mean, color="black", linestyle="--", label=label)

@@ -1,11 +1,12 @@
-"""What a table or a figure consists of: lines, points along them, and the cells where they meet.
+"""The parts of a table or a figure: lines, points along them, and the cells where they meet.
 
-A line is a row of a table or a curve of a figure, a point is a column or a value of the horizontal
-axis. Both are settings: files to follow the base file of a model, and bindings. A cell is all that
-one run needs to know, apart from the folder it is trained in.
+A line is a row of a table or a curve of a figure. A point is a column or a value of the horizontal
+axis. Both are settings: bindings, and gin files that follow the base file of a model. A cell is
+everything that defines one run, apart from its folder.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from stugan_tf.errors import InputError
 
@@ -14,12 +15,12 @@ S_G = "sparsity of the generator, s_G"
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A column of a table, a value of the horizontal axis.
+    """A column of a table or a value of the horizontal axis.
 
     Attributes:
-        label: what it is called in a table.
-        value: where it is on the axis, or None.
-        bindings: gin bindings of the runs there.
+        label: its name in a table.
+        value: its place on the axis, or None.
+        bindings: gin bindings of its runs.
     """
 
     label: str
@@ -29,21 +30,21 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A row of a table, a curve of a figure.
+    """A row of a table or a curve of a figure.
 
     Attributes:
-        label: what it is called.
-        files: gin files below `gin/` that follow the base file; the first may be a key of
+        label: its name.
+        files: gin files below `gin/` that follow the base file. The first may be a key of
             `Model.variants`, which replaces the base file.
         bindings: gin bindings of all its runs.
-        settings: keys of `Model.settings`, whose bindings precede these.
-        points: where it has runs, by label; None is at all points of the grid, () is one run that
-            stands for all of them.
-        point_bindings: {label of a point: bindings} that replace those of the point.
-        models: of which models it is; None is of all of the grid.
-        panel: the part of the figure it is drawn in.
-        pretrains: whether its method begins with a dense training, which such runs can share.
-        key: names its known results in `paper_results.csv`; '' if there are none.
+        settings: keys of `Model.settings`, whose bindings come before `bindings`.
+        points: labels of the points where it has runs. None is all points of the grid; () is one
+            run that stands for all points.
+        point_bindings: {label of a point: bindings} that replace the bindings of the point.
+        models: names of its models. None is all models of the grid.
+        panel: the panel of the figure that shows it.
+        pretrains: whether its method begins with a dense training, which runs can share.
+        key: key of the paper's results in `paper_results.csv`; '' if there are none.
     """
 
     label: str
@@ -63,15 +64,15 @@ class Grid:
     """A table or a figure.
 
     Attributes:
-        name: what `--name` calls it.
-        title: a sentence on what it shows.
+        name: its name for `--name`.
+        title: a title that says what it shows.
         models: keys of `Preset.models`.
-        lines: its rows or curves, each label once for a model.
-        points: its columns or values, or a function of a preset's `Model` that gives them.
-        axis: what the points are; None is a table without a figure.
-        claim: what the paper concludes from it.
+        lines: its rows or curves; for each model, each label occurs once.
+        points: its columns or values, or a function `Model -> points`.
+        axis: name of the horizontal axis; None for a table without a figure.
+        claim: the paper's conclusion.
         style: 'lines' or 'bars'.
-        logarithmic: whether the axis is.
+        logarithmic: whether the axis is logarithmic.
     """
 
     name: str
@@ -87,13 +88,13 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A base of runs in one preset.
+    """The base configuration of a model in one preset.
 
     Attributes:
         base: gin file below `gin/`.
-        bindings: of all runs: how long, how often scored.
+        bindings: gin bindings of all its runs, such as length and interval of scores.
         intervals: values of Delta T that Figure 6 compares.
-        settings: {name: gin bindings} of what follows from how long the runs are.
+        settings: {name: gin bindings} that depend on the length of the runs.
         variants: {name: gin file below `gin/`} of other bases of the model.
     """
 
@@ -106,16 +107,16 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """At what size the grids are run, and what scores them.
+    """The size of the runs of all grids, and the evaluator that scores them.
 
     Attributes:
         models: {name: `Model`}.
-        evaluation: gin files below `gin/` that say what scores the runs.
-        bindings: of all runs.
-        generator_sparsities: those of s_G that are run; None is all that a grid has.
-        figure_models: the only models of figures that would show several; None is all.
-        seeds: of each cell.
-        description: for whoever reads the tables.
+        evaluation: gin files below `gin/` that configure the evaluator.
+        bindings: gin bindings of all runs.
+        generator_sparsities: values of s_G that are trained; None is all values of a grid.
+        figure_models: if a figure has several models, only these are trained; None is all.
+        seeds: seeds of each cell.
+        description: a description for the readers of the tables.
     """
 
     models: dict[str, Model]
@@ -135,9 +136,9 @@ class Cell:
         grid: name of the grid.
         model: name of the model.
         line: label of the line.
-        point: label of the point; None stands for all.
-        value: of the point on the axis.
-        seed: of the run.
+        point: label of the point; None stands for all points.
+        value: place of the point on the axis.
+        seed: seed of the run.
         files: gin files below `gin/`, in their order.
         bindings: gin bindings, in their order.
         pretrains: as `Line.pretrains`.
@@ -156,15 +157,15 @@ class Cell:
     key: str = ""
 
 
-def models_of(grid, preset):
-    """The names of the models of a grid that a preset runs."""
+def models_of(grid: Grid, preset: Preset) -> tuple[str, ...]:
+    """The names of the models of a grid that a preset trains."""
     if grid.axis is None or len(grid.models) == 1 or preset.figure_models is None:
         return grid.models
     return tuple(model for model in grid.models if model in preset.figure_models)
 
 
 def points_of(grid, preset, model):
-    """The `Point`s of a grid that a preset runs, for one model."""
+    """The `Point`s of a grid that a preset trains, for one model."""
     points = grid.points
     if callable(points):
         return points(preset.models[model])
@@ -174,13 +175,13 @@ def points_of(grid, preset, model):
     return tuple(point for point in points if point.value in wanted)
 
 
-def cells_of(grid, preset, seeds=None):
+def cells_of(grid: Grid, preset: Preset, seeds: tuple[int, ...] | None = None) -> list[Cell]:
     """All `Cell`s of a grid.
 
     Args:
         grid: a `Grid`.
         preset: a `Preset`.
-        seeds: instead of the preset's.
+        seeds: seeds that replace those of the preset.
     """
     seeds = preset.seeds if seeds is None else seeds
     return [
@@ -224,13 +225,13 @@ def _cells(grid, preset, model, line, point, seeds):
         )
 
 
-def select(cells, models=(), lines=()):
+def select(cells: list[Cell], models: Sequence[str] = (), lines: Sequence[str] = ()) -> list[Cell]:
     """The cells of some models and lines.
 
     Args:
         cells: `Cell`s.
-        models: names; none is all.
-        lines: beginnings of labels, in any case of letters; none is all.
+        models: beginnings of names of models, in upper or lower case; () is all.
+        lines: beginnings of labels of lines, in upper or lower case; () is all.
 
     Raises:
         InputError: if one of them selects nothing.

@@ -1,12 +1,14 @@
-"""The tables and figures of the paper (fidelity.md, section 7), and what goes beyond it.
+"""The tables and figures of the paper (fidelity.md, section 7), and more grids beyond it.
 
-These are gradual pruning, ADAPT (5.1), and ablations of our choices where the paper is silent (8).
+Beyond it are gradual pruning, ADAPT (5.1), and ablations of our choices where the paper is silent
+(8).
 
 Table 2 is computed, not trained: see `costs`. Where the paper does not say which sparsities a
 figure shows, s_G is 10, 20, ... 90 and 95 %.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from stugan_tf.experiments.grid import S_G, Grid, Line, Point
 
@@ -15,23 +17,23 @@ TABLE_SPARSITIES = (0.95, 0.9, 0.8)
 FIGURE_SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
-def percent(sparsity):
-    """0.95 -> '95 %'."""
+def percent(sparsity: float) -> str:
+    """A sparsity as text: '95 %' for 0.95."""
     return f"{100 * sparsity:g} %"
 
 
-def at(sparsity):
-    """The label of a column."""
+def at(sparsity: float) -> str:
+    """The label of a column of one s_G."""
     return f"s_G {percent(sparsity)}"
 
 
-def generator_sparsities(sparsities):
+def generator_sparsities(sparsities: Sequence[float]) -> tuple[Point, ...]:
     """Points along s_G."""
     return tuple(Point(at(s), s, (f"GAN.generator_sparsity = {s}",)) for s in sparsities)
 
 
 def both_sparsities(sparsities):
-    """{label of a point: bindings} where the discriminator is as sparse as the generator."""
+    """{label of a point: bindings} with a discriminator as sparse as the generator."""
     return {
         at(s): (f"GAN.generator_sparsity = {s}", f"GAN.discriminator_sparsity = {s}")
         for s in sparsities
@@ -39,7 +41,7 @@ def both_sparsities(sparsities):
 
 
 def against(sparsity, label, file, *bindings, **others):
-    """A method of one training against a discriminator of some sparsity."""
+    """A method of one training, with a discriminator of the given sparsity."""
     bindings = (f"GAN.discriminator_sparsity = {sparsity}", *bindings)
     return Line(label, (f"methods/{file}.gin",), bindings, **others)
 
@@ -60,7 +62,7 @@ def stu(sparsity, **others):
 
 
 def prune_and_finetune(label, file, *bindings, **others):
-    """PF of SNGAN from the last checkpoint, of BigGAN from the best, as the reference does."""
+    """PF from the last checkpoint of SNGAN and the best of BigGAN, as in the reference code."""
     return tuple(
         Line(
             label,
@@ -76,7 +78,7 @@ def prune_and_finetune(label, file, *bindings, **others):
 
 DENSE = Line("Dense", ("methods/dense.gin",), points=(), key="dense")
 UNIFORMLY = "prune_and_finetune.pruning = @prune_uniformly"
-# What 7 and 9 rounds of pruning 20 % leave is 21 and 13 %; nothing of 95 % is known.
+# 7 and 9 rounds of pruning 20 % leave 21 and 13 %. The paper has no result at 95 %.
 TICKETS = Line(
     "GAN Tickets",
     ("methods/tickets.gin",),

@@ -1,4 +1,4 @@
-"""At what size grids are run: `paper`, `cpu` and `smoke`."""
+"""The sizes of the grids: `paper`, `cpu` and `smoke`."""
 
 import dataclasses
 import pathlib
@@ -7,7 +7,9 @@ from stugan_tf.errors import InputError
 from stugan_tf.experiments.grid import Model, Preset
 
 
-def _decaying(initial, generator_updates, discriminator_updates):
+def _decaying(
+    initial: float, generator_updates: int, discriminator_updates: int
+) -> tuple[str, ...]:
     """A learning rate that falls to 0 over the training."""
     return (
         "GAN.generator_optimizer = @generator/MaskedAdam",
@@ -19,11 +21,11 @@ def _decaying(initial, generator_updates, discriminator_updates):
     )
 
 
-def _rescaled(interval):
-    """Intervals of gradual pruning and of ADAPT in short runs, in the proportions of long ones.
+def _rescaled(interval: int) -> dict[str, tuple[str, ...]]:
+    """Intervals of gradual pruning and ADAPT in short runs, with the proportions of long runs.
 
     Args:
-        interval: what 1000 steps are there, such as Delta T of STU-GAN.
+        interval: number of steps that replace 1000 steps, the Delta T of STU-GAN.
     """
     tenth = max(1, interval // 10)
     window = (f"BalanceRatio.every = {tenth}", f"BalanceRatio.window = {interval // tenth}")
@@ -36,13 +38,13 @@ def _rescaled(interval):
     }
 
 
-# Intervals are those of the methods' files.
+# The intervals in the methods' own files apply.
 _THEIR_OWN = dict.fromkeys(
     ("gradual_pruning", "adapt_generator", "adapt_relaxed", "adapt_strict"), ()
 )
 
 
-def _setting_of_adapt(total_steps):
+def _setting_of_adapt(total_steps: int) -> tuple[str, ...]:
     return (
         f"Algorithm.total_steps = {total_steps}",
         "Algorithm.generator_position = None",
@@ -50,8 +52,8 @@ def _setting_of_adapt(total_steps):
     )
 
 
-# All scores are of one protocol, during training and at its end, as the reference scores: 50,000
-# images of the averaged generator; of BigGAN on CIFAR-10 with the statistics of batches of 256.
+# All scores have one protocol, during training and at its end, that of the reference code: 50,000
+# images of the averaged generator; for BigGAN on CIFAR-10 with the statistics of batches of 256.
 PAPER = Preset(
     models={
         "sngan": Model(
@@ -128,19 +130,19 @@ SMOKE = Preset(
     description="a few steps on handwritten digits: the scores mean nothing",
 )
 
-# Of the preset `cpu` on digits; these models make no smaller images.
+# Image sizes of the preset `cpu` on digits, the smallest that these models can make.
 DIGIT_SIZES = {"sngan": 16, "biggan": 32, "imagenet": 64}
 
 PRESETS = {"paper": PAPER, "cpu": CPU, "smoke": SMOKE}
 
 
-def preset(name, classifier=None):
+def preset(name: str, classifier: str | None = None) -> Preset:
     """The preset of a name.
 
     Args:
         name: a key of `PRESETS`.
         classifier: path of a SavedModel that scores the preset `cpu` (evaluation/saved_model.gin).
-            Without it that preset trains on digits, which the package has a classifier of.
+            Without it, that preset trains on digits, for which the package has a classifier.
 
     Raises:
         InputError: if there is no such preset or classifier.
@@ -151,7 +153,8 @@ def preset(name, classifier=None):
     if classifier is not None:
         if name != "cpu":
             raise InputError(
-                f"--classifier is for --preset=cpu; {name} says itself what scores its runs."
+                f"--classifier is for --preset=cpu. Leave it out: --preset={name} has its own "
+                "evaluator."
             )
         if not pathlib.Path(classifier).expanduser().is_dir():
             raise InputError(f"--classifier={classifier}: there is no such folder.")

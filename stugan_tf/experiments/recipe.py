@@ -1,8 +1,8 @@
-"""What a cell is made of, and the name that follows from it.
+"""The gin files of a cell, and the name of its folder.
 
-A name ends in a digest of the configuration: of the gin files' statements, not of their paths or
-comments, and of the bindings. So cells of several tables that ask for the same run are one run, and
-one whose configuration has changed since is another.
+The name ends in a digest of the configuration: of the statements in the gin files, without paths
+and comments, and of the bindings. So cells of several tables with the same configuration are one
+run, and a changed configuration is another run.
 """
 
 import functools
@@ -19,20 +19,20 @@ from stugan_tf.errors import InputError
 _DIGITS = 10
 
 
-def gin_folder():
-    """The folder `gin/` that file names of grids are below: here, or of the checkout."""
+def gin_folder() -> pathlib.Path:
+    """The folder `gin/` with the files of the grids: in the working directory or the checkout."""
     folders = [pathlib.Path("gin"), pathlib.Path(__file__).parents[2] / "gin"]
     for folder in folders:
         if (folder / "methods").is_dir():
             return folder
     raise InputError(
         "There is no folder gin/ with the configurations of the experiments; looked in "
-        f"{', '.join(str(folder.absolute()) for folder in folders)}. Start from a checkout."
+        f"{', '.join(str(folder.absolute()) for folder in folders)}. Run this in a checkout."
     )
 
 
 def missing_files(cells, folder):
-    """{gin file that a cell needs and that is not there: labels of the cells' lines}."""
+    """{missing gin file: labels of the lines of the cells that need it}."""
     missing = {}
     for cell in cells:
         for file in cell.files:
@@ -42,7 +42,7 @@ def missing_files(cells, folder):
 
 
 def check_files(cells, folder):
-    """Raises InputError if a cell needs a gin file that is not there."""
+    """Raises InputError if a cell needs a gin file that is missing."""
     missing = missing_files(cells, folder)
     if missing:
         listed = "\n".join(
@@ -60,10 +60,10 @@ class Names:
     """
 
     def __init__(self, folder, extra_files=(), extra_bindings=()):
-        """Reads nothing yet.
+        """Keeps the settings.
 
         Args:
-            folder: where the files of cells are.
+            folder: folder of the cells' files.
             extra_files: paths of gin files that follow those of each cell.
             extra_bindings: gin bindings that follow those of each cell.
         """
@@ -108,11 +108,11 @@ def _bound(binding):
     )
 
 
-def text_of(file):
-    """The statements of a gin file without comments, with what it includes in place.
+def text_of(file: pathlib.Path) -> str:
+    """The statements of a gin file without comments, with included files in place.
 
     Raises:
-        InputError: if a file that it includes is not there, or is not gin.
+        InputError: if an included file is missing or is not gin.
     """
     text = "".join(text for _, text in config.written([file]))
     lines = text.splitlines(keepends=True)

@@ -1,9 +1,10 @@
-"""What the folder of a cell tells: whether it is done, how far it is, what it scored.
+"""The state of a cell, read from its folder: whether it is done, its progress and its scores.
 
-A cell is trained in `run`, below its folder. A method of several phases trains each in a folder of
-its own and says in `run/phases.json` where; the scores are then those of the last phase.
+A cell is trained in `run`, below its folder. A method of several phases trains each phase in its
+own folder, which `run/phases.json` names; the scores of the cell are then those of the last phase.
 """
 
+import os
 import pathlib
 import re
 from typing import NamedTuple
@@ -14,14 +15,21 @@ from stugan_tf.runs.status import started, status_of
 
 
 class Progress(NamedTuple):
-    """How far a training is."""
+    """The progress of a training.
+
+    Attributes:
+        step: steps done at the last log point.
+        total: steps of the training, or None if unknown.
+        speed: steps a second between the last two log points, or None.
+        phase: name of the phase; '' for a run without phases.
+    """
 
     step: int
     total: int | None
-    speed: float | None  # Steps a second, between the last two log points.
-    phase: str  # '' if there is one only.
+    speed: float | None
+    phase: str
 
-    def __str__(self):
+    def __str__(self) -> str:
         text = f"{self.phase} " * bool(self.phase) + f"step {self.step:,}"
         if self.total:
             text += f" of {self.total:,}"
@@ -32,17 +40,17 @@ class Progress(NamedTuple):
         return text
 
 
-def workdir_of(folder):
-    """Where the cell of a folder is trained."""
+def workdir_of(folder: str | os.PathLike[str]) -> pathlib.Path:
+    """The workdir of a cell."""
     return pathlib.Path(folder) / "run"
 
 
-def is_done(folder):
-    """Whether the run of a cell is over, whoever ran it."""
+def is_done(folder: str | os.PathLike[str]) -> bool:
+    """Whether the run of a cell has finished, even if another process trained it."""
     return status_of(workdir_of(folder)).is_over
 
 
-def progress_of(folder):
+def progress_of(folder: str | os.PathLike[str]) -> Progress | None:
     """The `Progress` of the run, or None before its first log point."""
     workdir = last_run(workdir_of(folder))
     logged = [record for record in read_json_lines(workdir / "metrics.jsonl") if "time" in record]
@@ -58,11 +66,11 @@ def progress_of(folder):
 
 
 def scores_of(folder):
-    """The records of evaluations.jsonl of the run that a cell's scores are those of."""
+    """The records of evaluations.jsonl of a cell, of its last phase if it has several."""
     return records.read(last_run(workdir_of(folder)))
 
 
-def last_run(workdir):
+def last_run(workdir: pathlib.Path) -> pathlib.Path:
     """The folder of the newest phase that has started, or the workdir itself."""
     return [workdir, *started(workdir)][-1]
 

@@ -1,10 +1,10 @@
-"""Runs commands, some at a time, and survives what happens to them and to itself.
+"""Runs commands, several at a time, and copes with killed jobs and a killed scheduler.
 
-Each job has a folder with its log and `status.json`, locked while it runs. The lock is the job's
-own, so that one whose scheduler was killed is not started twice, and several schedulers may share
-folders. On Linux a job is also told to stop when its scheduler dies. A job that is killed gets a
-second try, for a training goes on from its checkpoint; one that fails is left, and the others go
-on.
+Each job has a folder with its log and `status.json`, which is locked while the job runs. The job's
+own process holds the lock. So a job whose scheduler was killed is not started twice, and several
+schedulers may share folders. On Linux a job is also told to stop when its scheduler dies. A job
+that is killed gets a second try, because a training resumes from its checkpoint. If a job fails,
+the others continue.
 """
 
 import collections
@@ -24,7 +24,7 @@ from stugan_tf.files import InUseError, locked, write_atomically
 POLL_SECONDS = 0.5
 ATTEMPTS = 2
 
-# A program of its own: code between fork and exec could deadlock beside TensorFlow's threads.
+# A separate program, because code between fork and exec could deadlock with TensorFlow's threads.
 _STOPPED_WITH_PARENT = """
 import ctypes, os, signal, sys
 parent, *command = sys.argv[1:]
@@ -37,29 +37,36 @@ os.execvp(command[0], command)
 
 
 class Job(NamedTuple):
-    """One command."""
+    """One command.
+
+    Attributes:
+        name: a unique name.
+        folder: folder of `log.txt`, `status.json` and the lock; made if needed.
+        command: program and arguments.
+        is_done: `() -> bool`, whether the job has finished, even if another process ran it.
+    """
 
     name: str
-    folder: pathlib.Path  # Of `log.txt`, `status.json` and the lock; made if needed.
+    folder: pathlib.Path
     command: list[str]
-    is_done: Callable  # () -> bool, whatever started or finished it.
+    is_done: Callable[[], bool]
 
 
 class Stopped(BaseException):
-    """A signal asked to stop; all jobs have.
+    """A signal asked the scheduler to stop, and all jobs have stopped.
 
     Attributes:
         exit_code: 128 + the signal's number.
     """
 
-    def __init__(self, number):
-        """Notes the signal."""
+    def __init__(self, number: int) -> None:
+        """Keeps the signal."""
         super().__init__(f"{signal.Signals(number).name}: stopped. The same command goes on.")
         self.exit_code = 128 + number
 
 
-def has_succeeded(folder):
-    """Whether the job of a folder has ended well."""
+def has_succeeded(folder: pathlib.Path) -> bool:
+    """Whether the job of a folder has ended with exit code 0."""
     try:
         return json.loads((folder / "status.json").read_text())["exit_code"] == 0
     except (OSError, ValueError, KeyError):
@@ -70,16 +77,16 @@ class Scheduler:
     """Runs jobs, `processes` at a time."""
 
     def __init__(self, jobs, processes, show, gpus=(), poll_seconds=POLL_SECONDS):
-        """Notes what to do.
+        """Keeps the jobs.
 
         Args:
             jobs: `Job`s with different names.
-            processes: how many to run at once.
-            show: `(running, waiting, done, failed)`, each a list of `Job`, is called at every look
-                at the processes; it decides what to say.
-            gpus: names for CUDA_VISIBLE_DEVICES; process number i gets number i, in turn. None of
-                them leaves the environment as it is.
-            poll_seconds: between two looks at the processes.
+            processes: the number of jobs to run at the same time.
+            show: function of `(running, waiting, done, failed)`, each a list of `Job`s. It is
+                called at each look at the processes and decides what to print.
+            gpus: names for CUDA_VISIBLE_DEVICES, which the processes get in turn. () leaves the
+                environment as it is.
+            poll_seconds: seconds between two looks at the processes.
         """
         self._waiting = collections.deque(jobs)
         self._show = show
@@ -93,14 +100,15 @@ class Scheduler:
         self.done = []
         self.failed = []
 
-    def run(self):
+    def run(self) -> list[Job]:
         """Runs all jobs that are not done.
 
         Returns:
             The jobs that failed.
 
         Raises:
-            Stopped: if a signal came; a second one is handed on as well, and acts at once.
+            Stopped: if a signal came. A second signal is also passed on to the jobs, where it acts
+                at once.
         """
         with self._heeding_signals():
             while self._running or (self._waiting and not self._signals):
@@ -152,7 +160,7 @@ class Scheduler:
             try:
                 with locked(job.folder / ".lock", str(job.folder)) as lock:
                     self._start_job(job, lock)
-            except InUseError:  # Another scheduler's, or its orphan: ask again later.
+            except InUseError:  # Another scheduler, or an orphan of one, runs it: try again later.
                 self._waiting.append(job)
 
     def _start_job(self, job, lock):
@@ -167,7 +175,7 @@ class Scheduler:
     def _environment(self, slot):
         environment = dict(os.environ)
         if self._threads is not None:
-            # Several TensorFlows with as many threads each as there are cores hinder each other.
+            # Several TensorFlows that each use all cores would slow each other down.
             environment.setdefault("TF_NUM_INTRAOP_THREADS", str(self._threads))
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
@@ -182,9 +190,9 @@ class _Running:
 
         Args:
             job: a `Job`.
-            slot: its number among those that run at once.
+            slot: its number among the jobs that run now.
             lock: file descriptor of its lock, which the process keeps.
-            environment: of the process.
+            environment: environment variables of the process.
         """
         self.job = job
         self.slot = slot
@@ -200,8 +208,8 @@ class _Running:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 pass_fds=[lock],
-                # Ctrl-C reaches the scheduler alone, which asks once: a second signal would keep
-                # a training from saving.
+                # Ctrl-C must reach only the scheduler, which passes it on once: a second signal
+                # would keep a training from saving.
                 start_new_session=True,
             )
 
@@ -212,11 +220,11 @@ class _Running:
         self._num_signals = len(signals)
 
     def end(self, code):
-        """Notes how it ended."""
+        """Writes down how the job ended."""
         status = {"exit_code": code, "command": self.job.command}
         write_atomically(self.job.folder / "status.json", json.dumps(status, indent=2).encode())
 
 
 def _was_killed(code):
-    """By a signal, or after saving when one came."""
+    """Whether a signal ended the job, or made it save and exit."""
     return code < 0 or code > 128

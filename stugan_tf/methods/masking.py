@@ -1,12 +1,14 @@
-"""Pruning of a training that is about to begin."""
+"""Pruning of a training before its first step."""
 
+import tensorflow as tf
 from absl import logging
 
 from stugan_tf.layers.masked import masked_layers
+from stugan_tf.runs.loop import Training
 
 
-def prune(training, masks):
-    """Puts networks under masks, as `Training.assign_masks`; warns of layers that lose all."""
+def prune(training: Training, masks: dict[str, list[tf.Tensor]]) -> None:
+    """Gives networks masks with `Training.assign_masks`; warns of layers that lose all weights."""
     training.assign_masks(masks)
     for name in masks:
         empty = [
@@ -15,6 +17,4 @@ def prune(training, masks):
             if not layer.num_active()
         ]
         if empty:
-            logging.warning(
-                "Pruning leaves none of the weights of %s of the %s.", ", ".join(empty), name
-            )
+            logging.warning("Pruning removes all weights of %s in the %s.", ", ".join(empty), name)

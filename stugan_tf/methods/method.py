@@ -1,28 +1,34 @@
-"""Which method trains: the binding `method.phases`."""
+"""The choice of a method: the binding `method.phases`."""
+
+from collections.abc import Callable
+from typing import Any
 
 import gin
 
 from stugan_tf.checks import check_function
-from stugan_tf.methods.phases import SinglePhase
+from stugan_tf.methods.phases import Phases, SinglePhase
 
-# So that they are registered with gin wherever a method can be chosen.
+# Imported so that they are registered with gin wherever a method can be chosen.
 from stugan_tf.methods.prune_and_finetune import prune_and_finetune  # noqa: F401
 from stugan_tf.methods.tickets import tickets  # noqa: F401
 
 
 @gin.configurable(denylist=["sparsities"])
-def single_phase(sparsities):
-    """One training of the sparsities that are configured."""
+def single_phase(sparsities: dict[str, float]) -> SinglePhase:
+    """One training with the configured sparsities."""
     del sparsities
     return SinglePhase()
 
 
 @gin.configurable("method", denylist=["value_of"])
-def chosen_method(value_of, phases=single_phase):
-    """The method that is configured.
+def chosen_method(
+    value_of: Callable[[str], Any],
+    phases: Callable[[dict[str, float]], SinglePhase | Phases] = single_phase,
+) -> SinglePhase | Phases:
+    """The configured method.
 
     Args:
-        value_of: 'name.parameter' -> what is bound to it, or None.
+        value_of: `'name.parameter' -> the value bound to it, or None`.
         phases: `sparsities -> method`, such as `tickets`.
 
     Returns:

@@ -1,8 +1,8 @@
-"""A method as trainings one after the other, its phases; most methods have one.
+"""A method as one or several trainings, its phases; most methods have one phase.
 
-Each phase is an ordinary run in a folder of its own, so that what works on a run works on a phase.
-It may start from a checkpoint of the phase before. Killed at any moment, the same command goes on:
-phases that are over are skipped, a phase that has begun resumes by itself.
+Each phase is an ordinary run in its own folder, so every command that takes a run takes a phase. A
+phase may start from a checkpoint of the phase before. The command can be killed at any moment:
+started again, it skips finished phases and resumes the phase that has begun.
 """
 
 import contextlib
@@ -11,10 +11,11 @@ import difflib
 import functools
 import gc
 import hashlib
+import os
 import pathlib
 import sys
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from stugan_tf import files
 from stugan_tf.errors import InputError
@@ -32,14 +33,14 @@ class Phase:
     """One training of a method.
 
     Attributes:
-        name: of its folder.
+        name: name of its folder.
         about: what it does, in words.
-        begin: `(training, parent) -> facts`, brings it to where it starts, as `Training.run` says;
-            `parent` is the `Parent` it starts from, or None.
-        settings: {'name.parameter': value}, gin bindings that hold in this phase.
-        start_from: the `latest` or the `best` checkpoint of the phase before; None is a start of
-            its own, which depends on the configuration alone and can be shared; its checkpoint of
-            step 0 is kept.
+        begin: `(training, parent) -> facts`, prepares the training, see `Training.run`. `parent`
+            is the `Parent` that it starts from, or None.
+        settings: {'name.parameter': value}, gin bindings that apply in this phase.
+        start_from: 'latest' or 'best', a checkpoint of the phase before. None means that the phase
+            starts by itself: it depends on the configuration alone, can be shared, and keeps its
+            checkpoint of step 0.
     """
 
     name: str
@@ -50,57 +51,63 @@ class Phase:
 
 
 class BuiltTraining(NamedTuple):
-    """A training that is built as a phase wants it."""
+    """A training that is built with the settings of a phase.
+
+    Attributes:
+        training: the `Training`.
+        config: the operative configuration of this training.
+        whole: the operative configuration of the method, for all phases.
+    """
 
     training: Training
-    config: str  # Of this training.
-    whole: str  # Of the method, all phases.
+    config: str
+    whole: str
 
 
 class Parent:
     """The checkpoint that a phase starts from."""
 
-    def __init__(self, folder, step, first):
-        """Notes which.
+    def __init__(self, folder: pathlib.Path, step: int, first: pathlib.Path) -> None:
+        """Keeps where the checkpoint is.
 
         Args:
-            folder: of the phase before.
-            step: of the checkpoint.
+            folder: folder of the phase before.
+            step: step of the checkpoint.
             first: folder of the first phase.
         """
         self.folder = folder
         self.step = step
         self._first = first
 
-    def facts(self, workdir):
-        """What tells this checkpoint from any other; a folder below `workdir` relative to it."""
+    def facts(self, workdir: pathlib.Path) -> dict[str, Any]:
+        """What identifies the checkpoint: folder, step and digest, as JSON can hold them."""
         inside = self.folder.is_relative_to(workdir)
         folder = self.folder.relative_to(workdir) if inside else self.folder
         digest = Checkpoints(self.folder / "checkpoints", {}).digest(self.step)
         return {"folder": str(folder), "step": self.step, "sha256": digest}
 
-    def restore(self, training):
-        """Gives a training all of its state.
+    def restore(self, training: Training) -> None:
+        """Restores all state of a training from the checkpoint.
 
         Raises:
-            InputError: if it is damaged.
+            InputError: if the checkpoint is damaged.
         """
         _restore(training, self.folder, self.step)
 
-    def rewind(self, training):
-        """Gives a training all of the state in which the first phase began.
+    def rewind(self, training: Training) -> None:
+        """Restores all state of a training from step 0 of the first phase.
 
         Raises:
-            InputError: if the checkpoint of that is damaged.
+            InputError: if that checkpoint is damaged.
         """
         _restore(training, self._first, 0)
 
-    def check_configuration(self, config, apart_from=()):
-        """Raises InputError unless its run had this configuration.
+    def check_configuration(self, config: str, apart_from: Iterable[str] = ()) -> None:
+        """Raises InputError unless the run of the checkpoint had this configuration.
 
         Args:
-            config: as text.
-            apart_from: names of parameters in which phases differ.
+            config: the configuration as text.
+            apart_from: names of parameters that may differ between the phases.
         """
         free = tuple(f"{name} =" for name in apart_from)
         stored, ours = (
@@ -110,7 +117,7 @@ class Parent:
         changes = [line for line in difflib.ndiff(stored, ours) if line[0] in "+-"]
         if changes:
             raise InputError(
-                f"{self.folder} is of another configuration than the phase that is to start from "
+                f"{self.folder} has another configuration than the phase that should start from "
                 "it ('-' there, '+' here):\n  "
                 + "\n  ".join(changes[:20])
                 + "\nChoose another --workdir, or set these back."
@@ -122,8 +129,8 @@ def _restore(training, folder, step):
         Checkpoints(folder / "checkpoints", training.state()).restore(step)
     except DamagedCheckpointError as error:
         raise InputError(
-            f"{error} Copy it back from a backup, or remove it and all later ones there: the same "
-            f"command then trains {folder.name} again from what is left."
+            f"{error} Copy it back from a backup, or remove it and all later checkpoints there: "
+            f"the same command then trains {folder.name} again from what is left."
         ) from error
 
 
@@ -132,15 +139,20 @@ class SinglePhase:
 
     phases = (Phase("training", "the whole training", lambda training, parent: {}, settings={}),)
 
-    def check(self, training):
-        """Whatever can be trained is allowed."""
+    def check(self, training: Training) -> None:
+        """Allows every training."""
 
-    def describe(self, phase, training):
-        """What will be done, as text."""
+    def describe(self, phase: Phase, training: Training) -> str:
+        """The plan of the training, as text."""
         del phase
         return plan.describe(training)
 
-    def run(self, workdir, opened, shared=None):
+    def run(
+        self,
+        workdir: pathlib.Path,
+        opened: Callable[[Phase], contextlib.AbstractContextManager[BuiltTraining]],
+        shared: pathlib.Path | None = None,
+    ) -> None:
         """Trains to the end; see `Phases.run`."""
         if shared is not None:
             raise InputError(
@@ -154,18 +166,18 @@ class SinglePhase:
 class Phases:
     """Several trainings, each in a folder below the workdir."""
 
-    def __init__(self, name, phases):
-        """Notes what is to be done.
+    def __init__(self, name: str, phases: list[Phase]) -> None:
+        """Keeps the phases.
 
         Args:
-            name: of the method.
-            phases: list of `Phase`, of which each starts by itself or from the one before.
+            name: name of the method.
+            phases: list of `Phase`s. Each starts by itself or from the phase before.
         """
         self.name = name
         self.phases = phases
 
-    def check(self, training):
-        """Raises InputError if a training, built as any phase wants it, does not fit the method."""
+    def check(self, training: Training) -> None:
+        """Raises InputError if a training, built for any phase, does not fit the method."""
         for network, rule in training.algorithm.topology_rules.items():
             if rule is not None:
                 raise InputError(
@@ -174,32 +186,37 @@ class Phases:
                 )
         if training.best_by is None and any(phase.start_from == "best" for phase in self.phases):
             raise InputError(
-                f"{self.name} is to start from the best checkpoint, but none is marked as such. "
+                f"{self.name} should start from the best checkpoint, but none is marked as best. "
                 "Set train.evaluator, train.evaluate_every and train.best_by, or "
                 f"{self.name}.start_from = 'latest'."
             )
 
-    def describe(self, phase, training):
-        """What will be done, as text: all phases, and the first in full."""
+    def describe(self, phase: Phase, training: Training) -> str:
+        """The plan, as text: all phases, and the first in full."""
         lines = [
             f"{self.name}: {len(self.phases)} phases of {training.algorithm.total_steps:,} steps"
         ]
         lines += [
             f"  {'->' if one is phase else '  '} {one.name}: {one.about}" for one in self.phases
         ]
-        # Of others the masks are known when they have begun.
+        # The masks of the other phases are not known before they begin.
         if phase.start_from is None:
             lines += ["", plan.describe(training)]
         return "\n".join(lines)
 
-    def run(self, workdir, opened, shared=None):
-        """Goes through all phases, from where the workdir stands.
+    def run(
+        self,
+        workdir: str | os.PathLike[str],
+        opened: Callable[[Phase], contextlib.AbstractContextManager[BuiltTraining]],
+        shared: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Trains all phases that are not finished.
 
         Args:
-            workdir: folder above those of the phases; made if needed.
+            workdir: folder above the folders of the phases; made if needed.
             opened: `phase -> context manager` of a `BuiltTraining`.
-            shared: folder for phases that start by themselves: each is trained once for all
-                methods of the same configuration. None keeps them in the workdir.
+            shared: folder of phases that start by themselves: each is trained once for all methods
+                with the same configuration. None keeps them in the workdir.
 
         Raises:
             InputError, FailedRun, Interrupted: as `Training.run`.
@@ -211,7 +228,7 @@ class Phases:
             for number, phase in enumerate(self.phases, start=1):
                 if number == len(self.phases) or not overview.is_finished(phase.name):
                     self._run_phase(number, phase, top, opened, shared)
-                    gc.collect()  # Before the next training is built, for memory is scarce.
+                    gc.collect()  # Frees memory before the next training is built.
         print(table(workdir), file=sys.stderr)
 
     def _run_phase(self, number, phase, top, opened, shared):
@@ -264,31 +281,33 @@ class Phases:
 
 
 class MethodWorkdir:
-    """The workdir above the phases: taken when the first of them is ready to start."""
+    """The workdir above the phases. It is locked when the first phase is ready to start."""
 
-    def __init__(self, workdir, overview, claims):
-        """Notes which; `claims` is the `ExitStack` that gives it back."""
+    def __init__(
+        self, workdir: pathlib.Path, overview: Overview, claims: contextlib.ExitStack
+    ) -> None:
+        """Keeps the workdir; `claims` is the `ExitStack` that unlocks it."""
         self.workdir = workdir
         self.overview = overview
         self._claims = claims
         self._output = None
 
     def claim(self, is_chief, config):
-        """Takes the workdir, the first time, and settles the configuration of the method."""
+        """Locks the workdir, the first time, and settles the configuration of the method."""
         if self._output is None:
             _, self._output = self._claims.enter_context(locked(self.workdir, is_chief))
         settle(self._output, config)
 
     def note(self, phase, **values):
-        """Adds to what is known of a phase."""
+        """Adds values to the record of a phase."""
         self.overview.note(self._output, phase.name, **values)
 
 
 @contextlib.contextmanager
 def _folder(phase, top, training, config, shared):
-    """Where a phase is trained: where it was begun, else in `shared` if it can be.
+    """The folder of a phase: where it has begun, else in `shared` if it can be shared.
 
-    A folder outside of the workdir is this process's while the context is open.
+    While the context is open, this process holds a lock on a folder outside the workdir.
     """
     folder = top.overview.folder(phase.name)
     if folder is None and shared is not None and phase.start_from is None:
@@ -299,19 +318,19 @@ def _folder(phase, top, training, config, shared):
 
 
 def _digest(training, config):
-    """Of what decides the result of a training that starts by itself."""
+    """A digest of everything that decides the result of a training that starts by itself."""
     text = "\n".join([*fixed_lines(config), training.inspection.fingerprint])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def turn(folder):
-    """Waits until no other process has this folder, and keeps it while the context is open."""
+def turn(folder: pathlib.Path) -> contextlib.AbstractContextManager[int]:
+    """Waits until no other process uses this folder, and locks it while the context is open."""
     say = functools.partial(print, file=sys.stderr, flush=True)
     return files.locked(folder.parent / f".{folder.name}.lock", f"--shared: {folder}", say)
 
 
 def _result(training, folder):
-    """What the overview says of a phase that is over."""
+    """What the overview says about a finished phase."""
     checkpoints = Checkpoints(folder / "checkpoints", {})
     scoring = training.scoring
     return {

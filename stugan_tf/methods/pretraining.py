@@ -2,12 +2,12 @@
 
 from stugan_tf.methods.phases import Phase
 
-# All phases are built so: what is pruned gets its masks when it begins.
+# All phases are built dense; a pruned phase gets its masks when it begins.
 DENSE = {"GAN.generator_sparsity": 0.0, "GAN.discriminator_sparsity": 0.0}
 
 
-def dense_phase():
-    """The first phase; the same for all methods, so that they can share it."""
+def dense_phase() -> Phase:
+    """The first phase. It is the same for all methods, so they can share it."""
     return Phase(
         name="dense",
         about="training without zeros",

@@ -1,12 +1,15 @@
 """Prune and fine-tune (PF, Sec. 3.2): train densely, prune once by magnitude, train on.
 
-As in the authors' code, the raw weights are pruned, not the averaged ones, and all else goes on
-from the checkpoint as it is: Adam's moments and its clock, the average (zero where the masks are),
-statistics of batch norm, singular vectors. The fine-tuning is as long as the dense training and
-draws the same random numbers.
+As in the authors' code, the raw weights are pruned, not the averaged ones. All other state
+continues from the checkpoint: Adam's moments and its clock, the average (with zeros outside the
+masks), statistics of batch norm, singular vectors. The fine-tuning is as long as the dense training
+and draws the same random numbers.
 """
 
+from collections.abc import Callable
+
 import gin
+import tensorflow as tf
 
 from stugan_tf.checks import check_fraction
 from stugan_tf.errors import InputError
@@ -20,22 +23,29 @@ STARTS = ("latest", "best")
 
 
 @gin.configurable(denylist=["sparsities"])
-def prune_and_finetune(sparsities, pruning=prune_jointly, start_from="latest"):
-    """Dense training, then fine-tuning of what is left of it.
+def prune_and_finetune(
+    sparsities: dict[str, float],
+    pruning: Callable[..., list[tf.Tensor]] = prune_jointly,
+    start_from: str = "latest",
+) -> Phases:
+    """Dense training, then pruning and fine-tuning.
 
     Args:
-        sparsities: s_G and s_D as configured, by the name of the network. A discriminator of 0
-            stays dense ("pruning G"); else it is pruned by itself ("pruning G & D").
-        pruning: `(kernels, sparsity) -> masks`, one of `sparsity.magnitude_pruning`.
-        start_from: `latest` or `best`, the checkpoint of the dense training that is pruned. The
-            authors take the best one for BigGAN.
+        sparsities: the configured s_G and s_D, by the name of the network. If s_D is 0, the
+            discriminator stays dense ("pruning G"); else it is pruned by itself ("pruning G & D").
+        pruning: `(kernels, sparsity) -> masks`, such as those in `sparsity.magnitude_pruning`.
+        start_from: 'latest' or 'best', the checkpoint of the dense training that is pruned. For
+            BigGAN the authors take the best.
+
+    Raises:
+        InputError: if an argument is wrong.
     """
     for name, sparsity in sparsities.items():
         check_fraction(f"GAN.{name}_sparsity", sparsity, "Write 0.9 to prune to 90% zeros.")
     if not sparsities["generator"]:
         raise InputError(
             "prune_and_finetune prunes the generator, but GAN.generator_sparsity is 0. Set it to "
-            "the fraction of zeros that is wanted, such as 0.9."
+            "the fraction of zeros that you want, such as 0.9."
         )
     check_pruning("prune_and_finetune.pruning", pruning)
     if start_from not in STARTS:

@@ -263,11 +263,11 @@ class TopologyUpdates(Event):
                 state.topology[f"{name}_drop_fraction"] = fraction
             self._measure(state, name)
 
-    def _measure(self, state, name):
+    def _measure(self, state: RunState, name: str) -> None:
         sparsity = count_weights(self._gan.networks[name]).sparsity
         state.sparsities[f"{name}_sparsity"] = sparsity
 
-    def _changes(self, name, former_masks):
+    def _changes(self, name: str, former_masks: list[tf.Tensor]) -> dict[str, Any]:
         explorer = self._players[name].explorer
         rates, _ = exploration_rate(explorer.ever_active)
         masks = [layer.kernel_mask.value for layer in explorer.layers]
@@ -378,7 +378,7 @@ class Log(Periodic):
         shown = {label: state.metrics[n] for n, label in SHOWN.items() if n in state.metrics}
         state.progress.show(shown)
 
-    def _exploration_rates(self):
+    def _exploration_rates(self) -> dict[str, Any]:
         """R_s of the networks whose topology changes."""
         return {
             f"{name}_exploration_rate": exploration_rate(player.explorer.ever_active)[1]

@@ -33,12 +33,12 @@ class Interruption:
         self._former = {number: signal.signal(number, self._note) for number in self.SIGNALS}
         return self
 
-    def _note(self, number, frame):
+    def _note(self, number: int, frame: object) -> None:
         del frame
         self.signal_number = number
         self._restore()
 
-    def _restore(self):
+    def _restore(self) -> None:
         for number, handler in self._former.items():
             signal.signal(number, handler)
 

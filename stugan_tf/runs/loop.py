@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -210,7 +210,7 @@ class Training:
         """The metric that marks the best checkpoint, or None."""
         return self._scored.best_by
 
-    def assign_masks(self, masks: dict[str, Sequence[tf.Tensor]]) -> None:
+    def assign_masks(self, masks: Mapping[str, Sequence[tf.Tensor]]) -> None:
         """Gives networks other masks, before the first step of a run.
 
         Weights outside the masks become zero, also in the average. Counts of an earlier run (of

@@ -62,7 +62,7 @@ def record_failure(workdir: str | os.PathLike[str], reason: str) -> None:
     _note(workdir, failed={"reason": reason, "time": _now()})
 
 
-def _note(workdir, **values):
+def _note(workdir: str | os.PathLike[str], **values: Any) -> None:
     manifest = read_manifest(workdir) | values
     text = json.dumps(manifest, indent=2) + "\n"
     write_atomically(pathlib.Path(workdir) / "run.json", text.encode())
@@ -74,7 +74,7 @@ def read_manifest(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _now():
+def _now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
@@ -101,7 +101,7 @@ def process() -> dict[str, Any]:
     }
 
 
-def _commit():
+def _commit() -> str | None:
     """The commit of our source, with `-dirty` if it was changed.
 
     Outside of a checkout, such as in a container, it is the environment variable STUGAN_TF_COMMIT,

@@ -1,13 +1,16 @@
-"""What a run is going to do, in words and tables."""
+"""The plan of a run, in words and tables."""
 
 import math
 import textwrap
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from stugan_tf.layers.graph import activation_size
 from stugan_tf.layers.masked import unmasked_dense_layers
 from stugan_tf.layers.rematerialization import parts_of, rematerialized_sizes
+from stugan_tf.runs.loop import Training
 from stugan_tf.sparsity.flops import layer_costs, total_flops
 from stugan_tf.sparsity.sparsify import count_weights
 from stugan_tf.sparsity.training_flops import (
@@ -20,9 +23,11 @@ from stugan_tf.sparsity.training_flops import (
     training_flops,
 )
 from stugan_tf.tables import columns
+from stugan_tf.training.algorithm import Algorithm
+from stugan_tf.training.gan import GAN
 
 
-def describe(training):
+def describe(training: Training) -> str:
     """The networks and the schedule of a `Training` as text."""
     algorithm = training.algorithm
     position = algorithm.generator_position
@@ -40,8 +45,8 @@ def describe(training):
             for name, network in training.gan.networks.items()
         )
         lines.append(
-            f"rematerialisation: backward passes run {' and '.join(numbers)} once more, which the "
-            "full count of FLOPs below holds for a forward pass"
+            f"rematerialisation: backward passes run {' and '.join(numbers)} again, which the "
+            "full count of FLOPs below counts as a forward pass"
         )
     for name, rule in algorithm.topology_rules.items():
         if rule is None:
@@ -56,18 +61,20 @@ def describe(training):
         training.gan, algorithm, training.num_replicas, training.keeps_gradients
     )
     lines.append(
-        f"estimate of the memory of one device: {sum(parts.values()) / 2**20:,.0f} MiB; what "
-        "libraries work with comes on top"
+        f"estimate of the memory of one device: {sum(parts.values()) / 2**20:,.0f} MiB, without "
+        "the working memory of libraries"
     )
     width = max(map(len, parts))
     lines += [f"  {name.ljust(width)}  {size / 2**20:12,.1f} MiB" for name, size in parts.items()]
     return "\n".join(lines)
 
 
-def flops_of_training(gan, algorithm):
-    """Sentences on theoretical FLOPs, if the densities stay as they are now."""
-    costs = [Cost(*total_flops(layer_costs(network))) for network in gan.networks.values()]
-    stretches = [constant_stretch(*costs, algorithm)]
+def flops_of_training(gan: GAN, algorithm: Algorithm) -> str:
+    """Lines on the theoretical FLOPs of a training if the densities do not change."""
+    generator, discriminator = (
+        Cost(*total_flops(layer_costs(network))) for network in (gan.generator, gan.discriminator)
+    )
+    stretches = [constant_stretch(generator, discriminator, algorithm)]
     return "\n".join(
         [
             f"theoretical FLOPs of training at the present densities, {algorithm.total_steps:,} "
@@ -77,13 +84,13 @@ def flops_of_training(gan, algorithm):
     )
 
 
-def flops_so_far(training, *phases):
-    """Sentences on theoretical FLOPs of the steps done, over the densities they were done with.
+def flops_so_far(training: Training, *phases: list[dict[str, Any]]) -> str:
+    """Lines on the theoretical FLOPs of the steps done, at the densities they had.
 
     Args:
-        training: a `Training` whose masks are those of the newest checkpoint.
-        *phases: the records of the metrics.jsonl of each phase, with sparsities that are between
-            those of the layers as they are and none.
+        training: a `Training` with the masks of the newest checkpoint.
+        *phases: the records of the metrics.jsonl of each phase. Their sparsities must be between 0
+            and the present sparsity.
     """
     costs = {
         name: (layer_costs(network), count_weights(network).sparsity)
@@ -106,7 +113,7 @@ def flops_so_far(training, *phases):
 
 
 def flops_by_convention(stretches, algorithm, rematerializes=False):
-    """A line for each convention: FLOPs, and their ratio to dense training."""
+    """One line for each convention: FLOPs, and their ratio to dense training."""
     lines = []
     for convention in CONVENTIONS:
         spent, dense = (
@@ -117,18 +124,20 @@ def flops_by_convention(stretches, algorithm, rematerializes=False):
     return lines
 
 
-def memory_estimate(gan, algorithm, num_replicas=1, keeps_gradients=False):
-    """About how many bytes a device holds at most, by what they are for.
+def memory_estimate(
+    gan: GAN, algorithm: Algorithm, num_replicas: int = 1, keeps_gradients: bool = False
+) -> dict[str, int]:
+    """An estimate of the most bytes that a device holds, by purpose.
 
-    Activations are the outputs of all layers, which is more than what a backward pass needs and
-    leaves out what operations work with; of a GAN that rematerialises, those that are kept and
-    those of the part that runs again.
+    Activations are the outputs of all layers. This is more than a backward pass needs, but leaves
+    out the working memory of operations. If the GAN rematerialises, they are the outputs that are
+    kept and those of the part that runs again.
 
     Args:
         gan: a `GAN`.
         algorithm: an `Algorithm`.
-        num_replicas: how many devices share a batch.
-        keeps_gradients: whether updates add up gradients in variables.
+        num_replicas: the number of devices that share a batch.
+        keeps_gradients: whether updates accumulate gradients in variables.
     """
     networks = gan.networks
     of_discriminator, of_generator = _activations(gan)
@@ -155,11 +164,11 @@ def memory_estimate(gan, algorithm, num_replicas=1, keeps_gradients=False):
 
 
 def _activations(gan):
-    """Bytes for one sample at most, in an update of the discriminator and of the generator."""
+    """The most bytes for one sample in an update of the discriminator and of the generator."""
     networks = gan.generator, gan.discriminator
     if not gan.rematerializes:
         generator, discriminator = map(activation_size, networks)
-        # Of a real image and a generated one; of all through which the generator learns.
+        # Discriminator: a real and a generated image. Generator: both networks.
         return 2 * discriminator, generator + discriminator
     (g_kept, g_part), (d_kept, d_part) = map(rematerialized_sizes, networks)
     # The discriminator's backward passes do not wait for each other.
@@ -174,8 +183,8 @@ def _bytes(shape, dtype):
     return math.prod(shape) * tf.as_dtype(dtype).size
 
 
-def network_table(name, model):
-    """One row a layer: kernel shape, weights, density, theoretical FLOPs; totals below."""
+def network_table(name: str, model: keras.Model) -> str:
+    """One row for each layer (kernel shape, weights, density, theoretical FLOPs), and totals."""
     costs = layer_costs(model)
     rows = [("layer", "kernel", "weights", "active", "density", "MFLOPs", "dense")]
     for cost in costs:
@@ -206,7 +215,7 @@ def network_table(name, model):
 
 
 def _unmasked(model, counts):
-    """How many parameters no mask can make zero, and how that is changed."""
+    """How many parameters are not under masks, and which setting changes that."""
     unmasked = counts.trainable - counts.maskable
     text = f"{unmasked:,} parameters ({unmasked / counts.trainable:.1%}) are not under masks"
     dense = sum(math.prod(layer.kernel.shape) for layer in unmasked_dense_layers(model))

@@ -85,7 +85,7 @@ class Scoring:
         self._patience = patience
         self._history: list[tuple[Any, int]] = []  # (cost, step)
 
-    def __str__(self):
+    def __str__(self) -> str:
         text = f"every {self.every} steps, {self.evaluator}"
         if self._best_by is not None:
             text += f"; the checkpoint with the best {self._best_by} is kept"

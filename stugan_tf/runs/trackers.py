@@ -1,12 +1,12 @@
 """Where the numbers and pictures of a run are shown: TensorBoard, MLflow, Weights & Biases.
 
-A tracker is an event that takes what the others found from the `RunState`:
+A tracker is an event that shows what the other events put into the `RunState`:
 
     train.trackers = [@TensorBoard(), @MLflow()]
     MLflow.experiment = 'sngan'
 
-It decides nothing of what is computed: a run may be resumed with other trackers. It goes on in the
-same run of its service, whose name it keeps in `trackers.json` of the workdir.
+A tracker does not change what is computed, so a run can be resumed with other trackers. A resumed
+run continues in the same run of a service, whose id is kept in `trackers.json` of the workdir.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import json
 import re
 import textwrap
 import time
+from collections.abc import Sequence
 
 import gin
 import tensorflow as tf
@@ -23,7 +24,7 @@ from tensorboard.compat.proto import event_pb2
 from stugan_tf.adapters.tensorflow_internals import write_event
 from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
-from stugan_tf.runs.events import Event
+from stugan_tf.runs.events import Event, RunState
 from stugan_tf.runs.workdir import bindings_of
 
 FILE = "trackers.json"
@@ -33,16 +34,16 @@ _MODES = ("online", "offline", "disabled", None)  # of Weights & Biases
 class Tracker(Event):
     """Shows a run elsewhere. `begin`, `act` and `close` may fail: see `Guarded`."""
 
-    def check(self):
-        """Raises InputError if something it needs is not installed."""
+    def check(self) -> None:
+        """Raises InputError if a package that it needs is not installed."""
 
-    def is_due(self, state):
-        """When something was found."""
+    def is_due(self, state: RunState) -> bool:
+        """Due when there are numbers or samples."""
         return bool(state.numbers) or state.samples is not None
 
 
-def chosen_trackers(trackers):
-    """The list of `Tracker` that `train.trackers` gives; None is TensorBoard alone.
+def chosen_trackers(trackers: Sequence[Tracker] | None) -> Sequence[Tracker]:
+    """The `Tracker`s that `train.trackers` lists; None is TensorBoard alone.
 
     Raises:
         InputError: if it is something else.
@@ -67,31 +68,31 @@ def _described(value):
 
 
 class Guarded(Event):
-    """A tracker whose failure costs its user nothing but the tracker.
+    """A tracker whose failure does not end the run.
 
-    After the first failure it is left alone until the run is resumed: a server that is gone would
-    hold up each step with its time limit.
+    After its first failure the tracker is not called until the run is resumed. Otherwise a server
+    that does not answer would delay each step.
     """
 
-    def __init__(self, tracker):
-        """Notes the `Tracker`."""
+    def __init__(self, tracker: Tracker) -> None:
+        """Keeps the `Tracker`."""
         self._tracker = tracker
         self._failed = False
 
-    def begin(self, state):
-        """As the tracker does."""
+    def begin(self, state: RunState) -> None:
+        """Calls the tracker."""
         self._try(self._tracker.begin, state)
 
-    def is_due(self, state):
-        """As the tracker says, unless it has failed."""
+    def is_due(self, state: RunState) -> bool:
+        """Due when the tracker is due and has not failed."""
         return not self._failed and self._tracker.is_due(state)
 
-    def act(self, state):
-        """As the tracker does."""
+    def act(self, state: RunState) -> None:
+        """Calls the tracker."""
         self._try(self._tracker.act, state)
 
-    def close(self, state):
-        """As the tracker does."""
+    def close(self, state: RunState) -> None:
+        """Calls the tracker."""
         self._try(self._tracker.close, state)
 
     def _try(self, function, state):
@@ -112,16 +113,16 @@ class Guarded(Event):
 class TensorBoard(Tracker):
     """Event files in `tensorboard/` of the workdir."""
 
-    def begin(self, state):
-        """Shows the configuration. Steps after this one that a killed process wrote are dropped."""
+    def begin(self, state: RunState) -> None:
+        """Shows the configuration, and drops later steps that a killed process wrote."""
         self._writer = tf.summary.create_file_writer(str(state.workdir / "tensorboard"))
         _mark_start(self._writer, state.step)
         with self._writer.as_default(state.step):
-            # Markdown for preformatted.
+            # Indented text is preformatted in Markdown.
             tf.summary.text("config", textwrap.indent(state.config, "    "))
 
-    def act(self, state):
-        """Writes what was found."""
+    def act(self, state: RunState) -> None:
+        """Writes the numbers and the samples."""
         with self._writer.as_default(state.step):
             for name, value in state.numbers.items():
                 tf.summary.scalar(name, value)
@@ -129,7 +130,7 @@ class TensorBoard(Tracker):
                 tf.summary.image("samples", state.samples[None])
         self._writer.flush()
 
-    def close(self, state):
+    def close(self, state: RunState) -> None:
         """Closes the file."""
         del state
         self._writer.close()
@@ -138,7 +139,7 @@ class TensorBoard(Tracker):
 def _mark_start(writer, step):
     """Makes TensorBoard forget what earlier event files hold of steps after `step`.
 
-    It heeds the second such mark and those that follow, so that a first start needs one, too.
+    TensorBoard ignores the first such mark, so each start writes one, also the first.
     """
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     event = event_pb2.Event(wall_time=time.time(), step=step + 1, session_log=start)
@@ -146,15 +147,15 @@ def _mark_start(writer, step):
 
 
 class _Service(Tracker):
-    """A tracker with a service that knows runs by an id and forgets no step.
+    """A tracker for a service that knows runs by an id and cannot drop steps.
 
-    What a resumed run computes again has been logged before and is left out. So are the new numbers
-    of the steps that a rollback does again: `metrics.jsonl` has them.
+    A resumed run does not log steps again that were logged before. Neither does a rollback: its new
+    numbers are only in `metrics.jsonl`.
     """
 
     _module = _extra = None
 
-    def check(self):
+    def check(self) -> None:
         """Raises InputError if the client is not installed."""
         self._client_module()
 
@@ -170,11 +171,11 @@ class _Service(Tracker):
 
     @property
     def _key(self):
-        """What tells the service and its settings from others in trackers.json."""
+        """The key of the service and its settings in trackers.json."""
         raise NotImplementedError
 
     def _recall(self, state):
-        """The id of the run and the last step logged there; (None, -1) if there is none."""
+        """Reads the id of the run and its last logged step; None and -1 without a run."""
         self._path = state.workdir / FILE
         found = _read(self._path).get(self._key, {})
         self._id, self._logged = found.get("id"), found.get("step", -1)
@@ -184,8 +185,8 @@ class _Service(Tracker):
         stored = _read(self._path) | {self._key: {"id": self._id, "step": self._logged}}
         write_atomically(self._path, (json.dumps(stored, indent=2) + "\n").encode())
 
-    def is_due(self, state):
-        """When something was found that was not logged before."""
+    def is_due(self, state: RunState) -> bool:
+        """Due when there is something that was not logged before."""
         return state.step > self._logged and super().is_due(state)
 
 
@@ -204,20 +205,20 @@ def _read(path):
 class MLflow(_Service):
     """A run of MLflow: parameters, metrics, `config.gin` and the sample grids as artifacts.
 
-    How long to wait for a server that does not answer is MLflow's own setting, the environment
-    variable MLFLOW_HTTP_REQUEST_MAX_RETRIES.
+    MLflow's own setting, the environment variable MLFLOW_HTTP_REQUEST_MAX_RETRIES, limits the wait
+    for a server that does not answer.
     """
 
     _module, _extra = "mlflow", "mlflow"
     _STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}  # noqa: RUF012
 
-    def __init__(self, experiment="stugan_tf", tracking_uri=None):
-        """Notes where; nothing is asked for yet.
+    def __init__(self, experiment: str = "stugan_tf", tracking_uri: str | None = None) -> None:
+        """Keeps the settings; does not connect yet.
 
         Args:
-            experiment: name, made if it does not exist.
-            tracking_uri: of a server, or of files; None is MLflow's own choice, such as that of the
-                environment variable MLFLOW_TRACKING_URI.
+            experiment: name of the experiment; made if it does not exist.
+            tracking_uri: address of a server or of files. None leaves the choice to MLflow, which
+                reads the environment variable MLFLOW_TRACKING_URI.
         """
         _check_text("MLflow.experiment", experiment)
         if tracking_uri is not None:
@@ -228,8 +229,8 @@ class MLflow(_Service):
     def _key(self):
         return f"MLflow {self._uri or ''} {self._experiment}"
 
-    def begin(self, state):
-        """Makes a run, or goes on in the one of the workdir."""
+    def begin(self, state: RunState) -> None:
+        """Makes a run, or continues the run of the workdir."""
         self._mlflow = self._client_module()
         self._client = self._mlflow.MlflowClient(self._uri)
         self._recall(state)
@@ -258,7 +259,7 @@ class MLflow(_Service):
             entities.Param(_mlflow_name(name), value[:500])
             for name, value in bindings_of(state.config).items()
         ]
-        for start in range(0, len(parameters), 100):  # as many as a request may have
+        for start in range(0, len(parameters), 100):  # The limit of a request.
             self._client.log_batch(run.info.run_id, params=parameters[start : start + 100])
         return run.info.run_id
 
@@ -273,8 +274,8 @@ class MLflow(_Service):
                     raise
         return found.experiment_id
 
-    def act(self, state):
-        """Logs what was found."""
+    def act(self, state: RunState) -> None:
+        """Logs the numbers and the samples."""
         entities = importlib.import_module("mlflow.entities")
         now = int(1000 * time.time())
         metrics = [
@@ -289,8 +290,8 @@ class MLflow(_Service):
             self._client.log_image(self._id, grid[..., 0] if grid.shape[-1] == 1 else grid, images)
         self._note(state.step)
 
-    def close(self, state):
-        """Notes how it ended; after a rollback it goes on."""
+    def close(self, state: RunState) -> None:
+        """Notes how the run ended; a run that is rolled back continues."""
         if state.status in self._STATUS:
             self._client.set_terminated(self._id, self._STATUS[state.status])
 
@@ -305,14 +306,16 @@ class WandB(_Service):
 
     _module, _extra = "wandb", "wandb"
 
-    def __init__(self, project="stugan_tf", entity=None, mode=None):
-        """Notes where; nothing is asked for yet.
+    def __init__(
+        self, project: str = "stugan_tf", entity: str | None = None, mode: str | None = None
+    ) -> None:
+        """Keeps the settings; does not connect yet.
 
         Args:
-            project: name.
-            entity: user or team; None is the default one of the account.
-            mode: 'online', 'offline' (files in the workdir, for `wandb sync`) or 'disabled'; None
-                is as the environment variable WANDB_MODE says.
+            project: name of the project.
+            entity: user or team; None is the default of the account.
+            mode: 'online', 'offline' (files in the workdir, for `wandb sync`) or 'disabled'. None
+                follows the environment variable WANDB_MODE.
         """
         _check_text("WandB.project", project)
         if entity is not None:
@@ -325,8 +328,8 @@ class WandB(_Service):
     def _key(self):
         return f"WandB {self._entity or ''}/{self._project}"
 
-    def begin(self, state):
-        """Makes a run, or goes on in the one of the workdir."""
+    def begin(self, state: RunState) -> None:
+        """Makes a run, or continues the run of the workdir."""
         self._wandb = self._client_module()
         self._recall(state)
         self._run = self._wandb.init(
@@ -338,14 +341,14 @@ class WandB(_Service):
             name=_run_name(state),
             config=bindings_of(state.config),
             dir=str(state.workdir),
-            allow_val_change=True,  # Of a run that is resumed with other trackers or more steps.
+            allow_val_change=True,  # A run may be resumed with other trackers or more steps.
         )
         if self._id is None:
             self._id = self._run.id
             self._note(-1)
 
-    def act(self, state):
-        """Logs what was found."""
+    def act(self, state: RunState) -> None:
+        """Logs the numbers and the samples."""
         found = state.numbers
         if state.samples is not None:
             grid = state.samples
@@ -353,8 +356,8 @@ class WandB(_Service):
         self._run.log(found, step=state.step)
         self._note(state.step)
 
-    def close(self, state):
-        """Notes how it ended."""
+    def close(self, state: RunState) -> None:
+        """Notes how the run ended."""
         if state.status == "interrupted":
             self._run.mark_preempting()
         self._run.finish(exit_code=int(state.status in ("interrupted", "failed")))

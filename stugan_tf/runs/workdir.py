@@ -1,21 +1,25 @@
-"""The folder of a run: who may write to it, and what for."""
+"""The workdir, the folder of a run: which process may write to it, for which configuration."""
 
 import contextlib
 import difflib
 import functools
+import os
 import pathlib
 import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
+
+import tensorflow as tf
 
 from stugan_tf import files
 from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
 from stugan_tf.former_settings import is_of_nothing
 
-# A run may be resumed with other values of these: they do not change what is computed, but for the
-# rounding of another execution.
+# A run may be resumed with other values of these settings: they do not change the results, apart
+# from the rounding of `execution`.
 FREE = (
     "execution",
     "steps_per_execution",
@@ -27,25 +31,25 @@ FREE = (
     "max_rollbacks",
     "trackers",
 )
-# All settings of these are free, too.
+# All settings of these are also free.
 FREE_CONFIGURABLES = ("TensorBoard", "MLflow", "WandB")
-# How long a run is may change where the steps that were done would have been the same.
+# The length of a run may change if the steps that are done would have been the same.
 _LENGTH = ("Algorithm.total_steps", "longer.factor")
 
 
 @contextlib.contextmanager
-def numbered(root, name):
+def numbered(root: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
     """Makes a workdir such as `runs/00007-sngan_cifar10-stu`, with the next free number.
 
-    Two processes that start at once get two numbers. If nothing was written to it, it is gone
-    afterwards.
+    Two processes that start at the same time get two numbers. A folder that is empty at the end is
+    removed.
 
     Args:
-        root: folder of all runs, a `pathlib.Path`; made if needed.
-        name: what the run is called.
+        root: folder of all runs; made if needed.
+        name: name of the run.
 
     Yields:
-        Its path.
+        The path of the workdir.
     """
     say = functools.partial(print, file=sys.stderr, flush=True)
     with files.locked(root / ".numbering.lock", f"{root}/", say):
@@ -56,35 +60,39 @@ def numbered(root, name):
     try:
         yield folder
     finally:
-        with contextlib.suppress(OSError):  # Something was.
+        with contextlib.suppress(OSError):  # The folder is not empty.
             folder.rmdir()
 
 
 @contextlib.contextmanager
-def claimed(workdir, config, is_chief):
-    """`locked`, and for one configuration, but for the number of steps: see `settle`.
+def claimed(
+    workdir: str | os.PathLike[str], config: str, is_chief: bool
+) -> Iterator[tuple[pathlib.Path, pathlib.Path, str | None]]:
+    """Locks a workdir, as `locked` does, and settles its configuration, as `settle` does.
 
     Yields:
-        `(workdir, output, former)`: as `locked` does, and the configuration that the workdir had
-        if its number of steps is another one, else None.
+        `(workdir, output, former)`: the paths of `locked`, and the configuration of the workdir so
+        far if it has another number of steps, else None.
     """
     with locked(workdir, is_chief) as (workdir, output):
         yield workdir, output, settle(output, config, any_length=True) if is_chief else None
 
 
 @contextlib.contextmanager
-def locked(workdir, is_chief):
+def locked(
+    workdir: str | os.PathLike[str], is_chief: bool
+) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
     """Makes a workdir this process's own.
 
     Args:
         workdir: folder, made if needed.
-        is_chief: whether this process writes; of several workers, which compute the same, one does.
+        is_chief: whether this process writes. Several workers compute the same, and one writes.
 
     Yields:
-        `(workdir, output)`, paths to read from and to write to.
+        `(workdir, output)`, the paths to read from and to write to.
 
     Raises:
-        InputError: if the folder is in use, or of something else.
+        InputError: if the folder is in use, or holds something else than a run.
     """
     workdir = pathlib.Path(workdir)
     if not is_chief:
@@ -97,18 +105,20 @@ def locked(workdir, is_chief):
         yield workdir, workdir
 
 
-def check_space(workdir, state, num_checkpoints):
+def check_space(
+    workdir: str | os.PathLike[str], state: Mapping[str, tf.Variable], num_checkpoints: int
+) -> None:
     """Raises InputError unless the checkpoints of a run will fit on the disk.
 
     Args:
-        workdir: where they will be; it need not exist yet.
+        workdir: the folder of the run; it need not exist yet.
         state: {name: tf.Variable} of one checkpoint.
-        num_checkpoints: how many are kept.
+        num_checkpoints: the number of checkpoints that are kept.
     """
     size = sum(variable.dtype.size * variable.shape.num_elements() for variable in state.values())
     path = pathlib.Path(workdir).absolute()
     there = len(list(path.glob("checkpoints/step_*")))
-    # Besides those kept: the best, and the one being written.
+    # Two more than are kept: the best, and the one being written.
     needed = size * max(num_checkpoints + 2 - there, 1)
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
@@ -120,8 +130,8 @@ def check_space(workdir, state, num_checkpoints):
         )
 
 
-def _refuse_foreign(workdir):
-    ours = (".lock", ".config.gin.")  # The second is what a kill leaves of the first file written.
+def _refuse_foreign(workdir: pathlib.Path) -> None:
+    ours = (".lock", ".config.gin.")  # A kill during the first write leaves the second.
     others = sorted(entry.name for entry in workdir.iterdir() if not entry.name.startswith(ours))
     if others and "config.gin" not in others:
         raise InputError(
@@ -130,8 +140,8 @@ def _refuse_foreign(workdir):
         )
 
 
-def settle(workdir, config, any_length=False):
-    """Writes a configuration to `config.gin` of a workdir, or compares it with what is there.
+def settle(workdir: pathlib.Path, config: str, any_length: bool = False) -> str | None:
+    """Writes a configuration to `config.gin` of a workdir, or compares it with that file.
 
     Args:
         workdir: `pathlib.Path`.
@@ -139,7 +149,7 @@ def settle(workdir, config, any_length=False):
         any_length: whether the number of steps may differ.
 
     Returns:
-        The configuration that is there if the number of steps is another one, else None.
+        The configuration so far if it has another number of steps, else None.
 
     Raises:
         InputError: if the workdir belongs to another configuration.
@@ -162,42 +172,42 @@ def settle(workdir, config, any_length=False):
     )
 
 
-def keep(workdir, config):
-    """Makes a configuration that of a workdir."""
+def keep(workdir: pathlib.Path, config: str) -> None:
+    """Writes a configuration to `config.gin` of a workdir."""
     write_atomically(workdir / "config.gin", config.encode())
 
 
-def fixed_lines(config):
-    """The lines of a configuration that decide what is computed."""
+def fixed_lines(config: str) -> list[str]:
+    """The lines of a configuration that decide the results."""
     fixed, free = [], False
     for line in map(str.rstrip, config.splitlines()):
         if not line or line[0] == "#":
             continue
-        if line[0] != " ":  # Else the value of the line above goes on.
+        if line[0] != " ":  # Otherwise it continues the value of the line above.
             free = _is_free(line.split(" = ")[0])
         if not free and not is_of_nothing(line):
             fixed.append(line)
     return fixed
 
 
-def _is_free(name):
+def _is_free(name: str) -> bool:
     owner, _, parameter = name.rpartition("/")[2].rpartition(".")
     return (owner == "train" and parameter in FREE) or owner in FREE_CONFIGURABLES
 
 
-def _without_length(config):
-    """`fixed_lines` less those that say only how many steps there are."""
+def _without_length(config: str) -> list[str]:
+    """`fixed_lines` without those that only set the number of steps."""
     lines = fixed_lines(config)
     total = next((line for line in lines if line.startswith(f"{_LENGTH[0]} = ")), "")
     found = re.fullmatch(r".* = %(\S+)", total)
     free = [f"{name} = " for name in _LENGTH]
     if found and sum(f"%{found[1]}" in line for line in lines) == 1:
-        free.append(f"{found[1]} = ")  # The macro is for nothing else.
+        free.append(f"{found[1]} = ")  # Nothing else uses the macro.
     return [line for line in lines if not line.startswith(tuple(free))]
 
 
-def total_steps_of(config):
-    """The number of steps that a configuration gives, an int, or None if it is not plain to see."""
+def total_steps_of(config: str) -> int | None:
+    """The number of steps in a configuration, or None if its text does not clearly say it."""
     found = bindings_of(config)
     total, factor = (found.get(name, "1") for name in _LENGTH)
     while total.startswith("%"):
@@ -205,11 +215,12 @@ def total_steps_of(config):
     return int(total) * int(factor) if total.isdecimal() and factor.isdecimal() else None
 
 
-def bindings_of(config):
+def bindings_of(config: str) -> dict[str, str]:
     """{name: value as text} of a configuration as `config.operative_config` writes it."""
-    found, name = {}, None
+    found: dict[str, str] = {}
+    name = None
     for line in config.splitlines():
-        if line.startswith(" ") and name is not None:  # The value above goes on.
+        if line.startswith(" ") and name is not None:  # It continues the value above.
             found[name] = f"{found[name].removesuffix(chr(92))} {line.strip()}".strip()
         elif " = " in line and line[0] != "#":
             name, found[name] = (part.strip() for part in line.split(" = ", 1))

@@ -175,8 +175,12 @@ def test_counts_of_the_papers_generator_are_within_rounding():
     [
         ({"generator": 0.0}, {}, "GAN.generator_sparsity is 0.*such as 0.8926 for 10 rounds"),
         ({"generator": None}, {}, r"GAN.generator_sparsity must be in \[0, 1\), got None"),
-        ({}, {"rounds": 3}, "reached by 2 .* of 20%, but there are to be 3, which reach 0.4880"),
-        ({"discriminator": 0.5}, {}, "discriminator_sparsity = 0.5 is reached by 3 .* to be 2"),
+        ({}, {"rounds": 3}, "reached by 2 .* of 20%, but 3 are configured, which reach 0.4880"),
+        (
+            {"discriminator": 0.5},
+            {},
+            "discriminator_sparsity = 0.5 is reached by 3 .* 2 are configured",
+        ),
         ({}, {"rounds": 0}, "tickets.rounds must be a positive integer, got 0"),
         ({}, {"rate": 0.0}, "tickets.rate is 0"),
         ({}, {"rate": 20}, r"tickets.rate must be in \[0, 1\), got 20"),
