@@ -3,8 +3,8 @@
     --artifact=DENSE --artifact=SPARSE        side by side
     --port=7860 --host=127.0.0.1              where the page is served
 
-Images by seed, class and truncation; walks through latent space; what each generator costs, in
-theory and measured; the density of each layer. Needs `pip install 'stugan_tf[demo]'`. See
+Shows images by seed, class and truncation; walks through latent space; the theoretical and measured
+cost of each generator; the density of each layer. Needs `pip install 'stugan_tf[demo]'`. See
 docs/demo.md.
 """
 
@@ -13,6 +13,8 @@ import contextlib
 import pathlib
 import socket
 import sys
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 from absl import flags
 
@@ -21,25 +23,25 @@ from stugan_tf.errors import InputError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string(
-    "artifact", [], "Folder that export wrote, or a .safetensors file of it; several to compare."
+    "artifact", [], "Folder that export wrote, or its .safetensors file; several to compare."
 )
-flags.DEFINE_integer("port", 7860, "Port that the page is served on.")
-flags.DEFINE_string("host", "127.0.0.1", "Address that it is served on; 0.0.0.0 for all.")
+flags.DEFINE_integer("port", 7860, "Port of the page.")
+flags.DEFINE_string("host", "127.0.0.1", "Address of the page; 0.0.0.0 for all addresses.")
 
 PAGE = pathlib.Path(__file__).with_name("page.py")
 MAX_ARTIFACTS = 4
 _SETTINGS = {
-    "browser.gatherUsageStats": False,  # It reports to its makers unless told not to.
+    "browser.gatherUsageStats": False,  # By default Streamlit reports to its makers.
     "client.showErrorDetails": "none",
-    "global.developmentMode": False,  # which it is where no folder is called site-packages
+    "global.developmentMode": False,  # On by default unless a folder is called site-packages.
     "client.toolbarMode": "minimal",
-    "logger.hideWelcomeMessage": True,  # which asks elsewhere how this machine is reached
+    "logger.hideWelcomeMessage": True,  # The message asks another server for this one's address.
     "logger.level": "warning",
     "server.fileWatcherType": "none",
     "server.headless": True,
 }
-# Has the browser, too, refuse all that is not from here; the page's WebSocket is. Streamlit's page
-# has styles and a script inline, and charts compile expressions.
+# Makes the browser refuse everything that is not from this server, as the page's WebSocket is.
+# Streamlit's page has inline styles and an inline script, and charts compile expressions.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
@@ -47,17 +49,17 @@ _POLICY = (
 )
 
 
-def main(_):
-    """Does what the flags say, until it is interrupted."""
+def main(_: object) -> None:
+    """Serves the page until it is interrupted."""
     _check_flags()
     app_class, middleware_class = _classes()
     address = _address(FLAGS.host, FLAGS.port)
-    # The page asks for the same and gets these.
+    # The page opens the same exhibits, which are cached.
     names = [exhibit.name for exhibit in open_exhibits(tuple(FLAGS.artifact))]
     sys.argv = [str(PAGE), *FLAGS.artifact]
 
     @contextlib.asynccontextmanager
-    async def while_served(_):
+    async def while_served(_: object) -> AsyncIterator[None]:
         print(f"{_url(address)} shows {', '.join(names)}. Stop it by Ctrl-C.", flush=True)
         yield
 
@@ -67,9 +69,9 @@ def main(_):
         app.run(config={**_SETTINGS, "server.address": host, "server.port": port})
 
 
-def _check_flags():
+def _check_flags() -> None:
     if FLAGS.gin_file or FLAGS.gin_param:
-        raise InputError("The demo reads no gin: leave out --gin_file and --gin_param.")
+        raise InputError("The demo does not use gin: leave out --gin_file and --gin_param.")
     if not FLAGS.artifact:
         raise InputError(
             "--artifact is missing: a folder that python -m stugan_tf.export wrote. Give it "
@@ -83,8 +85,8 @@ def _check_flags():
         raise InputError(f"--port must be from 1 to 65535, got {FLAGS.port}.")
 
 
-def _classes():
-    """What Streamlit makes a server's program of."""
+def _classes() -> tuple[Any, Any]:
+    """Streamlit's classes of a server and its middleware."""
     try:
         from starlette.middleware import Middleware
         from streamlit.starlette import App
@@ -96,16 +98,16 @@ def _classes():
 
 
 class _OnlyFromHere:
-    """Adds `_POLICY` to every response, and lets no page of another address connect.
+    """Adds `_POLICY` to every response, and refuses connections from pages of other addresses.
 
-    Streamlit, too, refuses most such pages, but first asks elsewhere for this machine's address.
+    Streamlit also refuses most such pages, but first asks another server for this one's address.
     """
 
-    def __init__(self, app):
+    def __init__(self, app: Any) -> None:
         self._app = app
 
-    async def __call__(self, scope, receive, send):
-        async def send_with_policy(message):
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_policy(message: Any) -> None:
             if message["type"] == "http.response.start":
                 policy = (b"content-security-policy", _POLICY.encode())
                 message = {**message, "headers": [*message.get("headers", ()), policy]}
@@ -118,24 +120,24 @@ class _OnlyFromHere:
         await self._app(scope, receive, send_with_policy)
 
 
-def _is_from_here(headers):
-    """Whether a page of this server asks, or none: browsers name the page's address."""
+def _is_from_here(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a page of this server connects, or no page: browsers send the page's address."""
     origin = headers.get(b"origin")
     return origin is None or origin.partition(b"://")[2] == headers.get(b"host")
 
 
-def _address(host, port):
-    """The numbers of a host and a port that can be served on.
+def _address(host: str, port: int) -> Any:
+    """The numeric address of a host and a port that a server can use.
 
     Raises:
-        InputError: if they cannot.
+        InputError: if the host is unknown or the port cannot be used.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError):
         raise InputError(
-            f"--host={host} is no address. Use 127.0.0.1 for this machine alone, 0.0.0.0 for all "
-            "that can reach it."
+            f"--host={host} is not an address. Use 127.0.0.1 for this machine only, 0.0.0.0 for "
+            "all that can reach it."
         ) from None
     with socket.socket(family, kind) as tried:
         try:
@@ -144,13 +146,13 @@ def _address(host, port):
             tried.listen()
         except OSError as error:
             raise InputError(
-                f"--port={port} of --host={host} cannot be served on: {error.strerror}. Choose "
-                "another."
+                f"--port={port} of --host={host} cannot be used: {error.strerror}. Choose another "
+                "port."
             ) from None
     return address
 
 
-def _url(address):
+def _url(address: Any) -> str:
     host, port = address[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,8 +1,9 @@
-"""What a page of generators shows: images of a seed, and ways from one image to another."""
+"""The images on the page: images of a seed, and walks from one image to another."""
 
 import dataclasses
 import functools
 import threading
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -10,18 +11,20 @@ from stugan_tf.checks import check_natural, check_positive
 from stugan_tf.errors import InputError
 from stugan_tf.images import image_grid, to_uint8
 from stugan_tf.latents import between_classes, between_latents, class_rows
+from stugan_tf.serving.generator import ServedGenerator
+from stugan_tf.serving.interface import Interface
 
 ANY = "drawn by the seed"
 EACH = "a row of each"
-MAX_ROWS = 20  # classes that are shown in a row each
+MAX_ROWS = 20  # most classes for a row of each
 ROW = 6  # images in such a row
 POSITIONS = 101  # of a walk, from 0 to 100 %
 NO_TRUNCATION = "off"
 TRUNCATIONS = (*(f"{tenths / 10:g}" for tenths in range(1, 21)), NO_TRUNCATION)
-MAX_SEED = 2**53 - 1  # what a browser can count to
+MAX_SEED = 2**53 - 1  # the largest integer that a browser can count to
 
-# One at a time: interpreters of TensorFlow Lite hold what they compute, and what is computed
-# beside a measurement would be measured.
+# Generators compute one at a time: an interpreter of TensorFlow Lite has one memory, and other
+# computations would disturb a measurement.
 COMPUTING = threading.Lock()
 
 
@@ -31,8 +34,8 @@ class Sheet:
 
     Attributes:
         seed: image i of a seed is the same in any number of images.
-        num_images: how many; with a row of each class, `ROW` a row.
-        label: a class, `ANY` or `EACH`; of no meaning to an unconditional generator.
+        num_images: number of images; ignored with a row of each class, which has `ROW` images.
+        label: a class, `ANY` or `EACH`; an unconditional generator ignores it.
         truncation: where latents are cut off, or None.
     """
 
@@ -44,49 +47,49 @@ class Sheet:
 
 @dataclasses.dataclass(frozen=True)
 class Walk:
-    """A way from the first image of a seed to that of another, and from class to class.
+    """A walk from the first image of one seed to that of another, and from class to class.
 
     Attributes:
         seeds: (from, to).
-        labels: (from, to); classes, or `ANY` for that which the seed draws.
+        labels: (from, to); classes, or `ANY` for the class that the seed draws.
         truncation: where latents are cut off, or None.
     """
 
-    seeds: tuple = (0, 1)
-    labels: tuple = (ANY, ANY)
+    seeds: tuple[int, int] = (0, 1)
+    labels: tuple[int | str, int | str] = (ANY, ANY)
     truncation: float | None = None
 
 
-def truncation_of(text):
-    """The number, or None, that one of `TRUNCATIONS` means."""
+def truncation_of(text: str) -> float | None:
+    """The number of one of `TRUNCATIONS`; None for `NO_TRUNCATION`."""
     return None if text == NO_TRUNCATION else float(text)
 
 
-def classes_of(interfaces):
-    """The numbered names of classes to choose from: of the generator that has most of them.
+def classes_of(interfaces: Iterable[Interface]) -> list[str]:
+    """The numbered names of the classes to choose from: those of the generator with most classes.
 
     Args:
-        interfaces: an `Interface` of each generator.
+        interfaces: the interface of each generator.
 
     Returns:
-        A list, empty if none of them takes labels.
+        A list, empty if no generator takes labels.
     """
     conditional = [interface for interface in interfaces if interface.conditional]
     return max((interface.numbered_names() for interface in conditional), key=len, default=[])
 
 
-def draw(generator, sheet):
+def draw(generator: ServedGenerator, sheet: Sheet) -> tuple[np.ndarray, int | None]:
     """Draws a sheet.
 
     Args:
-        generator: a `ServedGenerator`.
-        sheet: a `Sheet`.
+        generator: draws the images.
+        sheet: the images to draw.
 
     Returns:
-        Images uint8 [n, H, W, C], and how many are in a row; None to make a square.
+        Images, uint8 [n, H, W, C], and the number of images in a row; None for a square.
 
     Raises:
-        InputError: if the generator cannot.
+        InputError: if the generator cannot draw the sheet.
     """
     interface = generator.interface
     with COMPUTING:
@@ -94,21 +97,24 @@ def draw(generator, sheet):
             return generator(sheet.num_images, sheet.seed, truncation=sheet.truncation), None
         if sheet.label != EACH:
             images = generator(
-                sheet.num_images, sheet.seed, labels=sheet.label, truncation=sheet.truncation
+                sheet.num_images,
+                sheet.seed,
+                labels=sheet.label,
+                truncation=sheet.truncation,
             )
             return images, None
         if interface.num_classes > MAX_ROWS:
             raise InputError(
-                f"A row of each of {interface.num_classes} classes is too much for this page, "
-                f"which shows up to {MAX_ROWS}. Choose a class."
+                f"This page shows a row of each class for up to {MAX_ROWS} classes, got "
+                f"{interface.num_classes}. Choose a class."
             )
         latents, _ = generator.inputs(ROW, sheet.seed, sheet.truncation)
         latents, labels = class_rows(latents, range(interface.num_classes))
         return generator(latents=latents, labels=labels), ROW
 
 
-def describe(generator, sheet):
-    """What a sheet shows, in words."""
+def describe(generator: ServedGenerator, sheet: Sheet) -> str:
+    """Describes a sheet in words."""
     interface = generator.interface
     start = f"Seed {sheet.seed}"
     if not interface.conditional:
@@ -118,18 +124,20 @@ def describe(generator, sheet):
         return f"{start}. Rows from the top: {', '.join(names)}."
     if sheet.label == ANY:
         return f"{start}. Classes are drawn, too."
-    return f"{start}. All are of class {names[sheet.label]}."
+    return f"{start}. All are of class {names[int(sheet.label)]}."
 
 
-def walk_images(generator, walk, positions):
-    """Images on a walk.
+def walk_images(
+    generator: ServedGenerator, walk: Walk, positions: Sequence[int] | np.ndarray
+) -> np.ndarray:
+    """Draws images on a walk.
 
-    Latents go along a great circle (see `latents.between_latents`), classes by mixing them.
+    Latents go along a great circle (see `latents.between_latents`); classes are mixed.
 
     Args:
-        generator: a `ServedGenerator`.
-        walk: a `Walk`.
-        positions: integers, from 0 for its start to 100 for its end.
+        generator: draws the images.
+        walk: start and end.
+        positions: integers, from 0 for the start to 100 for the end.
 
     Returns:
         uint8 [number of positions, H, W, C].
@@ -157,42 +165,44 @@ def walk_images(generator, walk, positions):
 
 
 @functools.lru_cache(maxsize=128)
-def _stop(generator, seed, label, truncation):
-    """Latents float32 [1, latent_dim] and class where a walk starts or ends."""
+def _stop(
+    generator: ServedGenerator, seed: int, label: int | str, truncation: float | None
+) -> tuple[np.ndarray, int]:
+    """Latents, float32 [1, latent_dim], and class at the start or end of a walk."""
     interface = generator.interface
     latents, labels = generator.inputs(1, seed, truncation)
-    label = int(labels[0]) if label == ANY else label
-    if interface.conditional and not 0 <= label < interface.num_classes:
+    number = int(labels[0]) if label == ANY else int(label)
+    if interface.conditional and not 0 <= number < interface.num_classes:
         raise InputError(
-            f"Classes of this generator are from 0 to {interface.num_classes - 1}, got {label}."
+            f"Classes of this generator are from 0 to {interface.num_classes - 1}, got {number}."
         )
-    return latents, label
+    return latents, number
 
 
-def describe_walk(generator, walk):
-    """What a walk goes from and to, in words."""
+def describe_walk(generator: ServedGenerator, walk: Walk) -> str:
+    """Describes the start and the end of a walk in words."""
     interface = generator.interface
     stops = []
     for seed, label in zip(walk.seeds, walk.labels, strict=True):
-        _, label = _stop(generator, seed, label, walk.truncation)
-        named = f", class {interface.numbered_names()[label]}" if interface.conditional else ""
+        _, number = _stop(generator, seed, label, walk.truncation)
+        named = f", class {interface.numbered_names()[number]}" if interface.conditional else ""
         stops.append(f"seed {seed}{named}")
     return f"From {stops[0]} to {stops[1]}."
 
 
-def strip_positions(num_images):
-    """Positions of images at equal distances, the first at the start, the last at the end."""
+def strip_positions(num_images: int) -> np.ndarray:
+    """Positions at equal distances, int [num_images], from the start of a walk to its end."""
     check_positive("num_images", num_images)
     return np.round(np.linspace(0, POSITIONS - 1, num_images)).astype(int)
 
 
-def picture(images, columns=None, width=1):
+def picture(images: np.ndarray, columns: int | None = None, width: int = 1) -> np.ndarray:
     """A grid of images, enlarged by a whole factor so that no pixel is blurred.
 
     Args:
         images: uint8 [n, H, W, C].
-        columns: images in a row; by default as many as make the grid square.
-        width: in pixels, to come close to without going beyond, where there is a choice.
+        columns: number of images in a row; by default as many as make the grid square.
+        width: the grid is enlarged as far as this width in pixels allows.
 
     Returns:
         uint8 [height, width, C], or [height, width] of grey images.

@@ -1,10 +1,13 @@
-"""Exported generators to be shown side by side: what each is called, and what its card says."""
+"""Exported generators to show side by side: the name of each and the facts of its card."""
 
 import dataclasses
 import functools
 import json
 import math
+import os
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 from stugan_tf.errors import InputError
 from stugan_tf.serving.artifact import CARD, find
@@ -17,44 +20,44 @@ MAX_LAYERS = 2**14
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A layer's kernel, as it was trained.
+    """The kernel of a layer in the trained generator.
 
     Attributes:
-        name: of the layer.
-        kernel_shape: dimensions.
-        weights: how many it has.
-        active: how many of them are not under a zero of a mask.
-        masked: whether it has a mask.
-        flops: theoretical, of one image, zeros left out.
+        name: name of the layer.
+        kernel_shape: dimensions of the kernel.
+        weights: number of weights.
+        active: number of weights that no mask makes zero.
+        masked: whether the kernel has a mask.
+        flops: theoretical FLOPs of one image, zeros left out.
     """
 
     name: str
-    kernel_shape: tuple
+    kernel_shape: tuple[int, ...]
     weights: int
     active: int
     masked: bool
     flops: int
 
     @property
-    def density(self):
-        """The fraction that is active."""
+    def density(self) -> float:
+        """The fraction of active weights."""
         return self.active / self.weights
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What the card of an artifact says.
+    """The facts in the model card of an artifact.
 
     Attributes:
-        format: a name of `serving.formats.FORMATS`.
-        precision: of the weights.
-        step: of the checkpoint.
-        num_bytes: of the artifact's files.
-        parameters: trained numbers.
+        format: a name in `serving.formats.FORMATS`.
+        precision: precision of the weights.
+        step: step of the checkpoint.
+        num_bytes: size of the artifact's files.
+        parameters: number of trained parameters.
         sparsity: the fraction of zeros among weights under masks.
-        flops: theoretical, of one image, zeros left out.
-        dense_flops: likewise, zeros included.
-        layers: each a `Layer`, in order of computation.
+        flops: theoretical FLOPs of one image, zeros left out.
+        dense_flops: theoretical FLOPs of one image, zeros included.
+        layers: kernels in order of computation.
     """
 
     format: str
@@ -65,12 +68,12 @@ class Facts:
     sparsity: float
     flops: int
     dense_flops: int
-    layers: tuple
+    layers: tuple[Layer, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Exhibit:
-    """A generator with a name and what is known of it."""
+    """A generator with its name and the facts of its model card."""
 
     name: str
     generator: ServedGenerator
@@ -78,17 +81,14 @@ class Exhibit:
 
 
 @functools.cache
-def open_exhibits(paths):
+def open_exhibits(paths: tuple[str, ...]) -> tuple[Exhibit, ...]:
     """Loads artifacts, once in a process.
 
     Args:
-        paths: a tuple of what `stugan_tf.serving.load` takes.
-
-    Returns:
-        A tuple of `Exhibit`s.
+        paths: paths that `stugan_tf.serving.load` takes.
 
     Raises:
-        InputError: if one is missing, damaged, or says nothing of itself.
+        InputError: if an artifact or its model card is missing or damaged.
     """
     loaded = [(load(path), path) for path in paths]
     return tuple(
@@ -97,8 +97,8 @@ def open_exhibits(paths):
     )
 
 
-def short_names(paths):
-    """The shortest ends of paths that tell them apart and are no mere version number."""
+def short_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The shortest ends of paths that tell them apart and are not just version numbers."""
     parts = [pathlib.Path(path).absolute().parts for path in paths]
     for length in range(1, max(map(len, parts), default=0) + 1):
         names = ["/".join(one[-length:]) for one in parts]
@@ -107,8 +107,8 @@ def short_names(paths):
     return [f"{path} ({number})" for number, path in enumerate(paths, start=1)]
 
 
-def _facts(path, about):
-    """Of the card beside the generator, or inside of a single file."""
+def _facts(path: str | os.PathLike[str], about: dict[str, Any]) -> Facts:
+    """The facts of the card beside the generator, or inside a single file."""
     path = pathlib.Path(path)
     try:
         if path.is_file():
@@ -121,15 +121,15 @@ def _facts(path, about):
         return read_facts(json.loads(text))
     except (OSError, ValueError, RecursionError):
         raise InputError(
-            f"The model card of {path} is missing or damaged. Copy or export the artifact anew."
+            f"The model card of {path} is missing or damaged. Copy or export the artifact again."
         ) from None
 
 
-def read_facts(card):
-    """What a model card says, which may be anything that JSON can hold.
+def read_facts(card: Any) -> Facts:
+    """Reads the facts of a model card, which may be anything that JSON can hold.
 
     Raises:
-        ValueError: if it lacks something, or says what cannot be.
+        ValueError: if a fact is missing or impossible.
     """
     try:
         generator = card["generator"]
@@ -152,7 +152,7 @@ def read_facts(card):
         raise ValueError(f"The card lacks {error}.") from None
 
 
-def _layer(values):
+def _layer(values: Any) -> Layer:
     weights, active = _count(values["weights"]), _count(values["active"])
     if not 0 <= active <= weights or not weights or not isinstance(values["masked"], bool):
         raise ValueError("layer")
@@ -166,20 +166,20 @@ def _layer(values):
     )
 
 
-def _text(value):
+def _text(value: Any) -> str:
     if not isinstance(value, str) or len(value) > 1000:
         raise ValueError("text")
     return value
 
 
-def _count(value):
+def _count(value: Any) -> int:
     """A number of things; theoretical FLOPs may be halves."""
     if type(value) not in (int, float) or not 0 <= value < 2**63:
         raise ValueError("count")
     return round(value)
 
 
-def _fraction(value):
+def _fraction(value: Any) -> float:
     if type(value) not in (int, float) or not math.isfinite(value) or not 0 <= value <= 1:
         raise ValueError("fraction")
     return float(value)

@@ -1,4 +1,4 @@
-"""How long generators take, measured here and now."""
+"""Measures how long generators take on this machine."""
 
 import dataclasses
 import itertools
@@ -6,51 +6,59 @@ import os
 import platform
 import re
 import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from stugan_tf.checks import check_positive
 from stugan_tf.demo.drawing import COMPUTING
+from stugan_tf.serving.generator import ServedGenerator
 
 MIN_ROUNDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-    """Of one batch, in seconds.
+    """The time that a batch takes, in seconds.
 
     Attributes:
         median: half of the calls took less.
-        quartiles: a quarter took less than the first, a quarter more than the second.
-        num_calls: how many were measured.
+        quartiles: (low, high); a quarter of the calls took less than low, a quarter more than high.
+        num_calls: number of calls measured.
     """
 
     median: float
-    quartiles: tuple
+    quartiles: tuple[float, float]
     num_calls: int
 
 
-def measure(generators, batch_size, num_rounds=30, seconds=10.0, clock=time.perf_counter):
-    """Measures generators in turn, so that whatever slows the machine slows all alike.
+def measure(
+    generators: Sequence[ServedGenerator],
+    batch_size: int,
+    num_rounds: int = 30,
+    seconds: float = 10.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Latency]:
+    """Measures generators in turn, so that other work on the machine slows all of them alike.
 
-    A call is from latents in memory to float images in memory. The first two of each are not
-    counted: they compile.
+    A call goes from latents in memory to float images in memory. The first two calls of each
+    generator do not count: they compile.
 
     Args:
-        generators: `ServedGenerator`s.
-        batch_size: images a call.
-        num_rounds: calls of each generator.
-        seconds: once these have passed, it ends after the fifth round.
-        clock: returns seconds.
+        generators: the generators to measure.
+        batch_size: number of images in a call.
+        num_rounds: number of calls of each generator.
+        seconds: after this time, measuring stops, but not before the fifth round.
+        clock: returns the time in seconds.
 
     Returns:
-        A `Latency` of each.
+        A `Latency` of each generator.
     """
     check_positive("batch_size", batch_size)
     check_positive("num_rounds", num_rounds)
     inputs = [generator.inputs(batch_size) for generator in generators]
-    times = [[] for _ in generators]
+    times: list[list[float]] = [[] for _ in generators]
     with COMPUTING:
         for _, (generator, given) in itertools.product(
             range(2), zip(generators, inputs, strict=True)
@@ -67,18 +75,18 @@ def measure(generators, batch_size, num_rounds=30, seconds=10.0, clock=time.perf
     return [_summary(taken) for taken in times]
 
 
-def _call(generator, inputs):
+def _call(generator: ServedGenerator, inputs: tuple[np.ndarray, np.ndarray]) -> None:
     for _ in generator.batches(*inputs):
         pass
 
 
-def _summary(times):
+def _summary(times: list[float]) -> Latency:
     low, median, high = (float(value) for value in np.percentile(times, [25, 50, 75]))
     return Latency(median, (low, high), len(times))
 
 
-def machine():
-    """What measures: processor, cores that may be used, GPUs, TensorFlow."""
+def machine() -> str:
+    """The machine that measures: usable cores, processor, GPUs, TensorFlow."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     devices = [f"{cores} core(s) of {_processor()}"]
     for device in tf.config.get_visible_devices("GPU"):
@@ -87,7 +95,7 @@ def machine():
     return f"{', '.join(devices)}, TensorFlow {tf.__version__}"
 
 
-def _processor():
+def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             found = re.search(r"^model name\s*:\s*(.+)$", file.read(), re.MULTILINE)

@@ -1,12 +1,16 @@
-"""The page of `python -m stugan_tf.demo`: Streamlit runs it from the top at each touch.
+"""The page of `python -m stugan_tf.demo`. Streamlit runs it from the top at each user action.
 
-It only lays out: what is drawn and said comes from `serving`. Its arguments are artifacts.
+It contains only the layout: other modules make pictures, tables and texts. Its arguments are
+artifacts.
 """
 
 import contextlib
 import re
 import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import streamlit as st
 
 from stugan_tf.demo import drawing, exhibits, latency, tables
@@ -17,14 +21,16 @@ BATCHES = (1, 16, 64)
 GRID = 540  # pixels
 FRAME = 280
 STRIP = 8
-WIDTH = 156  # of a control: two fit beside each other on a phone
+WIDTH = 156  # of a control: two fit side by side on a phone
+
+Exhibits = Sequence[exhibits.Exhibit]
 
 
-def show(shown):
-    """Lays the page out.
+def show(shown: Exhibits) -> None:
+    """Lays out the page.
 
     Args:
-        shown: `Exhibit`s.
+        shown: the generators, side by side.
     """
     st.set_page_config("stugan_tf: generators", layout="wide")
     st.header("Generators")
@@ -37,27 +43,27 @@ def show(shown):
 
 
 @contextlib.contextmanager
-def said():
-    """Says on the page what was wrong with what was asked for."""
+def said() -> Iterator[None]:
+    """Shows an `InputError` on the page."""
     try:
         yield
     except InputError as error:
         st.error(plain(str(error)))
 
 
-def plain(text):
-    """Text that Markdown shows as it is."""
+def plain(text: str) -> str:
+    """Escapes a text so that Markdown shows it as it is."""
     return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~$:&])", r"\\\1", text)
 
 
-def images(shown):
-    """Images by seed, class and truncation, of all generators."""
+def images(shown: Exhibits) -> None:
+    """Images of all generators by seed, class and truncation."""
     with st.container(horizontal=True):
         sheet = drawing.Sheet(
             seed=seed_input("Seed", 0, "seed"),
             label=class_input(shown, "Class", "class", [drawing.ANY, drawing.EACH]),
             truncation=truncation_input("truncation"),
-            num_images=st.selectbox("Images", NUMBERS, 1, key="num_images", width=WIDTH),
+            num_images=choice_input("Images", NUMBERS, 1, "num_images"),
         )
     for column, exhibit in side_by_side(shown):
         with column, said():
@@ -67,8 +73,8 @@ def images(shown):
             st.caption(plain(words))
 
 
-def walk(shown):
-    """From one image to another."""
+def walk(shown: Exhibits) -> None:
+    """A walk from one image to another."""
     with st.container(horizontal=True):
         seeds = seed_input("From seed", 0, "from_seed"), seed_input("To seed", 1, "to_seed")
         labels = (
@@ -90,11 +96,11 @@ def walk(shown):
             st.caption(plain(words))
 
 
-def cost(shown):
-    """What generators cost: theory, bytes and what is measured."""
+def cost(shown: Exhibits) -> None:
+    """The cost of generators: theoretical FLOPs, bytes, measured times."""
     measured = st.session_state.setdefault("latencies", {})
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        batch_size = st.selectbox("Images in a batch", BATCHES, key="batch_size", width=WIDTH)
+        batch_size = choice_input("Images in a batch", BATCHES, 0, "batch_size")
         if st.button("Measure the time", key="measure"):
             with st.spinner("Measuring"):
                 generators = [exhibit.generator for exhibit in shown]
@@ -106,14 +112,14 @@ def cost(shown):
     )
     st.caption(
         plain(
-            "Theoretical FLOPs leave out every zero; what computes these artifacts may not. "
-            f"Measured on {latency.machine()}: calls of each in turn, median and quartiles, "
-            "compilation not counted."
+            "Theoretical FLOPs leave out every zero; the runtimes of these artifacts may compute "
+            f"zeros. Measured on {latency.machine()}: calls of each generator in turn, median and "
+            "quartiles, without compilation."
         )
     )
 
 
-def density(shown):
+def density(shown: Exhibits) -> None:
     """The density of each layer."""
     rows = tables.density_rows(shown)
     names = dict.fromkeys(row["layer"] for row in rows)
@@ -138,7 +144,7 @@ def density(shown):
         )
 
 
-def _layer_columns():
+def _layer_columns() -> dict[str, Any]:
     whole = st.column_config.NumberColumn(format="localized")
     return {
         "Weights": whole,
@@ -148,40 +154,45 @@ def _layer_columns():
     }
 
 
-def side_by_side(shown):
-    """A column for each exhibit, under its name."""
+def side_by_side(shown: Exhibits) -> list[tuple[Any, exhibits.Exhibit]]:
+    """A column for each exhibit, with its name as a heading."""
     pairs = list(zip(st.columns(len(shown)), shown, strict=True))
     for column, exhibit in pairs:
         column.subheader(plain(exhibit.name))
     return pairs
 
 
-def picture(image, alt):
-    """A picture, pixel by pixel."""
+def picture(image: np.ndarray, alt: str) -> None:
+    """Shows a picture without loss."""
     st.image(image, alt=alt, output_format="PNG")
 
 
-def seed_input(label, value, key):
-    """A natural number."""
+def seed_input(label: str, value: int, key: str) -> int:
+    """Asks for a seed."""
     return st.number_input(label, 0, drawing.MAX_SEED, value, key=key, width=WIDTH)
 
 
-def truncation_input(key):
-    """Where latents are cut off, or None."""
+def choice_input(label: str, choices: Sequence[int], index: int, key: str) -> Any:
+    """Asks for one of some numbers; `index` is the place of the default."""
+    return st.selectbox(label, choices, index, key=key, width=WIDTH)
+
+
+def truncation_input(key: str) -> float | None:
+    """Asks where latents are cut off; None for nowhere."""
     choices = drawing.TRUNCATIONS
     text = st.select_slider("Truncation", choices, drawing.NO_TRUNCATION, key=key, width=WIDTH)
     return drawing.truncation_of(text)
 
 
-def class_input(shown, label, key, first):
-    """A class by its number, or one of what is offered first; nothing to ask without classes."""
+def class_input(shown: Exhibits, label: str, key: str, first: Sequence[str]) -> int | str:
+    """Asks for a class or one of the choices in `first`; does not ask if there are no classes."""
     names = drawing.classes_of([exhibit.generator.interface for exhibit in shown])
     if not names:
         return drawing.ANY
     if len(names) > drawing.MAX_ROWS:
         first = [choice for choice in first if choice != drawing.EACH]
 
-    def named(choice):
+    def named(choice: int | str) -> str:
         return choice if isinstance(choice, str) else names[choice]
 
     choices = [*first, *range(len(names))]

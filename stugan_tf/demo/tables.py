@@ -1,18 +1,26 @@
-"""What is known of generators, in rows: what is theory, and what was measured."""
+"""The facts of generators in rows: what is theoretical, and what was measured."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stugan_tf.demo.exhibits import Exhibit, Facts
+from stugan_tf.demo.latency import Latency
 
 THEORY = "theoretical"
 MEASURED = "measured"
 
 
-def cost_rows(exhibits, latencies=None):
-    """What generators cost.
+def cost_rows(
+    exhibits: Sequence[Exhibit], latencies: Mapping[int, Sequence[Latency]] | None = None
+) -> list[dict[str, str]]:
+    """The cost of generators in rows.
 
     Args:
-        exhibits: `Exhibit`s.
-        latencies: by batch size, a `Latency` of each exhibit.
+        exhibits: the generators.
+        latencies: {batch size: latencies, one for each exhibit}.
 
     Returns:
-        Dictionaries: `what` is in a row, and under the name of each exhibit, its words.
+        A dictionary for each row: its title under `what`, a text under the name of each exhibit.
     """
     rows = [
         ("Format of the files", lambda facts: f"{facts.format}, {facts.precision}"),
@@ -37,12 +45,12 @@ def cost_rows(exhibits, latencies=None):
     return found
 
 
-def _share(facts):
+def _share(facts: Facts) -> str:
     return f"{facts.flops / facts.dense_flops:.1%}" if facts.dense_flops else "-"
 
 
-def in_units(number):
-    """A count in thousands (k), millions (M) and so on, to three digits."""
+def in_units(number: float) -> str:
+    """A count in thousands (k), millions (M) and so on, with three digits."""
     for unit in ("", "k", "M", "G"):
         if number < 999.5:
             return f"{number:.3g} {unit}".rstrip()
@@ -50,17 +58,17 @@ def in_units(number):
     return f"{number:,.3g} T"
 
 
-def latency_words(latency):
+def latency_words(latency: Latency) -> str:
     """Median and quartiles of a `Latency` in ms."""
     low, high = latency.quartiles
     return f"{1e3 * latency.median:.3g} ms ({1e3 * low:.3g} to {1e3 * high:.3g})"
 
 
-def density_rows(exhibits):
+def density_rows(exhibits: Sequence[Exhibit]) -> list[dict[str, Any]]:
     """Densities of kernels, in order of computation.
 
     Returns:
-        Dictionaries `layer`, `generator`, `density`, one for each kernel of each exhibit.
+        A dictionary with `layer`, `generator` and `density` for each kernel of each exhibit.
     """
     return [
         {"layer": layer.name, "generator": one.name, "density": layer.density}
@@ -69,8 +77,8 @@ def density_rows(exhibits):
     ]
 
 
-def layer_rows(facts):
-    """What `Facts` say of each kernel: dictionaries from the head of a column to its value."""
+def layer_rows(facts: Facts) -> list[dict[str, Any]]:
+    """The facts of each kernel: a dictionary from the title of a column to its value."""
     return [
         {
             "Layer": layer.name,

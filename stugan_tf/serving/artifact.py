@@ -1,9 +1,9 @@
-"""Artifacts: numbered folders with what was exported, a model card and a manifest of checksums.
+"""Artifacts: numbered folders with an exported generator, a model card and a manifest.
 
-    OUTPUT/1/  OUTPUT/2/  ...      versions, as TensorFlow Serving looks for them; the newest counts
+    OUTPUT/1/  OUTPUT/2/  ...      versions, as TensorFlow Serving expects; the newest counts
 
-A version appears in one piece: it is written aside and gets its name last. The manifest guards
-against damage, not against somebody who can write both files and manifest.
+A version appears in one piece: it is written aside and gets its name last. The checksums of the
+manifest guard against damage, not against somebody who can write both files and manifest.
 """
 
 import contextlib
@@ -13,24 +13,27 @@ import os
 import pathlib
 import re
 import shutil
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from stugan_tf.errors import InputError
 from stugan_tf.files import locked, sha256_of, write_atomically
 from stugan_tf.serving.formats import FORMATS, in_words
+from stugan_tf.serving.interface import Interface
 
-VERSION = 2  # since the manifest has a checksum of its own
+VERSION = 2  # In version 1 the manifest had no checksum of its own.
 MANIFEST = "manifest.json"
 CARD = "model_card.json"
 CARD_TEXT = "MODEL_CARD.md"
 MAX_MANIFEST = 2**23
 MAX_FILES = 2**12
-MAX_BYTES = 2**34  # of all files; the largest generator that is read has 2**30 of weights
+MAX_BYTES = 2**34  # of all files; the weights of the largest generator have 2**30
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 _ASIDE = ".writing_"
 
 
-def versions(output):
-    """The versions in a folder, ascending."""
+def versions(output: str | os.PathLike[str]) -> list[int]:
+    """The numbers of the versions in a folder, ascending."""
     output = pathlib.Path(output)
     entries = output.iterdir() if output.is_dir() else ()
     return sorted(
@@ -39,18 +42,18 @@ def versions(output):
 
 
 @contextlib.contextmanager
-def new_version(output, kind):
-    """Makes a folder to write the next version into, and that version of it at the end.
+def new_version(output: str | os.PathLike[str], kind: str) -> Iterator[tuple[pathlib.Path, int]]:
+    """Makes a folder for the next version, and renames it to that version at the end.
 
     Args:
-        output: folder, made if needed.
+        output: folder of the versions, made if needed.
         kind: name of one of `FORMATS`.
 
     Yields:
-        (folder, number): where to write, and the version it will be.
+        (folder, number): the folder to write into, and the number that it will get.
 
     Raises:
-        InputError: if the folder is used for something else.
+        InputError: if `output` is used for something else.
     """
     output = pathlib.Path(output)
     with locked(output / ".lock", f"--output={output}"):
@@ -61,12 +64,16 @@ def new_version(output, kind):
 
 
 @contextlib.contextmanager
-def appearing(output, number):
-    """Makes a folder to write into, which at the end is version `number`; `output` is locked.
+def appearing(output: pathlib.Path, number: int) -> Iterator[pathlib.Path]:
+    """Makes a folder to write into, and renames it to version `number` at the end.
+
+    Args:
+        output: folder of the versions, which the caller has locked.
+        number: number of the version.
 
     Yields:
-        The folder. If anything fails it is gone; if the process is killed, the next one that
-        writes removes it.
+        The folder. It is removed if anything fails. If the process is killed, the next writer
+        removes it.
     """
     for leftover in output.glob(f"{_ASIDE}*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
@@ -82,8 +89,8 @@ def appearing(output, number):
         raise
 
 
-def check_output(output, kind):
-    """Raises InputError if `new_version` would refuse the folder, as far as can be told before."""
+def check_output(output: str | os.PathLike[str], kind: str) -> None:
+    """Raises InputError if `new_version` would refuse the folder as it is now."""
     output = pathlib.Path(output)
     if output.exists() and not output.is_dir():
         raise InputError(f"--output={output} is a file. Name a folder.")
@@ -91,7 +98,7 @@ def check_output(output, kind):
         _check_is_ours(output, kind)
 
 
-def _check_is_ours(output, kind):
+def _check_is_ours(output: pathlib.Path, kind: str) -> None:
     there = versions(output)
     known = set(map(str, there))
     others = sorted(
@@ -109,12 +116,12 @@ def _check_is_ours(output, kind):
         if former != kind:
             raise InputError(
                 f"--output={output} holds artifacts of format {former}. Choose another folder for "
-                f"those of format {kind}."
+                f"format {kind}."
             )
 
 
-def _sync(paths):
-    """Has the disk write files and folders, so that a version is whole after a power cut."""
+def _sync(paths: Iterable[pathlib.Path]) -> None:
+    """Writes files and folders to the disk, so that a version is whole after a power cut."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -123,8 +130,8 @@ def _sync(paths):
             os.close(descriptor)
 
 
-def write_manifest(folder, kind, interface):
-    """Writes the manifest of a version: what it is, and the SHA-256 of all its other files."""
+def write_manifest(folder: pathlib.Path, kind: str, interface: Interface) -> None:
+    """Writes the manifest of a version: format, interface, and the SHA-256 of all other files."""
     manifest = {
         "version": VERSION,
         "kind": kind,
@@ -138,8 +145,8 @@ def write_manifest(folder, kind, interface):
     write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
 
 
-def sizes(folder):
-    """{path inside: bytes} of the files in a folder, in the order of their paths."""
+def sizes(folder: pathlib.Path) -> dict[str, int]:
+    """{path inside the folder: bytes} of its files, in the order of their paths."""
     return {
         path.relative_to(folder).as_posix(): path.stat().st_size
         for path in sorted(folder.rglob("*"))
@@ -147,34 +154,34 @@ def sizes(folder):
     }
 
 
-def digest_of(manifest):
-    """The SHA-256 of a manifest, of all but its `sha256`."""
+def digest_of(manifest: dict[str, Any]) -> str:
+    """The SHA-256 of a manifest without its entry `sha256`."""
     rest = {name: value for name, value in manifest.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def find(path):
-    """The folder of the version that a path means: itself, or the newest in it.
+def find(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The folder of a version: the path itself, or the newest version in it.
 
     Raises:
-        InputError: if there is none.
+        InputError: if the path holds no artifact.
     """
     path = pathlib.Path(path)
     if (path / MANIFEST).is_file():
         return path
     if not path.is_dir():
-        raise InputError(f"There is no artifact {path}: it is no folder.")
+        raise InputError(f"There is no artifact {path}: it is not a folder.")
     there = versions(path)
     if not there:
         raise InputError(
-            f"{path} is no artifact: it holds neither {MANIFEST} nor folders of versions. Make one "
-            "by python -m stugan_tf.export."
+            f"{path} is not an artifact: it holds neither {MANIFEST} nor folders of versions. Make "
+            "one by python -m stugan_tf.export."
         )
     return path / str(there[-1])
 
 
-def read_manifest(folder):
-    """The manifest of a version, with no more in it than this stugan_tf knows.
+def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads and checks the manifest of a version.
 
     Raises:
         InputError: if it is missing, damaged, or of another version.
@@ -182,7 +189,7 @@ def read_manifest(folder):
     path = folder / MANIFEST
     try:
         if path.exists() and not path.is_file():
-            raise ValueError("a pipe would be waited for")
+            raise ValueError("not a file")  # Reading a pipe would wait.
         with open(path, "rb") as file:
             text = file.read(MAX_MANIFEST + 1)
         if len(text) > MAX_MANIFEST:
@@ -192,7 +199,7 @@ def read_manifest(folder):
         if type(version) is not int or version != VERSION:
             raise InputError(
                 f"{folder} is of version {version!r:.20} of artifacts; this stugan_tf reads "
-                f"version {VERSION}. Use the stugan_tf that wrote it, or export it anew."
+                f"version {VERSION}. Use the stugan_tf that wrote it, or export it again."
             )
         _check_manifest(manifest)
     except InputError:
@@ -200,15 +207,15 @@ def read_manifest(folder):
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"{error!r:.80}"
         raise InputError(
-            f"{path} is missing or damaged ({reason}). Copy or export the artifact anew."
+            f"{path} is missing or damaged ({reason}). Copy or export the artifact again."
         ) from None
     return manifest
 
 
-def _check_manifest(manifest):
-    """Raises ValueError or the like if a manifest is damaged, or names files outside.
+def _check_manifest(manifest: dict[str, Any]) -> None:
+    """Raises ValueError or a similar error if a manifest is damaged, or names files outside.
 
-    A format that is not known is an InputError.
+    Raises InputError if the format is not known.
     """
     files, kind = manifest["files"], manifest["kind"]
     if manifest["sha256"] != digest_of(manifest):
@@ -233,26 +240,26 @@ def _check_manifest(manifest):
         raise ValueError("sizes")
 
 
-def check_files(folder, manifest):
+def check_files(folder: pathlib.Path, manifest: dict[str, Any]) -> None:
     """Raises InputError unless all files of a version are as they were written."""
     for name, about in manifest["files"].items():
         path = folder / name
         if not _is_own(folder, name) or path.stat().st_size != about["bytes"]:
             raise InputError(
                 f"{folder} is damaged: {name!r:.200} is missing, a link, or not of "
-                f"{about['bytes']:,} bytes. Copy or export it anew."
+                f"{about['bytes']:,} bytes. Copy or export it again."
             )
         if sha256_of(path) != about["sha256"]:
             raise InputError(
                 f"{folder} is damaged: {name!r:.200} is not as it was written. Copy or export it "
-                "anew."
+                "again."
             )
 
 
-def _is_own(folder, name):
-    """Whether there is a file of that name; no link.
+def _is_own(folder: pathlib.Path, name: str) -> bool:
+    """Whether the folder has a file of that name that is not a link.
 
-    A link may lead anywhere, even if what it leads to has the right digest now.
+    A link may lead anywhere, even if its target has the right digest now.
     """
     path = folder / name
     try:

@@ -4,6 +4,10 @@ After Mitchell et al. (2019), "Model Cards for Model Reporting".
 """
 
 import json
+import pathlib
+from typing import Any
+
+import keras
 
 from stugan_tf.files import write_atomically
 from stugan_tf.serving.artifact import CARD, CARD_TEXT, sizes
@@ -13,11 +17,11 @@ from stugan_tf.sparsity.sparsify import count_weights
 from stugan_tf.tables import markdown
 
 
-def describe_generator(model):
-    """Sparsity and theoretical FLOPs of a generator as it was trained, layer by layer.
+def describe_generator(model: keras.Model) -> dict[str, Any]:
+    """Sparsity and theoretical FLOPs of a trained generator, layer by layer.
 
     Args:
-        model: the Keras model with its masks.
+        model: the generator with its masks.
 
     Returns:
         A dictionary that JSON can hold.
@@ -46,7 +50,7 @@ def describe_generator(model):
     }
 
 
-def write(folder, card):
+def write(folder: pathlib.Path, card: dict[str, Any]) -> None:
     """Adds the sizes of the files in a folder to a card, and writes it there in both forms."""
     files = sizes(folder)
     card = {**card, "bytes": sum(files.values()), "files": files}
@@ -54,7 +58,7 @@ def write(folder, card):
     write_atomically(folder / CARD_TEXT, in_words(card).encode(errors="backslashreplace"))
 
 
-def in_words(card):
+def in_words(card: dict[str, Any]) -> str:
     """A card as Markdown."""
     return (
         "\n\n".join(
@@ -74,7 +78,7 @@ def in_words(card):
     )
 
 
-def _what(card):
+def _what(card: dict[str, Any]) -> str:
     interface = card["interface"]
     height, width, channels = interface["image_shape"]
     kind = "A class-conditional" if interface["conditional"] else "An unconditional"
@@ -91,7 +95,7 @@ def _what(card):
     )
 
 
-def _use(card):
+def _use(card: dict[str, Any]) -> str:
     interface = card["interface"]
     lines = [
         "## Use",
@@ -115,26 +119,26 @@ def _use(card):
 
 
 _TRUSTED = (
-    "Load it only if you trust who wrote it: a file of this format can do harm to the process that "
+    "Load it only if you trust its writer: a file of this format can do harm to the process that "
     "reads it. Its checksums guard against damage, not against its writer."
 )
 _FROM_ANYBODY = (
-    "The file of the model may come from anybody: reading it runs no code of its own, and takes "
+    "The file of the model may come from anybody: reading it runs no code from it, and takes "
     "memory in proportion to its size."
 )
 _LIMITS = (
     "A generator repeats what was in its training data, biases included, and its images are not",
-    "photographs of anything. It was scored, if at all, as the table says; nothing else is known.",
+    "photographs of anything. Nothing is known of its quality beyond the scores below, if any.",
 )
 
 
-def _data(card):
+def _data(card: dict[str, Any]) -> str:
     data = card["training"].get("data", {})
     lines = [f"- {name}: {value}" for name, value in data.items()]
     return "\n".join(["## Data", "", *(lines or ["Not recorded."])])
 
 
-def _scores(card):
+def _scores(card: dict[str, Any]) -> str:
     if not card["scores"]:
         return "## Scores\n\nThis checkpoint has not been scored."
     sections = ["## Scores"]
@@ -156,7 +160,7 @@ def _scores(card):
     return "\n\n".join(sections)
 
 
-def _sparsity(card):
+def _sparsity(card: dict[str, Any]) -> str:
     generator = card["generator"]
     flops = generator["theoretical_flops_per_image"]
     share = f" ({flops['sparse'] / flops['dense']:.2%} of dense)" if flops["dense"] else ""
@@ -177,8 +181,8 @@ def _sparsity(card):
             "## Sparsity",
             "",
             f"{generator['sparsity_of_all_parameters']:.2%} of all {generator['parameters']:,} "
-            f"parameters are zero. Theoretical FLOPs of an image: {flops['sparse']:.4g}{share}; "
-            "what it takes in seconds depends on who computes, and most compute zeros, too.",
+            f"parameters are zero. Theoretical FLOPs of an image: {flops['sparse']:.4g}{share}. "
+            "The time in seconds depends on the runtime; most runtimes compute zeros, too.",
             "",
             markdown(
                 ("layer", "kernel", "weights", "active", "density", "under a mask"),
@@ -189,7 +193,7 @@ def _sparsity(card):
     )
 
 
-def _size(card):
+def _size(card: dict[str, Any]) -> str:
     rows = [(name, f"{size:,}") for name, size in card["files"].items()]
     return "\n".join(
         [
@@ -202,7 +206,7 @@ def _size(card):
     )
 
 
-def _origin(card):
+def _origin(card: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
     training = card["training"]
     return (

@@ -1,10 +1,10 @@
-"""A generator in one file as small as its non-zeros: safetensors of values, masks and a manifest.
+"""A generator in one file that stores only non-zeros: safetensors of values, masks and a manifest.
 
-Each weight is stored as `layer/weight`, or, where that is smaller, as its values that are not zero,
-`layer/weight:values`, and where they are: `:mask` and, if the mask is sparse, `:low`, see
+Each weight is stored as `layer/weight` or, where that is smaller, as its non-zero values,
+`layer/weight:values`, and their positions: `:mask` and, if the mask is sparse, `:low`, see
 `positions`. The metadata hold the version, the SHA-256 of the file (with zeros in place of its
-digits) and a manifest in JSON: Keras' description of the layers, shapes, and what else belongs to
-the model. Reading executes nothing, and allocates what the size of the file allows.
+digits) and a manifest in JSON: Keras' description of the layers, shapes, and all else that belongs
+to the model. Reading executes nothing, and the size of the file limits the memory it takes.
 """
 
 import hashlib
@@ -12,8 +12,10 @@ import json
 import math
 import os
 import struct
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
@@ -27,26 +29,30 @@ VERSION = 1
 DTYPES = {"float32": np.float32, "float16": np.float16}
 MAX_FILE = 2**31
 MAX_HEADER = 2**23
-# A file of so many bytes may hold so many times as many weights, most of them zeros.
+# The most weights for each byte of a file; most of them are zeros.
 MAX_EXPANSION = 2**10
-# Where the metadata have the digest; inside of other texts JSON escapes these quotes.
+# The digest in the metadata. In other texts JSON escapes these quotes.
 _DIGEST = '"sha256":"{}"'
 _NO_DIGEST = "0" * 64
 
 
-def write(path, graph, precision, manifest):
-    """Writes a graph to `path`, in one piece.
+def write(
+    path: str | os.PathLike[str], graph: graphs.Graph, precision: str, manifest: dict[str, Any]
+) -> None:
+    """Writes a graph to a file, in one piece.
 
     Args:
-        path: of the file.
-        graph: a `Graph`.
-        precision: 'float32' or 'float16', of the values.
-        manifest: a dictionary that JSON can hold; it gets `model` and `tensors`.
+        path: path of the file.
+        graph: the folded generator.
+        precision: precision of the values, 'float32' or 'float16'.
+        manifest: a dictionary that JSON can hold; the file's manifest also has `model` and
+            `tensors`.
 
     Raises:
         InputError: if a weight is too large for the precision.
     """
-    tensors, described = {}, {}
+    tensors: dict[str, np.ndarray] = {}
+    described: dict[str, Any] = {}
     for name, value in graph.weights().items():
         described[name], parts = _encoded(name, value, DTYPES[precision])
         tensors |= parts
@@ -62,17 +68,19 @@ def write(path, graph, precision, manifest):
     write_atomically(path, _with_digest(data, _NO_DIGEST, digest))
 
 
-def _with_digest(data, former, digest):
+def _with_digest(data: bytes, former: str, digest: str) -> bytes:
     return data.replace(_DIGEST.format(former).encode(), _DIGEST.format(digest).encode(), 1)
 
 
-def _encoded(name, value, dtype):
-    """How a weight is stored: its description, and tensors by name."""
+def _encoded(
+    name: str, value: np.ndarray, dtype: npt.DTypeLike
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A weight for the file: its description, and tensors by name."""
     value = _cast(name, value, dtype)
     flat = value.ravel()
     mask = flat != 0
     high, low, k = positions.encode(mask)
-    described = {"shape": list(value.shape)}
+    described: dict[str, Any] = {"shape": list(value.shape)}
     count = int(np.count_nonzero(mask))
     if count * flat.itemsize + high.nbytes + low.nbytes >= flat.nbytes:
         return described, {name: value}
@@ -81,7 +89,7 @@ def _encoded(name, value, dtype):
     return described, {part: array for part, array in parts.items() if array.size}
 
 
-def _cast(name, value, dtype):
+def _cast(name: str, value: np.ndarray, dtype: npt.DTypeLike) -> np.ndarray:
     with np.errstate(over="ignore"):
         cast = value.astype(dtype)
     if not np.all(np.isfinite(cast)):
@@ -92,17 +100,17 @@ def _cast(name, value, dtype):
     return cast
 
 
-def read(path):
-    """Reads what `write` wrote.
+def read(path: str | os.PathLike[str]) -> tuple[graphs.Graph, dict[str, Any]]:
+    """Reads a file that `write` wrote.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Returns:
-        (graph, manifest): a `Graph` and the dictionary.
+        (graph, manifest): the folded generator and the manifest.
 
     Raises:
-        InputError: if the file is damaged or none of ours.
+        InputError: if the file is damaged or not a sparse file of stugan_tf.
     """
     size = os.path.getsize(path)
     if size > MAX_FILE:
@@ -113,13 +121,13 @@ def read(path):
         metadata = _metadata(data)
         if metadata.get("format") != FORMAT:
             raise InputError(
-                f"{path} is no sparse file of stugan_tf: it does not say format = {FORMAT}."
+                f"{path} is not a sparse file of stugan_tf: it does not say format = {FORMAT}."
             )
         if metadata.get("version") != str(VERSION):
             raise InputError(
                 f"{path} is of version {metadata.get('version')!r:.20} of its format; this "
                 f"stugan_tf reads version {VERSION}. Use the stugan_tf that wrote it, or export it "
-                "anew."
+                "again."
             )
         _check_digest(path, data, metadata["sha256"])
         manifest = json.loads(metadata["manifest"])
@@ -128,7 +136,7 @@ def read(path):
         tensors = safetensors.numpy.load(data)
         weights = {name: _decoded(tensors, name, about) for name, about in described.items()}
         if tensors:
-            raise InputError(f"{path} holds {next(iter(tensors))!r:.60}, which is no weight.")
+            raise InputError(f"{path} holds {next(iter(tensors))!r:.60}, which is not a weight.")
         return graphs.from_json(json.dumps(manifest["model"]), weights), manifest
     except InputError:
         raise
@@ -137,16 +145,16 @@ def read(path):
         safetensors.SafetensorError,
     ) as error:
         raise InputError(
-            f"{path} is damaged or no sparse file of stugan_tf ({_reason(error)}). Copy or export "
-            "it anew."
+            f"{path} is damaged or not a sparse file of stugan_tf ({_reason(error)}). Copy or "
+            "export it again."
         ) from None
 
 
-def _reason(error):
+def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:120] or type(error).__name__
 
 
-def _metadata(data):
+def _metadata(data: bytes) -> dict[str, str]:
     """The `__metadata__` of a safetensors file, all strings."""
     (length,) = struct.unpack("<Q", data[:8])
     if length > min(MAX_HEADER, len(data) - 8):
@@ -157,16 +165,16 @@ def _metadata(data):
     return metadata
 
 
-def _check_digest(path, data, digest):
+def _check_digest(path: str | os.PathLike[str], data: bytes, digest: str) -> None:
     """Raises InputError unless the bytes have the digest that they contain."""
     if len(digest) != 64 or not digest.isalnum():
         raise ValueError("no checksum")
     zeroed = _with_digest(data, digest, _NO_DIGEST)
     if hashlib.sha256(zeroed).hexdigest() != digest:
-        raise InputError(f"{path} is damaged: its checksum is wrong. Copy or export it anew.")
+        raise InputError(f"{path} is damaged: its checksum is wrong. Copy or export it again.")
 
 
-def _check_sizes(path, described, num_bytes):
+def _check_sizes(path: str | os.PathLike[str], described: dict[str, Any], num_bytes: int) -> None:
     """Raises InputError if the weights would take too much memory."""
     num_weights = 0
     for about in described.values():
@@ -177,13 +185,13 @@ def _check_sizes(path, described, num_bytes):
     most = min(graphs.MAX_WEIGHTS, MAX_EXPANSION * num_bytes)
     if num_weights > most:
         raise InputError(
-            f"{path} declares {num_weights:,} weights; of a file of {num_bytes:,} bytes up to "
-            f"{most:,} are read."
+            f"{path} declares {num_weights:,} weights; up to {most:,} are read from a file of "
+            f"{num_bytes:,} bytes."
         )
 
 
-def _decoded(tensors, name, about):
-    """A weight, float32; takes its parts out of `tensors`."""
+def _decoded(tensors: dict[str, np.ndarray], name: str, about: dict[str, Any]) -> np.ndarray:
+    """A weight, float32; removes its parts from `tensors`."""
     shape = tuple(about["shape"])
     size = math.prod(shape)
     if "nonzero" not in about:
@@ -206,7 +214,7 @@ def _decoded(tensors, name, about):
     return dense.reshape(shape)
 
 
-def _values(array):
+def _values(array: np.ndarray) -> np.ndarray:
     if array.dtype not in (np.float32, np.float16):
         raise TypeError(f"values of {array.dtype}")
     if not np.all(np.isfinite(array)):

@@ -1,15 +1,15 @@
-"""Folds what a generator needs for training into plain layers.
+"""Folds the parts of a generator that serve training into plain layers.
 
-A mask has done its work when the kernel is zero; spectral norm divides the kernel by a constant;
-batch norm with fixed statistics is a scale and a shift of channels. Scales and shifts go
+Once the kernel is zero under its mask, the mask is not needed. Spectral norm divides the kernel by
+a constant. Batch norm with fixed statistics scales and shifts channels. Scales and shifts go
 
-- into the convolution or dense layer before, past what commutes with them: reshaping, resizing,
-  additions (which distribute a scale), as long as nobody else uses what they change;
+- into the convolution or dense layer before, past layers that commute with them (reshaping,
+  resizing, additions), as long as no other layer uses the changed outputs;
 - or into the dense layer or 1x1 convolution after;
-- where ReLU follows and a residual connection starts, into one layer of scale and shift.
+- or, where ReLU follows and a residual connection starts, into one layer of scale and shift.
 
-Class-conditional batch norm has its gains and biases made by embeddings or dense layers: these make
-the folded ones instead.
+Embeddings or dense layers make the gains and biases of class-conditional batch norm: they are
+changed to make the folded scales and shifts instead.
 """
 
 import math
@@ -29,26 +29,26 @@ from stugan_tf.layers.spectral import (
 )
 from stugan_tf.serving.graph import KINDS, Graph, Node, checked_arguments, float32
 
-AFFINE = "affine"  # A node that is to be folded: weights `gamma` and `beta`.
+AFFINE = "affine"  # A node to be folded, with weights `gamma` and `beta`.
 LINEAR = ("Conv2D", "Conv2DTranspose", "Dense")
 # Axis of a kernel along which its outputs lie.
 OUTPUT_AXIS = {"Conv2D": 3, "Conv2DTranspose": 2, "Dense": 1}
 _NAMES = {SpectralConv2D: "Conv2D", SpectralDense: "Dense", SpectralEmbedding: "Embedding"}
-# In inference mode these do nothing.
+# Layers that do nothing in inference mode.
 _IDENTITIES = (
     *(keras.layers.Dropout, keras.layers.SpatialDropout2D, keras.layers.GaussianNoise),
     *(keras.layers.GaussianDropout, keras.layers.Identity),
 )
 
 
-def fold_into_plain_layers(model):
-    """The `Graph` of a generator in inference mode.
+def fold_into_plain_layers(model: keras.Model) -> Graph:
+    """The graph of a generator in inference mode.
 
     Args:
         model: a functional Keras model of latents, or of [latents, labels], to images.
 
     Raises:
-        InputError: if it has a layer that plain ones cannot stand for; it says which.
+        InputError: if plain layers cannot replace a layer; the message names it.
     """
     tracing = _Tracing()
     inputs = [tracing.add_input(tensor) for tensor in model.inputs]
@@ -75,7 +75,7 @@ class _Tracing:
         return self._add("InputLayer", name, [], tensor.shape, arguments)
 
     def walk(self, model, inputs):
-        """Adds the nodes of a model that is called on the nodes `inputs`; names of its outputs."""
+        """Adds the nodes of a model called on the nodes `inputs`; returns names of its outputs."""
         graph = functional(model)
         if graph is None:
             raise InputError(
@@ -89,7 +89,7 @@ class _Tracing:
         return [made[id(tensor)] for tensor in graph.outputs]
 
     def _call(self, node, inputs):
-        """Adds the nodes of one call; names of its outputs."""
+        """Adds the nodes of one call; returns the names of its outputs."""
         layer = node.operation
         if isinstance(layer, keras.Model):
             return self.walk(layer, inputs)
@@ -120,7 +120,7 @@ class _Tracing:
         if given:
             raise InputError(
                 f"Layer {node.operation.name!r} is called with the argument {given[0]!r}, which "
-                "cannot be exported. Call it without."
+                "cannot be exported. Call it without this argument."
             )
 
     def _add_plain(self, layer, inputs, shape):
@@ -130,8 +130,8 @@ class _Tracing:
         if kind not in KINDS or not is_keras or kind == "BatchNormalization":
             raise InputError(
                 f"Layer {layer.name!r}, a {type(inner).__name__}, cannot be exported: the plain "
-                f"layers of an artifact are {', '.join(KINDS)}, and what folds into them is "
-                "BatchNormalization and the layers of stugan_tf."
+                f"layers of an artifact are {', '.join(KINDS)}; BatchNormalization and the layers "
+                "of stugan_tf fold into them."
             )
         config = {**inner.get_config(), "name": layer.name}
         if kind == "Reshape":  # One size may have been left open.
@@ -157,9 +157,9 @@ class _Tracing:
         return names
 
     def _normalize_by_class(self, layer, inputs, shape):
-        """BN(x) * (1 + gain) + bias, which is x * scale + shift with scale and shift of the class.
+        """BN(x) * (1 + gain) + bias = x * scale + shift, with a scale and shift for each class.
 
-        Gain and bias may have been made for several layers: these get nodes of their own.
+        Several layers may use the same gain and bias: each gets nodes of its own.
         """
         _check_axis(layer, shape)
         images, gain, bias = inputs
@@ -180,8 +180,8 @@ class _Tracing:
     def _scale_and_shift(self, name, gain, bias, inverse, offset):
         """Nodes of scale = inverse (1 + gain) and shift = offset (1 + gain) + bias, or None.
 
-        Both are linear in the weights of the layers that make gain and bias, so they can be made by
-        layers like them.
+        Both are linear in the weights of the layers that make gain and bias, so layers of the same
+        kind can make them.
         """
         gain, bias = self.nodes[gain], self.nodes[bias]
         if gain.kind != bias.kind or gain.inputs != bias.inputs:
@@ -220,7 +220,7 @@ class _Tracing:
 
     def _add(self, kind, name, inputs, shape, arguments=None, weights=None):
         """Adds a node and returns its name, which is new."""
-        # Layers of nested models, and calls of one layer, may share one.
+        # Layers of nested models, and calls of one layer, may share a name.
         base, number = name.replace("/", "_"), 1
         name = base
         while name in self.nodes:
@@ -234,8 +234,8 @@ class _Tracing:
 def _check_axis(layer, shape):
     if layer.axis not in (-1, len(shape) - 1):
         raise InputError(
-            f"{layer.name!r} normalises axis {layer.axis}; only that of the channels, the last, "
-            "can be exported."
+            f"{layer.name!r} normalises axis {layer.axis}; only the last axis, the channels, can "
+            "be exported."
         )
 
 
@@ -252,7 +252,7 @@ def _statistics(layer):
 
 
 def _weights(layer):
-    """The weights of a plain or spectral layer as it computes in inference mode."""
+    """The weights with which a plain or spectral layer computes in inference mode."""
     weights = {}
     for name in ("kernel", "embeddings", "bias"):
         value = getattr(layer, name, None)
@@ -271,14 +271,14 @@ def _kernel_and_bias(node):
 
 
 def _remove_unused(graph):
-    """Removes nodes of which nothing comes, from the last to the first; inputs stay."""
+    """Removes nodes that no node uses, from the last to the first; inputs stay."""
     for name in reversed(list(graph.nodes)):
         if name not in graph.inputs and not graph.users()[name]:
             del graph.nodes[name]
 
 
 def _fold_affines(graph):
-    """Folds what can be, and turns the rest into layers of scale and shift; weights to float32."""
+    """Folds affine nodes, or makes them layers of scale and shift; casts weights to float32."""
     for node in [node for node in graph.nodes.values() if node.kind == AFFINE]:
         scale, shift = node.weights["gamma"], node.weights["beta"]
         (source,) = node.inputs
@@ -296,10 +296,10 @@ def _fold_affines(graph):
 
 
 def _can_take(graph, users, name, num_channels):
-    """Whether what a node makes can be scaled and shifted by channel in the nodes before.
+    """Whether the outputs of a node can be scaled and shifted by channel in the nodes before it.
 
-    Its one user is who asks. What has one channel that an addition spreads has no scale of its own
-    for each of `num_channels`.
+    The node must have one user, the affine node. An output with one channel that an addition
+    broadcasts cannot have a scale for each of `num_channels`.
     """
     node = graph.nodes[name]
     if len(users[name]) != 1:
@@ -317,7 +317,7 @@ def _can_take(graph, users, name, num_channels):
 
 
 def _take(graph, name, scale, shift):
-    """Scales and shifts what a node makes; see `_can_take`."""
+    """Scales and shifts the outputs of a node; see `_can_take`."""
     node = graph.nodes[name]
     if node.kind in LINEAR:
         axis = OUTPUT_AXIS[node.kind]
@@ -340,7 +340,7 @@ def _take(graph, name, scale, shift):
 
 
 def _linear_user(graph, users, node):
-    """The dense layer or 1x1 convolution that alone uses a node, or None."""
+    """The dense layer or 1x1 convolution that is the only user of a node, or None."""
     (user, *others) = users[node.name]
     if others or user is None:
         return None
@@ -350,7 +350,7 @@ def _linear_user(graph, users, node):
 
 
 def _take_before(node, scale, shift):
-    """Lets a dense layer or 1x1 convolution scale and shift its inputs."""
+    """Folds a scale and a shift of its inputs into a dense layer or 1x1 convolution."""
     kernel = node.weights["kernel"]
     added = np.sum(kernel * shift[:, None], axis=tuple(range(kernel.ndim - 1)))
     node.weights["kernel"] = kernel * scale[:, None]
@@ -360,7 +360,7 @@ def _take_before(node, scale, shift):
 
 
 def _bypass(graph, node):
-    """Removes a node of one input, which then stands in its place."""
+    """Removes a node with one input; its users use that input instead."""
     (source,) = node.inputs
     for user in graph.nodes.values():
         user.inputs = [source if name == node.name else name for name in user.inputs]

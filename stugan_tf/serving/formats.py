@@ -1,16 +1,19 @@
 """The table of formats of artifacts: which file, which precisions, how it is written and read.
 
-All that deals with formats walks this table: `export`, manifests, `load`, model cards, pipelines. A
-new format is one entry and its two functions.
+All code that deals with formats walks this table: `export`, manifests, `load`, model cards,
+pipelines. A new format is one entry and its two functions.
 """
 
 import dataclasses
-from collections.abc import Callable
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from stugan_tf.errors import InputError
 from stugan_tf.serving import compact, lite, saved_model
 from stugan_tf.serving.generator import ServedGenerator
-from stugan_tf.serving.graph import to_keras
+from stugan_tf.serving.graph import Graph, to_keras
 from stugan_tf.serving.interface import Interface
 
 
@@ -19,31 +22,31 @@ class Format:
     """One entry of the table.
 
     Attributes:
-        name: of `--format` and in manifests.
-        file: the file that an artifact has at least.
-        precisions: of the weights, which it can store.
+        name: name in `--format` and in manifests.
+        file: name of the file that every artifact of the format has.
+        precisions: precisions of weights that the format can store.
         write: `(folder, graph, interface, settings: Settings) -> sentences` for the model card.
-        read: `(folder, interface, about) -> ServedGenerator`; `about` is what that shows of itself.
-            InputError if the file is damaged or is of another generator.
+        read: `(folder, interface, about) -> ServedGenerator`; `about` becomes the generator's
+            `about`. InputError if the file is damaged or belongs to another generator.
         trusted: whether files are trusted input, as programs are: their writer could do harm. If
             not, they may come from anybody.
-        fixed_batches: whether it takes batches of the sizes only that `--batch_size` names.
+        fixed_batches: whether files take only batches of the sizes that `--batch_size` names.
     """
 
     name: str
     file: str
-    precisions: tuple
-    write: Callable
-    read: Callable
+    precisions: tuple[str, ...]
+    write: Callable[..., list[str]]
+    read: Callable[..., ServedGenerator]
     trusted: bool
     fixed_batches: bool = False
 
-    def check(self, precision, batch_sizes):
-        """Raises InputError for flags of `export` that do not fit.
+    def check(self, precision: str, batch_sizes: Sequence[int] | None) -> None:
+        """Raises InputError if the format does not support the flags of `export`.
 
         Args:
-            precision: as `--precision` has it.
-            batch_sizes: as `--batch_size` has them; None if it was left out.
+            precision: value of `--precision`.
+            batch_sizes: values of `--batch_size`; None if it was left out.
         """
         if precision not in self.precisions:
             raise InputError(
@@ -60,42 +63,42 @@ class Format:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How an artifact is to be written.
+    """How an artifact is written.
 
     Attributes:
-        precision: one of the format's.
-        batch_sizes: integers, of a format with fixed batches.
-        about: what is known of the generator, a dictionary that JSON can hold.
+        precision: one of the format's precisions.
+        batch_sizes: sizes of batches, for a format with fixed batches.
+        about: the contents of the model card, a dictionary that JSON can hold.
     """
 
     precision: str = "float32"
-    batch_sizes: tuple = (1,)
-    about: dict = dataclasses.field(default_factory=dict)
+    batch_sizes: tuple[int, ...] = (1,)
+    about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def format_of(name):
-    """The `Format` of a name; InputError if there is none."""
+def format_of(name: str) -> Format:
+    """The format with this name; InputError if there is none."""
     if name not in FORMATS:
         raise InputError(f"There is no format {name!r:.60}. Choose from {in_words(FORMATS)}.")
     return FORMATS[name]
 
 
-def in_words(names):
-    """'a', 'a and b', 'a, b and c'."""
+def in_words(names: Iterable[str]) -> str:
+    """Joins names: 'a', 'a and b', 'a, b and c'."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def read_sparse_file(path):
-    """The `ServedGenerator` in a file of the format `sparse` that is on its own.
+def read_sparse_file(path: str | os.PathLike[str]) -> ServedGenerator:
+    """Reads the generator in a single file of the format `sparse`.
 
     Raises:
-        InputError: if it is damaged or holds something else.
+        InputError: if the file is damaged or holds something else.
     """
     graph, manifest = compact.read(path)
     interface = Interface.from_json(manifest.get("interface"))
     model = to_keras(graph)
-    expected = [((None, interface.latent_dim), "float32")]
+    expected: list[tuple[tuple[int | None, ...], str]] = [((None, interface.latent_dim), "float32")]
     if interface.conditional:
         expected.append(((None,), "int32"))
     tables = {
@@ -108,43 +111,55 @@ def read_sparse_file(path):
         or tuple(model.output_shape[1:]) != interface.image_shape
         or not tables <= {interface.num_classes}
     ):
-        raise InputError(f"{path} is damaged: its model is not what it describes.")
+        raise InputError(f"{path} is damaged: its model does not fit its description.")
     compute, mix = saved_model.callable_of(model, interface)
     return ServedGenerator(interface, compute, manifest, mix)
 
 
-def _write_sparse(folder, graph, interface, settings):
+def _write_sparse(
+    folder: pathlib.Path, graph: Graph, interface: Interface, settings: Settings
+) -> list[str]:
     about = {**settings.about, "interface": interface.to_json()}
     compact.write(folder / FORMATS["sparse"].file, graph, settings.precision, about)
-    return ["Only what is not zero is stored; computed are all weights, zeros included."]
+    return ["Only non-zero weights are stored; computing uses all weights, zeros included."]
 
 
-def _read_sparse(folder, interface, about):
-    del about  # The file has its own.
+def _read_sparse(
+    folder: pathlib.Path, interface: Interface, about: dict[str, Any]
+) -> ServedGenerator:
+    del about  # The file has its own manifest.
     generator = read_sparse_file(folder / FORMATS["sparse"].file)
     if generator.interface != interface:
-        raise InputError(f"{folder} is damaged: its manifest is of another generator.")
+        raise InputError(f"{folder} is damaged: its manifest belongs to another generator.")
     return generator
 
 
-def _write_saved_model(folder, graph, interface, settings):
+def _write_saved_model(
+    folder: pathlib.Path, graph: Graph, interface: Interface, settings: Settings
+) -> list[str]:
     del settings
     saved_model.write(folder, to_keras(graph), interface)
-    return ["A SavedModel holds its zeros; most of them go when it is compressed."]
+    return ["A SavedModel stores its zeros; compressing it removes most of them."]
 
 
-def _read_saved_model(folder, interface, about):
+def _read_saved_model(
+    folder: pathlib.Path, interface: Interface, about: dict[str, Any]
+) -> ServedGenerator:
     compute, mix = saved_model.read(folder, interface)
     return ServedGenerator(interface, compute, about, mix)
 
 
-def _write_tflite(folder, graph, interface, settings):
+def _write_tflite(
+    folder: pathlib.Path, graph: Graph, interface: Interface, settings: Settings
+) -> list[str]:
     path, sizes = folder / FORMATS["tflite"].file, sorted(set(settings.batch_sizes))
     weights = lite.write(path, to_keras(graph), interface, settings.precision, sizes)
     return lite.notes(weights, settings.precision, sizes)
 
 
-def _read_tflite(folder, interface, about):
+def _read_tflite(
+    folder: pathlib.Path, interface: Interface, about: dict[str, Any]
+) -> ServedGenerator:
     compute, mix = lite.read(folder / FORMATS["tflite"].file, interface)
     return ServedGenerator(interface, compute, about, mix)
 

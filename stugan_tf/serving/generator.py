@@ -1,32 +1,44 @@
-"""A generator out of an artifact: one way to draw from it, whatever file it came in."""
+"""The generator of an artifact: one way to draw from it, whatever its format."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from stugan_tf.checks import check_above_zero, check_positive, check_seed
 from stugan_tf.errors import InputError
 from stugan_tf.images import to_uint8
 from stugan_tf.randomness import Purpose, fold
+from stugan_tf.serving.interface import Interface
 from stugan_tf.serving.numbering import BLOCK, numbered_inputs
 
 MAX_IMAGES = 2**20
 
 
 class ServedGenerator:
-    """Draws images.
+    """A loaded generator, which draws images; see `load`.
 
     Attributes:
-        interface: `Interface`: sizes, classes.
-        about: what the manifest of the artifact says.
+        interface: sizes and classes of the generator.
+        about: the manifest of the artifact.
     """
 
-    def __init__(self, interface, compute, about, mix):
-        """Notes how images are computed.
+    def __init__(
+        self,
+        interface: Interface,
+        compute: Callable[..., Any],
+        about: dict[str, Any],
+        mix: Callable[..., Any] | str,
+    ) -> None:
+        """Takes the functions that compute images.
 
         Args:
-            interface: an `Interface`.
+            interface: sizes and classes of the generator.
             compute: `(latents [B, latent_dim], labels [B] or None) -> float32 [B, H, W, C]`.
-            about: a dictionary.
-            mix: `(latents, weights [B, num_classes]) -> images`, or words on why there is none.
+            about: the manifest of the artifact.
+            mix: `(latents, weights [B, num_classes]) -> float32 [B, H, W, C]`, or the reason why
+                the generator takes no mixtures of classes.
         """
         self.interface = interface
         self.about = about
@@ -34,17 +46,24 @@ class ServedGenerator:
         self._mix = mix
 
     def __call__(
-        self, num_images=None, seed=0, labels=None, truncation=None, latents=None, dtype="uint8"
-    ):
+        self,
+        num_images: int | None = None,
+        seed: int = 0,
+        labels: npt.ArrayLike | None = None,
+        truncation: float | None = None,
+        latents: npt.ArrayLike | None = None,
+        dtype: str = "uint8",
+    ) -> np.ndarray:
         """Draws images.
 
-        Image number i of a seed is the same in any number of images, and that of `sample`.
+        Image number i of a seed is the same however many images are drawn, and the same that
+        `sample` draws.
 
         Args:
-            num_images: how many; that of the latents, if given, else 1.
-            seed: of latents and labels that are not given.
-            labels: a class, or one for each image; drawn unless given.
-            truncation: cuts latents off at this absolute value.
+            num_images: number of images; by default the number of latents, or 1.
+            seed: seed of the latents and labels that are not given.
+            labels: a class, or one class for each image; drawn by default.
+            truncation: where latents are cut off, an absolute value.
             latents: float [n, latent_dim], instead of a seed.
             dtype: 'uint8', or 'float32' for images in [-1, 1].
 
@@ -63,13 +82,30 @@ class ServedGenerator:
             latents = self._checked_latents(latents, num_images, truncation)
             drawn = None
         if labels is None and self.interface.conditional and drawn is None:
-            raise InputError("Latents need labels here: give labels=3, or one for each image.")
+            raise InputError(
+                "This generator needs labels for given latents: give labels=3, or one for each "
+                "image."
+            )
         labels = drawn if labels is None else self._checked_labels(labels, len(latents))
         images = np.concatenate(list(self.batches(latents, labels)))
         return images if dtype == "float32" else to_uint8(images)
 
-    def inputs(self, num_images, seed=0, truncation=None):
-        """Latents float32 [n, latent_dim] and labels int32 [n] of a seed."""
+    def inputs(
+        self, num_images: int, seed: int = 0, truncation: float | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draws the latents and labels of a seed.
+
+        Args:
+            num_images: number of images.
+            seed: at least 0.
+            truncation: where latents are cut off, an absolute value.
+
+        Returns:
+            Latents, float32 [num_images, latent_dim], and labels, int32 [num_images].
+
+        Raises:
+            InputError: if an argument is invalid.
+        """
         check_positive("num_images", num_images)
         if num_images > MAX_IMAGES:
             raise InputError(f"num_images must be at most {MAX_IMAGES}, got {num_images}.")
@@ -85,32 +121,37 @@ class ServedGenerator:
         )
         return latents.numpy(), labels.numpy()
 
-    def batches(self, latents, labels):
+    def batches(self, latents: np.ndarray, labels: np.ndarray | None) -> Iterator[np.ndarray]:
         """Computes images, at most 64 at once.
 
         Args:
             latents: float32 [n, latent_dim].
-            labels: int32 [n], or weights of classes float32 [n, num_classes]; of no use to an
-                unconditional generator.
+            labels: int32 [n], or weights of classes, float32 [n, num_classes]. An unconditional
+                generator ignores them.
 
         Yields:
             float32 [B, H, W, C] in [-1, 1].
+
+        Raises:
+            InputError: if weights are given and the generator takes no mixtures of classes.
         """
-        compute = self._compute
-        if self.interface.conditional and labels.dtype.kind == "f":
+        compute: Any = self._compute
+        if self.interface.conditional and labels.dtype.kind == "f":  # type: ignore[union-attr]
             self.check_mixes()
             compute = self._mix
         for first in range(0, len(latents), BLOCK):
             some = slice(first, first + BLOCK)
-            given = labels[some] if self.interface.conditional else None
+            given = labels[some] if self.interface.conditional else None  # type: ignore[index]
             yield np.asarray(compute(latents[some], given))
 
-    def check_mixes(self):
-        """Raises InputError if it takes no mixtures of classes."""
+    def check_mixes(self) -> None:
+        """Raises InputError if the generator takes no mixtures of classes."""
         if isinstance(self._mix, str):
-            raise InputError(f"There is nothing between classes here: {self._mix}")
+            raise InputError(f"This generator cannot mix classes: {self._mix}")
 
-    def _checked_latents(self, latents, num_images, truncation):
+    def _checked_latents(
+        self, latents: npt.ArrayLike, num_images: int | None, truncation: float | None
+    ) -> np.ndarray:
         latents = _array("latents", latents, np.float32)
         if latents.ndim != 2 or latents.shape[1] != self.interface.latent_dim or not len(latents):
             raise InputError(
@@ -122,7 +163,7 @@ class ServedGenerator:
             raise InputError("latents must be finite.")
         return latents
 
-    def _checked_labels(self, labels, num_images):
+    def _checked_labels(self, labels: npt.ArrayLike, num_images: int) -> np.ndarray:
         if not self.interface.conditional:
             raise InputError("This generator was trained without labels. Leave them out.")
         labels = _array("labels", labels)
@@ -139,9 +180,9 @@ class ServedGenerator:
         return np.broadcast_to(labels, [num_images]).astype(np.int32)
 
 
-def _array(name, values, dtype=None):
+def _array(name: str, values: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> np.ndarray:
     try:
-        with np.errstate(over="ignore"):  # What is too large becomes infinite, which is told.
+        with np.errstate(over="ignore"):  # Too large numbers become infinite and are refused later.
             return np.asarray(values, dtype)
     except (ValueError, TypeError) as error:
         raise InputError(f"{name} must be numbers: {error}.") from None

@@ -1,8 +1,8 @@
-"""A generator as a list of plain Keras layers: what folding makes and artifacts hold.
+"""A generator as a list of plain Keras layers: the result of folding, and the content of artifacts.
 
-A graph may come from a file that nobody vouches for. So it names layers of `KINDS` only, each with
-the arguments listed there, and is built by calling their constructors: Keras is never asked to
-deserialize. What it would allocate is known, and limited, before anything is allocated.
+A graph may come from an untrusted file. So it names only layers of `KINDS`, each with the arguments
+listed there, and is built by calling their constructors: Keras never deserializes anything. The
+memory that it would take is known, and limited, before anything is allocated.
 """
 
 import contextlib
@@ -10,21 +10,26 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from stugan_tf.errors import InputError
 
 MAX_NODES = 4096
 MAX_WEIGHTS = 2**28  # 1 GiB as float32; BigGAN at 256x256 has 2**26
 MAX_ACTIVATIONS = 2**25  # of one layer for one image; BigGAN at 256x256 has 2**23.6
-MAX_ALL_ACTIVATIONS = 2**29  # of all layers for one image, which may be needed at once
+MAX_ALL_ACTIVATIONS = 2**29  # of all layers for one image; all may be in memory at once
 ACTIVATIONS = (
     *("linear", "relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus"),
     *("tanh", "sigmoid", "softmax"),
 )
-_NAME = re.compile(r"[A-Za-z0-9_.>-]{1,200}")  # what TensorFlow takes for operations
+_NAME = re.compile(r"[A-Za-z0-9_.>-]{1,200}")  # names that TensorFlow allows for operations
+# Returns a checked value, or raises ValueError.
+Check: TypeAlias = Callable[[Any], Any]
 
 
 @dataclasses.dataclass
@@ -32,18 +37,18 @@ class Node:
     """A layer and its one call.
 
     Attributes:
-        name: of the layer, unique in the graph.
+        name: name of the layer, unique in the graph.
         kind: a key of `KINDS`.
-        arguments: of the layer's constructor.
-        inputs: names of the nodes it is called on.
+        arguments: arguments of the layer's constructor.
+        inputs: names of the nodes that it is called on.
         weights: float32 arrays by the names that Keras gives them.
     """
 
     name: str
     kind: str
-    arguments: dict
-    inputs: list
-    weights: dict = dataclasses.field(default_factory=dict)
+    arguments: dict[str, Any]
+    inputs: list[str]
+    weights: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -56,11 +61,11 @@ class Graph:
         output: name of the node that makes the images.
     """
 
-    nodes: dict
-    inputs: list
+    nodes: dict[str, Node]
+    inputs: list[str]
     output: str
 
-    def weights(self):
+    def weights(self) -> dict[str, np.ndarray]:
         """Arrays by 'layer/weight', in the order of the nodes."""
         return {
             f"{node.name}/{name}": value
@@ -68,12 +73,12 @@ class Graph:
             for name, value in node.weights.items()
         }
 
-    def users(self):
-        """{name: names of the nodes it is an input of, as often as it is}; the output has one more.
+    def users(self) -> dict[str, list[str | None]]:
+        """For each node, the names of the nodes that use it, once per use.
 
-        That one is None.
+        The output has an extra user, None.
         """
-        users = {name: [] for name in self.nodes}
+        users: dict[str, list[str | None]] = {name: [] for name in self.nodes}
         for node in self.nodes.values():
             for name in node.inputs:
                 users[name].append(node.name)
@@ -81,15 +86,16 @@ class Graph:
         return users
 
 
-def to_keras(graph, name="generator"):
-    """The functional Keras model of a graph, of `keras.layers` alone, in float32.
+def to_keras(graph: Graph, name: str = "generator") -> keras.Model:
+    """The functional Keras model of a graph, in float32, with only layers of `keras.layers`.
 
     Raises:
         InputError: if layers do not fit their inputs or weights, or would take too much memory.
     """
     if sum(math.prod(value.shape) for value in graph.weights().values()) > MAX_WEIGHTS:
         raise InputError(f"The model has more than {MAX_WEIGHTS:,} weights. That is too large.")
-    tensors, num_activations = {}, 0
+    tensors: dict[str, keras.KerasTensor] = {}
+    num_activations = 0
     with _in_float32():
         for node in graph.nodes.values():
             tensor = _called(node, [tensors[name] for name in node.inputs])
@@ -111,8 +117,8 @@ def to_keras(graph, name="generator"):
 
 
 @contextlib.contextmanager
-def _in_float32():
-    """Builds layers in float32 whatever the caller's precision."""
+def _in_float32() -> Iterator[None]:
+    """Builds layers in float32, whatever the caller's precision is."""
     former = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
@@ -121,12 +127,12 @@ def _in_float32():
         keras.config.set_dtype_policy(former)
 
 
-def _called(node, inputs):
-    """The Keras tensor that a node makes of Keras tensors; its layer has no weights yet."""
+def _called(node: Node, inputs: list[keras.KerasTensor]) -> keras.KerasTensor:
+    """Calls the layer of a node on Keras tensors; its weights are not set yet."""
     kind = KINDS[node.kind]
     if node.kind == "InputLayer":
         if node.weights:
-            raise InputError(f"{_named(node)} has weights, as no input does.")
+            raise InputError(f"{_named(node)} has weights, but inputs have none.")
         shape, dtype = node.arguments["batch_shape"], node.arguments["dtype"]
         return keras.Input(batch_shape=shape, dtype=dtype, name=node.name)
     shapes = [tuple(tensor.shape) for tensor in inputs]
@@ -145,8 +151,8 @@ def _called(node, inputs):
     return output
 
 
-def _check_call(node, shapes):
-    """Raises ValueError unless the inputs and weights are those of the layer."""
+def _check_call(node: Node, shapes: list[tuple[Any, ...]]) -> None:
+    """Raises ValueError unless the layer's inputs and weights fit it."""
     kind = KINDS[node.kind]
     if (len(shapes) < 2 if kind.merges else len(shapes) != 1) or (
         node.kind == "Attention" and len(shapes) != 3
@@ -155,22 +161,24 @@ def _check_call(node, shapes):
     found = {name: tuple(value.shape) for name, value in node.weights.items()}
     expected = kind.weights(node.arguments, shapes[0])
     if found != expected:
-        raise ValueError(f"its weights are {found}, its inputs ask for {expected}.")
-    if node.kind == "Attention":  # What it makes in between is not seen in its output.
+        raise ValueError(f"its weights are {found}, its inputs need {expected}.")
+    if node.kind == "Attention":  # Its intermediate scores do not show in its output.
         scores = math.prod(shapes[0][1:-1]) * math.prod(shapes[1][1:-1])
         if scores > MAX_ACTIVATIONS:
-            raise ValueError(f"it compares {scores:,} pairs, up to {MAX_ACTIVATIONS:,} may be.")
+            raise ValueError(
+                f"it compares {scores:,} pairs, up to {MAX_ACTIVATIONS:,} are allowed."
+            )
 
 
-def _named(node):
+def _named(node: Node) -> str:
     return f"Layer {node.name!r} ({node.kind})"
 
 
-# What the arguments of a layer may be: functions `value -> value`, which raise ValueError.
+# Checks of the arguments of layers.
 
 
-def _integer(least, most):
-    def check(value):
+def _integer(least: int, most: int) -> Check:
+    def check(value: Any) -> Any:
         if type(value) is not int or not least <= value <= most:
             raise ValueError(f"must be an integer from {least} to {most}")
         return value
@@ -178,20 +186,20 @@ def _integer(least, most):
     return check
 
 
-def _number(value):
+def _number(value: Any) -> float:
     if type(value) not in (int, float) or not abs(value) < 1e6:
         raise ValueError("must be a number")
     return float(value)
 
 
-def _optional_number(value):
+def _optional_number(value: Any) -> float | None:
     return None if value is None else _number(value)
 
 
-def _integers(least, most, longest):
+def _integers(least: int, most: int, longest: int) -> Check:
     check = _integer(least, most)
 
-    def check_all(value):
+    def check_all(value: Any) -> Any:
         if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= longest:
             raise ValueError(f"must be a list of up to {longest} integers")
         return tuple(check(one) for one in value)
@@ -199,8 +207,8 @@ def _integers(least, most, longest):
     return check_all
 
 
-def _choice(*allowed):
-    def check(value):
+def _choice(*allowed: Any) -> Check:
+    def check(value: Any) -> Any:
         value = list(value) if isinstance(value, tuple) else value
         if not any(type(value) is type(one) and value == one for one in allowed):
             raise ValueError(f"must be {' or '.join(map(repr, allowed))}")
@@ -209,13 +217,13 @@ def _choice(*allowed):
     return check
 
 
-def _input_shape(value):
+def _input_shape(value: Any) -> tuple[int | None, ...]:
     if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= 2 or value[0] is not None:
         raise ValueError("must be [null] or [null, length]")
     return (None, *map(_integer(1, 2**20), value[1:]))
 
 
-def _cropping(value):
+def _cropping(value: Any) -> tuple[int, ...]:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise ValueError("must be a pair of integers")
     return tuple(map(_integer(0, 2**20), value))
@@ -243,36 +251,36 @@ _POOLING = {
 _ZEROS = {"kernel_initializer": "zeros", "bias_initializer": "zeros"}
 
 
-def _no_weights(arguments, shape):
+def _no_weights(arguments: dict[str, Any], shape: tuple[Any, ...]) -> dict[str, Any]:
     del arguments, shape
     return {}
 
 
-def _with_bias(arguments, kernel, units):
+def _with_bias(arguments: dict[str, Any], kernel: tuple[Any, ...], units: int) -> dict[str, Any]:
     return {"kernel": kernel, **({"bias": (units,)} if arguments["use_bias"] else {})}
 
 
-def _dense_weights(arguments, shape):
+def _dense_weights(arguments: dict[str, Any], shape: tuple[Any, ...]) -> dict[str, Any]:
     units = arguments["units"]
     return _with_bias(arguments, (shape[-1], units), units)
 
 
-def _convolution_weights(arguments, shape):
+def _convolution_weights(arguments: dict[str, Any], shape: tuple[Any, ...]) -> dict[str, Any]:
     filters = arguments["filters"]
     return _with_bias(arguments, (*arguments["kernel_size"], shape[-1], filters), filters)
 
 
-def _transposed_weights(arguments, shape):
+def _transposed_weights(arguments: dict[str, Any], shape: tuple[Any, ...]) -> dict[str, Any]:
     filters = arguments["filters"]
     return _with_bias(arguments, (*arguments["kernel_size"], filters, shape[-1]), filters)
 
 
-def _embedding_weights(arguments, shape):
+def _embedding_weights(arguments: dict[str, Any], shape: tuple[Any, ...]) -> dict[str, Any]:
     del shape
     return {"embeddings": (arguments["input_dim"], arguments["output_dim"])}
 
 
-def _scale_weights(arguments, shape):
+def _scale_weights(arguments: dict[str, Any], shape: tuple[Any, ...]) -> dict[str, Any]:
     del arguments
     return {"gamma": (shape[-1],), "beta": (shape[-1],)}
 
@@ -282,15 +290,15 @@ class Kind:
     """A class of Keras layers that graphs may have.
 
     Attributes:
-        arguments: {name: check}; all of them are needed.
+        arguments: {name: check}; all arguments are needed.
         weights: `(arguments, shape of the input) -> {name: shape}`.
         fixed: further arguments of the constructor.
-        merges: whether it is called on a list.
+        merges: whether the layer is called on a list.
     """
 
-    arguments: dict = dataclasses.field(default_factory=dict)
-    weights: object = _no_weights
-    fixed: dict = dataclasses.field(default_factory=dict)
+    arguments: dict[str, Check] = dataclasses.field(default_factory=dict)
+    weights: Callable[[dict[str, Any], tuple[Any, ...]], dict[str, Any]] = _no_weights
+    fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
     merges: bool = False
 
 
@@ -310,7 +318,7 @@ KINDS = {
         _embedding_weights,
         {"embeddings_initializer": "zeros"},
     ),
-    # Its statistics are zeros and ones: scale and shift alone.
+    # Its statistics are zeros and ones, so it only scales and shifts.
     "BatchNormalization": Kind(
         {"axis": _choice(-1), "epsilon": _choice(0.0)}, _scale_weights, {"trainable": False}
     ),
@@ -343,20 +351,20 @@ KINDS = {
 }
 
 
-def checked_arguments(kind, name, config):
-    """What the constructor of a layer is given, of a configuration as Keras writes it.
+def checked_arguments(kind: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments for the constructor of a layer, checked.
 
     Args:
-        kind: name of a class.
-        name: of the layer, for messages.
-        config: a dictionary.
+        kind: name of the layer's class.
+        name: name of the layer, for messages.
+        config: the layer's configuration, as Keras writes it.
 
     Raises:
-        InputError: if the class is none of `KINDS`, or an argument is not allowed.
+        InputError: if the class is not one of `KINDS`, or an argument is not allowed.
     """
     if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(
-            f"Layer {name!r} is of class {kind!r:.60}, which models in artifacts cannot have: only "
+            f"Layer {name!r} is of class {kind!r:.60}. Models in artifacts have only layers of "
             f"{', '.join(KINDS)}."
         )
     arguments = {}
@@ -372,27 +380,27 @@ def checked_arguments(kind, name, config):
     return arguments
 
 
-def to_json(graph):
-    """The model of a graph as Keras' own JSON."""
+def to_json(graph: Graph) -> str:
+    """The model of a graph in Keras' own JSON."""
     return to_keras(graph).to_json()
 
 
-def from_json(text, weights):
-    """The graph that Keras' JSON of a functional model describes.
+def from_json(text: str, weights: Mapping[str, np.ndarray]) -> Graph:
+    """The graph of a functional model in Keras' JSON.
 
     Args:
-        text: the JSON, of `to_json` or of somebody hostile.
+        text: the JSON, from `to_json` or from an attacker.
         weights: {'layer/weight': array}.
 
     Raises:
-        InputError: if it is none of ours.
+        InputError: if the JSON is not one that `to_json` makes.
     """
     try:
         config = json.loads(text)["config"]
         entries = config["layers"]
         if not 1 <= len(entries) <= MAX_NODES:
             raise InputError(f"The model has {len(entries)} layers; 1 to {MAX_NODES} are allowed.")
-        nodes = {}
+        nodes: dict[str, Node] = {}
         for entry in entries:
             node = _node(entry, nodes)
             nodes[node.name] = node
@@ -403,29 +411,29 @@ def from_json(text, weights):
             nodes[name].weights[weight] = value
         there = [name for name, node in nodes.items() if node.kind == "InputLayer"]
         if sorted(there) != sorted(inputs) or output not in nodes:
-            raise InputError("The model's inputs or output are none of its layers.")
+            raise InputError("The model's inputs or output are not among its layers.")
         _check_all_used(Graph(nodes, inputs, output))
     except InputError:
         raise
     except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
-            f"The description of the model is damaged ({type(error).__name__}). Export it anew."
+            f"The description of the model is damaged ({type(error).__name__}). Export it again."
         ) from None
     return Graph(nodes, inputs, output)
 
 
-def _check_all_used(graph):
+def _check_all_used(graph: Graph) -> None:
     """Raises InputError if a layer does not lead to the output: Keras would leave it out."""
     for name, users in graph.users().items():
         if not users and name not in graph.inputs:
-            raise InputError(f"{_named(graph.nodes[name])} is of no use to the output.")
+            raise InputError(f"{_named(graph.nodes[name])} does not lead to the output.")
 
 
-def _node(entry, nodes):
-    """A node of Keras' description of a layer; its inputs must be in `nodes`."""
+def _node(entry: Any, nodes: Mapping[str, Node]) -> Node:
+    """A node from Keras' description of a layer; its inputs must be in `nodes`."""
     name, kind = entry["name"], entry["class_name"]
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in nodes:
-        raise InputError(f"A layer has the name {name!r:.60}, or two have.")
+        raise InputError(f"{name!r:.60} is not a name for a layer, or two layers have it.")
     arguments = checked_arguments(kind, name, entry["config"])
     calls = entry["inbound_nodes"]
     if len(calls) != (kind != "InputLayer"):
@@ -442,24 +450,24 @@ def _node(entry, nodes):
     return Node(name, kind, arguments, inputs)
 
 
-def _tensor_name(history):
-    """The layer that makes a tensor, of ['layer', 0, 0]."""
+def _tensor_name(history: Any) -> str:
+    """The name of the layer that makes a tensor, from ['layer', 0, 0]."""
     name, call, output = history
     if not isinstance(name, str) or (call, output) != (0, 0):
         raise ValueError(history)
     return name
 
 
-def _listed(entries):
-    """Keras writes one tensor as it is, several as a list."""
+def _listed(entries: Any) -> list[Any]:
+    """A list of tensors; Keras writes a single tensor without a list."""
     return [entries] if isinstance(entries[0], str) else entries
 
 
-def float32(value):
-    """An array in the precision of weights.
+def float32(value: npt.ArrayLike) -> np.ndarray:
+    """An array in float32, the precision of weights.
 
     Raises:
-        InputError: if it holds what is not finite.
+        InputError: if a value is not finite.
     """
     value = np.asarray(value, np.float32)
     if not np.all(np.isfinite(value)):

@@ -1,33 +1,69 @@
-"""What one must know of a generator to draw from it, whatever file it is in."""
+"""What a caller must know of a generator to draw from it, whatever its format."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from stugan_tf.errors import InputError
+from stugan_tf.signatures import ImageShape
 
 MAX_CLASSES = 2**20
 
 
+class TrainedGAN(Protocol):
+    """The part of a `training.gan.GAN` that its interface needs."""
+
+    @property
+    def latent_dim(self) -> int:
+        """Length of a latent vector."""
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are integers below it."""
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the generator takes labels."""
+
+
+class Images(Protocol):
+    """The part of a `data.Source` that an interface needs."""
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """(height, width, channels)."""
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """A name for each class, or None."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Interface:
-    """Latents, or latents and labels, to images.
+    """Inputs and outputs of a generator: latents, or latents and labels, to images.
 
     Attributes:
         latent_dim: length of a latent vector.
         image_shape: (H, W, C).
         num_classes: labels are integers below it.
         conditional: whether the generator takes labels.
-        class_names: one each, or None.
+        class_names: a name for each class, or None.
     """
 
     latent_dim: int
-    image_shape: tuple
+    image_shape: tuple[int, ...]
     num_classes: int
     conditional: bool
-    class_names: tuple | None = None
+    class_names: tuple[str, ...] | None = None
 
     @classmethod
-    def of_gan(cls, gan, source):
-        """Of the generator of a `GAN` that is trained on a data source."""
+    def of_gan(cls, gan: TrainedGAN, source: Images) -> "Interface":
+        """The interface of the generator of a GAN.
+
+        Args:
+            gan: a `training.gan.GAN`.
+            source: the data that it is trained on.
+        """
         names = source.class_names
         return cls(
             gan.latent_dim,
@@ -37,32 +73,32 @@ class Interface:
             None if names is None else tuple(map(str, names)),
         )
 
-    def names(self):
-        """The classes by name."""
+    def names(self) -> Sequence[str]:
+        """A name for each class; without names, "class 0" and so on."""
         return self.class_names or [f"class {number}" for number in range(self.num_classes)]
 
-    def numbered_names(self):
-        """The classes by number, and by name where that says more: "3 cat", or "3"."""
+    def numbered_names(self) -> list[str]:
+        """The number of each class, and its name if it says more: "3 cat", or "3"."""
         numbers = [str(number) for number in range(self.num_classes)]
         return [
             number if name == number else f"{number} {name}"
             for number, name in zip(numbers, self.class_names or numbers, strict=True)
         ]
 
-    def to_json(self):
-        """A dictionary that JSON can hold."""
+    def to_json(self) -> dict[str, Any]:
+        """The interface as a dictionary that JSON can hold."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, values):
-        """Of such a dictionary, which may be anything.
+    def from_json(cls, values: object) -> "Interface":
+        """Reads a dictionary that `to_json` made.
 
         Raises:
-            InputError: if it is not one that `to_json` makes.
+            InputError: if `values` is anything else.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or values.keys() != names:
-            raise InputError("The description of the generator is damaged. Export it anew.")
+            raise InputError("The description of the generator is damaged. Export it again.")
         shape, labels = values["image_shape"], values["class_names"]
         sizes = [values["latent_dim"], values["num_classes"]]
         is_right = (
@@ -79,7 +115,7 @@ class Interface:
                 and all(isinstance(label, str) and len(label) <= 1000 for label in labels)
             )
         if not is_right:
-            raise InputError("The description of the generator is damaged. Export it anew.")
+            raise InputError("The description of the generator is damaged. Export it again.")
         return cls(
             values["latent_dim"],
             tuple(shape),

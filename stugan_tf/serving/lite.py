@@ -1,9 +1,9 @@
 """A generator for TensorFlow Lite: one signature for each batch size, `batch_1`, `batch_8`...
 
-Each takes latents [B, latent_dim] and, where the model has them, labels [B], and makes images
-[B, H, W, C] in [-1, 1]. Sizes are fixed, for a dynamic one stops the converter at resized
-convolutions. Weights of which enough are zero are stored sparse, except in int8: the CPU kernels
-refuse dynamic-range quantized convolutions whose weights are sparse (TensorFlow 2.21).
+Each takes latents [B, latent_dim] and, if the model is conditional, labels [B], and makes images
+[B, H, W, C] in [-1, 1]. Batch sizes are fixed, because the converter cannot convert resized
+convolutions with a dynamic one. Weights with enough zeros are stored sparse, except in int8: the
+CPU kernels refuse dynamic-range quantized convolutions with sparse weights (TensorFlow 2.21).
 """
 
 import contextlib
@@ -12,12 +12,16 @@ import pathlib
 import tempfile
 import threading
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from stugan_tf.errors import InputError
-from stugan_tf.serving.lite_contents import stored_weights
+from stugan_tf.serving.interface import Interface
+from stugan_tf.serving.lite_contents import StoredWeight, stored_weights
 
 MAX_FILE = 2**31 - 1  # bytes, the most that the format can hold
 NO_MIXTURES = (
@@ -25,18 +29,25 @@ NO_MIXTURES = (
 )
 
 
-def write(path, model, interface, precision, batch_sizes):
+def write(
+    path: str | os.PathLike[str],
+    model: keras.Model,
+    interface: Interface,
+    precision: str,
+    batch_sizes: Sequence[int],
+) -> list[StoredWeight]:
     """Writes a .tflite file.
 
     Args:
-        path: of the file.
+        path: path of the file.
         model: a Keras model of latents, or [latents, labels], to images.
-        interface: its `Interface`.
-        precision: 'float32', 'float16' of the weights, or 'int8': dynamic-range quantization.
-        batch_sizes: integers, a signature each.
+        interface: the interface of the generator.
+        precision: precision of the weights: 'float32', 'float16' or 'int8', which means
+            dynamic-range quantization.
+        batch_sizes: batch sizes, one for each signature.
 
     Returns:
-        A list of `StoredWeight`: what became of the weights.
+        The weights as they are stored.
 
     Raises:
         InputError: if TensorFlow's converter refuses the model.
@@ -53,7 +64,7 @@ def write(path, model, interface, precision, batch_sizes):
         try:
             with _quietly():
                 data = converter.convert()
-        except Exception as error:  # It has no class of errors that is public.
+        except Exception as error:  # The converter has no public class of errors.
             raise InputError(
                 "TensorFlow Lite's converter refuses this generator: "
                 f"{str(error).strip().splitlines()[0]:.300}. Export it with --format=saved_model."
@@ -62,18 +73,20 @@ def write(path, model, interface, precision, batch_sizes):
     return stored_weights(data)
 
 
-def _save(folder, model, interface, batch_sizes):
+def _save(
+    folder: str, model: keras.Model, interface: Interface, batch_sizes: Sequence[int]
+) -> None:
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
 
-    def signature(size):
+    def signature(size: int) -> Any:
         specs = [tf.TensorSpec([size, interface.latent_dim], tf.float32, "latents")]
         if interface.conditional:
             specs.append(tf.TensorSpec([size], tf.int32, "labels"))
 
-        def images(*inputs):
-            inputs = inputs if interface.conditional else inputs[0]
-            return {"images": tf.cast(model(inputs, training=False), tf.float32)}
+        def images(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            given = inputs if interface.conditional else inputs[0]
+            return {"images": tf.cast(model(given, training=False), tf.float32)}
 
         return tf.function(images, specs, autograph=False).get_concrete_function()
 
@@ -82,29 +95,31 @@ def _save(folder, model, interface, batch_sizes):
 
 
 @contextlib.contextmanager
-def _quietly():
-    """Without the advice to use LiteRT's package, which runs the same files."""
+def _quietly() -> Iterator[None]:
+    """Silences the advice to use LiteRT's package, which runs the same files."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def read(path, interface):
-    """(compute, mix) of a `ServedGenerator`, on all cores.
+def read(
+    path: str | os.PathLike[str], interface: Interface
+) -> tuple[Callable[..., np.ndarray], str]:
+    """Reads the functions `(compute, mix)` of a `ServedGenerator`; they use all cores.
 
-    The interpreter is C++ that trusts its file: call this for files whose writer you trust.
+    The interpreter is C++ that trusts its file: call this only for files whose writer you trust.
 
     Args:
-        path: of a .tflite file of `write`.
-        interface: its `Interface`.
+        path: path of a .tflite file that `write` wrote.
+        interface: the interface of the generator.
 
     Raises:
-        InputError: if the interpreter refuses the file, or it does not fit the interface.
+        InputError: if the interpreter refuses the file, or the file does not fit the interface.
     """
     path = pathlib.Path(path)
     if path.stat().st_size > MAX_FILE:
         raise InputError(
-            f"{path} has more than {MAX_FILE:,} bytes, as no TensorFlow Lite file has."
+            f"{path} has more than {MAX_FILE:,} bytes, the most of a TensorFlow Lite file."
         )
     data = path.read_bytes()
     try:
@@ -119,28 +134,28 @@ def read(path, interface):
             for size, runner in runners.items():
                 _check_runner(runner, size, interface)
             generate = _Batches(runners, interpreter)
-            for size in runners:  # What cannot run is found when it first runs, and not before.
+            for size in runners:  # Some faults show only when a signature runs.
                 generate(*_nothing(size, interface))
     except InputError:
         raise
     except (ValueError, TypeError, KeyError, RuntimeError, UnicodeError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(
-            f"{path} cannot be run by TensorFlow Lite ({reason:.200}). Copy or export it anew."
+            f"{path} cannot be run by TensorFlow Lite ({reason:.200}). Copy or export it again."
         ) from None
     return generate, NO_MIXTURES
 
 
-def _nothing(size, interface):
-    """Latents of zeros and, if there are any, labels of the last class."""
+def _nothing(size: int, interface: Interface) -> tuple[np.ndarray, np.ndarray | None]:
+    """Latents of zeros and, for a conditional generator, labels of the last class."""
     latents = np.zeros([size, interface.latent_dim], np.float32)
     last = np.int32(interface.num_classes - 1)
     return latents, np.full([size], last) if interface.conditional else None
 
 
-def _check_runner(runner, size, interface):
-    """Raises ValueError unless a signature takes and gives what the interface says."""
-    expected = {"latents": ((size, interface.latent_dim), np.float32)}
+def _check_runner(runner: Any, size: int, interface: Interface) -> None:
+    """Raises ValueError unless a signature has the inputs and output of the interface."""
+    expected: dict[str, Any] = {"latents": ((size, interface.latent_dim), np.float32)}
     if interface.conditional:
         expected["labels"] = ((size,), np.int32)
     for details, wanted in (
@@ -153,23 +168,24 @@ def _check_runner(runner, size, interface):
 
 
 class _Batches:
-    """Makes images of any number of latents by signatures of fixed batch sizes.
+    """Makes images of any number of latents with signatures of fixed batch sizes.
 
-    Threads that share it wait for each other: an interpreter has one memory for all its tensors.
+    Threads that share it take turns: an interpreter has one memory for all its tensors.
     """
 
-    def __init__(self, runners, interpreter):
+    def __init__(self, runners: dict[int, Any], interpreter: Any) -> None:
         if not runners:
             raise InputError("The TensorFlow Lite file has no signature.")
         self._runners = runners
         self._interpreter = interpreter  # Runners do not keep it alive.
         self._lock = threading.Lock()
 
-    def __call__(self, latents, labels):
-        images, first = [], 0
+    def __call__(self, latents: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+        images: list[np.ndarray] = []
+        first = 0
         while first < len(latents):
             left = len(latents) - first
-            # The largest batch that is full, else the smallest, of which some are thrown away.
+            # The largest batch that is full, else the smallest; its surplus images are dropped.
             size = max((s for s in self._runners if s <= left), default=min(self._runners))
             positions = np.minimum(np.arange(first, first + size), len(latents) - 1)
             inputs = {"latents": latents[positions]}
@@ -181,15 +197,15 @@ class _Batches:
         return np.concatenate(images)
 
 
-def notes(weights, precision, batch_sizes):
-    """Sentences on what became of the weights.
+def notes(weights: list[StoredWeight], precision: str, batch_sizes: Sequence[int]) -> list[str]:
+    """Sentences for the model card on how the weights are stored.
 
     Args:
-        weights: of `write`.
-        precision: likewise.
-        batch_sizes: likewise.
+        weights: the weights that `write` returned.
+        precision: precision of the weights.
+        batch_sizes: batch sizes of the signatures.
     """
-    lines = [f"Batches are of {' or '.join(map(str, batch_sizes))} image(s), by fixed signatures."]
+    lines = [f"Batches have {' or '.join(map(str, batch_sizes))} image(s), by fixed signatures."]
     sparse = [weight for weight in weights if weight.sparse]
     dense = [weight for weight in weights if not weight.sparse and weight.density < 0.5]
     if sparse:

@@ -1,7 +1,8 @@
-"""Which weights of a .tflite file that we wrote are stored sparse, and in how many bytes."""
+"""Reads from a .tflite file of ours which weights are stored sparse, and in how many bytes."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,18 +26,27 @@ _INDICES = {
 
 
 class StoredWeight(NamedTuple):
-    """A constant of at least 1 KiB as a dense array."""
+    """A constant that takes at least 1 KiB as a dense array.
+
+    Attributes:
+        name: name of the tensor.
+        shape: its dimensions.
+        dtype: name of its type.
+        num_bytes: bytes in the file, positions included.
+        sparse: whether it is stored sparse.
+        density: the fraction that is not zero.
+    """
 
     name: str
-    shape: tuple
+    shape: tuple[int, ...]
     dtype: str
-    num_bytes: int  # in the file, positions included
+    num_bytes: int
     sparse: bool
-    density: float  # the fraction that is not zero
+    density: float
 
 
-def stored_weights(data):
-    """The `StoredWeight`s of a file of our own writing, each once."""
+def stored_weights(data: bytes) -> list[StoredWeight]:
+    """The weights of a .tflite file that we wrote, each once."""
     model = schema.Model.GetRootAsModel(data, 0)
     graph = model.Subgraphs(0)
     found = []
@@ -46,7 +56,7 @@ def stored_weights(data):
         size = math.prod(shape)
         if not buffer.DataLength() or size * dtype().itemsize < 1024:
             continue
-        values = np.frombuffer(buffer.DataAsNumpy(), dtype)
+        values: Any = np.frombuffer(buffer.DataAsNumpy(), dtype)
         sparsity = tensor.Sparsity()
         found.append(
             StoredWeight(
@@ -61,28 +71,28 @@ def stored_weights(data):
     return found
 
 
-def _position_bytes(sparsity):
+def _position_bytes(sparsity: Any) -> int:
     last = sparsity.DimMetadata(sparsity.DimMetadataLength() - 1)
     return sum(array.nbytes for array in _csr(last))
 
 
-def _numbers(length, as_numpy):
+def _numbers(length: Callable[[], int], as_numpy: Callable[[], Any]) -> Any:
     return as_numpy() if length() else np.zeros(0, np.int32)
 
 
-def _shape(tensor):
+def _shape(tensor: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in _numbers(tensor.ShapeLength, tensor.ShapeAsNumpy))
 
 
-def _csr(axis):
-    """Where each row begins, and the positions in the rows."""
+def _csr(axis: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The beginning of each row, and the positions in the rows."""
     return (
         _vector(axis.ArraySegmentsType(), axis.ArraySegments()),
         _vector(axis.ArrayIndicesType(), axis.ArrayIndices()),
     )
 
 
-def _vector(kind, table):
+def _vector(kind: int, table: Any) -> np.ndarray:
     holder, dtype = _INDICES[kind]
     vector = holder()
     vector.Init(table.Bytes, table.Pos)

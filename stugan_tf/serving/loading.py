@@ -1,32 +1,31 @@
 """Loads artifacts: `stugan_tf.serving.load(path)`."""
 
+import os
 import pathlib
 
 from stugan_tf.serving import artifact
 from stugan_tf.serving.formats import format_of, read_sparse_file
+from stugan_tf.serving.generator import ServedGenerator
 from stugan_tf.serving.interface import Interface
 
 
-def load(path):
-    """A generator of an exported artifact.
+def load(path: str | os.PathLike[str]) -> ServedGenerator:
+    """Loads the generator of an exported artifact.
 
         generator = load("exported")                 # the newest version in this folder
         images = generator(16, seed=1)               # uint8 [16, H, W, C]
 
-    Checksums and versions are checked first. A SavedModel is a program, as TensorFlow says itself,
-    and TensorFlow Lite's interpreter trusts its file: load folders whose writer you trust. The
-    format `sparse` may come from anybody. To be sure that nothing else is read, give the path of
-    the `.safetensors` file, not of its folder.
+    Checksums and versions are checked first. A SavedModel is a program, as TensorFlow's
+    documentation says, and TensorFlow Lite's interpreter trusts its file: load only folders whose
+    writer you trust. Files of the format `sparse` may come from anybody. To be sure that nothing
+    else is read, give the path of the `.safetensors` file, not of its folder.
 
     Args:
-        path: of the folder that `export` wrote, of one version in it, or of a single
-            `.safetensors` file of the format `sparse`.
-
-    Returns:
-        A `ServedGenerator`.
+        path: the folder that `export` wrote, one version in it, or a single `.safetensors` file of
+            the format `sparse`.
 
     Raises:
-        InputError: if there is no artifact, or it is damaged, or of another version.
+        InputError: if the path holds no artifact, or the artifact is damaged or of another version.
     """
     path = pathlib.Path(path)
     if path.is_file():

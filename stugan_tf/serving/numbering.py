@@ -3,22 +3,32 @@
 import tensorflow as tf
 
 from stugan_tf.randomness import draw_latents, fold
+from stugan_tf.signatures import Seed
 
-BLOCK = 64  # as `sample` draws them, see `evaluation.sampling.Sampler.inputs`
+BLOCK = 64  # The same in `sample`, see `evaluation.sampling.Sampler.inputs`.
 
 
-def numbered_inputs(num_images, latent_dim, num_classes, seed, truncation):
-    """Latents float32 [n, latent_dim] and labels int32 [n].
+def numbered_inputs(
+    num_images: int | tf.Tensor,
+    latent_dim: int,
+    num_classes: int,
+    seed: Seed,
+    truncation: float | tf.Tensor | None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draws latents and labels.
 
     Args:
         num_images: an integer, or an integer scalar.
         latent_dim: length of a latent vector.
-        num_classes: number of labels.
+        num_classes: labels are integers below it.
         seed: int [2].
         truncation: see `draw_latents`.
+
+    Returns:
+        Latents, float32 [num_images, latent_dim], and labels, int32 [num_images].
     """
 
-    def draw(block):
+    def draw(block: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return draw_latents(BLOCK, latent_dim, num_classes, fold(seed, 0, block), truncation)
 
     blocks = tf.range(-(-tf.cast(num_images, tf.int64) // BLOCK))

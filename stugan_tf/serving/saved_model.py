@@ -1,4 +1,4 @@
-"""A generator as a SavedModel that needs nothing but TensorFlow, and reading it again.
+"""Writes a generator as a SavedModel that needs only TensorFlow, and reads it.
 
 Signatures, all with dynamic batches; `serving_default` is `images_of_latents`:
 
@@ -9,8 +9,12 @@ Signatures, all with dynamic batches; `serving_default` is `images_of_latents`:
     images_of_mixtures   latents, class_weights -> images; where labels are embedded
     pixels_of_mixtures   the same -> pixels
 
-`truncation` 0 draws from the whole normal distribution, `class_id` -1 each label at random.
+`truncation` 0 draws from the whole normal distribution, `class_id` -1 draws each label at random.
 """
+
+import os
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,19 +24,20 @@ from stugan_tf.errors import InputError
 from stugan_tf.files import without_patterns
 from stugan_tf.layers.mixing import mixing_classes
 from stugan_tf.randomness import Purpose, fold
+from stugan_tf.serving.interface import Interface
 from stugan_tf.serving.numbering import numbered_inputs
 
 NO_TRUNCATION = 0.0
 ANY_CLASS = -1
 
 
-def write(folder, model, interface):
+def write(folder: str | os.PathLike[str], model: keras.Model, interface: Interface) -> None:
     """Writes a SavedModel.
 
     Args:
-        folder: to write to.
+        folder: folder to write to.
         model: a Keras model of latents, or [latents, labels], to images.
-        interface: its `Interface`.
+        interface: the interface of the generator.
     """
     module = _Module(model, interface)
     tf.saved_model.save(module, str(folder), signatures=module.signatures())
@@ -44,13 +49,13 @@ class _Module(tf.Module):
     def __init__(self, model, interface):
         super().__init__(name="generator")
         self._interface = interface
-        # Keras' variables are none that tf.Module would find.
+        # tf.Module does not find Keras' variables.
         self.weights = [variable.value for variable in model.variables]
         self._call = _shared(model)
         mixing = mixing_or_reason(model, interface)
         self._mix = None if isinstance(mixing, str) else _shared(mixing)
 
-    def signatures(self):
+    def signatures(self) -> dict[str, Any]:
         """Concrete functions by name."""
         interface = self._interface
         latents = tf.TensorSpec([None, interface.latent_dim], tf.float32, "latents")
@@ -102,12 +107,12 @@ class _Module(tf.Module):
 
 
 def _shared(model):
-    """A function that all signatures call, so that its graph is there once."""
+    """A function that all signatures call, so that its graph is stored once."""
     return tf.function(lambda inputs: model(inputs, training=False), autograph=False)
 
 
-def mixing_or_reason(model, interface):
-    """A model of weights of classes instead of labels, or words on why there is none."""
+def mixing_or_reason(model: keras.Model, interface: Interface) -> keras.Model | str:
+    """A model that takes weights of classes instead of labels, or the reason why there is none."""
     if not interface.conditional:
         return "the generator was trained without labels."
     try:
@@ -131,13 +136,19 @@ def _pixels(function, specs):
     return tf.function(pixels, specs, autograph=False).get_concrete_function()
 
 
-def read(folder, interface):
-    """(compute, mix) of a `ServedGenerator`.
+def read(
+    folder: str | os.PathLike[str], interface: Interface
+) -> tuple[Callable[..., Any], Callable[..., Any] | str]:
+    """Reads the functions `(compute, mix)` of a `ServedGenerator`.
 
-    A SavedModel is a program: call this for folders whose writer you trust.
+    A SavedModel is a program: call this only for folders whose writer you trust.
+
+    Args:
+        folder: folder of the SavedModel.
+        interface: the interface of the generator.
 
     Raises:
-        InputError: if it is no SavedModel, or has not the signatures of the interface.
+        InputError: if it is not a SavedModel, or its signatures do not fit the interface.
     """
     try:
         with without_patterns(folder) as readable:
@@ -146,7 +157,7 @@ def read(folder, interface):
     except (OSError, ValueError, TypeError, KeyError, AttributeError, tf.errors.OpError) as error:
         raise InputError(
             f"{folder} cannot be loaded as a SavedModel ({str(error).splitlines()[0]:.200}). Copy "
-            "or export it anew."
+            "or export it again."
         ) from None
     _check_signature(folder, signatures, interface)
     # `loaded` must live as long as its functions.
@@ -154,16 +165,16 @@ def read(folder, interface):
     if "images_of_mixtures" in signatures:
         return call, _caller(loaded, "images_of_mixtures", ("latents", "class_weights"))
     return call, (
-        "its labels enter something else than embeddings."
+        "its labels enter other layers than embeddings."
         if interface.conditional
         else "the generator was trained without labels."
     )
 
 
 def _check_signature(folder, signatures, interface):
-    """Raises InputError unless the sizes of what is taken and made are those of the interface.
+    """Raises InputError unless the signature has the inputs and output of the interface.
 
-    How many labels there are is not seen there.
+    The number of classes is not checked: a signature does not show it.
     """
     expected = {"latents": (None, interface.latent_dim)}
     if interface.conditional:
@@ -177,7 +188,7 @@ def _check_signature(folder, signatures, interface):
     if found != expected or made is None or tuple(made.shape[1:]) != interface.image_shape:
         raise InputError(
             f"The SavedModel in {folder} has no signature images_of_latents that takes {expected} "
-            f"and makes images {interface.image_shape}. Export it anew."
+            f"and makes images {interface.image_shape}. Export it again."
         )
 
 
@@ -193,13 +204,15 @@ def _caller(loaded, signature, names):
     return call
 
 
-def callable_of(model, interface):
-    """(compute, mix) of a Keras model of a graph."""
+def callable_of(
+    model: keras.Model, interface: Interface
+) -> tuple[Callable[..., Any], Callable[..., Any] | str]:
+    """The functions `(compute, mix)` of a `ServedGenerator`, from the Keras model of a graph."""
     mixing = mixing_or_reason(model, interface)
     return _compiled(model), mixing if isinstance(mixing, str) else _compiled(mixing)
 
 
-def _compiled(model: keras.Model):
+def _compiled(model: keras.Model) -> Callable[..., np.ndarray]:
     @tf.function(autograph=False, reduce_retracing=True)
     def run(inputs):
         return tf.cast(model(inputs, training=False), tf.float32)

@@ -35,7 +35,7 @@ def _free_port():
         ([], "--artifact is missing: a folder that python -m stugan_tf.export wrote."),
         (["--artifact=a"] * 5, "A page shows up to 4 artifacts side by side, got 5."),
         (["--artifact=a", "--port=0"], "--port must be from 1 to 65535, got 0."),
-        (["--artifact=a", "--gin_param=a = 1"], "The demo reads no gin"),
+        (["--artifact=a", "--gin_param=a = 1"], "The demo does not use gin"),
     ],
 )
 def test_flags_that_cannot_be_are_refused(use, flags, message):
@@ -65,13 +65,13 @@ def test_a_port_in_use_is_refused(use):
         port = other.getsockname()[1]
         code, _, errors = use("demo", ["--artifact=nowhere", f"--port={port}"])
     assert code == 1
-    assert f"--port={port} of --host=127.0.0.1 cannot be served on: Address already in" in errors
+    assert f"--port={port} of --host=127.0.0.1 cannot be used: Address already in" in errors
 
 
 def test_a_host_that_is_none_is_refused(use):
     code, _, errors = use("demo", ["--artifact=nowhere", "--host=256.0.0.1"])
     assert code == 1
-    assert errors.startswith("error: --host=256.0.0.1 is no address.")
+    assert errors.startswith("error: --host=256.0.0.1 is not an address.")
 
 
 @pytest.fixture

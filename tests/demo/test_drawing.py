@@ -89,7 +89,7 @@ def test_a_walk_goes_along_a_great_circle_and_mixes_classes_evenly(position):
 def test_within_a_class_no_mixtures_are_needed():
     one = generator(num_classes=3, mixes=False)
     drawing.walk_images(one, Walk((0, 1), (2, 2)), [50])
-    with pytest.raises(InputError, match="nothing between classes here: there is one only"):
+    with pytest.raises(InputError, match="cannot mix classes: there is one only"):
         drawing.walk_images(one, Walk((0, 1), (1, 2)), [50])
 
 

@@ -206,7 +206,7 @@ def test_what_is_no_saved_model_is_told(tmp_path, keras_net):
 def test_a_damaged_saved_model_is_told(saved_net, file):
     with open(f"{saved_net}/{file}", "wb") as damaged:
         damaged.write(b"<html>404</html>")
-    with pytest.raises(InputError, match=r"cannot be loaded: .* Copy or export it anew"):
+    with pytest.raises(InputError, match=r"cannot be loaded: .* Copy or export it again"):
         saved_model(saved_net)
 
 

@@ -128,7 +128,7 @@ def test_a_card_says_whether_its_writer_must_be_trusted(exported, tmp_path, name
     made = json.loads((exported("conditional", *SPARSE) / "1" / artifact.CARD).read_text())
     write_card(tmp_path, {**made, "format": name})
     words = (tmp_path / artifact.CARD_TEXT).read_text()
-    assert ("only if you trust who wrote it" in words) == FORMATS[name].trusted
+    assert ("only if you trust its writer" in words) == FORMATS[name].trusted
     assert ("may come from anybody" in words) != FORMATS[name].trusted
 
 

@@ -147,7 +147,7 @@ def test_a_saved_model_is_refused_that_is_not_what_its_manifest_says(written):
         ({"latents": "x"}, "latents must be numbers"),
         ({"latents": [[1], [2, 3]]}, "latents must be numbers"),
         ({"latents": [[1e300] * 8]}, "latents must be finite"),
-        ({"latents": [[0] * 8]}, "Latents need labels here"),
+        ({"latents": [[0] * 8]}, "needs labels for given latents"),
         ({"latents": [[0] * 9], "labels": 1}, "must be of shape"),
         ({"labels": [[1], [2, 3]]}, "labels must be numbers"),
         ({"labels": 1.0}, "labels must be an integer"),

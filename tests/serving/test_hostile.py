@@ -231,7 +231,7 @@ def add_tensor(name):
 
 @pytest.mark.parametrize("name", ["latents/x", "latents/name", "labels/dtype"])
 def test_an_input_has_no_weights(data, scratch, name):
-    assert "has weights, as no input does" in refused(scratch, add_tensor(name)(data))
+    assert "has weights, but inputs have none" in refused(scratch, add_tensor(name)(data))
 
 
 def rename(name):
@@ -290,11 +290,11 @@ def add_many(manifest):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (turn_into_lambda, "is of class 'Lambda', which models in artifacts cannot have"),
+        (turn_into_lambda, "is of class 'Lambda'. Models in artifacts have only"),
         (set_argument("Dense", "activation", "os.system"), "activation = 'os.system'"),
         (set_argument("Dense", "units", 2**40), "units = 1099511627776: it must be an integer"),
-        (set_argument("Dense", "units", 2**24), "its inputs ask for"),
-        (set_argument("Conv2D", "filters", 2**24), "its inputs ask for"),
+        (set_argument("Dense", "units", 2**24), "its inputs need"),
+        (set_argument("Conv2D", "filters", 2**24), "its inputs need"),
         (set_argument("UpSampling2D", "size", [64, 64]), ""),
         (set_argument("Reshape", "target_shape", [2**24, 2**24]), "does not fit the model"),
         (set_argument("Conv2D", "data_format", "channels_first"), "must be 'channels_last'"),
@@ -502,7 +502,7 @@ def test_a_damaged_file_is_told_whatever_it_is_for(folder):
 def test_no_artifact_is_told(tmp_path):
     with pytest.raises(InputError, match="There is no artifact"):
         load(tmp_path / "nothing")
-    with pytest.raises(InputError, match="is no artifact"):
+    with pytest.raises(InputError, match="is not an artifact"):
         load(tmp_path)
 
 
