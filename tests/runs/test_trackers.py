@@ -184,23 +184,25 @@ class Failing(Tracker):
 
 @pytest.mark.usefixtures("untraced")
 def test_a_tracker_that_fails_costs_the_run_nothing_and_is_told_once(tmp_path, capsys):
-    small_training(trackers=[]).run(tmp_path / "without", "")
-    for method in ("begin", "act", "close"):
-        failing, other = Failing(method), Failing(None)
-        capsys.readouterr()
-        small_training(trackers=[failing, other]).run(tmp_path / method, "")
-        errors = capsys.readouterr().err
-        assert errors.count("Failing failed and gets no more of this run") == 1
-        assert "ServerGoneError: no route" in errors
-        assert failing.calls[-1] == method
-        assert failing.calls.count(method) == 1
-        assert other.calls[0] == "begin"
-        assert other.calls[-1] == "close"
-        assert metrics(tmp_path / method) == metrics(tmp_path / "without")
-    one, other = states(tmp_path / "act"), states(tmp_path / "without")
+    methods = ("begin", "act", "close")
+    failing, good = [Failing(method) for method in methods], Failing(None)
+    for name, trackers in {"without": [], "with": [*failing, good]}.items():
+        training = small_training(algorithm={"total_steps": 2}, trackers=trackers, log_every=1)
+        training.run(tmp_path / name, "")
+    errors = capsys.readouterr().err
+    assert errors.count("Failing failed and gets no more of this run") == len(methods)
+    assert errors.count("ServerGoneError: no route") == len(methods)
+    for method, tracker in zip(methods, failing, strict=True):
+        assert tracker.calls[-1] == method
+        assert tracker.calls.count(method) == 1
+    assert good.calls[0] == "begin"
+    assert good.calls.count("act") > 1
+    assert good.calls[-1] == "close"
+    assert metrics(tmp_path / "with") == metrics(tmp_path / "without")
+    one, other = states(tmp_path / "with"), states(tmp_path / "without")
     assert one.keys() == other.keys()
-    for name, value in one[4].items():
-        np.testing.assert_array_equal(value, other[4][name], err_msg=name)
+    for name, value in one[2].items():
+        np.testing.assert_array_equal(value, other[2][name], err_msg=name)
 
 
 def test_a_guard_passes_on_what_asks_the_process_to_end(tmp_path):

@@ -47,9 +47,9 @@ def test_a_path_of_the_home_is_meant_and_a_bucket_refused(monkeypatch):
             local_path(bucket, "--workdir")
 
 
-TINY = pathlib.Path(__file__).parents[1] / "helpers" / "tiny.gin"
+SMALLEST = pathlib.Path(__file__).parents[1] / "helpers" / "smallest.gin"
 ONE_STEP = [
-    f"--gin_file={TINY}",
+    f"--gin_file={SMALLEST}",
     "--gin_param=Algorithm.total_steps = 1",
     "--gin_param=Algorithm.generator_exploration = None",
     "--gin_param=Algorithm.discriminator_exploration = None",
@@ -64,12 +64,12 @@ def test_a_run_without_a_workdir_gets_one_and_says_how_to_resume_it(tmp_path, mo
     assert code == 1
     code, output, errors = use("train", ONE_STEP)
     assert code == 0, errors
-    assert "\nworkdir: runs/00000-tiny\nto resume: python -m stugan_tf.train " in output
+    assert "\nworkdir: runs/00000-smallest\nto resume: python -m stugan_tf.train " in output
     (command,) = (line for line in output.splitlines() if line.startswith("to resume: "))
     code, output, errors = use("train", shlex.split(command)[5:])
     assert code == 0
     assert "step 1: resumed" in errors
-    assert [path.name for path in tmp_path.glob("runs/0*")] == ["00000-tiny"]
+    assert [path.name for path in tmp_path.glob("runs/0*")] == ["00000-smallest"]
 
 
 FIXED = """
