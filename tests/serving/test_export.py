@@ -62,11 +62,13 @@ def drawn(folder, *flags):
     return cells[:, :, :64:8, :64:8].reshape(-1, 8, 8)
 
 
+EXPORTS = pytest.mark.budget(12, "What it exports is shared by the tests that follow.")
 SAVED_MODEL = ("--format=saved_model",)
 SPARSE = ("--format=sparse",)
 LITE = ("--format=tflite", "--batch_size=1", "--batch_size=64")
 
 
+@EXPORTS
 @pytest.mark.parametrize(
     ("run", "flags", "how"),
     [
@@ -83,6 +85,7 @@ def test_an_artifact_draws_the_picture_of_its_run(runs, exported, flags, run, ho
     assert np.abs(drawn(folder, f"--artifact={folder}", *how) - expected).max() <= 1
 
 
+@EXPORTS
 @pytest.mark.parametrize("how", [("--batch_norm=standing",), ("--weights=live",)])
 def test_what_is_exported_is_what_sample_draws_with_the_same_flags(runs, exported, how):
     expected = drawn_from_run(runs["conditional"], "--num=9", *how)
