@@ -1,3 +1,4 @@
+import itertools
 import pathlib
 import re
 import resource
@@ -61,8 +62,17 @@ def test_frechet_distance_equals_the_root_of_the_product(condition, ranks):
     assert frechet_distance(*moments[0], *moments[1]) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("num_images", [250, 4000])
-@pytest.mark.parametrize("num_features", [500, pytest.param(2048, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("num_images", "num_features"),
+    [
+        (60, 120),
+        (960, 120),
+        *(
+            pytest.param(num_images, num_features, marks=pytest.mark.slow)
+            for num_images, num_features in itertools.product((250, 4000), (500, 2048))
+        ),
+    ],
+)
 def test_frechet_distance_equals_it_for_features_like_those_of_networks(num_images, num_features):
     """Not negative, correlated, with variances over 12 orders of magnitude."""
     mixing = rng().normal(size=2 * [num_features])
@@ -476,11 +486,12 @@ def resident():
         pytest.skip("/proc/self/statm cannot be read here")
 
 
+@pytest.mark.budget(15, "A little that is lost each time shows only after many times.")
 def test_scoring_again_and_again_needs_no_more_memory():
     def score():
-        features, other = rng().normal(size=[2, 200, 64])
+        features, other = rng().normal(size=[2, 120, 32])
         frechet_distance(*moments_of(features), *moments_of(other))
-        kernel_distance(features, other, block_size=100)
+        kernel_distance(features, other, block_size=60)
         inception_score(features)
         neighborhood_scores(features, other)
 

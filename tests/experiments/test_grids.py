@@ -265,6 +265,7 @@ def test_the_paper_preset_scores_as_the_reference_does():
         assert cell.files[-1] == "evaluation/paper.gin"
 
 
+@pytest.mark.budget(10, "Each kind of run of all grids is read.")
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_every_configuration_can_be_read(name):
     """All names are known and Figure 6 explores."""

@@ -15,15 +15,18 @@ from stugan_tf.serving.formats import FORMATS
 from stugan_tf.serving.loading import load
 from tests.helpers.commands import call
 from tests.helpers.served_networks import CONDITIONAL, train
+from tests.helpers.tracing import untraced
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Workdirs by name, each with a checkpoint of step 0 and one of step 1."""
     folder = tmp_path_factory.mktemp("runs")
-    plain = train(folder / "plain")
+    with untraced():
+        plain = train(folder / "plain")
+        conditional = train(folder / "conditional", *CONDITIONAL)
     records.append(plain, {"step": 1, "time": 0.0, "fid": 12.5, "protocol": {"extractor": "mine"}})
-    return {"plain": plain, "conditional": train(folder / "conditional", *CONDITIONAL)}
+    return {"plain": plain, "conditional": conditional}
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +45,12 @@ def exported(runs, tmp_path_factory):
     return folder_of
 
 
+def drawn_from_run(workdir, *flags):
+    """The images that `sample` draws from a run, [n, 8, 8]; its sampler is not compiled."""
+    with untraced():
+        return drawn(workdir, f"--workdir={workdir}", *flags)
+
+
 def drawn(folder, *flags):
     """The images that `sample` draws, [n, 8, 8]."""
     path = folder.parent / "drawn.png"
@@ -53,11 +62,13 @@ def drawn(folder, *flags):
     return cells[:, :, :64:8, :64:8].reshape(-1, 8, 8)
 
 
+EXPORTS = pytest.mark.budget(12, "What it exports is shared by the tests that follow.")
 SAVED_MODEL = ("--format=saved_model",)
 SPARSE = ("--format=sparse",)
 LITE = ("--format=tflite", "--batch_size=1", "--batch_size=64")
 
 
+@EXPORTS
 @pytest.mark.parametrize(
     ("run", "flags", "how"),
     [
@@ -69,14 +80,15 @@ LITE = ("--format=tflite", "--batch_size=1", "--batch_size=64")
     ],
 )
 def test_an_artifact_draws_the_picture_of_its_run(runs, exported, flags, run, how):
-    expected = drawn(runs[run], f"--workdir={runs[run]}", *how)
+    expected = drawn_from_run(runs[run], *how)
     folder = exported(run, *flags)
     assert np.abs(drawn(folder, f"--artifact={folder}", *how) - expected).max() <= 1
 
 
+@EXPORTS
 @pytest.mark.parametrize("how", [("--batch_norm=standing",), ("--weights=live",)])
 def test_what_is_exported_is_what_sample_draws_with_the_same_flags(runs, exported, how):
-    expected = drawn(runs["conditional"], f"--workdir={runs['conditional']}", "--num=9", *how)
+    expected = drawn_from_run(runs["conditional"], "--num=9", *how)
     folder = exported("conditional", "--format=sparse", *how)
     images = drawn(folder, f"--artifact={folder}", "--num=9")
     assert np.abs(images - expected).max() <= 1

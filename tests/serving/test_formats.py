@@ -53,18 +53,21 @@ def written(tmp_path_factory):
     return folder_of
 
 
+WRITTEN = pytest.mark.budget(15, "TensorFlow writes and loads the graph of a whole BigGAN.")
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "precision", "tolerance"),
     [
         ("sngan", "saved_model", "float32", 1e-5),
-        ("biggan", "saved_model", "float32", 1e-5),
+        pytest.param("biggan", "saved_model", "float32", 1e-5, marks=WRITTEN),
         pytest.param("biggan_imagenet", "saved_model", "float32", 1e-5, marks=pytest.mark.slow),
         ("sngan", "sparse", "float32", 1e-5),
         ("biggan_imagenet", "sparse", "float32", 1e-5),
         ("biggan_imagenet", "sparse", "float16", 0.01),
         ("sngan", "tflite", "float32", 1e-5),
-        ("biggan", "tflite", "float32", 1e-5),
-        ("biggan_imagenet", "tflite", "float16", 0.01),
+        pytest.param("biggan", "tflite", "float32", 1e-5, marks=WRITTEN),
+        pytest.param("biggan_imagenet", "tflite", "float16", 0.01, marks=WRITTEN),
         ("sngan", "tflite", "int8", 0.1),
     ],
 )
@@ -185,6 +188,7 @@ assert "stugan_tf" not in sys.modules
 """
 
 
+@pytest.mark.budget(20, "A process of its own imports TensorFlow.")
 def test_a_saved_model_needs_tensorflow_alone(written, tmp_path):
     folder = written("biggan", "saved_model")
     environment = {"PATH": os.environ["PATH"], "CUDA_VISIBLE_DEVICES": "-1"}

@@ -155,7 +155,7 @@ def places(values, path=()):
             yield from places(value, (*path, key))
 
 
-@settings(max_examples=30)
+@settings(max_examples=settings().max_examples // 3)
 @given(st.data())
 def test_any_change_of_a_sealed_manifest_is_read_or_refused(data, scratch, draw):
     def change(manifest):
@@ -180,7 +180,7 @@ def test_any_change_of_a_sealed_header_is_read_or_refused(data, scratch, draw):
     read_or_refused(scratch)
 
 
-@settings(max_examples=30)
+@settings(max_examples=settings().max_examples // 3)
 @given(st.data())
 def test_any_change_of_a_sealed_body_is_read_or_refused(data, scratch, draw):
     header, body = header_of(data)
@@ -374,6 +374,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.budget(20, "A process of its own imports TensorFlow.")
 def test_what_is_refused_takes_little_memory(data, tmp_path):
     """In a process of its own, whose peak is that of loading hostile files."""
     changes = [
