@@ -273,7 +273,7 @@ def synchronized_generator(image_shape):
     return keras.Model(latents, keras.layers.Conv2D(1, 3, padding="same")(outputs))
 
 
-@pytest.mark.budget(10, reason="its last training is compiled for two replicas")
+@pytest.mark.budget(15, reason="its last training is compiled for two replicas")
 @pytest.mark.usefixtures("untraced")
 def test_a_run_goes_on_under_another_number_of_replicas(tmp_path, mirrored):
     gan = tiny_gan(generator=synchronized_generator)
