@@ -418,8 +418,8 @@ def _only_input(function: Any, path: str | os.PathLike[str]) -> tf.TensorSpec:
     if len(specs) != 1 or not _is_batch_of_images(specs[0]):
         described = ", ".join(f"{spec.name}: {spec.dtype.name} {spec.shape}" for spec in specs)
         raise InputError(
-            f"saved_model.signature: the signature of {path} must take a batch of any number of "
-            f"images, float [None, H, W, C], but takes {described or 'nothing'}."
+            f"saved_model.signature: the signature of {path} must take one batch of images, "
+            f"float [None, H, W, C], but takes {described or 'nothing'}."
         )
     ((name, spec),) = inputs.items()
     return tf.TensorSpec(spec.shape, spec.dtype, name)

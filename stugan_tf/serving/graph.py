@@ -433,7 +433,7 @@ def _node(entry: Any, nodes: Mapping[str, Node]) -> Node:
     """A node from Keras' description of a layer; its inputs must be in `nodes`."""
     name, kind = entry["name"], entry["class_name"]
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in nodes:
-        raise InputError(f"{name!r:.60} is not a name for a layer, or two layers have it.")
+        raise InputError(f"A layer has the name {name!r:.60}, which is invalid or used twice.")
     arguments = checked_arguments(kind, name, entry["config"])
     calls = entry["inbound_nodes"]
     if len(calls) != (kind != "InputLayer"):

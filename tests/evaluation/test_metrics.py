@@ -172,9 +172,9 @@ def changed(array, index, value):
         (np.zeros(0), np.zeros([0, 0]), "got [0] and [0, 0]"),
         (np.zeros(3), np.eye(3), "got 2 and 3 features. Use one extractor for both."),
         (np.full(2, np.nan), np.eye(2), "The second mean and covariance must be finite."),
-        (np.zeros(2), changed(np.eye(2), (0, 0), np.inf), "delete stored statistics"),
+        (np.zeros(2), changed(np.eye(2), (0, 0), np.inf), "delete damaged statistics"),
         (np.zeros(2), changed(np.eye(2), (0, 1), 0.5), "The second covariance must be symmetric."),
-        (np.zeros(2), np.diag([1.0, -1.0]), "no negative eigenvalue beyond rounding"),
+        (np.zeros(2), np.diag([1.0, -1.0]), "not have negative eigenvalues beyond rounding"),
         (np.zeros(2), -np.eye(2), "Compute it as `Moments` does"),
     ],
 )

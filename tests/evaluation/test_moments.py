@@ -144,7 +144,9 @@ def test_a_covariance_needs_two_vectors(count):
 
 
 def test_moments_of_different_features_do_not_mix():
-    with pytest.raises(InputError, match="Moments of 3 features cannot be merged into those of 2"):
+    with pytest.raises(
+        InputError, match="Moments of 3 features cannot be merged into moments of 2"
+    ):
         Moments(2).merge(Moments(3))
     state = Moments(2).state() | {"mean": np.zeros(3)}
     with pytest.raises(InputError, match=re.escape("got [3] and [2, 2]. Delete the file")):
