@@ -368,7 +368,7 @@ def start(use):
         (["--input={in}", "--output={out}", "--workers=0"], "must be at least 1, got 0"),
         (["--input={in}", "--output={out}", "--split=a-b"], "letters, digits and underscores"),
         (["--input={in}", "--output={out}", "--seed=-1"], "at least 0, got -1"),
-        (["--input={in}", "--output={out}", "--gin_param=a.b = 1"], "reads no gin"),
+        (["--input={in}", "--output={out}", "--gin_param=a.b = 1"], "does not read gin"),
         (["--input={latin}", "--output={out}"], "holds a name that is not UTF-8"),
     ],
 )

@@ -11,7 +11,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.methods.phases import Parent
 from stugan_tf.methods.prune_and_finetune import prune_and_finetune
-from stugan_tf.runs import loop
+from stugan_tf.runs import events, loop
 from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.runs.phases import Overview
 from stugan_tf.sparsity.magnitude_pruning import prune_jointly, prune_uniformly
@@ -151,7 +151,7 @@ def test_a_run_killed_inside_and_between_phases_ends_like_an_uninterrupted_one(
     assert not states(tmp_path / "finetune")
     with killed(monkeypatch, Checkpoints, "save", saved(0)):
         start()
-    with killed(monkeypatch, loop.Training, "_check_weights", lambda _, step: step == 4):
+    with killed(monkeypatch, events.Health, "act", lambda _, state: state.step == 4):
         start()
     start(fails_at=["dense"])
     for name in ("dense", "finetune"):
@@ -245,11 +245,11 @@ def test_a_pretraining_of_another_configuration_is_refused(uninterrupted, tmp_pa
 
 def test_a_layer_that_loses_all_weights_is_warned_of(uninterrupted, training, caplog):
     layers = masked_layers(training.gan.generator)
-    masks = [tf.zeros(layers[0].kernel.shape), *(tf.ones(y.kernel.shape) for y in layers[1:])]
 
     def pruning(kernels, sparsity):
-        del kernels, sparsity
-        return masks
+        del sparsity
+        first, *others = kernels
+        return [tf.zeros(first.shape), *(tf.ones(kernel.shape) for kernel in others)]
 
     restored(training, uninterrupted, prune_and_finetune({"generator": 0.5}, pruning))
     assert f"none of the weights of {layers[0].name} of the generator" in caplog.text

@@ -121,6 +121,7 @@ def test_a_disk_that_does_not_keep_what_is_written_is_found_out_before_step_1(
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+@pytest.mark.budget(20, reason="four trainings")
 @pytest.mark.usefixtures("untraced")
 def test_the_seed_decides_everything(tmp_path):
     results = []
@@ -248,6 +249,7 @@ def test_a_value_that_is_not_finite_stops_the_run_and_is_named(tmp_path):
     assert all(np.all(np.isfinite(kernel)) for kernel in kernels(training))
 
 
+@pytest.mark.budget(20, reason="trainings that go back")
 @pytest.mark.usefixtures("untraced")
 def test_a_rollback_goes_on_with_other_random_numbers(tmp_path, monkeypatch):
     straight = tiny_training()

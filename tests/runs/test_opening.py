@@ -155,7 +155,7 @@ def test_more_images_begin_with_the_same(opened, pictures):
     [
         ({"n": 0}, "n must be"),
         ({"n": 1, "class_id": 2}, "class_id=2 is not one of the classes: 0 cat, 1 dog"),
-        ({"n": 1, "class_id": True}, "class_id=True is none"),
+        ({"n": 1, "class_id": True}, "class_id=True is not one"),
         ({"n": 1, "truncation": 0}, "truncation"),
         ({"n": 1, "weights": "mean"}, "averaged, live"),
         ({"n": 1, "batch_norm": "none"}, "inference, batch, standing"),
