@@ -18,17 +18,17 @@ quickstart: $(INSTALLED)  ## Train a small sparse GAN; needs Python and make, no
 TESTS ?=
 PYTEST = $(RUN) -m pytest --numprocesses=2 --dist=loadfile
 
-test: $(INSTALLED)  ## The tests of every day: minutes, 5 processor seconds each at most
+test: $(INSTALLED)  ## The tests of every day: six minutes on two cores
 	$(PYTEST) $(TESTS)
 
-test-fast: $(INSTALLED)  ## Those that train no GAN and run no command
-	$(PYTEST) -m "not slow and not whole" $(TESTS)
+test-fast: $(INSTALLED)  ## Those of them that train no GAN and run no command
+	$(PYTEST) -m "not slow and not ci and not whole" $(TESTS)
 
-test-ci: $(INSTALLED)  ## The slow tests that every change must pass
-	$(PYTEST) -m "slow and ci" $(TESTS)
+test-ci: $(INSTALLED)  ## The longer tests that every change must pass, too
+	$(PYTEST) -m "ci" $(TESTS)
 
-test-slow: $(INSTALLED)  ## All slow tests, and properties by more examples; before a release
-	TEST_BUDGET=0 $(PYTEST) -m "slow or hypothesis" --hypothesis-profile=whole $(TESTS)
+test-slow: $(INSTALLED)  ## What no other run has, and properties by more examples; before a release
+	TEST_BUDGET=0 $(PYTEST) -m "(slow and not ci) or hypothesis" --hypothesis-profile=whole $(TESTS)
 
 # With -O3 it would take minutes to build. The three checks left out, for null, turn constants of
 # TensorFlow's headers into what GCC says is none; AddressSanitizer sees where null is read. Leaks

@@ -90,7 +90,7 @@ def untraced():
 
 @pytest.fixture(
     scope="module",
-    params=["untraced", pytest.param("traced", marks=[pytest.mark.slow, pytest.mark.ci])],
+    params=["untraced", pytest.param("traced", marks=pytest.mark.ci)],
 )
 def tracing(request):
     """Steps of a GAN run line by line in a default test; as compiled functions in a slow one."""

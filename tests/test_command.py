@@ -76,6 +76,7 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
         command.run(main)
 
 
+@pytest.mark.ci
 @pytest.mark.budget(10, reason="a process of its own imports TensorFlow")
 def test_tensorflow_is_quiet():
     program = (

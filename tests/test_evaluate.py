@@ -79,6 +79,7 @@ def curve(folder, tag):
     }
 
 
+@pytest.mark.ci
 def test_what_is_scored_anew_is_as_the_training_scored_it(workdir, evaluate):
     before = contents(workdir)
     trained = {record["step"]: plain(record) for record in records.read(workdir)}
@@ -105,6 +106,7 @@ def test_what_is_scored_anew_is_as_the_training_scored_it(workdir, evaluate):
 FEW = flags_of("Evaluator.metrics = ['inception_score']", "Evaluator.num_images = 2")
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_the_latest_and_a_step(evaluate):
     assert list(evaluate(*FEW)[0]) == [20]
@@ -160,6 +162,7 @@ def test_truncations_make_a_curve(workdir, evaluate):
     assert truncations == {None, 0.5, 1.5}
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_neighbours_make_a_picture(workdir, evaluate):
     _, output, _ = evaluate("--neighbors=3", "--checkpoint=10")
@@ -167,6 +170,7 @@ def test_neighbours_make_a_picture(workdir, evaluate):
     assert "generated images on the left" in output
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_watching_scores_what_has_no_record_and_is_still_there(workdir, evaluate, monkeypatch):
     assert list(evaluate("--watch")[0]) == [0]

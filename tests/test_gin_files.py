@@ -19,6 +19,7 @@ from stugan_tf.sparsity.density_adjustment import DensityAdjustment
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.sparsity.pruning import GradualPruning
 from stugan_tf.training.algorithm import Algorithm, longer
+from tests.helpers.params import first_by_default
 
 GIN = pathlib.Path(__file__).parents[1] / "gin"
 METHODS = sorted(path.stem for path in (GIN / "methods").glob("*.gin"))
@@ -106,14 +107,7 @@ def kinds(algorithm):
     return tuple(rule and type(rule) for rule in algorithm.topology_rules.values())
 
 
-# Included by others, which are built with all that these say but what they replace.
-INCLUDED = ("adapt_relaxed", "gmp", "sdst_balance", "static_balance")
-
-
-@pytest.mark.parametrize(
-    "method",
-    [pytest.param(m, marks=pytest.mark.slow) if m in INCLUDED else m for m in METHODS],
-)
+@pytest.mark.parametrize("method", first_by_default("stu", *sorted({*METHODS} - {"stu"})))
 def test_every_method_follows_biggan_on_cifar(method):
     parse("biggan_cifar10", method, bindings=tiny(2, 32))
     training = build()
@@ -184,6 +178,7 @@ def test_small_dense_networks_are_dense_and_half_as_wide(family):
     assert kinds(Algorithm()) == (None, None)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("base", IMAGENET)
 def test_biggan_for_imagenet_is_built_as_its_file_says(base):
     parse(base, bindings=tiny(8, 128))

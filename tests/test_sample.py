@@ -22,6 +22,7 @@ from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.runs.loop import Training
 from tests.helpers import commands
 from tests.helpers.commands import STATIC, call
+from tests.helpers.params import first_by_default
 from tests.helpers.tracing import untraced
 
 CONDITIONAL = (
@@ -29,6 +30,7 @@ CONDITIONAL = (
     "GAN.generator = @sample_generator",
     "GAN.discriminator = @sample_discriminator",
 )
+
 ONE_HOT = (*CONDITIONAL, "sample_generator.one_hot = True")
 CLASSES = 10
 BLOCK = 64
@@ -116,9 +118,10 @@ def in_a_row(pictures):
 BATCH_NORMS = ["inference", "batch", "standing"]
 
 
-@pytest.mark.parametrize("batch_norm", BATCH_NORMS)
+@pytest.mark.parametrize("batch_norm", first_by_default(*BATCH_NORMS))
 @pytest.mark.parametrize(
-    "flags", [(), ("--class_id=3",), ("--interpolate=latents",), ("--interpolate=classes",)]
+    "flags",
+    first_by_default([], ["--class_id=3"], ["--interpolate=latents"], ["--interpolate=classes"]),
 )
 def test_more_images_begin_with_the_same(conditional, flags, batch_norm):
     flags = (*flags, f"--batch_norm={batch_norm}", "--columns=8")
@@ -133,7 +136,7 @@ def test_the_same_flags_draw_the_same_bytes(conditional):
     assert draw(conditional, *flags) == draw(conditional, *flags)
 
 
-@pytest.mark.parametrize("flag", ["--seed=1", "--truncation=0.7", "--weights=live"])
+@pytest.mark.parametrize("flag", first_by_default("--weights=live", "--seed=1", "--truncation=0.7"))
 def test_other_flags_draw_other_images(conditional, flag):
     assert drawn(conditional, flag)[0] != drawn(conditional)[0]
 
@@ -146,6 +149,7 @@ def restored(workdir):
     return training
 
 
+@pytest.mark.ci
 def test_a_grid_is_of_the_checkpoint(plain):
     training = restored(plain)
     sampler = Sampler(training.gan, tf.distribute.OneDeviceStrategy("CPU:0"), BLOCK)
@@ -158,6 +162,7 @@ def test_a_grid_is_of_the_checkpoint(plain):
         assert np.abs(difference).max() <= 1
 
 
+@pytest.mark.ci
 def test_a_row_of_a_class_has_the_images_drawn_with_its_label(conditional):
     rows = images(conditional, "--classes", "--columns=5")
     assert rows.shape == (CLASSES, 5, 8, 8)
@@ -171,6 +176,7 @@ def test_a_row_of_a_class_has_the_images_drawn_with_its_label(conditional):
     assert "rows from the top: 9, 3" in said
 
 
+@pytest.mark.ci
 def test_a_row_between_latents_starts_and_ends_with_plain_images(conditional):
     pictures = in_a_row(images(conditional, "--class_id=3", "--num=16"))
     rows = images(conditional, "--class_id=3", "--num=15", "--columns=5", "--interpolate=latents")
@@ -184,6 +190,7 @@ def test_rows_between_latents_need_no_labels(plain):
     np.testing.assert_array_equal(rows[:, 0], in_a_row(images(plain))[[0, 2]])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("batch_norm", ["inference", "standing"])
 def test_a_row_between_classes_starts_and_ends_with_images_of_them(conditional, batch_norm):
     flags = ("--columns=5", f"--batch_norm={batch_norm}")
@@ -199,6 +206,7 @@ def test_a_row_between_classes_starts_and_ends_with_images_of_them(conditional, 
     assert len(np.unique(in_a_row(rows), axis=0)) == 15
 
 
+@pytest.mark.ci
 def test_between_classes_lie_mixtures_of_embeddings(conditional):
     gan = restored(conditional).gan
     gan.allow_mixtures()
@@ -270,6 +278,7 @@ def test_classes_need_a_conditional_gan(plain, tmp_path, flag):
     assert f"{flag.removesuffix('=1')} needs a conditional GAN" in errors
 
 
+@pytest.mark.ci
 def test_a_model_whose_labels_are_not_embedded_has_nothing_between_classes(tmp_path):
     workdir = train(tmp_path / "run", *ONE_HOT)
     output = f"--output={tmp_path}/grid.png"

@@ -2,7 +2,7 @@
 
 The page docs/wrong_uses.md is made of the same cases and what they really print:
 
-    WRITE_PAGE=1 python -m pytest tests/test_wrong_uses.py
+    WRITE_PAGE=1 python -m pytest -m "" tests/test_wrong_uses.py
 """
 
 import dataclasses
@@ -1094,6 +1094,11 @@ WRONG_USES = {
     ],
 }
 ALL = [case for cases in WRONG_USES.values() for case in cases]
+# Every tenth by default, the others in CI.
+TRIED = [
+    pytest.param(case, id=case.does, marks=pytest.mark.ci if index % 10 else [])
+    for index, case in enumerate(ALL)
+]
 _messages = {}
 
 
@@ -1117,7 +1122,7 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("case", ALL, ids=[case.does for case in ALL])
+@pytest.mark.parametrize("case", TRIED)
 def test_a_wrong_use_is_told_and_costs_nothing(case, place, use):
     flags = case.prepare(place) if case.prepare else place.flags(*case.gin)
     existed, before = place.workdir.exists(), contents(place.path)
@@ -1134,6 +1139,7 @@ def test_a_wrong_use_is_told_and_costs_nothing(case, place, use):
     assert place.workdir.exists() == existed
 
 
+@pytest.mark.ci
 @pytest.mark.budget(10, reason="a run that fills a disk has to be of some size")
 @pytest.mark.usefixtures("untraced")
 def test_a_disk_that_fills_up_later_costs_no_checkpoint(place, use):
@@ -1188,4 +1194,4 @@ INTRODUCTION = """\
 What the commands print when something is wrong, on stderr and with exit code 1. All of this is
 found out before the first step; a workdir that exists stays as it is, a new one is not made.
 
-Made by `WRITE_PAGE=1 python -m pytest tests/test_wrong_uses.py`; edit the cases there."""
+Made by `WRITE_PAGE=1 python -m pytest -m "" tests/test_wrong_uses.py`; edit the cases there."""

@@ -295,12 +295,17 @@ def _per_layer(
     masks: Sequence[tf.Tensor], scores: Scores, amount: tf.Tensor, **options: bool
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """`prune_and_regrow` for each kernel: new masks, and masks of weights that were not dropped."""
-    # A `tf.function`, so that layers of one shape are traced once.
-    regrow = tf.function(functools.partial(prune_and_regrow, **options), autograph=False)
+    regrow = _traced(**options)
     fractions = _fractions(amount)
     grow: Any = scores.grow
     pairs = [regrow(*layer, *fractions) for layer in zip(masks, scores.drop, grow, strict=True)]
     return [updated for updated, _ in pairs], [kept for _, kept in pairs]
+
+
+@functools.cache
+def _traced(**options: bool) -> Any:
+    """`prune_and_regrow` as one function for all calls, so that each shape is traced once."""
+    return tf.function(functools.partial(prune_and_regrow, **options), autograph=False)
 
 
 def _fractions(amount: tf.Tensor) -> Sequence[tf.Tensor | None]:

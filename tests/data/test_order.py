@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stugan_tf.data.order import IndexBlock, ShardBlocks, ordered
+from tests.helpers.params import first_by_default
 
 
 def take(blocks, count, *, seed=0, start=0, keep=lambda positions: positions >= 0):
@@ -15,6 +16,7 @@ def take(blocks, count, *, seed=0, start=0, keep=lambda positions: positions >= 
     return records.numpy().tolist(), flips.numpy().tolist()
 
 
+@pytest.mark.ci
 @settings(max_examples=8)
 @given(num_images=st.integers(2, 30), start=st.integers(0, 100), seed=st.integers(0, 2**62))
 def test_starting_late_equals_skipping_and_epochs_are_permutations(num_images, start, seed):
@@ -42,8 +44,8 @@ def shards(tmp_path_factory):
     return result
 
 
-@pytest.mark.parametrize("block_size", [1, 7, 1000])
-@pytest.mark.parametrize("start", [7, 16, 41])
+@pytest.mark.parametrize("block_size", first_by_default(7, 1, 1000))
+@pytest.mark.parametrize("start", first_by_default(16, 7, 41))
 def test_shards_resume_and_cover_each_epoch_once(shards, block_size, start):
     blocks = ShardBlocks(shards, block_size)
     whole = take(blocks, 64)

@@ -146,6 +146,7 @@ def test_exif_turns_images_only_when_asked(tmp_path, orientation):
         np.testing.assert_array_equal(Image.open(io.BytesIO(encoded)), expected)
 
 
+@pytest.mark.ci
 def test_every_shard_is_a_random_sample(tmp_path):
     folder = write_folder(tmp_path / "folder", num_images=200, num_classes=2)
     orders = []
@@ -234,7 +235,6 @@ def test_finished_shards_are_not_written_again_and_torn_ones_are(tmp_path):
 COMMAND = [sys.executable, "-m", "stugan_tf.shard"]
 
 
-@pytest.mark.slow
 @pytest.mark.ci
 def test_a_killed_command_goes_on_whatever_the_number_of_workers(tmp_path):
     zoo, out = write_zoo(tmp_path / "zoo"), tmp_path / "out"

@@ -7,6 +7,7 @@ import tensorflow as tf
 from stugan_tf.data import data, digits
 from stugan_tf.errors import InputError
 from tests.helpers.numbered_images import Numbers
+from tests.helpers.params import first_by_default
 
 
 def first(source, count, batch_size=6, **options):
@@ -32,11 +33,12 @@ def test_batches_are_full_and_typed(source):
     assert tf.reduce_all((labels >= 0) & (labels < source.num_classes))
 
 
-@pytest.mark.parametrize("start", [2, 5])
+@pytest.mark.parametrize("start", first_by_default(5, 2))
 def test_starting_late_equals_skipping(source, start):
     assert_equal(first(source, 6)[start:], first(source, 6 - start, start=start))
 
 
+@pytest.mark.ci
 def test_slices_of_replicas_make_up_the_global_batch(source):
     whole = first(source, 3)
     in_turn = first(source, 9, num_replicas=3, replicas=(0, 1, 2))
@@ -156,7 +158,7 @@ def test_digits_are_resized_on_request():
         digits(0)
 
 
-@pytest.mark.parametrize("start", [0, 4, 11])
+@pytest.mark.parametrize("start", first_by_default(4, 0, 11))
 def test_one_pass_in_order_has_every_image_as_stored(source, start):
     passes = list(source.in_order(3, start).as_numpy_iterator())
     records = source.records().map(source.load).as_numpy_iterator()

@@ -99,6 +99,7 @@ def _captions(running):
     return [re.sub(r"\\(.)", r"\1", caption.value) for caption in running.caption]
 
 
+@pytest.mark.ci
 def test_the_page_asks_for_classes_where_there_are_any(page):
     plain = page(exhibit())
     assert [box.label for box in plain.selectbox] == ["Images"]
@@ -121,6 +122,7 @@ def test_what_a_generator_cannot_do_is_a_message_beside_the_images_of_others(pag
     assert _captions(running) == ["Seed 0. All are of class 2."]
 
 
+@pytest.mark.ci
 def test_the_page_walks(page):
     running = page(exhibit(num_classes=3), exhibit("stays", num_classes=3, mixes=False))
     _go(running, "Walk")
@@ -133,6 +135,7 @@ def test_the_page_walks(page):
     assert len(running.error) == 1
 
 
+@pytest.mark.ci
 def test_the_page_tells_costs_and_measures(page):
     running = page(exhibit("dense"), exhibit("sparse"))
     _go(running, "Cost")
@@ -145,6 +148,7 @@ def test_the_page_tells_costs_and_measures(page):
     assert all(" ms " in words for words in added["sparse"])
 
 
+@pytest.mark.ci
 def test_the_page_lists_layers(page):
     running = page(exhibit("dense"), exhibit("sparse"))
     _go(running, "Density")
@@ -326,6 +330,7 @@ def test_only_its_own_page_may_connect(served, origin, status):
     connection.close()
 
 
+@pytest.mark.ci
 @pytest.mark.budget(40, "The page ends here, so the time of its whole life is counted here.")
 def test_interrupted_it_ends_well(served):
     _, process, log = served

@@ -60,6 +60,7 @@ def test_a_damaged_installation_is_told(tmp_path, content):
         digits.load(path)
 
 
+@pytest.mark.ci
 @pytest.mark.budget(20, reason="A classifier is trained.")
 def test_training_learns():
     (images, labels), _ = digits.split()

@@ -15,6 +15,7 @@ from stugan_tf.evaluation.extractors import digits_classifier
 from stugan_tf.evaluation.sampling import Sampler
 from stugan_tf.evaluation.table import METRICS
 from stugan_tf.randomness import Purpose, fold
+from tests.helpers.params import first_by_default
 from tests.helpers.stand_ins import Projection, SmallGAN
 
 NUM_IMAGES = 250
@@ -73,6 +74,7 @@ def test_scores_are_the_formulas_applied_to_features_and_logits(make):
     )
 
 
+@pytest.mark.ci
 def test_the_same_generator_scores_the_same_twice_and_stays_as_it_is(make):
     gan, evaluator = SmallGAN(), make(batch_norm="batch")
     before = gan.averaged.model.get_weights()
@@ -82,7 +84,7 @@ def test_the_same_generator_scores_the_same_twice_and_stays_as_it_is(make):
         np.testing.assert_array_equal(former, now)
 
 
-@pytest.mark.parametrize("batch_norm", ["inference", "batch"])
+@pytest.mark.parametrize("batch_norm", first_by_default("inference", "batch"))
 def test_replicas_score_as_one_device_does(make, mirrored, batch_norm):
     with mirrored.scope():
         gan = SmallGAN()
@@ -92,6 +94,7 @@ def test_replicas_score_as_one_device_does(make, mirrored, batch_norm):
     assert several["protocol"] == once["protocol"]
 
 
+@pytest.mark.ci
 @pytest.mark.budget(8, "Six sets of images are scored.")
 def test_repeats_have_a_mean_and_a_deviation(make):
     gan = SmallGAN()
@@ -105,6 +108,7 @@ def test_repeats_have_a_mean_and_a_deviation(make):
         assert deviation == pytest.approx(np.std(singles[:count], ddof=1), rel=1e-4)
 
 
+@pytest.mark.ci
 def test_the_protocol_tells_every_setting_apart(make):
     changes = [
         {},
@@ -209,6 +213,7 @@ class Counting(SmallGAN):
         return super().generate(*args, **kwargs)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("batch_norm", ["inference", "standing"])
 def test_a_gan_is_traced_once_and_goes_when_nobody_else_holds_it(make, batch_norm):
     gan, evaluator = Counting(), make(metrics=["inception_score"], batch_norm=batch_norm)
@@ -226,6 +231,7 @@ def test_a_gan_is_traced_once_and_goes_when_nobody_else_holds_it(make, batch_nor
     assert evaluator(SmallGAN())["inception_score"] > 0
 
 
+@pytest.mark.ci
 def test_a_hundred_evaluations_need_no_more_memory_than_a_few(make):
     gan, evaluator = SmallGAN(), make()
     for _ in range(10):
@@ -241,6 +247,7 @@ def resident_mib():
         return int(file.read().split()[1]) * resource.getpagesize() / 2**20
 
 
+@pytest.mark.ci
 def test_the_neighbours_of_real_images_are_themselves(make):
     source = digits()
     images = np.concatenate([i for i, _ in source.in_order(100).take(1).as_numpy_iterator()])[:9]

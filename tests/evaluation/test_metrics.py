@@ -223,6 +223,7 @@ def test_kernel_distance_is_the_mean_over_blocks_with_its_standard_error():
     assert kid_std == pytest.approx(np.std(blocks, ddof=1) / np.sqrt(3), rel=1e-10)
 
 
+@pytest.mark.ci
 def test_kernel_distance_of_one_distribution_is_zero_in_the_mean():
     """Also where few images make a Frechet distance large."""
     distances = np.array(
@@ -486,6 +487,7 @@ def resident():
         pytest.skip("/proc/self/statm cannot be read here")
 
 
+@pytest.mark.ci
 @pytest.mark.budget(15, "A little that is lost each time shows only after many times.")
 def test_scoring_again_and_again_needs_no_more_memory():
     def score():

@@ -146,6 +146,7 @@ def test_evaluators_that_keep_fewer_features_share_what_is_stored(tmp_path, monk
     assert len(list(tmp_path.glob("*.npz"))) == 1
 
 
+@pytest.mark.ci
 def test_broken_off_they_go_on_and_become_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(statistics, "SECONDS", -1)
     whole = real_statistics(digits(), extraction(), 300, tmp_path / "whole")

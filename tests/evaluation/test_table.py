@@ -122,6 +122,7 @@ def test_a_metric_that_is_registered_but_not_chosen_is_told(own, evaluator):
     assert "leaves out" in str(evaluator(*(name for name in METRICS if name != "shift")))
 
 
+@pytest.mark.ci
 def test_columns_are_named_and_counted(own, evaluator):
     own("pair", compute=lambda images: (1.0, None), columns=("pair", "pair_std"))
     scores = evaluator("pair")(SmallGAN())

@@ -87,6 +87,7 @@ def test_a_smoke_run_is_trained_scored_and_collected_and_not_run_again(tmp_path)
     assert (dense / "log.txt").read_text().count("step 0: started") == 1
 
 
+@pytest.mark.ci
 def test_table_2_is_computed_beside_the_papers(use, tmp_path):
     """Ratios of fidelity.md, section 6; the first table, of SNGAN, is kept."""
     code, output, _ = use("experiments", ["--name=table2", f"--output={tmp_path}"])

@@ -17,7 +17,7 @@ SHARED_SECONDS = 20.0
 ADVICE = (
     "Make it smaller (a smaller network, fewer steps, fewer examples), share what it compiles in "
     "a fixture of its module, or leave functions untraced (the fixture `untraced`). If it can't "
-    "be smaller, mark it `slow`; if it must run each time, @pytest.mark.budget(seconds, reason)."
+    "be smaller, mark it `ci`; if it must run each day, @pytest.mark.budget(seconds, reason)."
 )
 
 
@@ -64,7 +64,7 @@ class Budget:
             self._shared += seconds
             name = f"{fixturedef.baseid}::{fixturedef.argname}"
             self._note(name, seconds)
-            if not _is_slow(request.node) and seconds > SHARED_SECONDS * self._factor > 0:
+            if not _is_long(request.node) and seconds > SHARED_SECONDS * self._factor > 0:
                 message = f"The fixture {fixturedef.argname} took {seconds:.1f} processor seconds"
                 pytest.fail(f"{message}, its budget is {SHARED_SECONDS:g}. {ADVICE}", pytrace=False)
 
@@ -88,7 +88,7 @@ class Budget:
             self._of_test += cpu_seconds() - begin - (self._shared - shared_before)
             self._note(item.nodeid, self._of_test)
         allowed = budget_of(item)
-        if not _is_slow(item) and self._of_test > allowed * self._factor > 0:
+        if not _is_long(item) and self._of_test > allowed * self._factor > 0:
             message = f"It took {self._of_test:.1f} processor seconds, its budget is {allowed:g}"
             pytest.fail(f"{message}. {ADVICE}", pytrace=False)
         return result
@@ -112,8 +112,8 @@ def _read_marker(seconds, reason):
     return float(seconds)
 
 
-def _is_slow(node):
-    return node.get_closest_marker("slow") is not None
+def _is_long(node):
+    return any(node.get_closest_marker(name) for name in ("ci", "slow"))
 
 
 def pytest_configure(config):

@@ -503,6 +503,7 @@ def test_the_error_says_what_came_and_what_was_expected():
         convolve(tf.ones((2, 5, 6, 3)), tf.ones((3, 3, 3, 4)), [1, 1, 1, 3])
 
 
+@pytest.mark.ci
 @settings(max_examples=50)
 @given(small_problems, st.lists(st.booleans(), min_size=3, max_size=3))
 def test_the_shape_while_tracing_is_that_of_the_result(problem, known):

@@ -107,6 +107,7 @@ def check(layer, inputs, mode, choice, training, unknown):
         assert_same(everything(call, inputs, masked.variables, training), expected, TOLERANCE)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("operations")
 @settings(max_examples=40)
 @given(
@@ -127,6 +128,7 @@ def test_convolutions_are_those_of_dense_execution(
     check(kind(**arguments), inputs, mode, choice, training, unknown)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("operations")
 @settings(max_examples=20)
 @given(

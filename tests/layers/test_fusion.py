@@ -101,6 +101,7 @@ BIGGANS = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("network", "kind"), BIGGANS)
 def test_biggan_is_the_same_though_conditional_normalization_is_not_fused(network, kind):
     shape, settings = BIGGANS[network, kind]

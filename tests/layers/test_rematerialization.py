@@ -26,6 +26,7 @@ from stugan_tf.layers.rematerialization import (
 from stugan_tf.models.biggan import biggan_discriminator, biggan_generator
 from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
 from tests.helpers.comparison import assert_same, everything, randomize
+from tests.helpers.params import first_by_default
 
 SHAPE = (32, 32, 3)
 NUM_CLASSES = 3
@@ -153,7 +154,7 @@ def test_layers_called_twice_models_inside_and_several_outputs():
     assert Rematerialized(model)(inputs).keys() == model(inputs).keys()
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", first_by_default(False, True))
 def test_dropout_drops_the_same_units_again_and_others_the_next_time(jit_compile):
     vectors = keras.Input([1000])
     dropout = layers.Dropout(0.5, seed=1)

@@ -87,6 +87,7 @@ def test_a_shared_pretraining_is_trained_once_even_if_its_first_process_was_kill
         assert parent == {"folder": str(dense), "step": STEPS, "sha256": digest}
 
 
+@pytest.mark.ci
 def test_a_run_goes_on_with_the_pretraining_it_began_with(sharing, tmp_path):
     folder, _ = sharing
     method = prune_and_finetune(GENERATOR_ALONE)
@@ -98,6 +99,7 @@ def test_a_run_goes_on_with_the_pretraining_it_began_with(sharing, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.ci
 def test_other_configurations_have_pretrainings_of_their_own(tmp_path, monkeypatch):
     method = prune_and_finetune(GENERATOR_ALONE)
     for number, config in enumerate(["train.seed = 0", "train.log_every = 5", "train.seed = 1"]):

@@ -67,6 +67,7 @@ def test_statistics_by_beam_are_those_of_one_pass(tmp_path, scorer, monkeypatch)
     statistics.real_statistics(scorer.source, scorer.extraction, 50, tmp_path / "beam")
 
 
+@pytest.mark.ci
 @pytest.mark.budget(20, "A process of its own imports TensorFlow.")
 def test_a_worker_understands_the_whole_configuration_of_a_training():
     """It has imported no more than what it is to do."""
@@ -83,6 +84,7 @@ def names(folder):
     return {path.name for path in folder.iterdir() if not path.name.endswith(".lock")}
 
 
+@pytest.mark.ci
 def test_a_kill_leaves_finished_ranges_to_go_on_from(tmp_path, scorer, monkeypatch):
     whole = by_beam(scorer, tmp_path / "whole")
     write, done = extraction.write_part, []
@@ -114,6 +116,7 @@ def test_a_kill_leaves_finished_ranges_to_go_on_from(tmp_path, scorer, monkeypat
     np.testing.assert_array_equal(again.features, whole.features)
 
 
+@pytest.mark.ci
 def test_parts_are_of_so_many_features_as_are_kept(tmp_path, scorer, monkeypatch):
     """Of a computation that was stopped, and is wanted with more features then."""
     with monkeypatch.context() as patch:

@@ -40,6 +40,7 @@ def pairs(source):
     return [(int(y), x.tobytes()) for x, y in zip(images.numpy(), labels, strict=True)]
 
 
+@pytest.mark.ci
 def test_shards_and_statistics_are_of_what_the_source_holds(tmp_path):
     source = image_folder(write_folder(tmp_path / "folder", 60, 3), flip=True)
     found = run(source, tmp_path / "out", Ingest(num_shards=7))
@@ -62,6 +63,7 @@ def test_shards_and_statistics_are_of_what_the_source_holds(tmp_path):
     assert len(found["anomalies"]["blank"]) == 60  # Each is of one colour.
 
 
+@pytest.mark.ci
 def test_a_stream_keeps_its_order_and_its_bindings_do_not_leak_into_the_ingested(tmp_path):
     source = tfrecords(write_tfrecords(tmp_path, label_offset=5), num_classes=2, label_offset=5)
     run(source, tmp_path / "out", Ingest(num_shards=4))
@@ -90,6 +92,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.ci
 def test_resumed_equals_uninterrupted_and_writes_only_what_is_missing(tmp_path, monkeypatch):
     source, settings, after = Numbers(40), Ingest(num_shards=4), 2
     whole = run(source, tmp_path / "whole", settings)

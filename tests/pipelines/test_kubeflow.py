@@ -93,6 +93,7 @@ def test_components_take_what_the_chain_hands_them(name):
     assert kubeflow.OUTPUTS[name] == parameters[1 + len(handed)]
 
 
+@pytest.mark.ci
 def test_the_example_is_up_to_date(tmp_path):
     found = configuration.read([ROOT / "gin/pipelines/digits.gin"])
     cluster = configuration.settings(found.pipeline).cluster

@@ -45,7 +45,6 @@ def wait_for(root, pattern, process):
         time.sleep(0.1)
 
 
-@pytest.mark.slow
 @pytest.mark.ci
 def test_the_digits_pipeline(tmp_path):
     gin, root = tmp_path / "pipeline.gin", tmp_path / "root"

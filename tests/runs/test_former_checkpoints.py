@@ -26,6 +26,7 @@ def values(folder, step, state):
     return {name: variable.numpy() for name, variable in state.items()}
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_a_run_goes_on_to_the_weights_that_the_former_version_reached(tmp_path):
     """Bit for bit, from step 3 to step 4, over topology updates of both networks."""

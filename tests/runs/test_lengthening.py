@@ -138,6 +138,7 @@ def train(workdir, steps, **settings):
     return training
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_a_lengthened_run_ends_like_one_that_was_always_as_long(tmp_path):
     train(tmp_path / "lengthened", 1)
@@ -157,6 +158,7 @@ def test_a_lengthened_run_ends_like_one_that_was_always_as_long(tmp_path):
     assert {p: p.read_bytes() for p in before} == before
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_a_refused_length_leaves_the_run_as_it_was(tmp_path):
     rule = {"generator_exploration": Exploration(update_interval=2)}

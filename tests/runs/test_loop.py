@@ -46,6 +46,7 @@ def conditional_discriminator(image_shape, num_classes):
     return keras.Model([images, labels], logits)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_a_conditional_model_of_plain_keras_layers_trains_sparse(tmp_path):
     gan = tiny_gan(
@@ -93,6 +94,7 @@ def test_other_samples_are_of_latents_and_labels_as_drawn(make):
     assert grid.columns is None
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_a_folder_may_have_any_name(tmp_path):
     workdir = tmp_path / "runs [1]" / "a*b? {c} 100%"
@@ -121,6 +123,7 @@ def test_a_disk_that_does_not_keep_what_is_written_is_found_out_before_step_1(
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+@pytest.mark.ci
 @pytest.mark.budget(20, reason="four trainings")
 @pytest.mark.usefixtures("untraced")
 def test_the_seed_decides_everything(tmp_path):
@@ -134,6 +137,7 @@ def test_the_seed_decides_everything(tmp_path):
         assert np.any(one != other)
 
 
+@pytest.mark.ci
 def test_an_initialization_seed_fixes_weights_but_not_masks():
     first, second = (
         tiny_training(tiny_gan(initialization_seed=7, generator_sparsity=0.0), seed=seed)
@@ -159,6 +163,7 @@ def kept(workdir):
     return [int(path.name[-8:]) for path in sorted((workdir / "checkpoints").iterdir())]
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize(("metric", "best"), [("fid", 2), ("inception_score", 3)])
 def test_the_checkpoint_with_the_best_score_is_kept(tmp_path, metric, best):
@@ -169,6 +174,7 @@ def test_the_checkpoint_with_the_best_score_is_kept(tmp_path, metric, best):
     assert [json.loads(line)["fid"] for line in lines] == [3.0, 1.0, 6.0, 4.0]
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_a_run_ends_after_evaluations_without_a_better_one(tmp_path):
     values = [5.0, 6.0, 4.0, float("nan"), 4.0, 7.0, 1.0, 1.0]
@@ -181,6 +187,7 @@ def test_a_run_ends_after_evaluations_without_a_better_one(tmp_path):
     assert kept(tmp_path)[-1] == 6
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_patience_survives_a_kill(tmp_path):
     killed = scored([5.0, 4.0, 6.0, StopAtTwoError], patience=2, total_steps=8)
@@ -191,6 +198,7 @@ def test_patience_survives_a_kill(tmp_path):
     assert kept(tmp_path)[-1] == 4
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_scores_of_another_protocol_do_not_count(tmp_path):
     records = [{"step": 0, "fid": 0.1, "protocol": {"id": "of evaluate"}}]
@@ -249,6 +257,7 @@ def test_a_value_that_is_not_finite_stops_the_run_and_is_named(tmp_path):
     assert all(np.all(np.isfinite(kernel)) for kernel in kernels(training))
 
 
+@pytest.mark.ci
 @pytest.mark.budget(20, reason="trainings that go back")
 @pytest.mark.usefixtures("untraced")
 def test_a_rollback_goes_on_with_other_random_numbers(tmp_path, monkeypatch):
@@ -275,6 +284,7 @@ def synchronized_generator(image_shape):
     return keras.Model(latents, keras.layers.Conv2D(1, 3, padding="same")(outputs))
 
 
+@pytest.mark.ci
 @pytest.mark.budget(15, reason="its last training is compiled for two replicas")
 @pytest.mark.usefixtures("untraced")
 def test_a_run_goes_on_under_another_number_of_replicas(tmp_path, mirrored):

@@ -186,6 +186,7 @@ def test_a_run_without_its_data_draws_the_same(pictures, moved):
         run.source.in_order(4)
 
 
+@pytest.mark.ci
 def test_a_run_whose_classes_have_moved_keeps_their_names(trained, pictures, use, tmp_path):
     write_class(trained / "images", "ant")  # The first by name.
     try:
@@ -202,6 +203,7 @@ def test_a_run_whose_classes_have_moved_keeps_their_names(trained, pictures, use
         shutil.rmtree(trained / "images" / "ant")
 
 
+@pytest.mark.ci
 def test_an_export_has_the_names_of_then(moved, use, tmp_path):
     flags = [f"--workdir={moved}", f"--output={tmp_path / '[out]'}"]
     code, _, errors = use("export", flags)
@@ -210,6 +212,7 @@ def test_an_export_has_the_names_of_then(moved, use, tmp_path):
     assert '"cat"' in manifest
 
 
+@pytest.mark.ci
 def test_scores_without_the_data_are_made_by_cached_statistics(trained, use, tmp_path):
     workdir = shutil.copytree(trained / "run", tmp_path / "run")
     cache = f"Evaluator.cache_dir = '{tmp_path / 'cache'}'"

@@ -22,6 +22,7 @@ from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.runs.interruption import Interrupted
 from stugan_tf.sparsity.exploration import Exploration
 from tests.helpers import small, tracing
+from tests.helpers.params import first_by_default
 from tests.helpers.small import KilledError, killed, small_training, states
 
 TINY = pathlib.Path(__file__).parents[1] / "helpers" / "tiny.gin"
@@ -86,7 +87,7 @@ def assert_same_as(straight, workdir):
 @pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize(
     "when",
-    [lambda _, step, *rest: step == 2, lambda _, step, *rest: step == STEPS],
+    first_by_default(lambda _, step, *rest: step == 2, lambda _, step, *rest: step == STEPS),
     ids=["after a checkpoint", "at the very end"],
 )
 def test_a_run_killed_as_it_saves_ends_like_an_uninterrupted_one(
@@ -98,6 +99,7 @@ def test_a_run_killed_as_it_saves_ends_like_an_uninterrupted_one(
     assert_same_as(straight, tmp_path)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_a_run_killed_between_checkpoints_takes_the_lost_steps_again(straight, tmp_path):
     def kill():
@@ -112,6 +114,7 @@ def test_a_run_killed_between_checkpoints_takes_the_lost_steps_again(straight, t
     assert_same_as(straight, tmp_path)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_a_signal_saves_where_no_checkpoint_was_due(straight, tmp_path):
     handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
@@ -125,6 +128,7 @@ def test_a_signal_saves_where_no_checkpoint_was_due(straight, tmp_path):
     assert_same_log_and_pictures(tmp_path, straight)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_a_damaged_newest_checkpoint_is_trained_again(straight, tmp_path, caplog):
     workdir = shutil.copytree(straight, tmp_path / "run")
@@ -261,7 +265,6 @@ def test_a_killed_sparse_run_ends_like_an_uninterrupted_one(tmp_path):
     assert_same_run(tmp_path / "run", tmp_path / "uninterrupted")
 
 
-@pytest.mark.slow
 @pytest.mark.ci
 def test_a_signal_saves_and_the_next_start_goes_on(uninterrupted, tmp_path):
     workdir = tmp_path / "run"

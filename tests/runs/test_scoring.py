@@ -98,7 +98,7 @@ def train(workdir, execution, evaluator=None):
     ("execution", "needed"),
     [
         # More than a minute of scores: it runs with each change, but not every day.
-        pytest.param("dense", "untraced", marks=[pytest.mark.slow, pytest.mark.ci]),
+        pytest.param("dense", "untraced", marks=pytest.mark.ci),
         pytest.param("dense", "tmp_path", marks=pytest.mark.slow),
         pytest.param("sparse", "operations", marks=pytest.mark.slow),
     ],

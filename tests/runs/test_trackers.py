@@ -182,6 +182,7 @@ class Failing(Tracker):
             raise ServerGoneError("no route\nto host")
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_a_tracker_that_fails_costs_the_run_nothing_and_is_told_once(tmp_path, capsys):
     methods = ("begin", "act", "close")

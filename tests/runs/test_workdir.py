@@ -57,6 +57,7 @@ ONE_STEP = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_a_run_without_a_workdir_gets_one_and_says_how_to_resume_it(tmp_path, monkeypatch, use):
     monkeypatch.chdir(tmp_path)

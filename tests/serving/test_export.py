@@ -14,6 +14,7 @@ from stugan_tf.serving.card import write as write_card
 from stugan_tf.serving.formats import FORMATS
 from stugan_tf.serving.loading import load
 from tests.helpers.commands import call
+from tests.helpers.params import first_by_default
 from tests.helpers.served_networks import CONDITIONAL, train
 from tests.helpers.tracing import untraced
 
@@ -71,13 +72,13 @@ LITE = ("--format=tflite", "--batch_size=1", "--batch_size=64")
 @EXPORTS
 @pytest.mark.parametrize(
     ("run", "flags", "how"),
-    [
+    first_by_default(
+        ("conditional", SPARSE, ("--interpolate=classes", "--num=15", "--columns=5")),
         ("plain", SPARSE, ("--num=9", "--truncation=0.7", "--seed=2")),
         ("plain", LITE, ("--num=16", "--columns=8", "--interpolate=latents")),
         ("conditional", SAVED_MODEL, ("--classes", "--columns=3")),
         ("conditional", SAVED_MODEL, ("--interpolate=classes", "--num=15", "--columns=5")),
-        ("conditional", SPARSE, ("--interpolate=classes", "--num=15", "--columns=5")),
-    ],
+    ),
 )
 def test_an_artifact_draws_the_picture_of_its_run(runs, exported, flags, run, how):
     expected = drawn_from_run(runs[run], *how)
@@ -85,6 +86,7 @@ def test_an_artifact_draws_the_picture_of_its_run(runs, exported, flags, run, ho
     assert np.abs(drawn(folder, f"--artifact={folder}", *how) - expected).max() <= 1
 
 
+@pytest.mark.ci
 @EXPORTS
 @pytest.mark.parametrize("how", [("--batch_norm=standing",), ("--weights=live",)])
 def test_what_is_exported_is_what_sample_draws_with_the_same_flags(runs, exported, how):
@@ -144,6 +146,7 @@ def test_a_card_says_whether_its_writer_must_be_trusted(exported, tmp_path, name
     assert ("may come from anybody" in words) != FORMATS[name].trusted
 
 
+@pytest.mark.ci
 def test_the_next_export_is_the_next_version(runs, tmp_path):
     output = tmp_path / "out"
     flags = [f"--workdir={runs['plain']}", f"--output={output}", "--format=sparse"]

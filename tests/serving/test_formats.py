@@ -25,6 +25,7 @@ from stugan_tf.serving.formats import FORMATS, Settings, format_of
 from stugan_tf.serving.generator import ServedGenerator
 from stugan_tf.serving.graph import to_keras
 from stugan_tf.serving.loading import load
+from tests.helpers.params import first_by_default
 from tests.helpers.served_networks import CLASSES, generator, images_of, inputs_of, interface_of
 
 BATCHES = (1, 4)
@@ -61,13 +62,13 @@ WRITTEN = pytest.mark.budget(15, "TensorFlow writes and loads the graph of a who
 @pytest.mark.parametrize(
     ("name", "kind", "precision", "tolerance"),
     [
-        ("sngan", "saved_model", "float32", 1e-5),
+        pytest.param("sngan", "saved_model", "float32", 1e-5, marks=pytest.mark.ci),
         pytest.param("biggan", "saved_model", "float32", 1e-5, marks=WRITTEN),
         pytest.param("biggan_imagenet", "saved_model", "float32", 1e-5, marks=pytest.mark.slow),
         ("sngan", "sparse", "float32", 1e-5),
         ("biggan_imagenet", "sparse", "float32", 1e-5),
-        ("biggan_imagenet", "sparse", "float16", 0.01),
-        ("sngan", "tflite", "float32", 1e-5),
+        pytest.param("biggan_imagenet", "sparse", "float16", 0.01, marks=pytest.mark.ci),
+        pytest.param("sngan", "tflite", "float32", 1e-5, marks=pytest.mark.ci),
         pytest.param("biggan", "tflite", "float32", 1e-5, marks=WRITTEN),
         pytest.param("biggan_imagenet", "tflite", "float16", 0.01, marks=WRITTEN),
         ("sngan", "tflite", "int8", 0.1),
@@ -85,7 +86,8 @@ def test_a_loaded_generator_makes_the_same_images(written, name, kind, precision
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("sngan", "sparse"), ("biggan", "saved_model"), ("biggan", "tflite")]
+    ("name", "kind"),
+    first_by_default(("sngan", "sparse"), ("biggan", "saved_model"), ("biggan", "tflite")),
 )
 def test_an_image_is_the_same_among_more(written, name, kind):
     loaded = load(written(name, kind))
@@ -97,6 +99,7 @@ def test_an_image_is_the_same_among_more(written, name, kind):
     assert np.abs(few.astype(int) - loaded(3, seed=3, truncation=0.5)).max() > 1
 
 
+@pytest.mark.ci
 def test_signatures_of_latents_and_of_a_seed_agree(written):
     folder = written("biggan", "saved_model")
     loaded = tf.saved_model.load(str(folder))
@@ -137,6 +140,7 @@ def test_mixtures_of_classes_are_those_of_the_trained_generator(written, name, k
     np.testing.assert_allclose(images, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.ci
 def test_a_saved_model_is_refused_that_is_not_what_its_manifest_says(written):
     folder = written("biggan", "saved_model")
     interface = interface_of(generator("biggan"))
@@ -190,6 +194,7 @@ assert "stugan_tf" not in sys.modules
 """
 
 
+@pytest.mark.ci
 @pytest.mark.budget(20, "A process of its own imports TensorFlow.")
 def test_a_saved_model_needs_tensorflow_alone(written, tmp_path):
     folder = written("biggan", "saved_model")

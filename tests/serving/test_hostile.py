@@ -155,6 +155,7 @@ def places(values, path=()):
             yield from places(value, (*path, key))
 
 
+@pytest.mark.ci
 @settings(max_examples=settings().max_examples // 3)
 @given(st.data())
 def test_any_change_of_a_sealed_manifest_is_read_or_refused(data, scratch, draw):
@@ -380,6 +381,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.ci
 @pytest.mark.budget(20, "A process of its own imports TensorFlow.")
 def test_what_is_refused_takes_little_memory(data, tmp_path):
     """In a process of its own, whose peak is that of loading hostile files."""

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from stugan_tf.sparsity import averaging, criteria, distributions, exploration_rate, topology
+from tests.helpers.params import first_by_default
 
 SHAPE = (3, 3, 4, 8)
 SEED = tf.constant([3, 4])
@@ -16,7 +17,7 @@ MASKS, *SCORES = ([x, x[0]] for x in EXPLORATION)
 SCORES = topology.Scores(*SCORES)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("jit_compile", first_by_default(False, True), ids=["graph", "xla"])
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [

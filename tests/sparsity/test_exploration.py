@@ -34,11 +34,15 @@ def build(seed=0):
     outputs = layers.Conv2D(5, 1)(outputs)
     outputs = layers.BatchNormalization()(layers.Conv2D(5, 2)(outputs))
     model = mask_layers(keras.Model(images, layers.Conv2D(6, 3)(outputs)))
+    set_random_weights(model, seed)
+    return model
+
+
+def set_random_weights(model, seed):
     rng = np.random.default_rng(seed)
     for index, (layer, density) in enumerate(zip(masked_layers(model), DENSITIES, strict=True)):
         layer.kernel.assign(rng.normal(size=layer.kernel.shape))
         layer.assign_mask(exact_mask(tuple(layer.kernel.shape), density, (seed, index)))
-    return model
 
 
 def random_gradients(model, seed):
@@ -66,13 +70,19 @@ def kernel_gradients(model, gradients):
     return [by_variable[id(layer.kernel)] for layer in masked_layers(model)]
 
 
-@pytest.mark.budget(20, reason="Each example is compared with sorted scores of all layers.")
+@pytest.fixture(scope="module")
+def explored():
+    """A model and its explorer, traced once for all examples."""
+    model = build()
+    return model, Explorer(model, Exploration())
+
+
 @settings(max_examples=10)
 @given(seed=st.integers(0, 1000), drop_fraction=st.integers(0, 1000).map(lambda n: n / 1000))
-def test_a_topology_update_follows_equations_3_and_4(seed, drop_fraction):
+def test_a_topology_update_follows_equations_3_and_4(explored, seed, drop_fraction):
     """Grown weights are 0, a weight dropped and regrown keeps its value, dense layers stay."""
-    model = build(seed)
-    explorer = Explorer(model, Exploration())
+    model, explorer = explored
+    set_random_weights(model, seed)
     gradients = random_gradients(model, seed)
     masks, kernels = masks_of(model), kernels_of(model)
     biases = [layer.layer.bias.numpy() for layer in masked_layers(model)]
@@ -118,6 +128,7 @@ def test_a_topology_update_by_hand(update, mask, kernel):
     assert explorer.ever_active[0].numpy().ravel().tolist() == union
 
 
+@pytest.mark.ci
 def test_the_exploration_rate_is_that_of_the_union_of_all_masks():
     model = build()
     explorer = Explorer(model, Exploration())
@@ -183,6 +194,7 @@ def test_a_global_update_keeps_only_the_total():
         np.testing.assert_array_equal(kernel, former * mask)
 
 
+@pytest.mark.ci
 def test_random_growth_differs_by_seed_and_by_layer():
     def explore(seed):
         model = build()

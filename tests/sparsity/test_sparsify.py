@@ -8,6 +8,7 @@ from stugan_tf.layers.masked import Masked, masked_layers
 from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
 from stugan_tf.sparsity.distributions import bernoulli_mask, erk, uniform
 from stugan_tf.sparsity.sparsify import Counts, count_weights, sparsify
+from tests.helpers.params import first_by_default
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
 
@@ -49,7 +50,7 @@ def masks_of(model):
 
 
 @pytest.mark.parametrize("make", MODELS)
-@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.8])
+@pytest.mark.parametrize("sparsity", first_by_default(0.8, 0.0, 0.3, 0.5))
 @pytest.mark.parametrize("distribution", [erk, uniform])
 def test_any_model_is_sparse_after_one_line(make, sparsity, distribution):
     """The budget is met, kernels keep their values or are zero, all else is as before."""

@@ -137,6 +137,7 @@ def test_a_tenth_of_ten_weights_is_one(drop_fraction):
     assert churn(mask, prune_and_regrow(mask, mask, 1 - mask, drop_fraction)[0]) == 0.1
 
 
+@pytest.mark.ci
 def test_counts_are_exact_where_float32_cannot_count():
     num_active = 2**24 + 1
     mask = tf.concat([tf.ones(num_active), tf.zeros(2**23 + 1)], axis=0)

@@ -43,6 +43,7 @@ def history(in_halves):
     return record(in_halves)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("tracing")
 def test_without_batch_statistics_they_are_the_steps_of_whole_batches():
     """Topology updates too: growth sees the gradient of the whole batch."""
@@ -58,6 +59,7 @@ def test_without_batch_statistics_they_are_the_steps_of_whole_batches():
     assert any(changed)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_batch_norm_sees_one_micro_batch_at_a_time():
     settings = algorithm(accumulation_steps=2, discriminator_steps=1)
@@ -75,7 +77,6 @@ def test_batch_norm_sees_one_micro_batch_at_a_time():
     assert len(compared) == 2 * 3
 
 
-@pytest.mark.slow
 @pytest.mark.ci
 @TRACED
 def test_two_replicas_take_the_steps_of_one(mirrored, history):
@@ -98,6 +99,7 @@ def test_xla_takes_the_same_steps(history):
         assert_close(run.state(), history[step].state, tolerance=1e-3)
 
 
+@pytest.mark.ci
 def test_nothing_that_a_checkpoint_does_not_hold_outlives_a_step(in_halves, history):
     """So a resumed run equals an uninterrupted one, bit for bit."""
     # What is left of later steps must not matter. Step 3 begins with the fifth batch.
@@ -106,6 +108,7 @@ def test_nothing_that_a_checkpoint_does_not_hold_outlives_a_step(in_halves, hist
         np.testing.assert_array_equal(value, history[4].state[name], err_msg=name)
 
 
+@pytest.mark.ci
 def test_a_micro_batch_of_images_does_not_depend_on_the_number_of_replicas(mirrored):
     def images(**settings):
         training = tiny_training(

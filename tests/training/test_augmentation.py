@@ -100,6 +100,7 @@ def test_gradients_flow_to_what_is_still_seen():
     assert gradient.sum() == np.count_nonzero(altered)
 
 
+@pytest.mark.ci
 def test_it_is_the_same_compiled_by_xla():
     augmentation = diff_augment()
 

@@ -107,6 +107,7 @@ def moving_discriminator(image_shape):
     return keras.Model(images, layers.Dense(1)(layers.Flatten()(outputs)))
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("tracing")
 def test_measuring_changes_nothing_else():
     """Batch norm and power iterations of the networks stay where training left them."""

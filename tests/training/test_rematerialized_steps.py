@@ -31,12 +31,12 @@ def check(history, tolerance=1e-3, **how):
     return run
 
 
+@pytest.mark.ci
 def test_steps_are_the_usual_ones(history):
     """Moving statistics and singular vectors move once."""
     check(history, tolerance=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.ci
 @TRACED
 def test_two_replicas_normalise_by_both_again(mirrored, history):
@@ -44,7 +44,6 @@ def test_two_replicas_normalise_by_both_again(mirrored, history):
     assert_replicas_agree(check(history, strategy=mirrored))
 
 
-@pytest.mark.slow
 @pytest.mark.ci
 @TRACED
 def test_xla_takes_the_same_steps(history):
@@ -66,7 +65,6 @@ def test_it_goes_with_accumulation_in_half_precision():
         np.testing.assert_allclose(state[name], value, err_msg=name, **tolerance)
 
 
-@pytest.mark.slow
 @pytest.mark.ci
 @pytest.mark.usefixtures("operations")
 def test_a_training_with_it_is_the_training_without(tmp_path):
@@ -85,6 +83,7 @@ def test_a_training_with_it_is_the_training_without(tmp_path):
     assert_close(found[1], found[0], tolerance=1e-3)
 
 
+@pytest.mark.ci
 def test_the_plan_knows_of_it():
     trainings = [tiny_training(rematerialize=r) for r in (False, True)]
     plain, rematerializing = (training.gan for training in trainings)

@@ -21,6 +21,7 @@ from stugan_tf.training.algorithm import Algorithm, longer
 from stugan_tf.training.balance import BalanceRatio
 from stugan_tf.training.losses import non_saturating
 from tests.helpers import reference
+from tests.helpers.params import first_by_default
 from tests.helpers.stepping import (
     BATCH_SIZE,
     IMAGES,
@@ -125,12 +126,12 @@ def test_pruning_keeps_the_averages_and_the_moments_of_what_it_keeps(history):
 
 @pytest.mark.parametrize(
     ("bounds", "settings", "densities"),
-    [
+    first_by_default(
         (DENSER, {}, [0.5, 0.5, 0.6, 0.7, 0.8]),
         (SPARSER, {}, [0.5, 0.5, 0.4, 0.3, 0.2]),
         (BALANCED, {}, [0.5] * 5),
         (DENSER, STRICT, [0.5] * 5),
-    ],
+    ),
 )
 def test_adapt_moves_the_density_of_the_discriminator(run, bounds, settings, densities):
     """From step 2 on, when the window is full."""
@@ -161,7 +162,6 @@ def test_the_discriminator_grows_where_its_last_gradient_was_largest(run):
     assert not np.any(snapshot.discriminator_kernels[0][grown > 0])
 
 
-@pytest.mark.slow
 @pytest.mark.ci
 @TRACED
 def test_two_replicas_change_the_topology_as_one_does(mirrored, history):
@@ -278,6 +278,7 @@ def test_gradient_flow_is_scored_by_products_of_hessian_and_gradient():
             assert np.all(new_mask >= kept)
 
 
+@pytest.mark.ci
 @pytest.mark.budget(10, reason="three trainings")
 @pytest.mark.usefixtures("untraced")
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path):
@@ -310,6 +311,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path):
     assert "balance_ratio" in metrics
 
 
+@pytest.mark.ci
 def test_the_discriminator_may_be_as_sparse_as_the_generator_and_dense_layers_masked():
     gan = build_gan(
         discriminator=sngan_discriminator,

@@ -226,6 +226,7 @@ def test_all_updates_keep_zeros_and_counts(sparse):
                 assert not np.any(kernel[mask == 0])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "settings",
     [
@@ -260,7 +261,6 @@ def test_what_needs_second_derivatives_gets_them():
     assert any(np.any(new != old) for new, old in pairs)
 
 
-@pytest.mark.slow
 @pytest.mark.ci
 def test_replicas_agree_and_take_the_steps_of_one(mirrored):
     exploration = Exploration(update_interval=2)
@@ -308,6 +308,7 @@ def train_in_two_parts(workdir, first, second, algorithm):
     return resumed, straight
 
 
+@pytest.mark.ci
 @pytest.mark.budget(10, reason="three trainings")
 @pytest.mark.usefixtures("tracing")
 def test_a_run_goes_on_under_another_execution(tmp_path):
@@ -316,6 +317,7 @@ def test_a_run_goes_on_under_another_execution(tmp_path):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+@pytest.mark.ci
 @pytest.mark.budget(10, reason="three trainings")
 @pytest.mark.usefixtures("tracing")
 def test_a_resumed_sparse_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):

@@ -274,7 +274,6 @@ def test_two_replicas_take_the_steps_of_one(two_replicas, history):
         assert_close(two_replicas.state(), history[step].state, tolerance=1e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.ci
 def test_replicas_agree_although_each_normalises_by_its_own_part(mirrored):
     settings = algorithm(
@@ -291,7 +290,6 @@ def test_replicas_agree_although_each_normalises_by_its_own_part(mirrored):
         assert any(np.any(old != new) for old, new in pairs)
 
 
-@pytest.mark.slow
 @pytest.mark.ci
 def test_the_first_step_compiled_by_xla_has_the_same_losses_and_gradients(compiled, history):
     """The second moments after one update are those of the gradients: (1 - beta_2) g^2."""
@@ -309,7 +307,6 @@ def test_the_first_step_compiled_by_xla_has_the_same_losses_and_gradients(compil
         np.testing.assert_allclose(gradient, expected_gradient, atol=tolerance)
 
 
-@pytest.mark.slow
 @pytest.mark.ci
 def test_xla_takes_the_same_steps(compiled, history):
     compiled.restart()
@@ -324,6 +321,7 @@ def test_xla_on_several_cpu_replicas_is_refused(mirrored):
         Run(strategy=mirrored, jit_compile=True)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_the_generator_follows_as_many_discriminator_updates_as_its_position_says():
     """And its average starts when it should; and one call sees real and generated images."""
@@ -348,6 +346,7 @@ class BadGradient(layers.Layer):
         return identity(inputs)
 
 
+@pytest.mark.ci
 def test_a_gradient_that_is_not_finite_is_noticed_with_its_layer():
     run = Run(
         algorithm(generator_exploration=None),
@@ -358,6 +357,7 @@ def test_a_gradient_that_is_not_finite_is_noticed_with_its_layer():
     assert run.steps.first_bad() == (1, "the gradient of the generator's first/kernel")
 
 
+@pytest.mark.ci
 def test_a_loss_without_a_slope_moves_nothing():
     still = Loss(
         discriminator=lambda real, fake: 0 * hinge().discriminator(real, fake),
