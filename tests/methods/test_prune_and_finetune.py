@@ -149,7 +149,6 @@ def test_lineage_and_overview_say_what_came_of_what(uninterrupted):
 
 
 @pytest.mark.ci
-@pytest.mark.budget(15, reason="six starts, at each moment where a kill could matter")
 def test_a_run_killed_inside_and_between_phases_ends_like_an_uninterrupted_one(
     uninterrupted, tmp_path, monkeypatch
 ):

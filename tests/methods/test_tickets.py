@@ -112,7 +112,6 @@ def test_a_discriminator_of_sparsity_0_is_only_reset(uninterrupted):
 
 
 @pytest.mark.ci
-@pytest.mark.budget(15, reason="four starts, at each moment where a kill could matter")
 def test_a_run_killed_inside_and_between_rounds_ends_like_an_uninterrupted_one(
     uninterrupted, tmp_path, monkeypatch
 ):

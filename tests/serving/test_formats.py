@@ -192,7 +192,6 @@ assert "stugan_tf" not in sys.modules
 
 
 @pytest.mark.ci
-@pytest.mark.budget(20, "A process of its own imports TensorFlow.")
 def test_a_saved_model_needs_tensorflow_alone(written, tmp_path):
     folder = written("biggan", "saved_model")
     environment = {"PATH": os.environ["PATH"], "CUDA_VISIBLE_DEVICES": "-1"}

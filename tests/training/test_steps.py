@@ -151,6 +151,7 @@ class SlowTraining:
                 self.averages[path] = value if path.endswith("mask") else blended
 
 
+@pytest.mark.budget(10, "Every step is taken once more, line by line.")
 def test_steps_are_those_of_a_slow_eager_implementation(plain):
     check_against_slow_training(plain.restart(), algorithm())
 
