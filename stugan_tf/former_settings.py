@@ -1,4 +1,4 @@
-"""Settings that were removed, but are still in the `config.gin` of former runs."""
+"""Settings that the `config.gin` of former runs has and that were removed, or that it lacks."""
 
 from typing import Any
 
@@ -18,6 +18,8 @@ _GONE = {
     "sngan_generator.mask_dense": _MASK_DENSE,
     "sparsify.mask_dense": _MASK_DENSE,
 }
+# {parameter: the value by which runs behave as those from before it existed}
+_NEW = {"train.tensor_float_32": True}
 
 
 def does_nothing(parameter: str, value: Any) -> bool:
@@ -35,5 +37,6 @@ def does_nothing(parameter: str, value: Any) -> bool:
 
 
 def is_of_nothing(line: str) -> bool:
-    """Whether a line of a `config.gin` is a binding that has no effect any more."""
-    return line in {f"{parameter} = {nothing!r}" for parameter, (nothing, _) in _GONE.items()}
+    """Whether a line of a `config.gin` says what former runs did without it."""
+    gone = {parameter: nothing for parameter, (nothing, _) in _GONE.items()}
+    return line in {f"{parameter} = {value!r}" for parameter, value in (gone | _NEW).items()}

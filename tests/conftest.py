@@ -25,16 +25,31 @@ pytest_plugins = ["tests.helpers.budget"]
 # not between the lines that a command prints.
 assert logging
 HERE = pathlib.Path(__file__).parent
-# What `make test-fast` leaves out: these train GANs, or run commands and whole pipelines.
+# What `make test-fast` leaves out: these train GANs, run commands and whole pipelines, or build the
+# networks of the paper, data sets and evaluators again and again.
 WHOLE = (
+    "data/test_order.py",
+    "data/test_source.py",
     "demo/test_demo.py",
+    "evaluation/test_digits_classifier.py",
+    "evaluation/test_evaluator.py",
+    "evaluation/test_extractors.py",
+    "evaluation/test_sampling.py",
+    "evaluation/test_statistics.py",
     "experiments/test_experiments_command.py",
     "experiments/test_scheduler.py",
+    "layers/test_fusion.py",
+    "layers/test_rematerialization.py",
     "methods",
+    "models/test_biggan.py",
+    "models/test_sngan.py",
     "pipelines",
     "runs",
     "serving/test_export.py",
+    "serving/test_folding.py",
     "serving/test_formats.py",
+    "serving/test_hostile.py",
+    "sparsity/test_compilation.py",
     "test_evaluate.py",
     "test_gin_files.py",
     "test_sample.py",

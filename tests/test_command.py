@@ -77,7 +77,6 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
 
 
 @pytest.mark.ci
-@pytest.mark.budget(10, reason="a process of its own imports TensorFlow")
 def test_tensorflow_is_quiet():
     program = (
         "from stugan_tf import command\n"

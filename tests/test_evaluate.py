@@ -113,6 +113,7 @@ def test_the_latest_and_a_step(evaluate):
     assert list(evaluate("--checkpoint=10", *FEW)[0]) == [10]
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_the_best(workdir, evaluate):
     best = min(records.read(workdir), key=lambda record: record["fid"])["step"]
@@ -125,6 +126,7 @@ def test_the_best(workdir, evaluate):
     assert list(evaluate("--checkpoint=best", *FEW)[0]) == [10]
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_other_settings_are_another_protocol_and_not_compared(workdir, evaluate, use, tmp_path):
     (known,) = {record["protocol"]["id"] for record in records.read(workdir)}
@@ -151,6 +153,7 @@ def test_other_settings_are_another_protocol_and_not_compared(workdir, evaluate,
     assert "generated.seed: 1 and 2" in errors
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_truncations_make_a_curve(workdir, evaluate):
     _, output, _ = evaluate("--truncation=0.5", "--truncation=1.5")

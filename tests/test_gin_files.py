@@ -132,7 +132,9 @@ def test_every_method_sets_the_algorithm_after_every_base_file(base, method):
     for name, rule in algorithm.topology_rules.items():
         assert rule is None or rule.num_updates(total) > 0, name
     average = gin.query_parameter("GAN.average").configurable.wrapped
-    assert average.__name__ == ("ema" if method == "dense" else "sema")
+    of_adapt = method.startswith(("adapt", "sdst", "static_"))
+    expected = "ema" if method == "dense" else "of_parameters" if of_adapt else "sema"
+    assert average.__name__ == expected
 
 
 def test_adapt_is_that_of_its_scripts():

@@ -1140,7 +1140,6 @@ def test_a_wrong_use_is_told_and_costs_nothing(case, place, use):
 
 
 @pytest.mark.ci
-@pytest.mark.budget(10, reason="a run that fills a disk has to be of some size")
 @pytest.mark.usefixtures("untraced")
 def test_a_disk_that_fills_up_later_costs_no_checkpoint(place, use):
     place.mount("size=340k")

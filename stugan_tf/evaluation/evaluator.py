@@ -9,6 +9,7 @@ import gin
 import numpy as np
 import tensorflow as tf
 
+from stugan_tf.arithmetic import tensor_float_32
 from stugan_tf.checks import (
     check_above_zero,
     check_function,
@@ -220,9 +221,10 @@ class Evaluator:
             compute: a function with the arguments and the result of `real_statistics`.
         """
         if self._statistics is None and (self._need("moments") or self._need("features")):
-            self._statistics = compute(
-                self._source, self._extraction, self._num_kept, self._cache_dir
-            )
+            with tensor_float_32(False):
+                self._statistics = compute(
+                    self._source, self._extraction, self._num_kept, self._cache_dir
+                )
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -255,8 +257,9 @@ class Evaluator:
             {column: float or None} of all metrics, such as `fid`, `inception_score`,
             `inception_score_std` (over parts) and `kid_std` (standard error), and `protocol`.
         """
-        self.prepare()
-        results = [self._score(gan, repeat) for repeat in range(self._repeats)]
+        with tensor_float_32(False):
+            self.prepare()
+            results = [self._score(gan, repeat) for repeat in range(self._repeats)]
         scores = {name: _mean([result[name] for result in results]) for name in results[0]}
         if self._repeats > 1:
             for name in self.metrics:

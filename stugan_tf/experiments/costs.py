@@ -2,8 +2,9 @@
 
 The paper does not follow one single count (fidelity.md, section 6). Our counts have names:
 
-- `paper`, of updates on one batch (`sparsity.training_flops.paper`). For SNGAN the paper seems to
-  count four discriminator updates where five are made; both totals are given, ratios are of four.
+- `paper`, the convention `updates` of `sparsity.training_flops`, with as many discriminator updates
+  as the paper seems to count: four for SNGAN, where five are made. Ratios are of four. The total of
+  five, which is called `updates` everywhere, is given beside it.
 - `full`, everything that a step does.
 - `phases x density`, for methods of several phases: each phase costs a dense training times the
   generator's density, as if the discriminator were as sparse. The paper's rows of PF and tickets
@@ -106,7 +107,7 @@ class CostRatios:
         }
         self.dense = {name: self._spent(name, 0.0, 0.0) for name in self._algorithms}
         self.dense_as_trained = training_flops(
-            self._stretches("full", 0.0, 0.0), found.algorithm, "paper"
+            self._stretches("full", 0.0, 0.0), found.algorithm, "updates"
         )
         self.testing = total_flops(found.generator)[1]
 
@@ -128,7 +129,8 @@ class CostRatios:
 
     def _spent(self, convention, *networks, **options):
         stretches = self._stretches(convention, *networks, **options)
-        return training_flops(stretches, self._algorithms[convention], convention)
+        kind = "updates" if convention == "paper" else convention
+        return training_flops(stretches, self._algorithms[convention], kind)
 
     def _ratio(self, convention, phases):
         return add_phases(phases).total / self.dense[convention].total
@@ -250,8 +252,8 @@ def _totals(model, account, paper):
     ]
     if model in PAPER_UPDATES:
         lines.append(
-            f"`paper` is of {PAPER_UPDATES[model]} discriminator updates a step; of those of the "
-            f"training it is {trained[1].total:.3g}"
+            f"`paper` counts {PAPER_UPDATES[model]} discriminator updates a step; with those of "
+            f"the training, as `updates` in other reports, it is {trained[1].total:.3g}"
         )
     if known:
         lines.append(f"Table 2 has {known['training']:.3g}")

@@ -280,7 +280,7 @@ GMP = Grid(
         static(0.0),
         stu(0.0),
         _gradual("GMP, s_D 0 %", "gmp"),
-        _gradual("GMP (global), s_D 0 %", "gmp", "GradualPruning.update = @prune_globally"),
+        _gradual("GMP (per layer), s_D 0 %", "gmp", "GradualPruning.update = @prune_per_layer"),
         static(0.5),
         stu(0.5),
         _gradual("GMP, static s_D 50 %", "gmp", "GAN.discriminator_sparsity = 0.5"),

@@ -30,7 +30,7 @@ def _rescaled(interval: int) -> dict[str, tuple[str, ...]]:
     tenth = max(1, interval // 10)
     window = (f"BalanceRatio.every = {tenth}", f"BalanceRatio.window = {interval // tenth}")
     return {
-        "gradual_pruning": (f"GradualPruning.update_interval = {tenth}",),
+        "gradual_pruning": (f"GradualPruning.update_interval = {interval}",),
         "adapt": (),
         "adapt_generator": (f"generator/Exploration.update_interval = {interval // 2}",),
         "adapt_relaxed": (f"DensityAdjustment.update_interval = {interval}", *window),
@@ -76,6 +76,7 @@ PAPER = Preset(
             intervals=(100, 500, 1000, 2000, 5000, 10000, 20000, 30000, 50000),
             settings={
                 **_THEIR_OWN,
+                "gradual_pruning": ("GradualPruning.update_interval = 5000",),
                 "adapt": _setting_of_adapt(200_000),
                 "linear_decay": _decaying(2e-4, 125_000, 500_000),
             },

@@ -68,7 +68,8 @@ def prune_and_finetune(
         name="finetune",
         about=f"{start_from} checkpoint of dense, {pruning.__name__} ({wanted} zeros), trained on",
         begin=begin,
-        settings=DENSE,
+        # The phase counts its steps from 1, but the average goes on: it does not start again.
+        settings={**DENSE, "Algorithm.average_start": 0},
         start_from=start_from,
     )
     return Phases("prune_and_finetune", [dense_phase(), finetuning])

@@ -11,6 +11,7 @@ from typing import Any
 import gin
 import tensorflow as tf
 
+from stugan_tf import arithmetic
 from stugan_tf.adapters.tensorflow_internals import has_several_workers
 from stugan_tf.checks import check_bool, check_function, check_natural
 from stugan_tf.data.inspection import Inspection
@@ -69,6 +70,7 @@ class Training:
         jit_compile: bool | str = "auto",
         execution: str = "dense",
         precision: str = "float32",
+        tensor_float_32: bool = True,
         rematerialize: bool = False,
         steps_per_execution: int = 1,
         log_every: int = 100,
@@ -97,6 +99,9 @@ class Training:
                 `layers.masked.set_execution`. The numbers are the same up to rounding.
             precision: 'float32', 'bfloat16' or 'float16': what layers compute in, see
                 `training.precision`. The last two are for accelerators.
+            tensor_float_32: whether a GPU may round the factors of float32 products to TF32, as
+                TensorFlow and PyTorch (2021) do by default. Topology updates with the update
+                whose gradients they see, and scores, are computed in full float32.
             rematerialize: whether backward passes run each block of the networks again and keep
                 only what passes between blocks. This saves memory and costs up to one more forward
                 pass. See `layers.rematerialization`.
@@ -125,6 +130,8 @@ class Training:
         check_natural("train.seed", seed)
         check_execution("train.execution", execution)
         check_bool("train.rematerialize", rematerialize)
+        check_bool("train.tensor_float_32", tensor_float_32)
+        self._allows_tensor_float_32 = tensor_float_32
         self.source, self.seed, self.strategy = source, seed, strategy
         self._intervals = Intervals(
             steps_per_execution,
@@ -248,6 +255,10 @@ class Training:
             FailedRun: if a value was not finite.
             Interrupted: if a signal asked the run to stop; the run was saved.
         """
+        with arithmetic.tensor_float_32(self._allows_tensor_float_32):
+            self._run(workdir, config, begin, label, keep_start)
+
+    def _run(self, workdir, config, begin, label, keep_start):
         state = self.state()
         self.check_trackers()
         check_space(workdir, state, self._intervals.keep_checkpoints + keep_start)

@@ -92,6 +92,7 @@ def process() -> dict[str, Any]:
             "keras": keras.__version__,
             "stugan_tf": stugan_tf.__version__,
         },
+        "tensor_float_32": tf.config.experimental.tensor_float_32_execution_enabled(),
         "commit": _commit(),
         "host": platform.node(),
         "devices": [

@@ -120,7 +120,7 @@ def flops_by_convention(stretches, algorithm, rematerializes=False):
             training_flops(some, algorithm, convention, rematerializes).total
             for some in (stretches, as_dense(stretches))
         )
-        lines.append(f"  {convention.ljust(5)}  {spent:.4g}, {spent / dense:.4f} of dense")
+        lines.append(f"  {convention.ljust(7)}  {spent:.4g}, {spent / dense:.4f} of dense")
     return lines
 
 

@@ -34,6 +34,7 @@ from stugan_tf.contracts import Declared, Trial, called
 from stugan_tf.errors import InputError
 from stugan_tf.sparsity.criteria import Criterion
 
+_ROW = 4096
 _RADIX = 2**16  # an int32 key is two digits
 
 
@@ -129,7 +130,7 @@ def top_k_mask(scores: tf.Tensor, k: int | tf.Tensor, among: tf.Tensor | None = 
         keys = tf.where(among, keys, tf.int32.min)
     keys = tf.reshape(keys, [-1])
     threshold, num_ties = _kth_largest(keys, tf.cast(k, tf.int32))
-    tie_ranks = tf.where(keys == threshold, -tf.range(tf.size(keys)), tf.int32.min)
+    tie_ranks = tf.where(keys == threshold, -_indices(keys), tf.int32.min)
     last_tie, _ = _kth_largest(tie_ranks, num_ties)
     mask = tf.cast((keys > threshold) | (tie_ranks >= last_tie), tf.float32)
     return tf.reshape(mask, tf.shape(scores))
@@ -333,6 +334,17 @@ def _shaped(flat: tf.Tensor, masks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     """Cuts [n] into tensors of the shapes of `masks`."""
     parts = tf.split(flat, [math.prod(mask.shape) for mask in masks])
     return [tf.reshape(part, mask.shape) for part, mask in zip(parts, masks, strict=True)]
+
+
+def _indices(flat: tf.Tensor) -> tf.Tensor:
+    """0, 1, 2, ... as int32, as many as `flat` [n] has elements."""
+    # All numbers of `tf.range` would be written into the program, which then is as large as the
+    # network. A table needs few: the number of each row, and of each column. TensorFlow would
+    # compute it beforehand if it did not seem to depend on what only the step knows.
+    nothing = tf.bitwise.bitwise_and(flat[:1], 0)
+    size = tf.size(flat)
+    rows = tf.range(-(-size // _ROW)) * _ROW + nothing
+    return tf.reshape(rows[:, tf.newaxis] + tf.range(_ROW), [-1])[:size]
 
 
 def _monotone_keys(scores: tf.Tensor) -> tf.Tensor:

@@ -4,10 +4,11 @@ A backward pass counts as two forward passes, one for the gradient of the layers
 for the gradient of their weights. There are two conventions for the passes of a step, and every
 figure must name its convention:
 
-- `paper`: each update of a network is one forward and one backward pass of this network on one
-  batch. It reproduces the ratios of the paper's Table 2 (fidelity.md, section 6). It leaves out the
-  images that a discriminator update generates, real images beside generated ones, and the
-  discriminator's part of a generator update.
+- `updates`: each update of a network is one forward and one backward pass of this network on one
+  batch. It leaves out the images that a discriminator update generates, real images beside
+  generated ones, and the discriminator's part of a generator update. It reproduces the ratios of
+  the paper's Table 2 if SNGAN's step has four discriminator updates (fidelity.md, section 6); it
+  has five.
 - `full`: everything that Algorithm 1 does.
 
 Where growth ranks the gradient of all weights, this gradient is counted as dense. All others are
@@ -66,8 +67,8 @@ class Spent(NamedTuple):
         return self.generator / self.total
 
 
-def paper(algorithm: Any) -> tuple[Passes, Passes]:
-    """`Passes` of generator and discriminator, as the paper's Table 2 seems to count them."""
+def updates(algorithm: Any) -> tuple[Passes, Passes]:
+    """`Passes` of generator and discriminator: one batch through one network for each update."""
     batch = algorithm.batch_size
     return (
         Passes(forward=0, trained=batch, observed=batch),
@@ -81,15 +82,15 @@ def full(algorithm: Any) -> tuple[Passes, Passes]:
     A discriminator update generates images without a backward pass through the generator, and sees
     as many real ones; a generator update goes through both networks and back.
     """
-    updates, batch = algorithm.discriminator_steps, algorithm.batch_size
+    real = algorithm.discriminator_steps * algorithm.batch_size
     generated = algorithm.generator_batch_size
     return (
-        Passes(forward=updates * batch, trained=generated, observed=generated),
-        Passes(forward=0, trained=updates * 2 * batch + generated, observed=2 * batch),
+        Passes(forward=real, trained=generated, observed=generated),
+        Passes(forward=0, trained=2 * real + generated, observed=2 * algorithm.batch_size),
     )
 
 
-CONVENTIONS = {"paper": paper, "full": full}
+CONVENTIONS = {"updates": updates, "full": full}
 
 
 def training_flops(

@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from stugan_tf.arithmetic import tensor_float_32
 from stugan_tf.layers.moving import undisturbed
 from stugan_tf.randomness import Purpose
 from stugan_tf.training.algorithm import Algorithm
@@ -114,13 +115,18 @@ class Steps:
         begin, end = (done * algorithm.discriminator_steps for done in (step, last))
         changing = [p for p in self.players.values() if p.is_due(last, algorithm.total_steps)]
         if changing:  # line 6
-            middle = algorithm.last_update(last) + 1
-            self._updates(iterator, _int64(begin), _int64(middle), tf.constant(True))
-            for player in changing:
-                amount = self._amount(player, last)
-                if amount is not None:
-                    update_topology = self._topology_updates[player]
-                    update_topology(_int64(last), tf.constant(amount, tf.float64))  # lines 7, 8
+            seen = algorithm.last_update(last)  # The update whose gradients growth sees.
+            middle = seen + 1
+            if begin < seen:
+                self._updates(iterator, _int64(begin), _int64(seen), tf.constant(False))
+            # Growth ranks gradients that may differ by less than TF32's error.
+            with tensor_float_32(False):
+                self._updates(iterator, _int64(seen), _int64(middle), tf.constant(True))
+                for player in changing:
+                    amount = self._amount(player, last)
+                    if amount is not None:
+                        update_topology = self._topology_updates[player]
+                        update_topology(_int64(last), tf.constant(amount, tf.float64))  # lines 7, 8
             self._update_average_from_host(_int64(last))  # Eq. 5
             begin = middle
         if begin < end:

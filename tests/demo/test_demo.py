@@ -331,7 +331,6 @@ def test_only_its_own_page_may_connect(served, origin, status):
 
 
 @pytest.mark.ci
-@pytest.mark.budget(40, "The page ends here, so the time of its whole life is counted here.")
 def test_interrupted_it_ends_well(served):
     _, process, log = served
     process.send_signal(signal.SIGINT)

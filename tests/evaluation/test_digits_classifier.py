@@ -61,7 +61,6 @@ def test_a_damaged_installation_is_told(tmp_path, content):
 
 
 @pytest.mark.ci
-@pytest.mark.budget(20, reason="A classifier is trained.")
 def test_training_learns():
     (images, labels), _ = digits.split()
     model = train.train(images, labels, epochs=2)

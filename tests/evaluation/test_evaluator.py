@@ -95,7 +95,6 @@ def test_replicas_score_as_one_device_does(make, mirrored, batch_norm):
 
 
 @pytest.mark.ci
-@pytest.mark.budget(8, "Six sets of images are scored.")
 def test_repeats_have_a_mean_and_a_deviation(make):
     gan = SmallGAN()
     found = [make(metrics=["fid"], repeats=count)(gan) for count in (1, 2, 3)]

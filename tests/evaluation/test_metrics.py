@@ -488,7 +488,6 @@ def resident():
 
 
 @pytest.mark.ci
-@pytest.mark.budget(15, "A little that is lost each time shows only after many times.")
 def test_scoring_again_and_again_needs_no_more_memory():
     def score():
         features, other = rng().normal(size=[2, 120, 32])

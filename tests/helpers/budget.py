@@ -2,8 +2,10 @@
 
 Counted are this process, all its threads and the processes that the test started and waited for.
 What a fixture of a wider scope costs to set up is shared by many tests, so it is counted by
-itself. `TEST_BUDGET=2` allows twice as much, on a slower machine; `TEST_BUDGET=0` counts nothing.
-`TEST_COSTS=FILE` adds a line of JSON for each test and each shared fixture.
+itself. Budgets are seconds of an idle core. What shares a core with another program counts up to
+twice as many, so a test fails at twice its budget. `TEST_BUDGET=4` allows four times as many, on a
+slower machine; `TEST_BUDGET=0` counts nothing. `TEST_COSTS=FILE` adds a line of JSON for each test
+and each shared fixture.
 """
 
 import json
@@ -118,5 +120,5 @@ def _is_long(node):
 
 def pytest_configure(config):
     """Registers it with what the environment says."""
-    factor = float(os.environ.get("TEST_BUDGET", "1"))
+    factor = float(os.environ.get("TEST_BUDGET", "2"))
     config.pluginmanager.register(Budget(factor, os.environ.get("TEST_COSTS")), "budget_of_tests")

@@ -75,7 +75,13 @@ def opening(method, config="", fails_at=(), **settings):
             raise KilledError(f"when {phase.name} was opened")
         assert [network for network in former if network() is not None] == []
         sparsities = [phase.settings[f"GAN.{n}_sparsity"] for n in ("generator", "discriminator")]
-        training = small_training(sparsities=sparsities, **settings)
+        of_phase = {
+            name.removeprefix("Algorithm."): value
+            for name, value in phase.settings.items()
+            if name.startswith("Algorithm.")
+        }
+        algorithm = {**settings.get("algorithm", {}), **of_phase}
+        training = small_training(sparsities=sparsities, **{**settings, "algorithm": algorithm})
         former.extend(map(weakref.ref, training.gan.networks.values()))
         method.check(training)
         yield BuiltTraining(training, config, f"{method.name}\n{config}")
@@ -83,10 +89,10 @@ def opening(method, config="", fails_at=(), **settings):
     return opened
 
 
-def run_through(method, tmp_path_factory):
+def run_through(method, tmp_path_factory, **settings):
     """The workdir of a method that was never killed."""
     workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
-    method.run(workdir, opening(method))
+    method.run(workdir, opening(method, **settings))
     return workdir
 
 

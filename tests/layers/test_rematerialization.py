@@ -154,7 +154,7 @@ def test_layers_called_twice_models_inside_and_several_outputs():
     assert Rematerialized(model)(inputs).keys() == model(inputs).keys()
 
 
-@pytest.mark.parametrize("jit_compile", first_by_default(False, True))
+@pytest.mark.parametrize("jit_compile", [False, True])
 def test_dropout_drops_the_same_units_again_and_others_the_next_time(jit_compile):
     vectors = keras.Input([1000])
     dropout = layers.Dropout(0.5, seed=1)
@@ -197,7 +197,7 @@ def num_convolutions(gradients, images, jit_compile):
     return sum("Conv2D" in name and "Backprop" not in name for name in operations)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", first_by_default(False, True))
 def test_no_compiler_merges_the_second_run_with_the_first(jit_compile):
     """Each of four segments is a convolution and a batch norm, whose gradient needs the former."""
     model = chain()

@@ -27,7 +27,6 @@ def flags_of(method, *bindings, base=SMALLEST):
 
 
 @pytest.mark.ci
-@pytest.mark.budget(20, reason="the one walk of a method through all its commands")
 def test_a_method_is_planned_trained_and_looked_at_by_the_usual_commands(use, tmp_path):
     flags = [*flags_of("prune_and_finetune_uniform", FEW_STEPS), f"--workdir={tmp_path / 'run'}"]
     code, planned, errors = use("train", [*flags, "--dry_run"])

@@ -69,6 +69,7 @@ def sharing(tmp_path_factory):
     return folder, trained
 
 
+@pytest.mark.ci
 def test_a_shared_pretraining_is_trained_once_even_if_its_first_process_was_killed(sharing):
     folder, trained = sharing
     (dense,) = (path for path in (folder / "shared").iterdir() if path.is_dir())
@@ -139,6 +140,7 @@ def test_two_processes_cannot_have_one_workdir(tmp_path):
             method.run(tmp_path, opening(method))
 
 
+@pytest.mark.ci
 def test_the_overview_tells_the_best_scores_and_where_the_last_phase_is(sharing):
     folder, _ = sharing
     record, last = json.loads((folder / "tickets" / "phases.json").read_text())["phases"]

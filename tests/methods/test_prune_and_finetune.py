@@ -77,6 +77,7 @@ def kept_globally(kernels, sparsity):
     return [part.reshape(kernel.shape) for part, kernel in zip(parts, kernels, strict=True)]
 
 
+@pytest.mark.ci
 def test_pruning_puts_masks_on_the_dense_checkpoint_and_keeps_all_else(uninterrupted, training):
     dense = states(uninterrupted / "dense")[STEPS]
     pruned = states(uninterrupted / "finetune")[0]
@@ -97,6 +98,7 @@ def test_pruning_puts_masks_on_the_dense_checkpoint_and_keeps_all_else(uninterru
     assert_same_state(pruned, dense, but_for=changed)
 
 
+@pytest.mark.ci
 def test_masks_stay_and_the_rest_trains_on(uninterrupted, training):
     first, *_, last = states(uninterrupted / "finetune").values()
     for name, names in layers_by_name(training, SPARSITIES).items():
@@ -111,6 +113,22 @@ def test_masks_stay_and_the_rest_trains_on(uninterrupted, training):
             assert not np.any(last[average][first[mask] == 0])
 
 
+@pytest.mark.ci
+@pytest.mark.usefixtures("untraced")
+def test_the_average_goes_on_though_steps_are_counted_again(training, tmp_path_factory):
+    """`average_start` is a step of the whole method: it has passed when fine-tuning begins."""
+    settings = {"algorithm": {"average_start": 3}}
+    workdir = run_through(prune_and_finetune(SPARSITIES), tmp_path_factory, **settings)
+    names = layers_by_name(training, SPARSITIES)["generator"]
+    states_of = {name: states(workdir / name) for name in ("dense", "finetune")}
+    for kernel, average in zip(names["kernels"], names["averages"], strict=True):
+        started = states_of["dense"][2]
+        np.testing.assert_array_equal(started[average], started[kernel])
+        goes_on = states_of["finetune"][2]
+        assert np.any(goes_on[average] != goes_on[kernel])
+
+
+@pytest.mark.ci
 def test_lineage_and_overview_say_what_came_of_what(uninterrupted):
     beginnings = [manifest(uninterrupted / name)["phase"] for name in ("dense", "finetune")]
     assert [(b["name"], b["number"]) for b in beginnings] == [("dense", 1), ("finetune", 2)]
@@ -131,7 +149,6 @@ def test_lineage_and_overview_say_what_came_of_what(uninterrupted):
 
 
 @pytest.mark.ci
-@pytest.mark.budget(15, reason="six starts, at each moment where a kill could matter")
 def test_a_run_killed_inside_and_between_phases_ends_like_an_uninterrupted_one(
     uninterrupted, tmp_path, monkeypatch
 ):
@@ -171,6 +188,7 @@ def restored(training, workdir, method):
     return kernels, facts
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("pruning", [prune_uniformly, prune_jointly])
 def test_pruning_of_the_generator_alone_leaves_the_discriminator_dense(
     pruning, uninterrupted, training
@@ -184,6 +202,7 @@ def test_pruning_of_the_generator_alone_leaves_the_discriminator_dense(
     assert facts == {"pruning": pruning.__name__, "sparsities": {"generator": 0.9}}
 
 
+@pytest.mark.ci
 def test_every_replica_is_pruned(uninterrupted, mirrored):
     training = small_training(mirrored)
     with mirrored.scope():
@@ -196,6 +215,7 @@ def test_every_replica_is_pruned(uninterrupted, mirrored):
             np.testing.assert_array_equal(copy, kernel * mask)
 
 
+@pytest.mark.ci
 def test_it_starts_from_the_best_checkpoint_if_asked_to(uninterrupted, tmp_path):
     """The overview says which was the best when the dense training ended."""
     method = prune_and_finetune(SPARSITIES, start_from="best")
@@ -234,6 +254,7 @@ def test_a_best_checkpoint_without_scores_is_refused_before_the_dense_training(t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.ci
 def test_a_pretraining_of_another_configuration_is_refused(uninterrupted, tmp_path):
     parent = Parent(uninterrupted / "dense", STEPS, uninterrupted / "dense")
     with pytest.raises(InputError, match=r"(?s)another configuration.*\+ train.seed = 1"):
@@ -244,6 +265,7 @@ def test_a_pretraining_of_another_configuration_is_refused(uninterrupted, tmp_pa
         method.run(uninterrupted, opening(method, config="train.seed = 1"))
 
 
+@pytest.mark.ci
 def test_a_layer_that_loses_all_weights_is_warned_of(uninterrupted, training, caplog):
     layers = masked_layers(training.gan.generator)
 

@@ -51,6 +51,7 @@ def names_of(training, network):
     return kernels, masks, follow
 
 
+@pytest.mark.ci
 def test_each_round_prunes_the_trained_weights_and_rewinds_the_rest(uninterrupted, training):
     beginning = states(uninterrupted / "dense")[0]
     for before, after in itertools.pairwise(NAMES):
@@ -83,6 +84,7 @@ def test_each_round_prunes_the_trained_weights_and_rewinds_the_rest(uninterrupte
         assert_same_state(begun, beginning, but_for=changed + averaged)
 
 
+@pytest.mark.ci
 def test_what_is_left_after_k_rounds_is_08_to_the_k(uninterrupted):
     phases = json.loads((uninterrupted / "phases.json").read_text())["phases"]
     assert [phase["name"] for phase in phases] == list(NAMES)
@@ -94,6 +96,7 @@ def test_what_is_left_after_k_rounds_is_08_to_the_k(uninterrupted):
             assert phases[number]["sparsity"][network] == weights["sparsity"]
 
 
+@pytest.mark.ci
 def test_a_discriminator_of_sparsity_0_is_only_reset(uninterrupted):
     method = tickets({"generator": 0.2, "discriminator": 0.0})
     dense = uninterrupted / "dense"
@@ -109,7 +112,6 @@ def test_a_discriminator_of_sparsity_0_is_only_reset(uninterrupted):
 
 
 @pytest.mark.ci
-@pytest.mark.budget(15, reason="four starts, at each moment where a kill could matter")
 def test_a_run_killed_inside_and_between_rounds_ends_like_an_uninterrupted_one(
     uninterrupted, tmp_path, monkeypatch
 ):
@@ -129,6 +131,7 @@ def test_a_run_killed_inside_and_between_rounds_ends_like_an_uninterrupted_one(
         assert_same_phase(tmp_path / name, uninterrupted / name)
 
 
+@pytest.mark.ci
 def test_rewinding_goes_to_the_weights_of_the_dense_start_whatever_would_be_drawn_now(
     uninterrupted,
 ):
@@ -140,6 +143,7 @@ def test_rewinding_goes_to_the_weights_of_the_dense_start_whatever_would_be_draw
         np.testing.assert_array_equal(variable, expected[name], err_msg=name)
 
 
+@pytest.mark.ci
 def test_a_damaged_checkpoint_is_told_with_the_way_out(uninterrupted, tmp_path, training):
     folder = tmp_path / "dense"
     source = uninterrupted / "dense" / "checkpoints" / f"step_{STEPS:08d}"

@@ -68,7 +68,6 @@ def test_statistics_by_beam_are_those_of_one_pass(tmp_path, scorer, monkeypatch)
 
 
 @pytest.mark.ci
-@pytest.mark.budget(20, "A process of its own imports TensorFlow.")
 def test_a_worker_understands_the_whole_configuration_of_a_training():
     """It has imported no more than what it is to do."""
     text = (

@@ -124,7 +124,6 @@ def test_a_disk_that_does_not_keep_what_is_written_is_found_out_before_step_1(
 
 
 @pytest.mark.ci
-@pytest.mark.budget(20, reason="four trainings")
 @pytest.mark.usefixtures("untraced")
 def test_the_seed_decides_everything(tmp_path):
     results = []
@@ -258,7 +257,6 @@ def test_a_value_that_is_not_finite_stops_the_run_and_is_named(tmp_path):
 
 
 @pytest.mark.ci
-@pytest.mark.budget(20, reason="trainings that go back")
 @pytest.mark.usefixtures("untraced")
 def test_a_rollback_goes_on_with_other_random_numbers(tmp_path, monkeypatch):
     straight = tiny_training()
@@ -285,7 +283,6 @@ def synchronized_generator(image_shape):
 
 
 @pytest.mark.ci
-@pytest.mark.budget(15, reason="its last training is compiled for two replicas")
 @pytest.mark.usefixtures("untraced")
 def test_a_run_goes_on_under_another_number_of_replicas(tmp_path, mirrored):
     gan = tiny_gan(generator=synchronized_generator)

@@ -93,8 +93,8 @@ def test_the_plan_says_what_is_theory_and_what_an_estimate():
     text = describe(training)
     steps = training.algorithm.total_steps
     assert f"theoretical FLOPs of training at the present densities, {steps} steps:" in text
-    ratios = dict(re.findall(r"^  (paper|full) +\S+, (\S+) of dense$", text, re.MULTILINE))
-    assert ratios.keys() == {"paper", "full"}
+    ratios = dict(re.findall(r"^  (updates|full) +\S+, (\S+) of dense$", text, re.MULTILINE))
+    assert ratios.keys() == {"updates", "full"}
     assert "estimate of the memory of one device: " in text
 
 

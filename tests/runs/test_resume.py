@@ -84,6 +84,7 @@ def assert_same_as(straight, workdir):
     assert_same_log_and_pictures(workdir, straight)
 
 
+@pytest.mark.budget(10, "The one kill and resumption of every day.")
 @pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize(
     "when",

@@ -56,21 +56,18 @@ def written(tmp_path_factory):
     return folder_of
 
 
-WRITTEN = pytest.mark.budget(15, "TensorFlow writes and loads the graph of a whole BigGAN.")
-
-
 @pytest.mark.parametrize(
     ("name", "kind", "precision", "tolerance"),
     [
         pytest.param("sngan", "saved_model", "float32", 1e-5, marks=pytest.mark.ci),
-        pytest.param("biggan", "saved_model", "float32", 1e-5, marks=WRITTEN),
+        pytest.param("biggan", "saved_model", "float32", 1e-5, marks=pytest.mark.ci),
         pytest.param("biggan_imagenet", "saved_model", "float32", 1e-5, marks=pytest.mark.slow),
         ("sngan", "sparse", "float32", 1e-5),
         ("biggan_imagenet", "sparse", "float32", 1e-5),
         pytest.param("biggan_imagenet", "sparse", "float16", 0.01, marks=pytest.mark.ci),
         pytest.param("sngan", "tflite", "float32", 1e-5, marks=pytest.mark.ci),
-        pytest.param("biggan", "tflite", "float32", 1e-5, marks=WRITTEN),
-        pytest.param("biggan_imagenet", "tflite", "float16", 0.01, marks=WRITTEN),
+        pytest.param("biggan", "tflite", "float32", 1e-5, marks=pytest.mark.ci),
+        pytest.param("biggan_imagenet", "tflite", "float16", 0.01, marks=pytest.mark.ci),
         ("sngan", "tflite", "int8", 0.1),
     ],
 )
@@ -195,7 +192,6 @@ assert "stugan_tf" not in sys.modules
 
 
 @pytest.mark.ci
-@pytest.mark.budget(20, "A process of its own imports TensorFlow.")
 def test_a_saved_model_needs_tensorflow_alone(written, tmp_path):
     folder = written("biggan", "saved_model")
     environment = {"PATH": os.environ["PATH"], "CUDA_VISIBLE_DEVICES": "-1"}

@@ -382,7 +382,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.ci
-@pytest.mark.budget(20, "A process of its own imports TensorFlow.")
 def test_what_is_refused_takes_little_memory(data, tmp_path):
     """In a process of its own, whose peak is that of loading hostile files."""
     changes = [

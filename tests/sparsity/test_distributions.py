@@ -122,7 +122,7 @@ def test_exact_mask_has_exactly_its_share_of_ones(density, seed):
     assert mask.sum() == round(density * 72)
 
 
-@pytest.mark.parametrize("draw", first_by_default(bernoulli_mask, exact_mask))
+@pytest.mark.parametrize("draw", [exact_mask, bernoulli_mask])
 def test_masks_are_functions_of_the_seed(draw):
     shape = (3, 3, 16, 16)
     assert tf.reduce_all(draw(shape, 0.3, (1, 2)) == draw(shape, 0.3, (1, 2)))
@@ -130,7 +130,7 @@ def test_masks_are_functions_of_the_seed(draw):
     assert tf.reduce_all(draw(shape, 1.0, (1, 2)) == 1)
 
 
-@pytest.mark.parametrize("draw", [exact_mask, bernoulli_mask])
+@pytest.mark.parametrize("draw", first_by_default(bernoulli_mask, exact_mask))
 def test_every_position_is_equally_likely(draw):
     compiled = tf.function(lambda seed: draw((4, 5), 0.3, seed))
     frequencies = np.mean([compiled(tf.constant([0, i])) for i in range(200)], axis=0)

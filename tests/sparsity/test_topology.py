@@ -67,6 +67,22 @@ def reference_prune_and_regrow(mask, drop_scores, grow_scores, drop_fraction):
     return updated
 
 
+@pytest.mark.parametrize(
+    "update", [prune_and_regrow_per_layer, prune_and_regrow_globally, prune_globally]
+)
+def test_a_compiled_update_holds_no_numbers_for_each_weight(update):
+    """A literal as large as a kernel makes a program as large as the network."""
+    shape = (3, 3, 128, 128)
+    compiled = tf.function(
+        lambda mask, drop, grow, amount: update([mask], Scores([drop], [grow]), amount),
+        autograph=False,
+        jit_compile=True,
+    )
+    spec = tf.TensorSpec(shape)
+    program = compiled.experimental_get_compiler_ir(spec, spec, spec, tf.TensorSpec([], tf.float64))
+    assert len(program(stage="hlo_serialized")) < math.prod(shape)
+
+
 def test_top_k_by_hand():
     assert top_k_mask(tf.constant([[3.0, 1.0], [2.0, 3.0]]), 2).numpy().tolist() == [[1, 0], [0, 1]]
 

@@ -66,10 +66,10 @@ def test_a_forward_pass_costs_what_table_2_says(models):
 @pytest.mark.parametrize(
     ("model", "algorithm", "convention", "total", "share", "ratios"),
     [
-        ("sngan", SNGAN_COUNTED, "paper", 5.32e16, 0.607, [0.230, 0.261, 0.321, 0.152, 0.183]),
-        ("sngan", SNGAN_TRAINED, "paper", 5.84e16, None, []),
+        ("sngan", SNGAN_COUNTED, "updates", 5.32e16, 0.607, [0.230, 0.261, 0.321, 0.152, 0.183]),
+        ("sngan", SNGAN_TRAINED, "updates", 5.84e16, None, []),
         ("sngan", SNGAN_TRAINED, "full", 1.81e17, 0.654, [0.209, 0.242, 0.307, 0.141, 0.173]),
-        ("biggan", BIGGAN, "paper", 2.25e17, 0.280, [0.377, 0.390, 0.418, 0.233, 0.247]),
+        ("biggan", BIGGAN, "updates", 2.25e17, 0.280, [0.377, 0.390, 0.418, 0.233, 0.247]),
         ("biggan", BIGGAN, "full", 5.12e17, 0.287, [0.373, 0.388, 0.416, 0.231, 0.246]),
     ],
 )
@@ -90,9 +90,9 @@ def test_training_costs_what_fidelity_computed(
 @pytest.mark.parametrize(
     ("model", "algorithm", "convention", "ratio"),
     [
-        ("sngan", SNGAN_COUNTED, "paper", 0.243),
+        ("sngan", SNGAN_COUNTED, "updates", 0.243),
         ("sngan", SNGAN_TRAINED, "full", 0.238),
-        ("biggan", BIGGAN, "paper", 0.275),
+        ("biggan", BIGGAN, "updates", 0.275),
         ("biggan", BIGGAN, "full", 0.274),
     ],
 )
@@ -115,7 +115,7 @@ def test_dense_gradients_of_topology_updates_cost_as_much_as_rigl_says(
     settings = {**SNGAN, "discriminator_steps": 5}
     explores = Algorithm(**settings, generator_exploration=Exploration(update_interval))
     with_growth, without = (
-        training_flops([constant_stretch(*costs, algorithm)], algorithm, "paper")
+        training_flops([constant_stretch(*costs, algorithm)], algorithm, "updates")
         for algorithm in (explores, Algorithm(**settings))
     )
     assert with_growth.discriminator == without.discriminator
@@ -125,9 +125,9 @@ def test_dense_gradients_of_topology_updates_cost_as_much_as_rigl_says(
 def test_phases_add_up(models):
     """An honest count of prune-and-finetune: the discriminator stays dense in both phases."""
     generator, discriminator = models["sngan"]
-    dense = spent((generator, discriminator), (0.0, 0.0), SNGAN_COUNTED, "paper")
+    dense = spent((generator, discriminator), (0.0, 0.0), SNGAN_COUNTED, "updates")
     pruned = [0.95, 0.0]
-    fine_tuning = spent((generator, discriminator), pruned, SNGAN_COUNTED, "paper")
+    fine_tuning = spent((generator, discriminator), pruned, SNGAN_COUNTED, "updates")
     assert add_phases([dense, fine_tuning]).total / dense.total == pytest.approx(1.42, abs=6e-3)
     # Tickets as Table 2 counts them, by the generator's density alone.
     uniform = {layer.name: 1.0 for layer in generator if layer.masked}
@@ -157,7 +157,7 @@ def test_a_step_by_hand():
         total_steps=3, batch_size=2, generator_batch_size=5, discriminator_steps=7
     )
     stretches = [Stretch(2, Cost(10, 100), Cost(1, 8)), Stretch(1, Cost(20, 100), Cost(2, 8), 1, 1)]
-    paper = training_flops(stretches, algorithm, "paper")
+    paper = training_flops(stretches, algorithm, "updates")
     assert paper.generator == 3 * 2 * (2 * 10 + 20) + 2 * (100 - 20)
     assert paper.discriminator == 3 * 7 * 2 * (2 * 1 + 2) + 2 * (8 - 2)
     full = training_flops(stretches, algorithm, "full")
@@ -215,7 +215,7 @@ def test_a_trajectory_of_layers_is_counted_as_it_is():
         return Cost(*total_flops(layers_then))
 
     found = stretches_of(records, cost_at, Algorithm(total_steps=3))
-    spent_there = training_flops(found, Algorithm(total_steps=3), "paper")
+    spent_there = training_flops(found, Algorithm(total_steps=3), "updates")
     quarter = 2 * 16 * (18 + 4 + 2)
     assert spent_there.generator == 64 * 3 * (TINY_DENSE + 2 * quarter)
 

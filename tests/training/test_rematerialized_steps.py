@@ -100,7 +100,7 @@ def test_the_plan_knows_of_it():
         {c: training_flops(stretches, settings, c, r).total for c in CONVENTIONS}
         for r in (False, True)
     )
-    assert more["paper"] == usual["paper"]
+    assert more["updates"] == usual["updates"]
     assert more["full"] - usual["full"] == settings.total_steps * (
         settings.discriminator_steps * settings.batch_size * 2 * 10
         + settings.generator_batch_size * (100 + 10)

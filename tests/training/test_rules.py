@@ -279,7 +279,6 @@ def test_gradient_flow_is_scored_by_products_of_hessian_and_gradient():
 
 
 @pytest.mark.ci
-@pytest.mark.budget(10, reason="three trainings")
 @pytest.mark.usefixtures("untraced")
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path):
     """Stopped when the window of the balance ratio is full, between two updates."""

@@ -309,7 +309,6 @@ def train_in_two_parts(workdir, first, second, algorithm):
 
 
 @pytest.mark.ci
-@pytest.mark.budget(10, reason="three trainings")
 @pytest.mark.usefixtures("tracing")
 def test_a_run_goes_on_under_another_execution(tmp_path):
     resumed, straight = train_in_two_parts(tmp_path, "sparse", "dense", tiny_algorithm())
@@ -318,7 +317,6 @@ def test_a_run_goes_on_under_another_execution(tmp_path):
 
 
 @pytest.mark.ci
-@pytest.mark.budget(10, reason="three trainings")
 @pytest.mark.usefixtures("tracing")
 def test_a_resumed_sparse_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
     exploration = Exploration(update_interval=3)

@@ -18,6 +18,7 @@ from stugan_tf.sparsity.criteria import random_scores
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.losses import Loss, hinge
 from tests.helpers import reference
+from tests.helpers.params import first_by_default
 from tests.helpers.stepping import (
     ADAM,
     BATCH_SIZE,
@@ -150,6 +151,7 @@ class SlowTraining:
                 self.averages[path] = value if path.endswith("mask") else blended
 
 
+@pytest.mark.budget(10, "Every step is taken once more, line by line.")
 def test_steps_are_those_of_a_slow_eager_implementation(plain):
     check_against_slow_training(plain.restart(), algorithm())
 
@@ -253,7 +255,7 @@ def test_metrics_are_means_since_they_were_last_taken(plain, history):
     assert set(plain.steps.pop_metrics().values()) == {0}
 
 
-@pytest.mark.parametrize("name", ["plain", "two_replicas"])
+@pytest.mark.parametrize("name", first_by_default("plain", "two_replicas"))
 def test_a_loss_that_is_not_finite_is_noticed_with_its_step(name, request):
     images = IMAGES.copy()
     images[3, -1, 0, 0, 0] = np.nan  # in the second update of step 2, on the last replica
@@ -264,6 +266,7 @@ def test_a_loss_that_is_not_finite_is_noticed_with_its_step(name, request):
     assert run.steps.first_bad() == (2, "the discriminator's loss")
 
 
+@pytest.mark.ci
 def test_two_replicas_take_the_steps_of_one(two_replicas, history):
     """The topology too: growth sees the gradient of the whole batch."""
     two_replicas.restart()

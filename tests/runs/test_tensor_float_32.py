@@ -1,0 +1,82 @@
+"""What may be computed by TF32, and what is not whatever the setting."""
+
+import json
+
+import pytest
+import tensorflow as tf
+
+from stugan_tf.arithmetic import tensor_float_32, uses_tensor_float_32
+from stugan_tf.data import digits
+from stugan_tf.errors import InputError
+from stugan_tf.evaluation.evaluator import Evaluator
+from stugan_tf.sparsity.exploration import Exploration
+from stugan_tf.training.losses import Loss, hinge
+from tests.helpers.small import small_training
+from tests.helpers.stand_ins import Projection, SmallGAN
+
+pytestmark = pytest.mark.usefixtures("untraced")
+
+
+def recording(seen):
+    """A loss that notes for each generator update whether TF32 was allowed."""
+    usual = hinge()
+
+    def generator(fake):
+        seen.append(uses_tensor_float_32())
+        return usual.generator(fake)
+
+    return Loss(usual.discriminator, generator)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_growth_never_sees_it_and_the_run_tells_it(allowed, tmp_path):
+    seen = []
+    training = small_training(
+        sparsities=(0.5, 0.3),
+        algorithm={
+            "loss": recording(seen),
+            "generator_exploration": Exploration(update_interval=2, stop=3),
+        },
+        tensor_float_32=allowed,
+        steps_per_execution=2,
+    )
+    seen.clear()  # The loss was tried when it was checked.
+    with tensor_float_32(not allowed):
+        training.run(tmp_path / "run", "")
+        assert uses_tensor_float_32() is not allowed
+    assert seen == [allowed, False, allowed, allowed]
+    start = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert start["tensor_float_32"] is allowed
+
+
+def test_real_and_generated_features_are_of_full_float32(tmp_path):
+    """Extractors are called in eager code here, so they see the setting of the moment."""
+    seen = []
+
+    class Watching(Projection):
+        def __call__(self, images):
+            seen.append(uses_tensor_float_32())
+            return super().__call__(images)
+
+    evaluator = Evaluator(
+        digits(),
+        tf.distribute.OneDeviceStrategy("CPU:0"),
+        extractor=Watching,
+        num_images=50,
+        num_kept=50,
+        num_splits=2,
+        batch_size=50,
+        cache_dir=tmp_path,
+    )
+    seen.clear()
+    with tensor_float_32(True):
+        evaluator.prepare()
+        of_real = len(seen)
+        evaluator(SmallGAN())
+    assert len(seen) > of_real > 0
+    assert not any(seen)
+
+
+def test_a_setting_that_is_neither_is_refused():
+    with pytest.raises(InputError, match=r"train\.tensor_float_32"):
+        small_training(tensor_float_32="no")
