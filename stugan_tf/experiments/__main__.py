@@ -16,7 +16,7 @@ import time
 
 from absl import flags
 
-from stugan_tf.checks import check_natural, check_positive
+from stugan_tf.checks import check_network_seed, check_positive
 from stugan_tf.errors import InputError
 from stugan_tf.experiments import collecting, costs, figures, recipe, runs
 from stugan_tf.experiments.grid import Cell, Grid, cells_of, models_of, select
@@ -104,7 +104,7 @@ def _seeds():
     if not FLAGS.seeds or not all(text.isdecimal() for text in FLAGS.seeds):
         raise InputError(f"--seeds={','.join(FLAGS.seeds)}: give integers such as 0,1,2.")
     for text in FLAGS.seeds:
-        check_natural("--seeds", int(text))
+        check_network_seed("--seeds", int(text))
     return tuple(dict.fromkeys(map(int, FLAGS.seeds)))
 
 

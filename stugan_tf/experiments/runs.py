@@ -78,7 +78,7 @@ def last_run(workdir: pathlib.Path) -> pathlib.Path:
 def _total_steps(workdir):
     """As the operative configuration has it, or None if it is not known from that."""
     try:
-        text = (workdir / "config.gin").read_text()
+        text = (workdir / "config.gin").read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     pattern = r"^(Algorithm\.total_steps|longer\.factor) = (\d+)$"

@@ -12,7 +12,7 @@ import gin
 import tensorflow as tf
 
 from stugan_tf.adapters.tensorflow_internals import has_several_workers
-from stugan_tf.checks import check_bool, check_function, check_natural
+from stugan_tf.checks import check_bool, check_function, check_network_seed
 from stugan_tf.data.inspection import Inspection
 from stugan_tf.data.source import Source
 from stugan_tf.errors import FailedRun, InputError
@@ -122,7 +122,7 @@ class Training:
             InputError: if a setting is wrong.
         """
         check_function("train.algorithm", algorithm)
-        check_natural("train.seed", seed)
+        check_network_seed("train.seed", seed)
         check_execution("train.execution", execution)
         check_bool("train.rematerialize", rematerialize)
         self.source, self.seed, self.strategy = source, seed, strategy
@@ -297,8 +297,8 @@ class Training:
         step = stored.restore_newest()
         if step is not None:
             resumed = self._check_length(step, former)
-            record_start(output, step, resumed=resumed, **self._facts())
-            return step, "resumed"
+            changed = record_start(output, step, resumed=resumed, **self._facts())
+            return step, f"resumed. {changed}" if changed else "resumed"
         with self.strategy.scope():
             facts = begin(self)
         record_start(output, 0, **self._facts(), **facts)
@@ -369,7 +369,8 @@ class Training:
                 if self._attempts() < self._intervals.max_rollbacks:
                     state.status = "rolled back"
                 raise
-            state.say(f"done; the newest samples are in {state.workdir / 'samples'}")
+            samples = f"the newest samples are in {state.workdir / 'samples'}"
+            state.say(f"done; {samples if self.is_chief else 'the first worker wrote the files'}")
 
     def _run_steps(self, state, events):
         batches = iter(self.distributed_batches(state.step))
