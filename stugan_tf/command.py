@@ -13,7 +13,7 @@ from absl import app, flags, logging
 
 from stugan_tf import config
 from stugan_tf.errors import InputError
-from stugan_tf.telling import Guarded, open_standard_descriptors, standard_streams_guarded
+from stugan_tf.telling import GuardedStream, open_standard_descriptors, standard_streams_guarded
 
 
 @contextlib.contextmanager
@@ -90,7 +90,7 @@ def _exit_code(main: Callable[[list[str]], None], argv: list[str]) -> int:
     return 0
 
 
-def _lost(output: Guarded) -> bool:
+def _lost(output: GuardedStream) -> bool:
     """Whether some of what was printed on stdout is lost, which is told on stderr."""
     output.flush()
     if output.failure is None or getattr(output.failure, "errno", None) == errno.EPIPE:

@@ -205,9 +205,9 @@ class Evaluation:
         """Sleeps. Says once in a while why; ends if the run has waited too long for a process."""
         if patience.is_over(status):
             raise FailedRun(
-                f"The run in {self._workdir} {status}, and nobody has trained it for "
-                f"{FLAGS.watch_minutes:g} minutes. All of its checkpoints are scored. Start it "
-                "again, or raise --watch_minutes."
+                f"Nobody has trained the run in {self._workdir} for {FLAGS.watch_minutes:g} "
+                f"minutes: {status}. All of its checkpoints are scored. Start the run again, or "
+                "raise --watch_minutes."
             )
         for line in patience.news(status):
             say(line)
@@ -275,9 +275,9 @@ class Patience:
         if now - self._said < self._every:
             return
         self._said = now
-        trained = "" if status.state == RUNNING else " and nobody trains it"
-        waited = duration(now - self._since)
-        yield f"waiting: the run {status}{trained}; it has not changed for {waited}"
+        trained = "" if status.state == RUNNING else ", which nobody trains"
+        unchanged = duration(now - self._since)
+        yield f"waiting for the run{trained}: {status}, unchanged for {unchanged}"
 
 
 if __name__ == "__main__":

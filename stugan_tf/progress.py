@@ -45,10 +45,10 @@ class ProgressBar:
         self._done, self._seconds = done, seconds
         self._shown_done, self._shown_time = done, time.monotonic()
         self._bar: Any = None
-        stream = guarded(sys.stderr)
-        if stream.isatty():
+        self._stream = guarded(sys.stderr)
+        if self._stream.isatty():
             self._bar = tqdm(
-                file=stream,
+                file=self._stream,
                 total=total,
                 initial=done,
                 desc=what or None,
@@ -75,7 +75,7 @@ class ProgressBar:
     def message(self, text: str) -> None:
         """Prints a line above the bar."""
         if self._bar:
-            self._bar.write(text, file=guarded(sys.stderr))
+            self._bar.write(text, file=self._stream)
         else:
             say(text)
 

@@ -10,7 +10,7 @@ from typing import Any
 _PASSING = (errno.ENOSPC, errno.EDQUOT)  # A disk that is full may have room again.
 
 
-class Guarded:
+class GuardedStream:
     """A text stream that drops what cannot be written. It never raises an error.
 
     The reader of a stream may go away: `| head`, a terminal that is closed, a connection that
@@ -74,9 +74,9 @@ class Guarded:
         return getattr(self._stream, name)
 
 
-def guarded(stream: Any) -> Guarded:
+def guarded(stream: Any) -> GuardedStream:
     """A stream that never raises; the stream itself if it is one."""
-    return stream if isinstance(stream, Guarded) else Guarded(stream)
+    return stream if isinstance(stream, GuardedStream) else GuardedStream(stream)
 
 
 def say(text: str) -> None:
@@ -105,7 +105,7 @@ def _open_null(descriptor: int) -> None:
 
 
 @contextlib.contextmanager
-def standard_streams_guarded() -> Iterator[tuple[Guarded, Guarded]]:
+def standard_streams_guarded() -> Iterator[tuple[GuardedStream, GuardedStream]]:
     """While the context is open, printing to stdout and stderr never raises an error.
 
     Yields:

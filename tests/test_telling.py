@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from stugan_tf.progress import ProgressBar
-from stugan_tf.telling import Guarded, say, standard_streams_guarded
+from stugan_tf.telling import GuardedStream, say, standard_streams_guarded
 
 
 class Failing(io.StringIO):
@@ -45,7 +45,7 @@ def test_a_progress_whose_reader_is_gone_goes_on(monkeypatch, error, tty):
 
 def test_what_a_full_disk_drops_is_noted_and_later_lines_are_written():
     stream = Failing(OSError(errno.ENOSPC, "full"))
-    guard = Guarded(stream)
+    guard = GuardedStream(stream)
     print("lost", file=guard)
     stream.error = None
     print("kept", file=guard)
@@ -56,7 +56,7 @@ def test_what_a_full_disk_drops_is_noted_and_later_lines_are_written():
 def test_what_an_encoding_lacks_is_escaped():
     file = io.BytesIO()
     stream = io.TextIOWrapper(file, "ascii")
-    print("5 ± 1", file=Guarded(stream), flush=True)
+    print("5 ± 1", file=GuardedStream(stream), flush=True)
     assert file.getvalue() == b"5 \\xb1 1\n"
 
 

@@ -152,7 +152,13 @@ class Experiment:
             arguments.append(f"--shared={self._output / 'shared'}")
         train = [sys.executable, "-m", "stugan_tf.train"]
         workdir = f"--workdir={runs.workdir_of(folder)}"
-        return Job(name, folder, [*train, *arguments, workdir], lambda: runs.is_done(folder))
+        return Job(
+            name,
+            folder,
+            [*train, *arguments, workdir],
+            lambda: runs.is_done(folder),
+            lambda: runs.threads_of(folder),
+        )
 
     def _name(self, cell):
         """The name of the cell's folder; None if it needs a gin file that is missing."""
@@ -234,13 +240,13 @@ class Reporter:
             file=sys.stderr,
         )
         for job in running:
-            print(f"  {job.name}: {runs.progress_of(job.folder) or 'starting'}", file=sys.stderr)
+            print(f"  {job.name}: {runs.progress_text(job.folder, 'starting')}", file=sys.stderr)
         sys.stderr.flush()
 
 
 def _list(jobs):
     for job in jobs:
-        state = "done" if job.is_done() else runs.progress_of(job.folder) or "not started"
+        state = "done" if job.is_done() else runs.progress_text(job.folder, "not started")
         print(f"{job.name}: {state}")
         print(f"  {shlex.join(job.command)}")
 

@@ -34,12 +34,15 @@ class Interruption:
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
     WARNINGS = (signal.SIGHUP, signal.SIGUSR1)
 
+    @classmethod
+    def heeded(cls) -> tuple[signal.Signals, ...]:
+        """The signals that a program heeds, given what it does with them now."""
+        warnings = [one for one in cls.WARNINGS if signal.getsignal(one) is signal.SIG_DFL]
+        return (*cls.SIGNALS, *warnings)
+
     def __enter__(self) -> "Interruption":
         self.signal_number: int | None = None
-        warnings = [one for one in self.WARNINGS if signal.getsignal(one) is signal.SIG_DFL]
-        self._former = {
-            number: signal.signal(number, self._note) for number in (*self.SIGNALS, *warnings)
-        }
+        self._former = {number: signal.signal(number, self._note) for number in self.heeded()}
         return self
 
     def _note(self, number: int, frame: object) -> None:

@@ -3,6 +3,7 @@
 import os
 
 import tensorflow as tf
+from absl import logging
 
 from stugan_tf.adapters.tensorflow_internals import has_several_workers
 from stugan_tf.errors import InputError
@@ -26,6 +27,7 @@ def create_strategy(name: str) -> tf.distribute.Strategy:
         raise InputError(f"--strategy must be one of {', '.join(NAMES)}, got {name!r}.")
     if name == "multi_worker":  # It must come before anything lists devices.
         return _multi_worker()
+    _warn_of_other_workers(name)
     if name == "tpu":
         try:
             resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
@@ -44,6 +46,22 @@ def create_strategy(name: str) -> tf.distribute.Strategy:
         devices = gpus or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     return tf.distribute.OneDeviceStrategy("GPU:0" if gpus else "CPU:0")
+
+
+def _warn_of_other_workers(name: str) -> None:
+    """Says so if the environment speaks of several workers, which this strategy does not use."""
+    try:
+        cluster = read_cluster(os.environ.get(VARIABLE))
+    except InputError:
+        return
+    if cluster.others:
+        logging.warning(
+            "%s lists %d workers, but --strategy=%s works in each process alone. To train them "
+            "together, set --strategy=multi_worker.",
+            VARIABLE,
+            len(cluster.addresses),
+            name,
+        )
 
 
 def _multi_worker() -> tf.distribute.Strategy:

@@ -1,4 +1,4 @@
-"""What TF_CONFIG may say, without TensorFlow; and what is said of workers that are missing."""
+"""What TF_CONFIG may say; and what is said of workers that are missing."""
 
 import contextlib
 import json
@@ -9,6 +9,7 @@ import pytest
 
 from stugan_tf.errors import InputError
 from stugan_tf.training.cluster import announce, announced, check_port, read_cluster
+from stugan_tf.training.strategies import create_strategy, is_chief
 
 TWO = {"worker": ["one:2222", "two:2222"]}
 FIRST = {"type": "worker", "index": 0}
@@ -130,3 +131,24 @@ def test_a_process_of_its_own_says_who_is_missing_while_this_one_waits(capfd, mo
             said += capfd.readouterr().err
     assert said.startswith("worker 0 waits for 1 of 2 workers")
     assert capfd.readouterr().err.splitlines()[-1].startswith("all 2 workers are there, after ")
+
+
+def test_a_strategy_that_leaves_other_workers_out_says_so(monkeypatch, caplog):
+    monkeypatch.setenv("TF_CONFIG", text_of({"worker": ["one:2222"]}))
+    create_strategy("one_device")
+    assert not caplog.text
+    monkeypatch.setenv("TF_CONFIG", text_of())
+    create_strategy("one_device")
+    assert "TF_CONFIG lists 2 workers, but --strategy=one_device works in each" in caplog.text
+
+
+def test_a_worker_without_a_cluster_is_refused_before_tensorflow_sees_it(monkeypatch):
+    """TensorFlow would train alone, as another worker than the one that writes."""
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"task": {"type": "worker", "index": 1}}))
+    with pytest.raises(InputError, match="TF_CONFIG has no 'cluster'"):
+        create_strategy("multi_worker")
+
+
+def test_what_is_one_process_writes(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", text_of(task={"type": "worker", "index": 1}))
+    assert is_chief(create_strategy("one_device"))
