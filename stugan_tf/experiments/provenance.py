@@ -38,7 +38,7 @@ def made_of(manifests: Iterable[Mapping[str, Any]]) -> Made:
         for start in (manifest, *manifest.get("resumes", ())):
             for name, value in _facts(start).items():
                 values = found.setdefault(name, [])
-                if value not in (None, *values):
+                if value is not None and value not in values:
                     values.append(value)
     return {name: tuple(values) for name, values in found.items() if values}
 

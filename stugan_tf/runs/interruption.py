@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterable
+from typing import Any
 
 
 class Interrupted(BaseException):
@@ -42,7 +43,9 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         self.signal_number: int | None = None
-        self._former = {number: signal.signal(number, self._note) for number in self.heeded()}
+        self._former: dict[int, Any] = {
+            number: signal.signal(number, self._note) for number in self.heeded()
+        }
         return self
 
     def _note(self, number: int, frame: object) -> None:

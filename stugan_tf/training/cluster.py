@@ -81,7 +81,7 @@ def read_cluster(text: str | None) -> Cluster:
 def _entry(found: dict[str, Any], name: str) -> dict[str, Any]:
     if name not in found:
         close = difflib.get_close_matches(name, map(str, found), 1)
-        meant = f"; it has {close[0]!r}, is {name!r} meant?" if close else ""
+        meant = f", but {close[0]!r}" if close else ""
         raise _wrong(f"has no {name!r}{meant}")
     if not isinstance(found[name], dict):
         raise _wrong(f"must have a JSON object as {name!r}, got {_short(found[name])}")

@@ -131,7 +131,7 @@ SAVES_ON_SIGTERM = """
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_makes_all_save_and_the_same_jobs_go_on(tmp_path, number):
     jobs = [
         job(tmp_path, "running", SAVES_ON_SIGTERM.format(folder=str(tmp_path))),

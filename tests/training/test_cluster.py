@@ -49,10 +49,10 @@ def test_a_right_configuration_is_read(text, own, addresses):
         ("{}", "has no 'cluster'"),
         (
             json.dumps({"clusters": TWO, "task": {"type": "worker", "index": 1}}),
-            "has no 'cluster'; it has 'clusters', is 'cluster' meant?",
+            "has no 'cluster', but 'clusters'.",
         ),
         (json.dumps({"cluster": TWO}), "has no 'task'"),
-        (json.dumps({"cluster": TWO, "tasks": FIRST}), "it has 'tasks', is 'task' meant?"),
+        (json.dumps({"cluster": TWO, "tasks": FIRST}), "has no 'task', but 'tasks'."),
         (text_of(["one:2222"]), "must have a JSON object as 'cluster', got"),
         (text_of({}), "lists no worker"),
         (text_of({"worker": []}), "lists no worker"),
