@@ -37,7 +37,7 @@ def create_strategy(name: str) -> tf.distribute.Strategy:
             tf.tpu.experimental.initialize_tpu_system(resolver)
         except (ValueError, tf.errors.OpError) as error:
             raise InputError(
-                f"No TPU can be reached: {str(error).splitlines()[0]} Set TPU_NAME, or choose "
+                f"No TPU can be reached: {_first_line(error)} Set TPU_NAME, or choose "
                 "another --strategy."
             ) from error
         return tf.distribute.TPUStrategy(resolver)
@@ -72,10 +72,14 @@ def _multi_worker() -> tf.distribute.Strategy:
             return tf.distribute.MultiWorkerMirroredStrategy()
     except (ValueError, tf.errors.OpError) as error:
         raise InputError(
-            f"The workers of {VARIABLE} could not start together: {str(error).splitlines()[0]} "
+            f"The workers of {VARIABLE} could not start together: {_first_line(error)} "
             f"This process is {cluster.own} of {', '.join(cluster.addresses)}. Start all of them, "
             "each with the same addresses and its own index."
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
