@@ -252,4 +252,4 @@ def _times(shape):
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, prints_result=True)

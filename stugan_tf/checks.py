@@ -28,6 +28,19 @@ def check_seed(name: str, value: Any) -> None:
         raise InputError(f"{name} must be below 2**63, got {value}.")
 
 
+def check_network_seed(name: str, value: Any) -> None:
+    """Raises InputError unless `value` can be the seed of networks, from 0 to 2**31 - 1.
+
+    Keras takes seeds of 32 bits, and each of the two networks has its own.
+    """
+    check_natural(name, value)
+    if value >= 2**31:
+        raise InputError(
+            f"{name} must be below 2**31 = {2**31}, got {value}. Keras draws the first weights of "
+            "both networks from it and takes 32 bits. Choose a smaller one."
+        )
+
+
 def check_above_zero(name: str, value: Any) -> None:
     """Raises InputError unless `value` is a number above 0."""
     if not _is_number(value) or not value > 0:

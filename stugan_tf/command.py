@@ -13,6 +13,7 @@ from absl import app, flags, logging
 
 from stugan_tf import config
 from stugan_tf.errors import InputError
+from stugan_tf.telling import GuardedStream, open_standard_descriptors, standard_streams_guarded
 
 
 @contextlib.contextmanager
@@ -27,6 +28,7 @@ def _standard_error_closed() -> Iterator[None]:
         os.close(saved)
 
 
+open_standard_descriptors()
 # Processes that this one starts inherit the setting.
 if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3":
     # No setting silences what TensorFlow writes while it is imported.
@@ -47,9 +49,24 @@ _ADVICE = {
 }
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Parses the flags, runs `main(argv)` and exits: 0 done, 1 bad input, 130 interrupted."""
-    app.run(lambda argv: sys.exit(_exit_code(main, argv)))
+def run(main: Callable[[list[str]], None], prints_result: bool = False) -> None:
+    """Parses the flags, runs `main(argv)` and exits: 0 done, 1 bad input, 130 interrupted.
+
+    A stdout or stderr that cannot be written to does not end the command.
+
+    Args:
+        main: the command.
+        prints_result: whether its result is what it prints. Then a stdout that could not be written
+            is an error; only a reader that had enough, such as `head`, is not.
+    """
+
+    def end(argv: list[str]) -> None:
+        code = _exit_code(main, argv)
+        lost = _lost(output)
+        sys.exit(1 if lost and prints_result and code == 0 else code)
+
+    with standard_streams_guarded() as (output, _):
+        app.run(end)
 
 
 def _exit_code(main: Callable[[list[str]], None], argv: list[str]) -> int:
@@ -71,6 +88,16 @@ def _exit_code(main: Callable[[list[str]], None], argv: list[str]) -> int:
         print(f"error: {message}", file=sys.stderr)
         return 1
     return 0
+
+
+def _lost(output: GuardedStream) -> bool:
+    """Whether some of what was printed on stdout is lost, which is told on stderr."""
+    output.flush()
+    if output.failure is None or getattr(output.failure, "errno", None) == errno.EPIPE:
+        return False
+    reason = getattr(output.failure, "strerror", None) or output.failure
+    print(f"error: not all of stdout could be written: {reason}.", file=sys.stderr)
+    return True
 
 
 def _storage_message(error: Exception) -> str | None:

@@ -4,6 +4,7 @@ Gin's own parser resolves an `include` against the working directory only, and r
 name without naming the alternatives. So this module walks gin's statements itself.
 """
 
+import codecs
 import contextlib
 import copy
 import difflib
@@ -63,10 +64,13 @@ def parse_gin(files: Sequence[str | os.PathLike[str]] = (), bindings: Sequence[s
     _bindings.clear()
     _overridden.clear()
     for file in files:
-        _parse_file(_find(file, [pathlib.Path()]))
+        path = _find(file, [pathlib.Path()])
+        _parse_file(path, _included(path, ()))
     for binding in bindings:
-        _parse(binding, lambda line, binding=binding: f"--gin_param={binding!r}", pathlib.Path())
+        where = f"--gin_param={binding!r}"
+        _parse(binding, lambda _, where=where: where, pathlib.Path(), ())
     _check_macros()
+    _check_rings()
     try:
         gin.finalize()
     except ValueError as error:
@@ -162,22 +166,23 @@ def written(
         InputError: if a file or an included file is missing or is not gin.
     """
     for file in files:
-        yield from _written_in(_find(file, [pathlib.Path()]))
+        path = _find(file, [pathlib.Path()])
+        yield from _written_in(path, _included(path, ()))
     for binding in bindings:
-        yield from _pieces(binding, pathlib.Path(), str)
+        yield from _pieces(binding, pathlib.Path(), str, ())
 
 
-def _written_in(path):
-    return _pieces(path.read_text(), path.parent, lambda line: f"{path}:{line}")
+def _written_in(path, chain):
+    return _pieces(_text_of(path), path.parent, lambda line: f"{path}:{line}", chain)
 
 
-def _pieces(text, folder, where):
+def _pieces(text, folder, where, chain):
     lines = text.splitlines(keepends=True)
     parsed = list(_statements(text, where, gin.config.ParserDelegate(skip_unknown=True)))
     starts = [statement.location.line_num - 1 for statement in parsed]
     for statement, start, end in zip(parsed, starts, [*starts, len(lines)][1:], strict=True):
         if isinstance(statement, config_parser.IncludeStatement):
-            yield from _written_in(_find(statement.filename, [folder, pathlib.Path()]))
+            yield from _written_in(*_include(statement, folder, where, chain))
         else:
             yield statement, "".join(lines[start:end]).rstrip() + "\n"
 
@@ -319,12 +324,54 @@ def _find(file, folders):
     )
 
 
-def _parse_file(path):
-    _parse(path.read_text(), lambda line: f"{path}:{line}", path.parent)
+def _include(statement, folder, where, chain):
+    """The path of an included file, and the chain of files down to it.
+
+    A chain is a tuple of paths of files, each of which includes the next. For the other arguments
+    see `_parse`.
+    """
+    with _located(where(statement.location.line_num)):
+        path = _find(statement.filename, [folder, pathlib.Path()])
+        return path, _included(path, chain)
 
 
-def _parse(text, where, folder):
-    """Applies the statements of `text`; `where(line)` names a line of it in errors."""
+def _included(path, chain):
+    """A chain with one more file. Raises InputError if the file is in it already."""
+    path = path.resolve()
+    if path in chain:
+        ring = " includes ".join(file.name for file in (*chain[chain.index(path) :], path))
+        raise InputError(f"These files are a ring: {ring}. Remove one `include`.")
+    return (*chain, path)
+
+
+def _text_of(path):
+    """The text of a gin file, which is UTF-8, with or without a byte order mark."""
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        raise InputError(
+            f"{path}:{line}: this is not UTF-8, the encoding of gin files"
+            f"{', but UTF-16' if wide else ''}: byte {data[error.start]:#04x}. Save the file as "
+            "UTF-8."
+        ) from None
+
+
+def _parse_file(path, chain):
+    _parse(_text_of(path), lambda line: f"{path}:{line}", path.parent, chain)
+
+
+def _parse(text, where, folder, chain):
+    """Applies the statements of `text`.
+
+    Args:
+        text: the text.
+        where: function of a line, which names it in errors.
+        folder: where included files are looked for.
+        chain: paths of the files that lead to the text, see `_include`.
+    """
     for statement in _statements(text, where, _Delegate()):
         line = where(statement.location.line_num)
         if isinstance(statement, config_parser.BindingStatement):
@@ -335,9 +382,7 @@ def _parse(text, where, folder):
         elif isinstance(statement, config_parser.ImportStatement):
             _import(statement, line)
         else:
-            with _located(line):
-                path = _find(statement.filename, [folder, pathlib.Path()])
-            _parse_file(path)
+            _parse_file(*_include(statement, folder, where, chain))
 
 
 @contextlib.contextmanager
@@ -478,6 +523,47 @@ def _check_macros():
                 raise InputError(
                     f"{where}: The macro %{name} has no value." + _suggestion(name, macros)
                 )
+
+
+def _check_rings():
+    """Raises InputError if a value is needed to compute itself, as with `A = %B` and `B = %A`."""
+    sound = set()
+
+    def follow(call, outer):
+        if call in sound:
+            return
+        for value, where in _bound_in(*call):
+            for reference in gin.config.iterate_references([value]):
+                inner = "/".join(reference.scopes) or call[0], reference.configurable.selector
+                if not reference.evaluate:
+                    continue
+                if inner in (*outer, call):
+                    raise InputError(
+                        f"{where}: {_call_text(*inner)} needs its own value. Give it another one."
+                    )
+                follow(inner, (*outer, call))
+        sound.add(call)
+
+    for scope, selector, _ in _bindings:
+        follow((scope, selector), ())
+
+
+def _bound_in(scope, selector):
+    """The bindings that apply to a call in a scope: for each parameter that of the inmost scope."""
+    found = {}
+    for (bound_scope, bound_selector, parameter), binding in _bindings.items():
+        inside = f"{scope}/".startswith(f"{bound_scope}/" if bound_scope else "")
+        if bound_selector == selector and inside:
+            length, _ = found.get(parameter, (-1, None))
+            if len(bound_scope) > length:
+                found[parameter] = len(bound_scope), binding
+    return [binding for _, binding in found.values()]
+
+
+def _call_text(scope, selector):
+    if selector == "gin.macro":
+        return f"%{scope}"
+    return f"@{scope}/{REGISTRY.minimal_selector(selector)}()".replace("@/", "@")
 
 
 def _used(calls, also=(), names=()):

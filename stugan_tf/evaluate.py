@@ -6,9 +6,11 @@ added to the workdir's evaluations.jsonl; their curves are in its TensorBoard fo
 
 from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
 import contextlib
+import math
 import os
 import sys
 import time
+from collections.abc import Iterator
 
 import tensorflow as tf
 from absl import flags
@@ -21,9 +23,11 @@ from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.extractors import tfhub_inception
 from stugan_tf.files import local_path
 from stugan_tf.images import write_png
+from stugan_tf.progress import duration
 from stugan_tf.runs.opening import open_run
 from stugan_tf.runs.phases import run_folder
-from stugan_tf.runs.status import FAILED
+from stugan_tf.runs.status import FAILED, RUNNING, Status
+from stugan_tf.telling import say
 from stugan_tf.training.strategies import NAMES, is_chief
 
 FLAGS = flags.FLAGS
@@ -31,6 +35,11 @@ flags.adopt_module_key_flags(command)  # For --help.
 flags.DEFINE_string("workdir", None, "Folder of the run.")
 flags.DEFINE_string("checkpoint", "latest", "latest, best, all or a step.")
 flags.DEFINE_bool("watch", False, "Score checkpoints as they appear, until the run is done.")
+flags.DEFINE_float(
+    "watch_minutes",
+    60.0,
+    "End --watch when nobody has trained the run for so long.",
+)
 flags.DEFINE_multi_float(
     "truncation",
     [],
@@ -115,6 +124,7 @@ class Evaluation:
             raise InputError("--watch scores all checkpoints: leave out --checkpoint.")
         if FLAGS.watch and FLAGS.strategy == "multi_worker":
             raise InputError("--watch works in one process only: choose another --strategy.")
+        check_above_zero("--watch_minutes", FLAGS.watch_minutes)
         for truncation in FLAGS.truncation:
             check_above_zero("--truncation", truncation)
         if len(set(FLAGS.truncation)) > 1:
@@ -171,7 +181,10 @@ class Evaluation:
     def _watch(self):
         """Scores each checkpoint without a record of this protocol, until the run is over."""
         own = self._evaluator.protocol["id"]
+        patience = Patience(60 * FLAGS.watch_minutes)
         while True:
+            if not (self._workdir / "config.gin").is_file():
+                raise FailedRun(f"The run in {self._workdir} is gone: somebody has removed it.")
             # Asked first: a run saves its last checkpoint before it is over.
             status = self._run.status
             scored = {r["step"] for r in self._run.evaluations if r["protocol"]["id"] == own}
@@ -186,7 +199,19 @@ class Evaluation:
                     f"The run in {self._workdir} {status}. All of its checkpoints are scored."
                 )
             if not waiting:
-                time.sleep(POLL_SECONDS)
+                self._wait(patience, status)
+
+    def _wait(self, patience, status):
+        """Sleeps. Says once in a while why; ends if the run has waited too long for a process."""
+        if patience.is_over(status):
+            raise FailedRun(
+                f"Nobody has trained the run in {self._workdir} for {FLAGS.watch_minutes:g} "
+                f"minutes: {status}. All of its checkpoints are scored. Start the run again, or "
+                "raise --watch_minutes."
+            )
+        for line in patience.news(status):
+            say(line)
+        time.sleep(POLL_SECONDS)
 
     def _restored(self, step):
         """Restores a checkpoint. Returns False if the run has removed it meanwhile."""
@@ -223,5 +248,37 @@ class Evaluation:
             )
 
 
+class Patience:
+    """How long a watch waits for a run, and what it says meanwhile."""
+
+    def __init__(self, seconds: float, every: float = 600.0) -> None:
+        """Keeps the times.
+
+        Args:
+            seconds: how long the watch waits for a run that nobody trains.
+            every: seconds between two lines about a run that does not change.
+        """
+        self._seconds, self._every = seconds, every
+        self._status: Status | None = None
+        self._since = self._said = time.monotonic()
+
+    def is_over(self, status: Status) -> bool:
+        """Whether nobody has trained the run for too long. Call it at each look at the run."""
+        if status != self._status:
+            self._status, self._since = status, time.monotonic()
+            self._said = -math.inf if status.state != RUNNING else self._since
+        return status.state != RUNNING and time.monotonic() - self._since > self._seconds
+
+    def news(self, status: Status) -> Iterator[str]:
+        """A line, if it is time for one."""
+        now = time.monotonic()
+        if now - self._said < self._every:
+            return
+        self._said = now
+        trained = "" if status.state == RUNNING else ", which nobody trains"
+        unchanged = duration(now - self._since)
+        yield f"waiting for the run{trained}: {status}, unchanged for {unchanged}"
+
+
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, prints_result=True)

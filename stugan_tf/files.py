@@ -207,17 +207,41 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON object in a file; empty if there is no file.
+
+    Raises:
+        ValueError: if the file holds something else; the message says what.
+    """
+    try:
+        data = pathlib.Path(path).read_bytes()
+    except FileNotFoundError:
+        return {}
+    if not data.strip():
+        raise ValueError("it is empty")
+    try:
+        found = json.loads(data)
+    except ValueError:
+        raise ValueError("it is not JSON") from None
+    if not isinstance(found, dict):
+        raise ValueError("it is not a JSON object")
+    return found
+
+
 class JsonLines:
     """A log of JSON objects, one on each line, each with its `step`.
 
     Opened at step k, it drops the lines of later steps: a process that was killed wrote them after
-    the checkpoint from which this process starts.
+    the checkpoint from which this process starts. Meanwhile `append_json_line` of other processes
+    waits, so that none of their lines is lost.
     """
 
     def __init__(self, path: str | os.PathLike[str], start_step: int) -> None:
-        kept = [values for values in read_json_lines(path) if values["step"] <= start_step]
-        write_atomically(path, "".join(map(json_line, kept)).encode())
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with _locked_log(path):
+            kept = [values for values in read_json_lines(path) if values["step"] <= start_step]
+            write_atomically(path, "".join(map(json_line, kept)).encode())
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def append(self, values: Mapping[str, Any]) -> None:
         """Adds a line of numbers, strings or scalar tensors. Non-finite numbers become null."""
@@ -229,17 +253,55 @@ class JsonLines:
         self._file.close()
 
 
-def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The objects in a file of JSON lines. Skips lines that a kill left incomplete.
+def append_json_line(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
+    """Adds a line to a log that another process may have open as `JsonLines`."""
+    line = json_line(values).encode()
+    with _locked_log(path) as file:
+        if file.tell() and _last_byte(file) != b"\n":  # A kill tore the line before.
+            line = b"\n" + line
+        file.write(line)
 
-    Empty if there is no file.
+
+@contextlib.contextmanager
+def _locked_log(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Opens a log for appending and locks it, until the context is left."""
+    while True:
+        with open(path, "ab+", buffering=0) as file:
+            _lock(file, 0)
+            if _is_at(file, path):
+                yield file
+                return
+        # The former holder of the lock has replaced the file: open the new one.
+
+
+def _is_at(file: BinaryIO, path: str | os.PathLike[str]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _last_byte(file: BinaryIO) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
+
+
+def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The records in a log: the JSON objects whose `step` is an integer of at least 0.
+
+    Skips all other lines, such as one that a kill left incomplete. Empty if there is no file.
     """
     path = pathlib.Path(path)
     objects = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):
             objects.append(json.loads(line))
-    return [found for found in objects if isinstance(found, dict)]
+    return [found for found in objects if isinstance(found, dict) and is_step(found.get("step"))]
+
+
+def is_step(value: Any) -> bool:
+    """Whether a value that was read from JSON can be a number of steps."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def json_line(values: Mapping[str, Any]) -> str:

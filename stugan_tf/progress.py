@@ -7,6 +7,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from stugan_tf.telling import guarded, say
+
+
+def duration(seconds: float) -> str:
+    """A time in hours, minutes and seconds: `1:02:03`."""
+    return str(datetime.timedelta(seconds=round(seconds)))
+
 
 class ProgressBar:
     """Shows how many units are done; a context manager.
@@ -38,8 +45,10 @@ class ProgressBar:
         self._done, self._seconds = done, seconds
         self._shown_done, self._shown_time = done, time.monotonic()
         self._bar: Any = None
-        if sys.stderr.isatty():
+        self._stream = guarded(sys.stderr)
+        if self._stream.isatty():
             self._bar = tqdm(
+                file=self._stream,
                 total=total,
                 initial=done,
                 desc=what or None,
@@ -66,9 +75,9 @@ class ProgressBar:
     def message(self, text: str) -> None:
         """Prints a line above the bar."""
         if self._bar:
-            self._bar.write(text, file=sys.stderr)
+            self._bar.write(text, file=self._stream)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def _line(self, values: dict[str, float]) -> None:
         now = time.monotonic()
@@ -78,7 +87,7 @@ class ProgressBar:
         parts.append(f"{self._unit} {self._done}/{self._total}")
         parts += [f"{name} {value:.4g}" for name, value in values.items()]
         if rate > 0:
-            left = datetime.timedelta(seconds=round((self._total - self._done) / rate))
+            left = duration((self._total - self._done) / rate)
             parts += [f"{rate:.3g} {self._unit}s/s", f"{left} left"]
         self.message("  ".join(parts))
 

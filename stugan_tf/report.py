@@ -6,6 +6,7 @@
 
 from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
 import pathlib
+from typing import Any
 
 from absl import flags
 
@@ -52,10 +53,20 @@ def _of_run(workdir: pathlib.Path) -> None:
     print(f"checkpoint of step {step or 0}\n")
     print(plan.describe(run.training))
     folders = started(workdir) or [run.workdir]
-    logged = [read_json_lines(folder / "metrics.jsonl") for folder in folders]
+    logged = [_logged(folder) for folder in folders]
     if any(logged):
         print("", plan.flops_so_far(run.training, *filter(None, logged)), sep="\n")
 
 
+def _logged(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl that have the sparsity of both networks."""
+    names = ("generator_sparsity", "discriminator_sparsity")
+    return [
+        record
+        for record in read_json_lines(folder / "metrics.jsonl")
+        if all(isinstance(record.get(name), (int, float)) for name in names)
+    ]
+
+
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, prints_result=True)

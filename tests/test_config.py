@@ -310,3 +310,64 @@ def test_what_a_run_was_configured_by_was_checked_when_it_began(tmp_path):
     config.check_all_used(checked=own)
     with pytest.raises(InputError, match="margin"):
         config.check_all_used()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a": "a"}, "a.gin:1: These files are a ring: a.gin includes a.gin. Remove"),
+        ({"a": "b", "b": "c", "c": "b"}, "c.gin:1: These files are a ring: b.gin includes c.gin"),
+    ],
+)
+def test_files_that_include_each_other_in_a_ring_are_named(tmp_path, files, message):
+    for name, included in files.items():
+        (tmp_path / f"{name}.gin").write_text(f"include '{included}.gin'\n")
+    for read in (lambda file: config.parse_gin([file]), lambda f: list(config.written([f]))):
+        with pytest.raises(InputError) as error:
+            read(tmp_path / "a.gin")
+        assert message in str(error.value)
+
+
+def test_a_file_may_be_included_twice(tmp_path):
+    (tmp_path / "shared.gin").write_text("STEPS = 5\n")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.gin").write_text("include 'shared.gin'\n")
+    config.parse_gin([tmp_path / "a.gin", tmp_path / "b.gin"])
+    assert gin.query_parameter("STEPS/macro.value") == 5
+
+
+@pytest.mark.parametrize(
+    ("bindings", "message"),
+    [
+        (["A = %A"], "'A = %A'.*: %A needs its own value. Give it another"),
+        (["A = [%B, 1]", "B = {'x': %A}"], "%A needs its own value"),
+        (["toy_train.loss = @toy_train()"], r"@toy_train\(\) needs its own value"),
+    ],
+)
+def test_a_value_that_needs_itself_is_refused(bindings, message):
+    with pytest.raises(InputError, match=message):
+        config.parse_gin(bindings=bindings)
+
+
+def test_a_scope_that_ends_a_ring_is_no_ring():
+    config.parse_gin(bindings=["toy_train.loss = @a/toy_train()", "a/toy_train.loss = 3"])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("# gelöst\nSTEPS = 5".encode("latin-1"), ":1: this is not UTF-8, the .*: byte 0xf6. Save"),
+        ("STEPS = 5".encode("utf-16"), ":1: this is not UTF-8, .* gin files, but UTF-16"),
+    ],
+)
+def test_a_file_in_another_encoding_says_so(tmp_path, data, message):
+    (tmp_path / "a.gin").write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        config.parse_gin([tmp_path / "a.gin"])
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    (tmp_path / "b.gin").write_bytes("\ufeffSTEPS = 5\n".encode())
+    (tmp_path / "a.gin").write_bytes("\ufeffinclude 'b.gin'\n".encode())
+    config.parse_gin([tmp_path / "a.gin"])
+    assert gin.query_parameter("STEPS/macro.value") == 5

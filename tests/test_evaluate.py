@@ -191,6 +191,36 @@ def test_watching_scores_what_has_no_record_and_is_still_there(workdir, evaluate
     assert "step 10: the run has removed this checkpoint" in errors
 
 
+@pytest.fixture
+def stopped(workdir):
+    """The run, as it is after a process that trained it was killed."""
+    record = json.loads((workdir / "run.json").read_text())
+    del record["finished"]
+    (workdir / "run.json").write_text(json.dumps(record))
+    return workdir
+
+
+@pytest.mark.ci
+@pytest.mark.usefixtures("untraced")
+def test_a_watch_ends_when_nobody_trains_the_run(stopped, use, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    flags = [f"--workdir={stopped}", *FEW, "--watch", "--watch_minutes=0.0001"]
+    code, output, errors = use("evaluate", flags)
+    assert code == 1
+    assert list(printed(output)) == [0, 10, 20]
+    assert "waiting for the run, which nobody trains: interrupted at step 20, unchanged" in errors
+    assert f"error: Nobody has trained the run in {stopped} for 0.0001 minutes: interr" in errors
+
+
+@pytest.mark.ci
+@pytest.mark.usefixtures("untraced")
+def test_a_watch_ends_when_the_run_is_gone(stopped, use, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: shutil.rmtree(stopped))
+    code, _, errors = use("evaluate", [f"--workdir={stopped}", *FEW, "--watch"])
+    assert code == 1
+    assert f"error: The run in {stopped} is gone" in errors
+
+
 @pytest.mark.slow
 def test_a_watch_beside_a_training_scores_every_kept_checkpoint_once(tmp_path):
     workdir = tmp_path / "run"

@@ -5,6 +5,7 @@ import platform
 import re
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from stugan_tf.errors import InputError
 from stugan_tf.files import (
     InUseError,
     JsonLines,
+    append_json_line,
     local_path,
     locked,
+    read_json,
     read_json_lines,
     without_patterns,
     write_atomically,
@@ -164,3 +167,55 @@ def test_a_folder_whose_name_is_a_pattern_is_read_through_another(tmp_path):
         assert list(folder.iterdir()) == [folder / "file"]
     with without_patterns(plain) as found:
         assert found == plain
+
+
+FOREIGN = [
+    '{"note": "hi"}',
+    '{"step": null}',
+    '{"step": "15"}',
+    '{"step": true}',
+    "[]",
+    "text",
+    "7",
+]
+
+
+def test_lines_that_are_no_records_do_not_stop_a_resume(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = ['{"step": 1}', *FOREIGN, '{"step": 2}', '{"step": 3}']
+    path.write_text("\n".join(lines) + "\n")
+    assert [record["step"] for record in read_json_lines(path)] == [1, 2, 3]
+    JsonLines(path, 2).close()
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_what_others_add_while_a_run_resumes_is_kept(tmp_path):
+    """As many lines as an evaluation adds, beside runs that resume again and again."""
+    path = tmp_path / "evaluations.jsonl"
+    over = threading.Event()
+
+    def resume():
+        while not over.is_set():
+            JsonLines(path, 10**6).close()
+
+    threads = [threading.Thread(target=resume) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for step in range(200):
+        append_json_line(path, {"step": step})
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert [record["step"] for record in read_json_lines(path)] == list(range(200))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("", "empty"), (" \n", "empty"), ('{"a": ', "not JSON"), ("[]", "not a JSON object")],
+)
+def test_a_damaged_record_is_told(tmp_path, content, reason):
+    path = tmp_path / "run.json"
+    assert read_json(path) == {}
+    path.write_text(content)
+    with pytest.raises(ValueError, match=reason):
+        read_json(path)

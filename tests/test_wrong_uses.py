@@ -139,6 +139,12 @@ def _no_cluster(place):
     return [*place.flags(), "--strategy=multi_worker"]
 
 
+def _misspelt_cluster(place):
+    text = '{"clusters": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 1}}'
+    place.monkeypatch.setenv("TF_CONFIG", text)
+    return [*place.flags(), "--strategy=multi_worker"]
+
+
 def _no_network(place):
     def download_and_prepare(self):
         raise ConnectionError("Failed to resolve 'ai.stanford.edu'")
@@ -402,6 +408,12 @@ WRONG_USES = {
             ("--strategy=multi_worker", "TF_CONFIG"),
             prepare=_no_cluster,
             shown="--strategy=multi_worker",
+        ),
+        WrongUse(
+            "several workers, misspelt",
+            ("TF_CONFIG has no 'cluster'", "'clusters'"),
+            prepare=_misspelt_cluster,
+            shown='TF_CONFIG=\'{"clusters": ..., "task": ...}\' ... --strategy=multi_worker',
         ),
         WrongUse(
             "report of nothing",

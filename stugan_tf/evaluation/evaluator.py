@@ -14,8 +14,8 @@ from stugan_tf.checks import (
     check_above_zero,
     check_function,
     check_instance,
-    check_natural,
     check_positive,
+    check_seed,
 )
 from stugan_tf.data import Source
 from stugan_tf.errors import InputError
@@ -99,7 +99,7 @@ class Evaluator:
             "repeats": repeats,
         }.items():
             check_positive(f"Evaluator.{name}", number)
-        check_natural("Evaluator.seed", seed)
+        check_seed("Evaluator.seed", seed)
         if truncation is not None:
             check_above_zero("Evaluator.truncation", truncation)
         _check_choice("Evaluator.weights", weights, ("averaged", "live"))

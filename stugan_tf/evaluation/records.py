@@ -4,12 +4,12 @@ import numbers
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from typing import Any
 
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.protocol import check_comparable, describe, protocol_id
 from stugan_tf.evaluation.table import METRICS
-from stugan_tf.files import json_line, read_json_lines
+from stugan_tf.files import append_json_line, read_json_lines
 from stugan_tf.tables import columns
 
 
@@ -28,24 +28,21 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     found = {}
     for record in read_json_lines(pathlib.Path(workdir) / "evaluations.jsonl"):
         protocol = record.get("protocol")
-        if isinstance(record.get("step"), int) and isinstance(protocol, dict):
-            protocol.setdefault("id", protocol_id(protocol))
+        scores = [record[name] for name in METRICS if name in record]
+        if isinstance(protocol, dict) and all(map(_is_score, scores)):
+            if not isinstance(protocol.get("id"), str):
+                protocol["id"] = protocol_id(protocol)
             found[record["step"], protocol["id"]] = record
     return sorted(found.values(), key=lambda record: record["step"])
 
 
 def append(workdir: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
-    """Adds a record in one write, so that a training may add records at the same time."""
-    line = json_line(record).encode()
-    with open(pathlib.Path(workdir) / "evaluations.jsonl", "ab+", buffering=0) as file:
-        if file.tell() and _last_byte(file) != b"\n":  # A kill tore the line before.
-            line = b"\n" + line
-        file.write(line)
+    """Adds a record; a training may add records, or start again, at the same time."""
+    append_json_line(pathlib.Path(workdir) / "evaluations.jsonl", record)
 
 
-def _last_byte(file: IO[bytes]) -> bytes:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1)
+def _is_score(value: Any) -> bool:
+    return value is None or (isinstance(value, numbers.Real) and not isinstance(value, bool))
 
 
 def compare(workdirs: Sequence[str | os.PathLike[str]]) -> str:
@@ -114,5 +111,5 @@ def _scores(record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in record.items()
-        if name not in ("step", "time") and (value is None or isinstance(value, numbers.Real))
+        if name not in ("step", "time") and _is_score(value)
     }

@@ -16,7 +16,7 @@ import time
 
 from absl import flags
 
-from stugan_tf.checks import check_natural, check_positive
+from stugan_tf.checks import check_network_seed, check_positive
 from stugan_tf.errors import InputError
 from stugan_tf.experiments import collecting, costs, figures, recipe, runs
 from stugan_tf.experiments.grid import Cell, Grid, cells_of, models_of, select
@@ -104,7 +104,7 @@ def _seeds():
     if not FLAGS.seeds or not all(text.isdecimal() for text in FLAGS.seeds):
         raise InputError(f"--seeds={','.join(FLAGS.seeds)}: give integers such as 0,1,2.")
     for text in FLAGS.seeds:
-        check_natural("--seeds", int(text))
+        check_network_seed("--seeds", int(text))
     return tuple(dict.fromkeys(map(int, FLAGS.seeds)))
 
 
@@ -152,7 +152,13 @@ class Experiment:
             arguments.append(f"--shared={self._output / 'shared'}")
         train = [sys.executable, "-m", "stugan_tf.train"]
         workdir = f"--workdir={runs.workdir_of(folder)}"
-        return Job(name, folder, [*train, *arguments, workdir], lambda: runs.is_done(folder))
+        return Job(
+            name,
+            folder,
+            [*train, *arguments, workdir],
+            lambda: runs.is_done(folder),
+            lambda: runs.threads_of(folder),
+        )
 
     def _name(self, cell):
         """The name of the cell's folder; None if it needs a gin file that is missing."""
@@ -234,13 +240,13 @@ class Reporter:
             file=sys.stderr,
         )
         for job in running:
-            print(f"  {job.name}: {runs.progress_of(job.folder) or 'starting'}", file=sys.stderr)
+            print(f"  {job.name}: {runs.progress_text(job.folder, 'starting')}", file=sys.stderr)
         sys.stderr.flush()
 
 
 def _list(jobs):
     for job in jobs:
-        state = "done" if job.is_done() else runs.progress_of(job.folder) or "not started"
+        state = "done" if job.is_done() else runs.progress_text(job.folder, "not started")
         print(f"{job.name}: {state}")
         print(f"  {shlex.join(job.command)}")
 

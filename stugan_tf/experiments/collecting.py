@@ -11,7 +11,7 @@ from typing import NamedTuple
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.protocol import check_comparable
 from stugan_tf.evaluation.table import METRICS
-from stugan_tf.experiments import runs
+from stugan_tf.experiments import provenance, runs
 from stugan_tf.experiments.grid import Cell
 from stugan_tf.tables import markdown
 
@@ -26,14 +26,18 @@ class Result(NamedTuple):
     Attributes:
         cell: the `Cell`.
         name: name of its folder; '' if it needs a gin file that is missing.
-        state: 'done', 'unfinished' or 'missing'.
+        state: 'done', 'unfinished', 'missing' or 'damaged'.
         records: the records of its evaluations.jsonl, by step.
+        made: what made it, see `provenance.made_of`.
+        problem: what is damaged, in words; '' unless the state is 'damaged'.
     """
 
     cell: Cell
     name: str
     state: str
     records: list[dict]
+    made: provenance.Made = {}  # noqa: RUF012 - nobody changes it
+    problem: str = ""
 
 
 class Mean(NamedTuple):
@@ -61,12 +65,21 @@ def collect(cells, name_of, folder):
     results = []
     for cell in cells:
         name = name_of(cell)
-        state, records = "missing", []
-        if name is not None and runs.workdir_of(folder / name).is_dir():
-            records = runs.scores_of(folder / name)
+        if name is None or not runs.workdir_of(folder / name).is_dir():
+            results.append(Result(cell, name or "", "missing", []))
+            continue
+        try:
             state = "done" if runs.is_done(folder / name) else "unfinished"
-        results.append(Result(cell, name or "", state, records))
+            found = runs.scores_of(folder / name), runs.made(folder / name)
+            results.append(Result(cell, name, state, *found))
+        except runs.UNREADABLE as error:
+            results.append(Result(cell, name, "damaged", [], problem=str(error)))
     return results
+
+
+def _made(results):
+    """{name of a run: what made it} of the finished runs."""
+    return {result.name: result.made for result in results if result.state == "done"}
 
 
 def protocols_of(results):
@@ -156,11 +169,12 @@ def as_csv(results: list[Result]) -> str:
         if result.state == "done" and result.records:
             protocol_id = result.records[-1]["protocol"]["id"]
             row["protocol"] = protocol_id
+            row |= {name: ", then ".join(values) for name, values in result.made.items()}
             for choice in CHOICES:
                 record = score_of(result, protocol_id, choice) or {}
                 row |= {f"{choice}_{name}": record.get(name) for name in names}
         rows.append(row)
-    return _csv([*PLACE, "state", "run", "protocol", *scores], rows)
+    return _csv([*PLACE, "state", "run", "protocol", *scores, *provenance.FACTS], rows)
 
 
 def evaluations_as_csv(results: list[Result]) -> str:
@@ -207,12 +221,20 @@ def as_markdown(grid, results, paper, choice, notes):
     for model in dict.fromkeys(result.cell.model for result in results):
         of_model = [result for result in results if result.cell.model == model]
         protocols = protocols_of(of_model)
+        provenance.check_same_data(_made(of_model))
         for protocol_id, protocol in protocols.items():
             parts.append(f"## {model}")
             parts.append(_table(of_model, model, protocol_id, paper, choice))
             parts.append(f"Protocol: {summary(protocol)}")
         if not protocols:
             parts.append(f"## {model}\n\nNo run is done yet.")
+        differences = provenance.differences(_made(of_model))
+        if differences:
+            listed = "".join(f"\n- {line}" for line in differences)
+            parts.append(f"The runs of {model} were not all made in the same way:\n{listed}")
+    damaged = [f"\n- {result.problem}" for result in results if result.problem]
+    if damaged:
+        parts.append(f"Runs that are left out, because they cannot be read:\n{''.join(damaged)}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -259,7 +281,8 @@ def _numbers(values):
 def summary(protocol: dict) -> str:
     """A protocol in one line."""
     extractor, generated, real = (
-        protocol.get(name, {}) for name in ("extractor", "generated", "real")
+        found if isinstance(found := protocol.get(name), dict) else {}
+        for name in ("extractor", "generated", "real")
     )
     origin = real.get("file") or real.get("source") or "real images"
     return (

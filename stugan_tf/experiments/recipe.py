@@ -1,8 +1,8 @@
 """The gin files of a cell, and the name of its folder.
 
 The name ends in a digest of the configuration: of the statements in the gin files, without paths
-and comments, and of the bindings. So cells of several tables with the same configuration are one
-run, and a changed configuration is another run.
+and comments, of the bindings, and of the modules of the user that the files import. So cells of
+several tables with the same configuration are one run, and a changed configuration is another run.
 """
 
 import functools
@@ -11,10 +11,11 @@ import io
 import pathlib
 import tokenize
 
-from gin.config_parser import BindingStatement
+from gin.config_parser import BindingStatement, ImportStatement
 
 from stugan_tf import config
 from stugan_tf.errors import InputError
+from stugan_tf.experiments import own_modules
 
 _DIGITS = 10
 
@@ -71,14 +72,18 @@ class Names:
         self._extra_files = [pathlib.Path(file) for file in extra_files]
         self._extra_bindings = tuple(extra_bindings)
         self._texts = {}
+        self._modules = {}
 
     def name_of(self, cell):
         """The name of the folder of a `Cell`, all of whose files exist."""
         files = [self._folder / file for file in cell.files] + self._extra_files
         bindings = (*cell.bindings, *self._extra_bindings)
+        texts = (*map(self._text_of, files), *bindings)
         digest = hashlib.sha256()
-        for text in (*map(self._text_of, files), *bindings):
+        for text in texts:
             digest.update(text.encode() + b"\0")
+        for name, source in self._own_modules(texts).items():
+            digest.update(f"{name}\0{source}\0".encode())
         methods = [file.stem for file in files if file.parent.name == "methods"]
         bound = dict(setting for binding in bindings for setting in _bound(binding))
         sparsities = [
@@ -92,10 +97,27 @@ class Names:
         seed = f"s{cell.seed}"
         return "-".join([files[0].stem, *methods, *sparsities, seed, digest.hexdigest()[:_DIGITS]])
 
+    def _own_modules(self, texts):
+        """{name: source} of the user's modules that texts of gin import."""
+        names = frozenset().union(*map(_imports_in, texts))
+        if names not in self._modules:
+            self._modules[names] = own_modules.sources(names)
+        return self._modules[names]
+
     def _text_of(self, file):
         if file not in self._texts:
             self._texts[file] = text_of(file)
         return self._texts[file]
+
+
+@functools.lru_cache(maxsize=1024)
+def _imports_in(text):
+    """The names of the modules that a text of gin imports."""
+    return frozenset(
+        statement.module
+        for statement, _ in config.written(bindings=[text])
+        if isinstance(statement, ImportStatement)
+    )
 
 
 @functools.lru_cache(maxsize=1024)  # Cells share most of their bindings.

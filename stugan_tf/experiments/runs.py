@@ -4,14 +4,20 @@ A cell is trained in `run`, below its folder. A method of several phases trains 
 own folder, which `run/phases.json` names; the scores of the cell are then those of the last phase.
 """
 
+import numbers
 import os
 import pathlib
 import re
 from typing import NamedTuple
 
+from stugan_tf.errors import InputError
 from stugan_tf.evaluation import records
-from stugan_tf.files import read_json_lines
+from stugan_tf.experiments.provenance import Made, made_of
+from stugan_tf.files import is_step, read_json_lines
+from stugan_tf.runs.manifest import read_manifest
 from stugan_tf.runs.status import started, status_of
+
+UNREADABLE = (InputError, OSError)  # The records of one cell; the others go on.
 
 
 class Progress(NamedTuple):
@@ -46,14 +52,51 @@ def workdir_of(folder: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def is_done(folder: str | os.PathLike[str]) -> bool:
-    """Whether the run of a cell has finished, even if another process trained it."""
-    return status_of(workdir_of(folder)).is_over
+    """Whether the run of a cell has finished, even if another process trained it.
+
+    A run whose records are damaged has not: the training that is started for it says so.
+    """
+    try:
+        return status_of(workdir_of(folder)).is_over
+    except UNREADABLE:
+        return False
+
+
+def made(folder: str | os.PathLike[str]) -> Made:
+    """What made the run of a cell, see `provenance.made_of`."""
+    return made_of(map(read_manifest, _folders(folder)))
+
+
+def threads_of(folder: str | os.PathLike[str]) -> int | None:
+    """The CPU threads of the last start of a run; None if it has not started or does not say."""
+    try:
+        manifests = [read_manifest(phase) for phase in _folders(folder)]
+    except UNREADABLE:
+        return None
+    starts = [start for found in manifests for start in (found, *found.get("resumes", ()))]
+    known = [start["threads"] for start in starts if is_step(start.get("threads"))]
+    return known[-1] if known else None
+
+
+def _folders(folder):
+    """The folders of the phases of a cell that have started, or that of its run."""
+    workdir = workdir_of(folder)
+    return started(workdir) or [workdir]
+
+
+def progress_text(folder: str | os.PathLike[str], otherwise: str) -> str:
+    """The progress of the run in words; `otherwise` before its first log point."""
+    try:
+        return str(progress_of(folder) or otherwise)
+    except UNREADABLE as error:
+        return f"unknown: {error}"
 
 
 def progress_of(folder: str | os.PathLike[str]) -> Progress | None:
     """The `Progress` of the run, or None before its first log point."""
     workdir = last_run(workdir_of(folder))
-    logged = [record for record in read_json_lines(workdir / "metrics.jsonl") if "time" in record]
+    records_there = read_json_lines(workdir / "metrics.jsonl")
+    logged = [record for record in records_there if isinstance(record.get("time"), numbers.Real)]
     if not logged:
         return None
     speed = None
@@ -78,8 +121,8 @@ def last_run(workdir: pathlib.Path) -> pathlib.Path:
 def _total_steps(workdir):
     """As the operative configuration has it, or None if it is not known from that."""
     try:
-        text = (workdir / "config.gin").read_text()
-    except FileNotFoundError:
+        text = (workdir / "config.gin").read_text(encoding="utf-8")
+    except (OSError, ValueError):  # ValueError: it is not text.
         return None
     pattern = r"^(Algorithm\.total_steps|longer\.factor) = (\d+)$"
     found = dict(re.findall(pattern, text, re.MULTILINE))

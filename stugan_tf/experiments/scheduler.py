@@ -20,6 +20,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from stugan_tf.files import InUseError, locked, write_atomically
+from stugan_tf.runs.interruption import Interruption
+from stugan_tf.runs.manifest import THREADS
 
 POLL_SECONDS = 0.5
 ATTEMPTS = 2
@@ -44,12 +46,15 @@ class Job(NamedTuple):
         folder: folder of `log.txt`, `status.json` and the lock; made if needed.
         command: program and arguments.
         is_done: `() -> bool`, whether the job has finished, even if another process ran it.
+        threads: `() -> int`, the CPU threads with which the job was started before, which it gets
+            again; None for a job that was not.
     """
 
     name: str
     folder: pathlib.Path
     command: list[str]
     is_done: Callable[[], bool]
+    threads: Callable[[], int | None] = lambda: None
 
 
 class Stopped(BaseException):
@@ -63,14 +68,6 @@ class Stopped(BaseException):
         """Keeps the signal."""
         super().__init__(f"{signal.Signals(number).name}: stopped. The same command goes on.")
         self.exit_code = 128 + number
-
-
-def has_succeeded(folder: pathlib.Path) -> bool:
-    """Whether the job of a folder has ended with exit code 0."""
-    try:
-        return json.loads((folder / "status.json").read_text())["exit_code"] == 0
-    except (OSError, ValueError, KeyError):
-        return False
 
 
 class Scheduler:
@@ -128,9 +125,10 @@ class Scheduler:
     def _heeding_signals(self):
         def note(number, frame):
             del frame
-            self._signals.append(number)
+            if number in Interruption.SIGNALS or not self._signals:
+                self._signals.append(number)
 
-        former = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+        former = {number: signal.signal(number, note) for number in Interruption.heeded()}
         try:
             yield
         finally:
@@ -145,7 +143,7 @@ class Scheduler:
             del self._running[name]
             self._slots.add(running.slot)
             running.end(code)
-            if code == 0:
+            if code == 0 and running.job.is_done():
                 self.done.append(running.job)
             elif self._signals or (_was_killed(code) and self._attempts[name] < ATTEMPTS):
                 self._waiting.append(running.job)
@@ -170,13 +168,15 @@ class Scheduler:
         slot = min(self._slots)
         self._slots.remove(slot)
         self._attempts[job.name] += 1
-        self._running[job.name] = _Running(job, slot, lock, self._environment(slot))
+        self._running[job.name] = _Running(job, slot, lock, self._environment(job, slot))
 
-    def _environment(self, slot):
+    def _environment(self, job, slot):
         environment = dict(os.environ)
-        if self._threads is not None:
+        # The number of threads decides how sums are rounded, so a job keeps it.
+        threads = job.threads() or self._threads
+        if threads is not None:
             # Several TensorFlows that each use all cores would slow each other down.
-            environment.setdefault("TF_NUM_INTRAOP_THREADS", str(self._threads))
+            environment.setdefault(THREADS, str(threads))
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
         return environment

@@ -8,12 +8,10 @@ started again, it skips finished phases and resumes the phase that has begun.
 import contextlib
 import dataclasses
 import difflib
-import functools
 import gc
 import hashlib
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -26,6 +24,7 @@ from stugan_tf.runs.manifest import read_manifest
 from stugan_tf.runs.phases import Overview, table
 from stugan_tf.runs.status import status_of
 from stugan_tf.runs.workdir import fixed_lines, locked, settle
+from stugan_tf.telling import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +111,7 @@ class Parent:
         free = tuple(f"{name} =" for name in apart_from)
         stored, ours = (
             [line for line in fixed_lines(text) if not line.startswith(free)]
-            for text in ((self.folder / "config.gin").read_text(), config)
+            for text in ((self.folder / "config.gin").read_text(encoding="utf-8"), config)
         )
         changes = [line for line in difflib.ndiff(stored, ours) if line[0] in "+-"]
         if changes:
@@ -229,7 +228,7 @@ class Phases:
                 if number == len(self.phases) or not overview.is_finished(phase.name):
                     self._run_phase(number, phase, top, opened, shared)
                     gc.collect()  # Frees memory before the next training is built.
-        print(table(workdir), file=sys.stderr)
+        say(table(workdir))
 
     def _run_phase(self, number, phase, top, opened, shared):
         with opened(phase) as (training, config, whole):
@@ -325,7 +324,6 @@ def _digest(training, config):
 
 def turn(folder: pathlib.Path) -> contextlib.AbstractContextManager[int]:
     """Waits until no other process uses this folder, and locks it while the context is open."""
-    say = functools.partial(print, file=sys.stderr, flush=True)
     return files.locked(folder.parent / f".{folder.name}.lock", f"--shared: {folder}", say)
 
 

@@ -1,6 +1,8 @@
-"""SIGTERM and SIGINT ask a run to save and leave."""
+"""Signals ask a run to save and leave: SIGTERM, SIGINT, SIGHUP and SIGUSR1."""
 
 import signal
+from collections.abc import Iterable
+from typing import Any
 
 
 class Interrupted(BaseException):
@@ -20,27 +22,42 @@ class Interrupted(BaseException):
 
 
 class Interruption:
-    """A context that notes the first SIGTERM or SIGINT. The second acts at once.
+    """A context that notes the first signal. A second SIGTERM or SIGINT acts at once.
+
+    SIGHUP (the terminal is closed) and SIGUSR1 (Slurm warns of the end of the time) often come more
+    than once, or before SIGTERM, so they only ask. They are left alone if the program ignores them,
+    as under `nohup`, or handles them.
 
     Attributes:
-        signal_number: the signal that came, or None.
+        signal_number: the first signal that came, or None.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
+    WARNINGS = (signal.SIGHUP, signal.SIGUSR1)
+
+    @classmethod
+    def heeded(cls) -> tuple[signal.Signals, ...]:
+        """The signals that a program heeds, given what it does with them now."""
+        warnings = [one for one in cls.WARNINGS if signal.getsignal(one) is signal.SIG_DFL]
+        return (*cls.SIGNALS, *warnings)
 
     def __enter__(self) -> "Interruption":
         self.signal_number: int | None = None
-        self._former = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        self._former: dict[int, Any] = {
+            number: signal.signal(number, self._note) for number in self.heeded()
+        }
         return self
 
     def _note(self, number: int, frame: object) -> None:
         del frame
-        self.signal_number = number
-        self._restore()
+        if self.signal_number is None:
+            self.signal_number = number
+        if number in self.SIGNALS:
+            self._restore(self.SIGNALS)
 
-    def _restore(self) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
+    def _restore(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            signal.signal(number, self._former[number])
 
     def __exit__(self, *_: object) -> None:
-        self._restore()
+        self._restore(self._former)

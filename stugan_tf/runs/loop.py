@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from stugan_tf import arithmetic
 from stugan_tf.adapters.tensorflow_internals import has_several_workers
-from stugan_tf.checks import check_bool, check_function, check_natural
+from stugan_tf.checks import check_bool, check_function, check_network_seed
 from stugan_tf.data.inspection import Inspection
 from stugan_tf.data.source import Source
 from stugan_tf.errors import FailedRun, InputError
@@ -127,7 +127,7 @@ class Training:
             InputError: if a setting is wrong.
         """
         check_function("train.algorithm", algorithm)
-        check_natural("train.seed", seed)
+        check_network_seed("train.seed", seed)
         check_execution("train.execution", execution)
         check_bool("train.rematerialize", rematerialize)
         check_bool("train.tensor_float_32", tensor_float_32)
@@ -308,8 +308,8 @@ class Training:
         step = stored.restore_newest()
         if step is not None:
             resumed = self._check_length(step, former)
-            record_start(output, step, resumed=resumed, **self._facts())
-            return step, "resumed"
+            changed = record_start(output, step, resumed=resumed, **self._facts())
+            return step, f"resumed. {changed}" if changed else "resumed"
         with self.strategy.scope():
             facts = begin(self)
         record_start(output, 0, **self._facts(), **facts)
@@ -380,7 +380,8 @@ class Training:
                 if self._attempts() < self._intervals.max_rollbacks:
                     state.status = "rolled back"
                 raise
-            state.say(f"done; the newest samples are in {state.workdir / 'samples'}")
+            samples = f"the newest samples are in {state.workdir / 'samples'}"
+            state.say(f"done; {samples if self.is_chief else 'the first worker wrote the files'}")
 
     def _run_steps(self, state, events):
         batches = iter(self.distributed_batches(state.step))

@@ -12,7 +12,9 @@ from typing import Any
 
 import stugan_tf
 from stugan_tf.errors import InputError
-from stugan_tf.files import write_atomically
+from stugan_tf.files import is_step, read_json, write_atomically
+
+THREADS = "TF_NUM_INTRAOP_THREADS"
 
 
 def record_start(
@@ -21,7 +23,7 @@ def record_start(
     data: dict[str, Any],
     resumed: dict[str, Any] | None = None,
     **facts: Any,
-) -> None:
+) -> str:
     """Writes `run.json` at the first start of a run; adds to its `resumes` at later starts.
 
     Args:
@@ -32,24 +34,46 @@ def record_start(
         resumed: more facts about a later start, as JSON can hold them.
         **facts: more facts about the run, such as seed and counts, as JSON can hold them.
 
+    Returns:
+        A sentence on what computes the run otherwise than before, so that it will not end with the
+        weights of an uninterrupted run; '' if nothing is known to.
+
     Raises:
         InputError: if the data has changed.
     """
     path = pathlib.Path(workdir) / "run.json"
-    if path.exists():
-        manifest = json.loads(path.read_text())
-        before, now = (known["fingerprint"] for known in (manifest["data"], data))
-        if before != now:
+    manifest = read_manifest(workdir)
+    here = process()
+    changed = ""
+    if manifest:
+        before, now = (known.get("fingerprint") for known in (manifest.get("data", {}), data))
+        if before is not None and before != now:
             raise InputError(
                 f"The data has changed since {workdir} was started: its fingerprint was "
                 f"{before} and is {now}. Restore it, or start again with another --workdir."
             )
         manifest.pop("finished", None)  # Steps that were lost may follow.
         manifest.pop("failed", None)
-        manifest["resumes"].append({"step": step, **process(), **(resumed or {})})
+        resumes = manifest.setdefault("resumes", [])
+        changed = _changed([manifest, *resumes], here)
+        resumes.append({"step": step, **here, **(resumed or {})})
     else:
-        manifest = {**process(), "data": data, **facts, "resumes": []}
+        manifest = {**here, "data": data, **facts, "resumes": []}
     write_atomically(path, (json.dumps(manifest, indent=2) + "\n").encode())
+    return changed
+
+
+def _changed(starts: list[dict[str, Any]], here: dict[str, Any]) -> str:
+    """What decides the rounding of a run and differs now from its last start, in words."""
+    known = [start["threads"] for start in starts if is_step(start.get("threads"))]
+    on_cpu = all(":CPU:" in name for name in here["devices"])
+    if not known or known[-1] == here["threads"] or not on_cpu:
+        return ""
+    return (
+        f"It has computed with {known[-1]} CPU threads and goes on with {here['threads']}, so it "
+        "rounds sums otherwise than an uninterrupted run. To avoid that, stop it and start it "
+        f"with {THREADS}={known[-1]}."
+    )
 
 
 def record_end(workdir: str | os.PathLike[str], step: int) -> None:
@@ -69,9 +93,34 @@ def _note(workdir: str | os.PathLike[str], **values: Any) -> None:
 
 
 def read_manifest(workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of `run.json` in a folder. Empty if no run was started there."""
+    """The content of `run.json` in a folder. Empty if no run was started there.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
     path = pathlib.Path(workdir) / "run.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        found = read_json(path)
+        _check(found)
+    except ValueError as error:
+        raise InputError(
+            f"{path} is damaged: {error}. Copy it back from a backup, or remove it: then the run "
+            "goes on with a new one, which no longer says how it was started."
+        ) from None
+    return found
+
+
+def _check(found: dict[str, Any]) -> None:
+    """Raises ValueError unless what the package reads from a `run.json` has the right form."""
+    for name, kind in (("data", dict), ("finished", dict), ("failed", dict), ("resumes", list)):
+        if name in found and not isinstance(found[name], kind):
+            raise ValueError(f"{name!r} is not a JSON {'array' if kind is list else 'object'}")
+    if not all(isinstance(resume, dict) for resume in found.get("resumes", ())):
+        raise ValueError("'resumes' holds something else than JSON objects")
+    if "finished" in found and not is_step(found["finished"].get("step")):
+        raise ValueError("'finished' has no 'step'")
+    if "failed" in found and not isinstance(found["failed"].get("reason"), str):
+        raise ValueError("'failed' has no 'reason'")
 
 
 def _now() -> str:
@@ -95,11 +144,26 @@ def process() -> dict[str, Any]:
         "tensor_float_32": tf.config.experimental.tensor_float_32_execution_enabled(),
         "commit": _commit(),
         "host": platform.node(),
+        "threads": num_threads(),
         "devices": [
             tf.config.experimental.get_device_details(device).get("device_name", device.name)
             for device in tf.config.list_physical_devices()
         ],
     }
+
+
+def num_threads() -> int:
+    """The CPU threads that share one operation of TensorFlow. They decide how sums are rounded."""
+    import tensorflow as tf
+
+    chosen = tf.config.threading.get_intra_op_parallelism_threads()
+    if not chosen and os.environ.get(THREADS, "").isdecimal():
+        chosen = int(os.environ[THREADS])
+    if chosen:
+        return chosen
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _commit() -> str | None:

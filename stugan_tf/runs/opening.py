@@ -142,7 +142,7 @@ class Run:
     @property
     def config(self) -> str:
         """The operative configuration that the run was trained with, as gin text."""
-        return configuration_file(self.workdir).read_text()
+        return configuration_file(self.workdir).read_text(encoding="utf-8")
 
     @property
     def generator(self) -> keras.Model:

@@ -44,7 +44,7 @@ class Overview:
 
     def step(self, name: str, which: str) -> int | None:
         """The step of the `latest` or `best` checkpoint of a finished phase, or None."""
-        return self._records[name][which]
+        return self._records[name].get(which)
 
     def is_finished(self, name: str) -> bool:
         """Whether a phase has finished and the checkpoints that others start from still exist."""
@@ -52,7 +52,7 @@ class Overview:
         if record["state"] != "finished":
             return False
         kept = kept_steps(self._workdir / record["folder"] / "checkpoints")
-        return {record["latest"], record["best"]} - {None} <= set(kept)
+        return {record.get("latest"), record.get("best")} - {None} <= set(kept)
 
     def note(self, output: pathlib.Path, name: str, **values: Any) -> None:
         """Adds values to the record of a phase, and writes all records to the folder `output`."""

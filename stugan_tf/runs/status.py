@@ -4,13 +4,13 @@ The status is read from small files, without TensorFlow and without building a n
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
 from typing import Any
 
-from stugan_tf.files import is_held
+from stugan_tf.errors import InputError
+from stugan_tf.files import is_held, is_step, read_json
 from stugan_tf.runs.manifest import read_manifest
 
 PHASES = "phases.json"
@@ -102,9 +102,37 @@ def _is_claimed(folder: pathlib.Path) -> bool:
 
 
 def read_phases(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The records of `phases.json` in a folder, see `phases.Overview`. Empty without this file."""
+    """The records of `phases.json` in a folder, see `phases.Overview`. Empty without this file.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
     path = pathlib.Path(workdir) / PHASES
-    return json.loads(path.read_text())["phases"] if path.exists() else []
+    try:
+        found = read_json(path)
+        records = found.get("phases") if found else []
+        if not isinstance(records, list) or not all(map(_is_phase, records)):
+            raise ValueError("'phases' is not a list of phases")
+    except ValueError as error:
+        raise InputError(
+            f"{path} is damaged: {error}. Copy it back from a backup, or start again with another "
+            "--workdir."
+        ) from None
+    return records
+
+
+def _is_phase(record: Any) -> bool:
+    """Whether a record of a phase has what the package reads."""
+    if not isinstance(record, dict):
+        return False
+    texts = [record.get(name) for name in ("name", "state")] + [record.get("folder", "")]
+    ends = [record.get("latest"), record.get("best")]
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(record.get(name, {}), dict) for name in ("sparsity", "scores"))
+        and all(end is None or is_step(end) for end in ends)
+        and (record["state"] != "finished" or "folder" in record)
+    )
 
 
 def started(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:

@@ -196,8 +196,10 @@ def _check_text(name, value):
 
 
 def _read(path):
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(path.read_bytes())
+    """{key: record} of trackers.json. What is damaged there counts as absent."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        found = json.loads(path.read_bytes()).items()
+        return {key: record for key, record in found if isinstance(record, dict)}
     return {}
 
 

@@ -2,12 +2,10 @@
 
 import contextlib
 import difflib
-import functools
 import os
 import pathlib
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 
@@ -17,6 +15,7 @@ from stugan_tf import files
 from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
 from stugan_tf.former_settings import is_of_nothing
+from stugan_tf.telling import say
 
 # A run may be resumed with other values of these settings: they do not change the results, apart
 # from the rounding of `execution`.
@@ -51,7 +50,6 @@ def numbered(root: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
     Yields:
         The path of the workdir.
     """
-    say = functools.partial(print, file=sys.stderr, flush=True)
     with files.locked(root / ".numbering.lock", f"{root}/", say):
         matches = (re.match(r"\d+", entry.name) for entry in root.iterdir())
         number = 1 + max((int(match[0]) for match in matches if match), default=-1)
@@ -158,7 +156,7 @@ def settle(workdir: pathlib.Path, config: str, any_length: bool = False) -> str 
     if not path.exists():
         keep(workdir, config)
         return None
-    former = path.read_text()
+    former = path.read_text(encoding="utf-8")
     stored, ours = fixed_lines(former), fixed_lines(config)
     if stored == ours:
         return None

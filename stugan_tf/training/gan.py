@@ -8,7 +8,7 @@ import gin
 import keras
 import tensorflow as tf
 
-from stugan_tf.checks import check_fraction, check_function, check_natural
+from stugan_tf.checks import check_fraction, check_function, check_network_seed
 from stugan_tf.errors import InputError
 from stugan_tf.layers.execution import can_run, warn_unused
 from stugan_tf.layers.fusion import fuse
@@ -104,7 +104,8 @@ class GAN:
         for name, network in {"generator": generator, "discriminator": discriminator}.items():
             self._check_factory(name, network, image_shape, known)
         initialization_seed = seed if initialization_seed is None else initialization_seed
-        check_natural("GAN.initialization_seed", initialization_seed)
+        check_network_seed("The seed of a GAN", seed)
+        check_network_seed("GAN.initialization_seed", initialization_seed)
 
         def build(network: Callable[..., keras.Model], sparsity: float, number: int) -> keras.Model:
             # Each network draws its own numbers: kernels of one shape must not start equal.

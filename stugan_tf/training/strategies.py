@@ -3,8 +3,11 @@
 import os
 
 import tensorflow as tf
+from absl import logging
 
+from stugan_tf.adapters.tensorflow_internals import has_several_workers
 from stugan_tf.errors import InputError
+from stugan_tf.training.cluster import VARIABLE, announced, check_port, read_cluster
 
 NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
@@ -14,8 +17,8 @@ def create_strategy(name: str) -> tf.distribute.Strategy:
 
     Args:
         name: one of `NAMES`. `auto` takes all GPUs of this machine, or its CPU. `multi_worker`
-            reads TF_CONFIG. `tpu` reads the name of the TPU from TPU_NAME; without it, it takes the
-            local TPU.
+            reads TF_CONFIG and waits until all workers are there. `tpu` reads the name of the TPU
+            from TPU_NAME; without it, it takes the local TPU.
 
     Raises:
         InputError: if the name is unknown, or the devices cannot be used.
@@ -23,12 +26,8 @@ def create_strategy(name: str) -> tf.distribute.Strategy:
     if name not in NAMES:
         raise InputError(f"--strategy must be one of {', '.join(NAMES)}, got {name!r}.")
     if name == "multi_worker":  # It must come before anything lists devices.
-        if "TF_CONFIG" not in os.environ:
-            raise InputError(
-                "--strategy=multi_worker needs the environment variable TF_CONFIG, which lists "
-                "the workers and says which of them this process is."
-            )
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _multi_worker()
+    _warn_of_other_workers(name)
     if name == "tpu":
         try:
             resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
@@ -38,7 +37,7 @@ def create_strategy(name: str) -> tf.distribute.Strategy:
             tf.tpu.experimental.initialize_tpu_system(resolver)
         except (ValueError, tf.errors.OpError) as error:
             raise InputError(
-                f"No TPU can be reached: {str(error).splitlines()[0]} Set TPU_NAME, or choose "
+                f"No TPU can be reached: {_first_line(error)} Set TPU_NAME, or choose "
                 "another --strategy."
             ) from error
         return tf.distribute.TPUStrategy(resolver)
@@ -49,11 +48,45 @@ def create_strategy(name: str) -> tf.distribute.Strategy:
     return tf.distribute.OneDeviceStrategy("GPU:0" if gpus else "CPU:0")
 
 
+def _warn_of_other_workers(name: str) -> None:
+    """Says so if the environment speaks of several workers, which this strategy does not use."""
+    try:
+        cluster = read_cluster(os.environ.get(VARIABLE))
+    except InputError:
+        return
+    if cluster.others:
+        logging.warning(
+            "%s lists %d workers, but --strategy=%s works in each process alone. To train them "
+            "together, set --strategy=multi_worker.",
+            VARIABLE,
+            len(cluster.addresses),
+            name,
+        )
+
+
+def _multi_worker() -> tf.distribute.Strategy:
+    cluster = read_cluster(os.environ.get(VARIABLE))
+    check_port(cluster)
+    try:
+        with announced(cluster):
+            return tf.distribute.MultiWorkerMirroredStrategy()
+    except (ValueError, tf.errors.OpError) as error:
+        raise InputError(
+            f"The workers of {VARIABLE} could not start together: {_first_line(error)} "
+            f"This process is {cluster.own} of {', '.join(cluster.addresses)}. Start all of them, "
+            "each with the same addresses and its own index."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process writes the workdir."""
-    resolver = strategy.cluster_resolver
-    if resolver is None or not getattr(resolver, "task_type", None):
+    if not has_several_workers(strategy):
         return True
+    resolver = strategy.cluster_resolver
     return resolver.task_type == "chief" or (
         resolver.task_type == "worker"
         and not resolver.cluster_spec().as_dict().get("chief")

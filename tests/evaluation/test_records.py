@@ -84,3 +84,18 @@ def test_what_is_no_record_is_skipped_and_other_evaluators_records_are_compared(
 def test_a_folder_that_is_not_there_is_told(tmp_path):
     with pytest.raises(InputError, match="there is no folder"):
         records.compare([tmp_path / "mien"])
+
+
+def test_a_record_that_no_evaluator_wrote_is_skipped(tmp_path):
+    run = write(tmp_path / "run", (20, 3.0, FULL))
+    with open(run / "evaluations.jsonl", "a") as file:
+        for record in (
+            {"step": 30, "fid": "good", "protocol": FULL},
+            {"step": 30, "fid": [1], "protocol": FULL},
+            {"step": 30, "fid": 1.0, "protocol": "FULL"},
+            {"step": 40, "fid": 1.0, "protocol": {"images": 7, "id": ["a"]}},
+        ):
+            file.write(json.dumps(record) + "\n")
+    found = records.read(run)
+    assert [record["step"] for record in found] == [20, 40]
+    assert isinstance(found[1]["protocol"]["id"], str)

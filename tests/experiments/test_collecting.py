@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import shutil
 
 import matplotlib.image
 import numpy as np
@@ -44,15 +45,15 @@ def name_of(found):
     return f"{found.line}-{found.point}-{found.seed}".replace(" ", "")
 
 
-def write(folder, found, *scores, protocol=PROTOCOL, finished=True):
+def write(folder, found, *scores, protocol=PROTOCOL, finished=True, **facts):
     """A run's folder with scores at steps 10, 20, ..."""
     workdir = runs.workdir_of(folder / name_of(found))
     workdir.mkdir(parents=True)
     for number, (fid, inception_score) in enumerate(scores, start=1):
         score = {"fid": fid, "inception_score": inception_score, "protocol": dict(protocol)}
         records.append(workdir, {"step": 10 * number, **score})
-    manifest = {"finished": {"step": 10 * len(scores)}} if finished else {}
-    (workdir / "run.json").write_text(json.dumps(manifest))
+    end = {"finished": {"step": 10 * len(scores)}} if finished else {}
+    (workdir / "run.json").write_text(json.dumps({**facts, **end}))
     return workdir
 
 
@@ -285,3 +286,77 @@ def test_without_scores_there_are_no_curves(tmp_path):
     results = collect(tmp_path, [dense(), cell()])
     figures.write_curves(tmp_path / "curves", GRID, results, {"sngan": None})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_table_says_in_what_its_runs_differ(tmp_path):
+    cells = [cell(seed=seed) for seed in range(3)]
+    for number, made in enumerate(cells):
+        write(tmp_path, made, (3.0, 2.0), commit="c0ffee" if number else "beef")
+    results = collect(tmp_path, cells)
+    table = collecting.as_markdown(GRID, results, {}, "last", [])
+    names = [name_of(made) for made in cells]
+    assert "The runs of sngan were not all made in the same way:" in table
+    assert f"- commit: beef ({names[0]}); c0ffee ({names[1]}, {names[2]})" in table
+    rows = list(csv.DictReader(io.StringIO(collecting.as_csv(results))))
+    assert [row["commit"] for row in rows] == ["beef", "c0ffee", "c0ffee"]
+    alike = collecting.as_markdown(GRID, results[1:], {}, "last", [])
+    assert "same way" not in alike
+
+
+def test_runs_on_different_data_never_share_a_table(tmp_path):
+    cells = [cell(seed=seed) for seed in range(2)]
+    for fingerprint, made in zip("ab", cells, strict=True):
+        write(tmp_path, made, (3.0, 2.0), data={"fingerprint": fingerprint})
+    with pytest.raises(InputError, match="trained on different data"):
+        collecting.as_markdown(GRID, collect(tmp_path, cells), {}, "last", [])
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("run.json", ""),
+        ("run.json", '{"data": {'),
+        ("run.json", '{"finished": true}'),
+        ("phases.json", ""),
+        ("phases.json", "[]"),
+    ],
+)
+def test_damage_is_confined_to_its_cell_and_named(tmp_path, file, content):
+    cells = [cell(seed=seed) for seed in range(2)]
+    for made in cells:
+        workdir = write(tmp_path, made, (3.0, 2.0))
+    (workdir / file).write_text(content)
+    results = collect(tmp_path, cells)
+    assert [result.state for result in results] == ["done", "damaged"]
+    table = collecting.as_markdown(GRID, results, {}, "last", [])
+    assert "3.00, 2.00 (1 of 2)" in table
+    assert f"- {workdir / file} is damaged: " in table
+    assert "damaged" in collecting.as_csv(results)
+    folder = tmp_path / name_of(cells[1])
+    assert not runs.is_done(folder)
+    assert runs.threads_of(folder) is None
+    assert runs.progress_text(folder, "not started").startswith(("unknown: ", "not started"))
+
+
+def test_a_cell_whose_run_was_deleted_is_not_done(tmp_path):
+    workdir = write(tmp_path, cell(), (3.0, 2.0))
+    (workdir.parent / "status.json").write_text('{"exit_code": 0}')
+    assert runs.is_done(workdir.parent)
+    shutil.rmtree(workdir)
+    assert not runs.is_done(workdir.parent)
+    assert collect(tmp_path, [cell()])[0].state == "missing"
+
+
+def test_progress_skips_what_is_no_record(tmp_path):
+    workdir = runs.workdir_of(tmp_path)
+    workdir.mkdir()
+    lines = ['{"time": 1.0}', '{"step": 5, "time": "noon"}', '{"step": 10, "time": 100.0}', "{}"]
+    (workdir / "metrics.jsonl").write_text("\n".join(lines))
+    (workdir / "config.gin").write_bytes(b"\xff")
+    assert runs.progress_text(tmp_path, "starting") == "step 10"
+
+
+def test_a_run_keeps_the_threads_of_its_last_start(tmp_path):
+    assert runs.threads_of(tmp_path) is None
+    write(tmp_path, cell(), threads=2, resumes=[{"threads": 4}, {"step": 3}])
+    assert runs.threads_of(tmp_path / name_of(cell())) == 4

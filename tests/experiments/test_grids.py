@@ -341,3 +341,16 @@ def test_ablations_change_stu_gan_at_one_place():
         found = cells_of(grid, PAPER, seeds=(0,))
         assert {c.line for c in found} > {"STU-GAN, s_D 50 %"}
         assert {sparsities(c) for c in found} == {("0.95", "0.5"), ("0.9", "0.5")}
+
+
+def test_a_changed_module_of_the_users_own_is_another_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.gin").write_text("import my_criterion\ntrain.seed = 0\n")
+    (tmp_path / "my_criterion.py").write_text("import my_numbers\n")
+    (tmp_path / "my_numbers.py").write_text("ONE = 1\n")
+    cell = Cell("table0", "m", "line", None, None, 5, ("a.gin",), ())
+
+    before = recipe.Names(tmp_path).name_of(cell)
+    assert recipe.Names(tmp_path).name_of(cell) == before
+    (tmp_path / "my_numbers.py").write_text("ONE = 2\n")
+    assert recipe.Names(tmp_path).name_of(cell) != before

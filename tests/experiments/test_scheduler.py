@@ -1,5 +1,6 @@
 """Scheduling of commands that take no time: small programs that wait for files."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,13 +10,18 @@ import time
 
 import pytest
 
-from stugan_tf.experiments.scheduler import Job, Scheduler, Stopped, has_succeeded
+from stugan_tf.experiments.scheduler import Job, Scheduler, Stopped
 
 PATIENCE = 60  # Seconds until a test that waits gives up.
 
 
 def python(program):
     return [sys.executable, "-c", textwrap.dedent(program)]
+
+
+def has_succeeded(folder):
+    status = folder / "status.json"
+    return status.exists() and json.loads(status.read_text())["exit_code"] == 0
 
 
 def job(folder, name, program, is_done=None):
@@ -125,7 +131,7 @@ SAVES_ON_SIGTERM = """
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_makes_all_save_and_the_same_jobs_go_on(tmp_path, number):
     jobs = [
         job(tmp_path, "running", SAVES_ON_SIGTERM.format(folder=str(tmp_path))),
@@ -212,3 +218,32 @@ def test_each_process_gets_its_gpu_and_its_share_of_the_cores(tmp_path, monkeypa
     jobs = [job(tmp_path, name, program) for name in ("one", "other")]
     run(jobs, processes=2, gpus=["5", "7"])
     assert sorted(path.name for path in tmp_path.glob("?_4")) == ["5_4", "7_4"]
+
+
+def test_a_job_keeps_the_threads_that_it_had_unless_the_user_chooses_them(tmp_path, monkeypatch):
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    program = f"""
+        import os, pathlib, sys
+        threads = os.environ.get("TF_NUM_INTRAOP_THREADS", "all")
+        (pathlib.Path({str(tmp_path)!r}) / f"{{sys.argv[1]}}_{{threads}}").touch()
+    """
+
+    def start(name, threads, processes):
+        made = job(tmp_path, name, program)
+        made = made._replace(command=[*made.command, name], threads=lambda: threads)
+        assert run([made], processes) == ([name], [])
+
+    start("resumed", 3, processes=1)
+    start("resumed_beside_another", 3, processes=2)
+    start("new", None, processes=2)
+    start("alone", None, processes=1)
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "5")
+    start("chosen", 3, processes=2)
+    found = {path.name for path in tmp_path.glob("*_*") if path.is_file()}
+    assert found == {"resumed_3", "resumed_beside_another_3", "new_4", "alone_all", "chosen_5"}
+
+
+def test_a_job_that_ends_well_without_its_result_has_failed(tmp_path):
+    lost = job(tmp_path, "lost", "", is_done=lambda: False)
+    assert run([lost]) == ([], ["lost"])

@@ -136,6 +136,22 @@ def test_the_seed_decides_everything(tmp_path):
         assert np.any(one != other)
 
 
+@pytest.mark.parametrize("seed", [2**31, 2**32, 2**63, 2**64])
+@pytest.mark.parametrize("name", ["train.seed", "GAN.initialization_seed"])
+def test_a_seed_that_keras_cannot_take_is_refused(name, seed):
+    settings = (
+        {"seed": seed} if name == "train.seed" else {"gan": tiny_gan(initialization_seed=seed)}
+    )
+    with pytest.raises(InputError, match=rf"{name} must be below 2\*\*31 = 2147483648, got {seed}"):
+        tiny_training(**settings)
+
+
+@pytest.mark.ci
+def test_the_largest_seed_builds_networks():
+    training = tiny_training(seed=2**31 - 1)
+    assert np.any(kernels(training)[0])
+
+
 @pytest.mark.ci
 def test_an_initialization_seed_fixes_weights_but_not_masks():
     first, second = (

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from stugan_tf.errors import InputError
 from stugan_tf.files import locked
 from stugan_tf.runs import manifest
 from stugan_tf.runs.status import (
@@ -125,3 +126,20 @@ def test_a_status_is_read_without_tensorflow(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "interrupted False", done.stderr
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"phases": 1}',
+        '{"phases": [{"name": "dense"}]}',
+        '{"phases": [{"name": "dense", "state": "finished"}]}',
+        '{"phases": [{"name": "dense", "state": "started", "folder": 1}]}',
+    ],
+)
+def test_damaged_phases_are_named(tmp_path, content):
+    (tmp_path / "phases.json").write_text(content)
+    with pytest.raises(InputError, match=r"phases.json is damaged: "):
+        status_of(tmp_path)

@@ -1,0 +1,109 @@
+"""What made the runs of a table: code, versions, data, hardware; and whether it is the same.
+
+Each run.json records it at every start. Runs on other data are never in one table. Runs of another
+commit, TensorFlow, number of threads or device are, and the table says so.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from stugan_tf.errors import InputError
+
+# {name: how messages call it}
+FACTS = {
+    "data": "data",
+    "commit": "commit",
+    "stugan_tf": "version of stugan_tf",
+    "tensorflow": "TensorFlow",
+    "keras": "Keras",
+    "devices": "devices",
+    "threads": "CPU threads",
+}
+_MOST_NAMES = 3  # Runs that a line names.
+
+Made = dict[str, tuple[str, ...]]
+
+
+def made_of(manifests: Iterable[Mapping[str, Any]]) -> Made:
+    """What made a run.
+
+    Args:
+        manifests: the content of each run.json of the run, one for each phase.
+
+    Returns:
+        {name of `FACTS`: its values, in the order of the starts}, without what is not known.
+    """
+    found: dict[str, list[str]] = {}
+    for manifest in manifests:
+        for start in (manifest, *manifest.get("resumes", ())):
+            for name, value in _facts(start).items():
+                values = found.setdefault(name, [])
+                if value is not None and value not in values:
+                    values.append(value)
+    return {name: tuple(values) for name, values in found.items() if values}
+
+
+def _facts(start: Mapping[str, Any]) -> dict[str, str | None]:
+    """{name: value} of one start of a run."""
+    versions, data = _object(start.get("versions")), _object(start.get("data"))
+    devices = start.get("devices")
+    listed = sorted({str(device) for device in devices}) if isinstance(devices, list) else []
+    # On a GPU the kernels decide how sums are rounded, not the threads.
+    on_cpu = all(":CPU:" in device for device in listed)
+    found = {
+        "data": data.get("fingerprint"),
+        "commit": start.get("commit"),
+        **{name: versions.get(name) for name in ("stugan_tf", "tensorflow", "keras")},
+        "devices": ", ".join(listed) or None,
+        "threads": start.get("threads") if on_cpu else None,
+    }
+    return {name: None if value is None else str(value) for name, value in found.items()}
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def check_same_data(made: Mapping[str, Made]) -> None:
+    """Raises InputError unless all runs were trained on the same data.
+
+    Args:
+        made: {name of a run: what made it}.
+    """
+    groups = _groups(made, "data")
+    if len(groups) > 1:
+        listed = "\n  ".join(f"{value}: {_names(names)}" for value, names in groups.items())
+        raise InputError(
+            "The runs were trained on different data. The fingerprints and their runs:\n  "
+            f"{listed}\nRemove the folders of the runs on data that you do not want, and start the "
+            "command again."
+        )
+
+
+def differences(made: Mapping[str, Made]) -> list[str]:
+    """A line for each fact in which runs differ, or that changed during a run.
+
+    Args:
+        made: {name of a run: what made it}.
+    """
+    lines = []
+    for name, label in FACTS.items():
+        groups = _groups(made, name)
+        if len(groups) > 1 or any(len(found.get(name, ())) > 1 for found in made.values()):
+            listed = "; ".join(f"{value} ({_names(names)})" for value, names in groups.items())
+            lines.append(f"{label}: {listed}")
+    return lines
+
+
+def _groups(made: Mapping[str, Made], name: str) -> dict[str, list[str]]:
+    """{value as text: names of the runs that have it}; runs where it is not known are left out."""
+    groups: dict[str, list[str]] = {}
+    for run, found in made.items():
+        if name in found:
+            groups.setdefault(", then ".join(found[name]), []).append(run)
+    return groups
+
+
+def _names(names: list[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
