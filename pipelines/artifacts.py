@@ -176,8 +176,8 @@ class Pushed(Artifact):
     serving: str
 
 
-def to_json(found: Artifact) -> dict[str, Any]:
-    """The artifact as values that JSON can hold; `from_json` reads them."""
+def to_json(found: Any) -> dict[str, Any]:
+    """An `Artifact` as values that JSON can hold; `from_json` reads them."""
     values = {
         field.name: getattr(found, field.name)
         for field in dataclasses.fields(found)

@@ -35,7 +35,7 @@ def pipeline(settings: Beam) -> Any:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     options = [f"--runner={settings.runner}", *settings.options]
-    runner = settings.runner
+    runner: Any = settings.runner
     if settings.runner == "DirectRunner":
         # By this name Beam would first try to download and start another runner, Prism.
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner

@@ -7,6 +7,7 @@ includes.
 
 import dataclasses
 import json
+import typing
 from collections.abc import Sequence
 
 import gin
@@ -94,8 +95,8 @@ def settings(pipeline: str) -> Settings:
     config.parse_gin((), [pipeline])
     return Settings(
         **{
-            field.name: getattr(settings_module, field.type.__name__)()
-            for field in dataclasses.fields(Settings)
+            name: getattr(settings_module, kind.__name__)()
+            for name, kind in typing.get_type_hints(Settings).items()
         }
     )
 

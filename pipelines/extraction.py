@@ -134,7 +134,8 @@ def write_part(
             features.append(found[chosen - moments.count])
             moments.update(found)
     buffer = io.BytesIO()
-    np.savez(buffer, features=np.concatenate(features), **moments.state())
+    arrays: dict[str, Any] = {"features": np.concatenate(features), **moments.state()}
+    np.savez(buffer, **arrays)
     write_atomically(_part(pathlib.Path(folder), start, stop), buffer.getvalue())
 
 
@@ -147,7 +148,7 @@ class Merged:
 
     def statistics(self, protocol: dict[str, Any]) -> Statistics:
         """The `Statistics` of all images."""
-        moments, kept = None, None
+        moments: Moments | None = None
         for start, stop in self._bounds:
             with np.load(_part(self._folder, start, stop)) as part:
                 places = self._places[start:stop]
@@ -158,6 +159,7 @@ class Merged:
             else:
                 moments.merge(found)
             kept[places[places >= 0]] = features
+        assert moments is not None, "there is at least one range"
         return Statistics(protocol, moments.mean, moments.covariance, kept, moments.count)
 
 

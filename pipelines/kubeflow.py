@@ -5,6 +5,8 @@ run: results are kept in the pipeline root, which all steps see. KFP's own artif
 that say where the results are.
 """
 
+from typing import Any
+
 from kfp import compiler, dsl, kubernetes
 from kfp.dsl import Artifact, Dataset, Input, Markdown, Metrics, Model, Output
 
@@ -142,7 +144,7 @@ def build(configuration, settings, root, strategy="auto", code_version=""):
         strategy: str = strategy,
         code_version: str = code_version,
     ):
-        found = {}
+        found: dict[str, Any] = {}
 
         def start(name, **parameters):
             # All later steps take the plan of the first.

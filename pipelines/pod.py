@@ -70,7 +70,10 @@ def _execute(name, context, artifacts, output, **more):
 
 def write(output: Any, artifact: Artifact, root: pathlib.Path, **more: Any) -> None:
     """Writes an artifact of ours as one of KFP's: a small file, and metadata."""
-    values = {"artifact": to_json(artifact), "folder": artifact.folder.relative_to(root).as_posix()}
+    values: dict[str, Any] = {
+        "artifact": to_json(artifact),
+        "folder": artifact.folder.relative_to(root).as_posix(),
+    }
     path = pathlib.Path(output.path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**values, **more}, indent=1))

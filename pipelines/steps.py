@@ -44,7 +44,7 @@ class Context:
     code: str | None = None
     verbose: bool = False
     say: Callable = lambda line: print(line, flush=True)
-    settings: Settings = None
+    settings: Settings = None  # type: ignore[assignment] # Of the configuration, if not given.
 
     def __post_init__(self):
         object.__setattr__(self, "root", pathlib.Path(self.root).absolute())
