@@ -23,6 +23,7 @@ from pipelines import beams, configuration
 from pipelines.beams import beam
 from pipelines.settings import Beam, Ingest
 from stugan_tf.data import Source
+from stugan_tf.data.paths import escaped
 from stugan_tf.data.sharding import IMAGES_PER_SHARD, Encoding, example
 from stugan_tf.data.source import reason
 from stugan_tf.errors import InputError
@@ -106,8 +107,8 @@ def ingest(
     encoding = Encoding(1, source.image_shape[-1], settings.image_format, settings.quality)
     tasks = plan(source, settings, folder)
     tf.io.gfile.makedirs(f"{folder}/parts")
-    for left_over in (f"{folder}/.*.*", f"{folder}/parts/.*.*"):  # by a kill
-        for path in tf.io.gfile.glob(left_over):
+    for place in (folder, f"{folder}/parts"):
+        for path in tf.io.gfile.glob(f"{escaped(place)}/.*.*"):  # left over by a kill
             tf.io.gfile.remove(path)
     with beams.kept(text, source):
         found = _run(tasks, text, encoding, runner, folder)

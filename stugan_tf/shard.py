@@ -82,6 +82,7 @@ def _summary(sharding, skipped):
     lines = [f"{sharding.num_images - len(skipped)} images in {sharding.num_shards} shards."]
     if skipped:
         lines.append(f"{len(skipped)} were skipped: see {sharding.manifest_path}.")
+    lines += sharding.remarks
     lines += [
         "To train on them:",
         "",

@@ -9,6 +9,7 @@ from pipelines.artifacts import Examples
 from pipelines.settings import plain
 from pipelines.steps import Component
 from stugan_tf.data.inspection import fingerprint as fingerprint_of
+from stugan_tf.data.paths import escaped
 from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
 
@@ -34,6 +35,8 @@ def _make(context, workplace):
     fingerprint = _fingerprint(source)
     text, folder = context.configuration.training, str(workplace.folder)
     settings = context.settings
+    for remark in source.remarks:
+        context.say(f"ingest: {remark}")
     found = ingestion.ingest(source, text, settings.ingest, settings.beam, folder)
     source_of.cache_clear()  # The images it may hold are not needed any more.
     fixed, pattern = gin_lines(source, workplace.folder, found["shards"])
@@ -91,7 +94,7 @@ def gin_lines(source, folder, num_shards):
 
 
 def _where(folder, num_shards):
-    pattern = f"{folder}/train-*-of-{num_shards:05}.tfrecord"
+    pattern = f"{escaped(str(folder))}/train-*-of-{num_shards:05}.tfrecord"
     return f"ingested/tfrecords.pattern = {pattern!r}\n"
 
 

@@ -1,7 +1,7 @@
 """From encoded bytes to uint8 pixels.
 
 TensorFlow's kernels decode well-formed JPEG and PNG on all cores. Pillow, inside the interpreter's
-lock, reads the rest (GIF, BMP, WebP, JPEG with bytes after its end) and says what is broken.
+lock, reads the rest (GIF, BMP, WebP, TIFF, JPEG with bytes after its end) and says what is broken.
 """
 
 import io
@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from stugan_tf.errors import InputError
 from stugan_tf.signatures import ImageShape
 
-IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
 JPEG_END = b"\xff\xd9"
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 PILLOW_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
@@ -75,10 +75,28 @@ def decode_with_pillow(encoded: bytes, where: bytes) -> np.ndarray:
     try:
         return _pixels_by_pillow(encoded)
     except PILLOW_ERRORS as error:
-        raise InputError(
-            f"{where.decode()} cannot be decoded: {_reason(error)}. Allowed are "
-            f"{', '.join(IMAGE_FORMATS)}: repair the image or remove it."
-        ) from error
+        raise InputError(undecodable(where.decode(), _reason(error))) from error
+
+
+def undecodable(where: str, why: str) -> str:
+    """A message about an image that cannot be decoded."""
+    return (
+        f"{where} cannot be decoded: {why.rstrip('.')}. Allowed are {', '.join(IMAGE_FORMATS)}: "
+        "repair the image or remove it."
+    )
+
+
+def is_image(first_bytes: bytes) -> bool:
+    """Whether a file that begins with at least 32 such bytes is of one of `IMAGE_FORMATS`."""
+    if first_bytes[:2] == b"BM":  # Text may begin so, too.
+        return first_bytes[6:10] == bytes(4) and first_bytes[14:18] in _BMP_HEADERS
+    if first_bytes[:4] == b"RIFF":
+        return first_bytes[8:12] == b"WEBP"
+    return first_bytes.startswith(_BEGINNINGS)
+
+
+_BMP_HEADERS = [size.to_bytes(4, "little") for size in (12, 40, 52, 56, 64, 108, 124)]
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 
 
 def damage(encoded: bytes) -> str | None:
@@ -94,6 +112,8 @@ def _pixels_by_pillow(encoded: bytes) -> np.ndarray:
     image: Image.Image = Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
     if image.mode.startswith("I;16"):  # Pillow would clip; `decode_png` keeps the high byte.
         return np.repeat((np.array(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+    if image.mode in ("I", "F"):  # Pillow would clip to [0, 255].
+        raise ValueError("its pixels are numbers of 32 bits, of which no range is known")
     return np.array(image.convert("RGB"))
 
 

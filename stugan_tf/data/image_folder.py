@@ -12,25 +12,26 @@ from stugan_tf.data.decoding import (
     check_channels,
     check_image_size,
     decode,
-    decode_with_pillow,
     fit,
+    undecodable,
 )
-from stugan_tf.data.source import Source
+from stugan_tf.data.listing import list_images
+from stugan_tf.data.source import Source, reason
 from stugan_tf.errors import InputError
 from stugan_tf.signatures import ImageShape
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
 
 @gin.configurable
 def image_folder(
-    path: str,
+    path: str | os.PathLike[str],
     image_size: int | None = None,
     channels: int = 3,
     flip: bool = False,
     cache_gib: float = 2.0,
 ) -> "ImageFolder":
     """Images of any size in `path`/CLASS/**, or of one class in `path` itself.
+
+    Classes are numbered in the order of their names, sorted as text: '10' comes before '2'.
 
     Args:
         path: a folder, local or of a file system that TensorFlow reads, such as gs://.
@@ -50,12 +51,19 @@ class ImageFolder(Source):
     """See `image_folder`."""
 
     def __init__(
-        self, path: str, image_size: int | None, channels: int, flip: bool, cache_gib: float
+        self,
+        path: str | os.PathLike[str],
+        image_size: int | None,
+        channels: int,
+        flip: bool,
+        cache_gib: float,
     ) -> None:
         check_image_size(image_size)
         check_channels(channels)
         self.name = f"image_folder {path}"
-        self.class_names, self._paths, self._labels = list_images(path)
+        listing = list_images(path)
+        self.class_names, self.remarks = listing.class_names, listing.remarks
+        self._paths, self._labels = listing.paths, listing.labels
         self.num_classes = len(self.class_names or [path])
         self.num_images = len(self._paths)
         self.flip = flip
@@ -74,8 +82,10 @@ class ImageFolder(Source):
         """A square of `image_size`, or the shape of the first image."""
         if self._image_size is not None:
             return (self._image_size, self._image_size, self._channels)
-        with self.reading():
+        try:
             first = decode(tf.io.read_file(self._paths[0]), self._paths[0], self._channels)
+        except tf.errors.OpError as error:
+            raise InputError(self.complaint(0, reason(error), error)) from error
         return tuple(first.shape)
 
     def load(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -94,65 +104,13 @@ class ImageFolder(Source):
         del labels
         return super().count_classes(self._labels)
 
-    def diagnose(self) -> None:
-        """Names the first file that cannot be decoded."""
-        for path in self._paths:
-            decode_with_pillow(tf.io.gfile.GFile(path, "rb").read(), path.encode())
+    def complaint(self, position: int, why: str, error: tf.errors.OpError) -> str:
+        """Names the file."""
+        path = self._paths[position]
+        if not isinstance(error, tf.errors.InvalidArgumentError):
+            return f"{path} cannot be read: {why.removeprefix(path).lstrip('; ').rstrip('.')}."
+        return super().complaint(position, why, error) if path in why else undecodable(path, why)
 
-
-def list_images(path: str) -> tuple[tuple[str, ...] | None, list[str], np.ndarray]:
-    """Finds the images of a folder.
-
-    Returns:
-        Names of the classes, or None if there are no sub-folders; paths, sorted within each class;
-        labels, int32 [n], one for each path.
-
-    Raises:
-        InputError: if `path` is not a folder, holds no image, or has images both in sub-folders
-            and beside them.
-    """
-    if not tf.io.gfile.isdir(path):
-        raise InputError(f"`path` {path!r} is not a folder. Give one that holds images.")
-    try:
-        return _list(path)
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} holds a name that is not UTF-8: {error.object!r}. Rename it."
-        ) from error
-
-
-def _list(path: str) -> tuple[tuple[str, ...] | None, list[str], np.ndarray]:
-    entries = sorted(name.rstrip("/") for name in tf.io.gfile.listdir(path))
-    folders = [
-        name
-        for name in entries
-        if name[0] not in "._" and tf.io.gfile.isdir(os.path.join(path, name))
-    ]
-    flat = [os.path.join(path, name) for name in entries if _is_image(name)]
-    classes = [
-        sorted(
-            os.path.join(root, name)
-            for root, _, names in tf.io.gfile.walk(os.path.join(path, folder))
-            for name in names
-            if _is_image(name)
-        )
-        for folder in folders
-    ]
-    if not flat and not any(classes):
-        raise InputError(f"{path} holds no image: no file ends with {', '.join(SUFFIXES)}.")
-    if flat and any(classes):
-        raise InputError(
-            f"{path} holds images both beside its sub-folders, such as {flat[0]}, and in them. "
-            "Move them into sub-folders, one for each class, or have no sub-folders."
-        )
-    if flat:
-        return None, flat, np.zeros(len(flat), np.int32)
-    for folder, paths in zip(folders, classes, strict=True):
-        if not paths:
-            raise InputError(f"{path} has a class without images, {folder!r}: remove the folder.")
-    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(paths) for paths in classes])
-    return tuple(folders), [path for paths in classes for path in paths], labels
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and name[0] != "."
+    def name_of(self, position: int) -> str:
+        """The path of the file."""
+        return self._paths[position]

@@ -2,11 +2,14 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+NUM_LOOKED_AT = 256  # images, for remarks on pixels
+LOW_CONTRAST = 32  # of 255: values that lie closer together deserve a remark
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Inspection:
         num_read: number of images read: all of a set in memory, an even sample of a streamed one.
         fingerprint: sixteen hexadecimal digits, see `fingerprint`.
         named: whether the classes have names; if not, `class_names` are their numbers.
+        remarks: sentences about what a person should look at: files that were left out, images
+            that are nearly black.
     """
 
     source: str
@@ -32,6 +37,7 @@ class Inspection:
     num_read: int
     fingerprint: str
     named: bool = True
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def from_record(cls, values: object) -> "Inspection | None":
@@ -45,7 +51,7 @@ class Inspection:
             The `Inspection`; None if the record is incomplete.
         """
         fields = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or not fields - {"named"} <= values.keys():
+        if not isinstance(values, dict) or not fields - {"named", "remarks"} <= values.keys():
             return None
         known: dict[str, Any] = {
             name: tuple(values[name]) if isinstance(values[name], list) else values[name]
@@ -58,8 +64,7 @@ class Inspection:
     def __str__(self) -> str:
         height, width, channels = self.image_shape
         counts = [
-            f"  {name:<20} {count}"
-            for name, count in zip(self.class_names, self.class_counts, strict=True)
+            f"  {self._label(number):<20} {count}" for number, count in enumerate(self.class_counts)
         ]
         if len(counts) > 20:
             counts[10:-10] = [f"  ... {len(counts) - 20} more classes"]
@@ -70,8 +75,42 @@ class Inspection:
                 f"fingerprint  {self.fingerprint}",
                 f"classes      {len(self.class_names)}, counted over {self.num_read} images",
                 *counts,
+                *(f"note         {remark}" for remark in self.remarks),
             ]
         )
+
+    def _label(self, number: int) -> str:
+        """The number of a class, and its name."""
+        if not self.named:
+            return str(number)
+        name = self.class_names[number]
+        return f"{number} {name if name.isprintable() else repr(name)}"
+
+
+def remarks_on_pixels(images: Sequence[np.ndarray]) -> tuple[str, ...]:
+    """Sentences about images with which something is probably wrong.
+
+    Args:
+        images: uint8, each [H, W, C]; an even part of them is looked at.
+
+    Returns:
+        A sentence if nearly all values lie close together, as if data of more than 8 bits were read
+        wrongly, and one if all images are equal.
+    """
+    some = images[:: max(1, len(images) // NUM_LOOKED_AT)]
+    counts = sum(np.bincount(np.ravel(image), minlength=256) for image in some)
+    reached = np.cumsum(counts) / np.sum(counts)
+    low, high = (int(np.searchsorted(reached, part)) for part in (0.001, 0.999))
+    found = []
+    if high - low < LOW_CONTRAST:
+        where = "nearly black" if high < LOW_CONTRAST else "without contrast"
+        found.append(
+            f"The images are {where}: 99.8 % of their values lie in {low} .. {high} of 0 .. 255. "
+            "Of 16 bits the upper 8 are read: scale the values before you store them."
+        )
+    if len(some) > 1 and all(np.array_equal(image, some[0]) for image in some[1:]):
+        found.append(f"The {len(some):,} images that were compared are all equal.")
+    return tuple(found)
 
 
 def fingerprint(

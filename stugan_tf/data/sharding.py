@@ -27,9 +27,10 @@ from PIL import Image
 
 from stugan_tf.checks import check_natural, check_positive
 from stugan_tf.data.decoding import check_channels, check_image_size, damage, decode, square
-from stugan_tf.data.image_folder import list_images
+from stugan_tf.data.listing import list_images
+from stugan_tf.data.paths import escaped, readable
 from stugan_tf.errors import FailedRun, InputError
-from stugan_tf.files import locked, write_atomically
+from stugan_tf.files import local_path, locked, write_atomically
 
 IMAGES_PER_SHARD = 1024  # by default: an eighth of what `tfrecords` shuffles at once
 NUM_NAMED = 20  # images that an error lists
@@ -102,13 +103,14 @@ class Sharding:
         num_shards: number of shards, finished or not.
         num_classes: number of classes; 1 without sub-folders.
         pattern: the pattern of the shards, for `tfrecords`.
+        remarks: as of a `Listing`.
         manifest_path: path of a JSON file: the configuration, the classes in the order of their
             labels, and the finished shards with the images they leave out.
     """
 
     def __init__(
         self,
-        folder: str,
+        folder: str | os.PathLike[str],
         output: str | os.PathLike[str],
         encoding: Encoding,
         *,
@@ -136,7 +138,8 @@ class Sharding:
                 f"The split must be of letters, digits and underscores, got {split!r}: the names "
                 "of the shards begin with it."
             )
-        self._output = pathlib.Path(output).resolve()
+        self._output = local_path(output, "--output").resolve()
+        folder = readable(folder, "--input")
         folder = os.path.realpath(folder) if os.path.isdir(folder) else folder.rstrip("/")
         if pathlib.Path(folder) in (self._output, *self._output.parents):
             raise InputError(
@@ -144,7 +147,9 @@ class Sharding:
                 "class. Choose another."
             )
         self._folder, self._encoding, self._split = folder, encoding, split
-        self._classes, self._images, self._labels = list_images(folder)
+        listing = list_images(folder)
+        self._classes, self.remarks = listing.class_names, listing.remarks
+        self._images, self._labels = listing.paths, listing.labels
         self.num_images = len(self._images)
         self.num_classes = len(self._classes or [folder])
         self.num_shards = num_shards or -(-self.num_images // IMAGES_PER_SHARD)
@@ -154,7 +159,8 @@ class Sharding:
                 f"{self.num_images} images do not fill {self.num_shards} shards: choose fewer."
             )
         self._seed = seed
-        self.pattern = str(self._output / f"{split}-*-of-{self.num_shards:05}.tfrecord")
+        names = f"{split}-*-of-{self.num_shards:05}.tfrecord"
+        self.pattern = f"{escaped(str(self._output))}/{names}"
         self.manifest_path = self._output / f"{split}{MANIFEST}"
 
     def run(

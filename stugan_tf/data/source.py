@@ -12,7 +12,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from stugan_tf.checks import check_instance
-from stugan_tf.data.inspection import Inspection, fingerprint
+from stugan_tf.data.inspection import Inspection, fingerprint, remarks_on_pixels
 from stugan_tf.data.order import Blocks, IndexBlock, ordered
 from stugan_tf.errors import InputError
 from stugan_tf.signatures import ImageShape
@@ -34,6 +34,7 @@ class Source:
         num_images: number of images.
         flip: whether images are mirrored left to right at random, by (seed, position).
         cache_gib: GiB; up to this size in uint8 pixels the decoded set is held in memory.
+        remarks: sentences for the preflight about what a person should look at.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Source:
     class_names: tuple[str, ...] | None = None
     flip: bool = False
     cache_gib: float = 2.0
+    remarks: tuple[str, ...] = ()
 
     def load(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Loads one image.
@@ -210,10 +212,40 @@ class Source:
             num_read=num_counted,
             fingerprint=fingerprint(self.num_images, images, labels, layout),
             named=self.class_names is not None,
+            remarks=(*self.remarks, *remarks_on_pixels(images)),
         )
 
     def diagnose(self) -> None:
-        """Raises an `InputError` that names the damaged file, if it can be found."""
+        """Loads all images, until one cannot be loaded.
+
+        Raises:
+            InputError: if an image cannot be loaded; the message names it.
+        """
+        self.image_shape  # noqa: B018 - as in `examples_at`
+        num_loaded = 0
+        try:
+            for _ in self.records().map(self._load, tf.data.AUTOTUNE):
+                num_loaded += 1
+        except tf.errors.OpError as error:
+            raise InputError(self.complaint(num_loaded, reason(error), error)) from error
+
+    def complaint(self, position: int, why: str, error: tf.errors.OpError) -> str:
+        """The message about an image that cannot be loaded.
+
+        Args:
+            position: place of the image in stored order.
+            why: the reason, for people.
+            error: the error of TensorFlow.
+        """
+        del error
+        name = self.name_of(position)
+        if why.startswith(name):
+            return why
+        return f"{self.name if name in why else name} cannot be read: {why}"
+
+    def name_of(self, position: int) -> str:
+        """The name of the image at a place in stored order, for messages."""
+        return f"Image number {position} of {self.name}"
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -244,12 +276,18 @@ class Source:
                 f"`load` of {self.name} must return a uint8 image of shape {self.image_shape}, "
                 f"got {image.dtype.name} {image.shape}."
             )
-        label = tf.cast(label, tf.int32)
+        label = tf.convert_to_tensor(label)
+        if not label.dtype.is_integer:
+            raise InputError(
+                f"`load` of {self.name} must return an integer label, got {label.dtype.name}."
+            )
+        wide = label if label.dtype == tf.uint64 else tf.cast(label, tf.int64)
         in_range = tf.debugging.Assert(
-            (label >= 0) & (label < self.num_classes),
+            (wide >= tf.zeros_like(wide)) & (wide < tf.constant(self.num_classes, wide.dtype)),
             [f"{self.name} has a label outside 0 .. {self.num_classes - 1}:", label],
         )
         with tf.control_dependencies([in_range] if in_range is not None else []):
+            label = tf.cast(label, tf.int32)
             return tf.ensure_shape(image, self.image_shape), tf.ensure_shape(label, [])
 
     def _finish(
@@ -262,7 +300,11 @@ class Source:
 
 def reason(error: tf.errors.OpError) -> str:
     """The message of TensorFlow's error over an image, without its place in TensorFlow."""
-    return re.sub(r"(?s)^.*(InputError|assertion failed|}}):? | \[Op:.*|\n.*", "", error.message)
+    text = re.sub(
+        r"(?s)^.*(InputError|assertion failed|}}):? | \[Op:.*|\n.*", "", error.message.strip()
+    )
+    place = r"^Error in user-defined function passed to \S+ transformation with iterator: \S+: "
+    return re.sub(place, "", text)
 
 
 @gin.configurable

@@ -1,11 +1,14 @@
 """Image data sets of TensorFlow Datasets, read from their prepared shards."""
 
 import difflib
+import os
 from typing import TYPE_CHECKING
 
 import gin
+import numpy as np
 
 from stugan_tf.data.order import FileRange
+from stugan_tf.data.paths import readable
 from stugan_tf.data.tfrecords import TFRecords
 from stugan_tf.errors import InputError
 
@@ -14,7 +17,9 @@ if TYPE_CHECKING:  # It takes a second to import, and not every source needs it.
 
 
 @gin.configurable
-def cifar10(split: str = "train", flip: bool = False, data_dir: str | None = None) -> TFRecords:
+def cifar10(
+    split: str = "train", flip: bool = False, data_dir: str | os.PathLike[str] | None = None
+) -> TFRecords:
     """CIFAR-10: 50000 (`train`) or 10000 (`test`) images of 32 x 32, 10 classes.
 
     The arguments are those of `tfds_images`.
@@ -27,7 +32,7 @@ def imagenet2012(
     split: str = "train",
     image_size: int = 128,
     flip: bool = False,
-    data_dir: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     block_size: int = 8192,
 ) -> TFRecords:
     """ImageNet: 1281167 (`train`) or 50000 (`validation`) images, 1000 classes.
@@ -49,7 +54,7 @@ def tfds_images(
     flip: bool = False,
     cache_gib: float = 2.0,
     block_size: int = 8192,
-    data_dir: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
 ) -> TFRecords:
     """Any image data set of TensorFlow Datasets.
 
@@ -68,8 +73,9 @@ def tfds_images(
         data_dir: where data sets are prepared; None is TensorFlow Datasets' default.
 
     Raises:
-        InputError: if the data set or a feature does not exist, or images differ in size. At first
-            use: if the split does not exist, or the data set cannot be prepared.
+        InputError: if the data set or a feature does not exist, images are not uint8, or images
+            differ in size. At first use: if the split does not exist, the data set cannot be
+            prepared, or it is not stored as TFRecord files.
     """
     import tensorflow_datasets as tfds
 
@@ -85,6 +91,12 @@ def tfds_images(
         raise InputError(
             f"{name} has no class feature {label_feature!r}; it has {', '.join(features)}. "
             "Name one as `label_feature`, or None for a set without classes."
+        )
+    if image.np_dtype != np.uint8:
+        raise InputError(
+            f"Images of {name} are {np.dtype(image.np_dtype).name}, whose range is not known, but "
+            "only uint8 can be read. Write them as uint8 images: a folder for `image_folder`, "
+            "or another data set."
         )
     height, width, channels = image.shape
     if image_size is None and None in (height, width):
@@ -106,9 +118,11 @@ def tfds_images(
     )
 
 
-def _builder(name: str, data_dir: str | None) -> "tfds.core.DatasetBuilder":
+def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> "tfds.core.DatasetBuilder":
     import tensorflow_datasets as tfds
 
+    if data_dir is not None:
+        data_dir = readable(data_dir, "`data_dir`")
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -128,6 +142,13 @@ def _shards(builder: "tfds.core.DatasetBuilder", split: str) -> list[FileRange]:
                 f"{error}. Run `tfds build {builder.name}` where it can be downloaded, and give "
                 "that directory as `data_dir` or TFDS_DATA_DIR."
             ) from error
+    file_format = builder.info.file_format
+    if file_format is not None and file_format.value != "tfrecord":
+        raise InputError(
+            f"{builder.name} in {builder.data_dir} is stored as {file_format.value}, but only "
+            f"tfrecord can be read. Run `tfds build {builder.name} --file_format=tfrecord` with "
+            "another --data_dir, and give that directory as `data_dir`."
+        )
     try:
         instructions = builder.info.splits[split].file_instructions
     except (KeyError, ValueError) as error:

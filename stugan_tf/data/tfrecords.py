@@ -1,7 +1,10 @@
 """TFRecord shards of `tf.train.Example`s that hold an encoded image and, maybe, a label."""
 
+import collections
 import concurrent.futures
 import functools
+import os
+import re
 import struct
 from collections.abc import Callable, Sequence
 
@@ -11,7 +14,8 @@ import tensorflow as tf
 
 from stugan_tf.data.decoding import check_channels, check_image_size, decode, fit
 from stugan_tf.data.order import FileRange, ShardBlocks
-from stugan_tf.data.source import Source
+from stugan_tf.data.paths import matching, readable
+from stugan_tf.data.source import Source, reason
 from stugan_tf.errors import InputError
 from stugan_tf.signatures import ImageShape
 
@@ -33,7 +37,7 @@ def tfrecords(
     """Shards whose names match a pattern.
 
     Args:
-        pattern: a path with wildcards, e.g. "/data/train-*.tfrecord".
+        pattern: a path with wildcards, e.g. "/data/train-*.tfrecord"; see `paths.matching`.
         image_size: height and width in pixels; images are cropped to a square and resized. None if
             all images have the same size.
         channels: 1 or 3, to which grey and colour images are converted.
@@ -56,11 +60,17 @@ def tfrecords(
             f"tfrecords.class_names has {len(class_names)} names for tfrecords.num_classes = "
             f"{num_classes}. Name every class, or none."
         )
-    paths = sorted(tf.io.gfile.glob(pattern))
+    paths = matching(readable(pattern, "`pattern`"))
     if not paths:
         raise InputError(
             f"`pattern` {pattern!r} matches no file. Give the shards' path with wildcards, "
             "for example '/data/train-*.tfrecord'."
+        )
+    folders = [path for path in paths if tf.io.gfile.isdir(path)]
+    if folders:
+        raise InputError(
+            f"`pattern` {pattern!r} matches the folder {folders[0]}. Give a pattern that only "
+            "shards match, for example '/data/train-*.tfrecord'."
         )
     return TFRecords(
         name="tfrecords",
@@ -76,7 +86,26 @@ def tfrecords(
         flip=flip,
         cache_gib=cache_gib,
         block_size=block_size,
+        remarks=_about_numbers(paths),
     )
+
+
+def _about_numbers(paths: Sequence[str]) -> tuple[str, ...]:
+    """A remark if the shards' names, such as x-00003-of-00005, say that some are not there."""
+    numbered = [re.search(r"^(.*)-(\d+)-of-(\d+)", path) for path in paths]
+    sets = collections.Counter((found[1], found[3]) for found in numbered if found)
+    remarks = [
+        f"{there} of {int(total)} shards {os.path.basename(name)}-*-of-{total} are there."
+        for (name, total), there in sorted(sets.items())
+        if there != int(total)
+    ]
+    names = collections.Counter(name for name, _ in sets)
+    remarks += [
+        f"Shards of {number} sets are read, as if they were one: {name}-*."
+        for name, number in sorted(names.items())
+        if number > 1
+    ]
+    return tuple(remarks)
 
 
 def count_records(paths: Sequence[str]) -> list[FileRange]:
@@ -87,14 +116,17 @@ def count_records(paths: Sequence[str]) -> list[FileRange]:
     """
 
     def count(path: str) -> FileRange:
-        size = tf.io.gfile.stat(path).length
         num_records = position = 0
-        with tf.io.gfile.GFile(path, "rb") as file:
-            while position < size:
-                file.seek(position)
-                header = file.read(8)  # then 4 bytes of checksum, the data, 4 bytes of checksum
-                position += 16 + (struct.unpack("<Q", header)[0] if len(header) == 8 else size)
-                num_records += 1
+        try:
+            size = tf.io.gfile.stat(path).length
+            with tf.io.gfile.GFile(path, "rb") as file:
+                while position < size:
+                    file.seek(position)
+                    header = file.read(8)  # then 4 bytes of checksum, the data, 4 of checksum
+                    position += 16 + (struct.unpack("<Q", header)[0] if len(header) == 8 else size)
+                    num_records += 1
+        except tf.errors.OpError as error:
+            raise InputError(f"{path} cannot be read: {error.message}.") from error
         if position != size:
             raise InputError(
                 f"{path} is truncated or not a TFRecord file: its record {num_records - 1} would "
@@ -128,9 +160,11 @@ class TFRecords(Source):
         flip: bool,
         cache_gib: float,
         block_size: int,
+        remarks: tuple[str, ...] = (),
     ) -> None:
         check_image_size(image_size)
         self.name = name
+        self.remarks = remarks
         self.num_classes = num_classes
         self.class_names = class_names
         self.flip = flip
@@ -159,8 +193,10 @@ class TFRecords(Source):
         """(height, width, channels): as given, or the shape of the first image."""
         if self._image_shape is not None:
             return self._image_shape
-        with self.reading():
+        try:
             return tuple(self._decode(next(iter(self.records())))[0].shape)
+        except tf.errors.OpError as error:
+            raise InputError(self.complaint(0, reason(error), error)) from error
 
     @functools.cached_property
     def blocks(self) -> ShardBlocks:
@@ -192,16 +228,25 @@ class TFRecords(Source):
         """Bytes and records of each shard."""
         return [(tf.io.gfile.stat(path).length, skip, take) for path, skip, take in self.shards]
 
-    def diagnose(self) -> None:
-        """Names the first shard that has a damaged record."""
-        for path, _, _ in self.shards:
-            try:
-                for _ in tf.data.TFRecordDataset(path):
-                    pass
-            except tf.errors.DataLossError as error:
-                raise InputError(
-                    f"{path} is damaged or truncated: write, copy or prepare it again."
-                ) from error
+    def complaint(self, position: int, why: str, error: tf.errors.OpError) -> str:
+        """Names the shard, and the record unless the shard itself is damaged."""
+        if isinstance(error, tf.errors.DataLossError):
+            path, _ = self._place(position)
+            return f"{path} is damaged or truncated: write, copy or prepare it again."
+        return super().complaint(position, why, error)
+
+    def name_of(self, position: int) -> str:
+        """Says which record of which shard it is."""
+        path, record = self._place(position)
+        return f"Record {record} of {path}"
+
+    def _place(self, position: int) -> tuple[str, int]:
+        """`(path of the shard, number of the record in it)` of a record in stored order."""
+        for path, skip, take in self.shards:
+            if position < take:
+                return path, skip + position
+            position -= take
+        raise IndexError(position)
 
     def load(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Parses and decodes a serialized example."""

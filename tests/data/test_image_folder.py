@@ -1,5 +1,10 @@
+import re
+import struct
+import zlib
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from stugan_tf.data import image_folder
 from stugan_tf.errors import InputError
@@ -73,3 +78,52 @@ def test_impossible_folders_are_refused(tmp_path):
     (tmp_path / "beside.png").write_bytes(encode(numbered(0)))
     with pytest.raises(InputError, match="both beside its sub-folders"):
         image_folder(str(tmp_path))
+
+
+@pytest.mark.parametrize("cache_gib", [0, 1])
+def test_what_the_decoder_refuses_is_named_even_if_another_would_read_it(tmp_path, cache_gib):
+    write_folder(tmp_path)
+    (tmp_path / "class1" / "short.png").write_bytes(short_png())
+    with pytest.raises(InputError, match=r"class1/short\.png cannot be decoded: .*PNG"):
+        image_folder(str(tmp_path), image_size=4, cache_gib=cache_gib).inspect()
+
+
+@pytest.mark.parametrize("name", ["000.png", "zzz.png"])
+def test_a_link_to_nothing_is_named(tmp_path, name):
+    write_folder(tmp_path)
+    (tmp_path / "class0" / name).unlink(missing_ok=True)
+    (tmp_path / "class0" / name).symlink_to(tmp_path / "gone.png")
+    with pytest.raises(InputError, match=rf"class0/{name} cannot be read: No such file"):
+        image_folder(str(tmp_path), cache_gib=0).inspect()
+
+
+def short_png():
+    """A PNG of valid chunks whose pixels end early: Pillow reads it, TensorFlow does not."""
+    whole = encode(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    start = whole.index(b"IDAT") - 4
+    (length,) = struct.unpack(">I", whole[start : start + 4])
+    pixels = zlib.decompress(whole[start + 8 : start + 8 + length])
+    data = b"IDAT" + zlib.compress(pixels[: len(pixels) // 2])
+    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    return whole[:start] + chunk + whole[start + 12 + length :]
+
+
+@pytest.mark.parametrize(
+    ("images", "remark"),
+    [
+        (np.random.default_rng(0).integers(0, 3501, (4, 8, 8)).astype(np.uint16), "nearly black"),
+        (np.full((4, 8, 8), 128, np.uint8), "without contrast.* lie in 128 .. 128"),
+        (np.stack([np.arange(256, dtype=np.uint8).reshape(16, 16)] * 4), "all equal"),
+    ],
+    ids=["12 bits", "constant", "equal"],
+)
+def test_images_with_nothing_to_see_are_remarked_on(tmp_path, images, remark):
+    for number, image in enumerate(images):
+        (tmp_path / f"{number}.png").write_bytes(encode(image))
+    assert re.search(remark, str(image_folder(tmp_path, channels=1).inspect()))
+
+
+def test_pixels_of_32_bits_are_refused(tmp_path):
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(InputError, match=r"x\.tif cannot be decoded: .*32 bits"):
+        image_folder(tmp_path).inspect()

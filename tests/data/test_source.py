@@ -138,6 +138,34 @@ def test_labels_out_of_range_are_refused(cache_gib):
         source.inspect()
 
 
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (tf.constant(2**32 + 1, tf.int64), rf"label outside 0 \.\. 2:\] \[{2**32 + 1}\]"),
+        (tf.constant(2**64 - 1, tf.uint64), rf"label outside 0 \.\. 2:\] \[{2**64 - 1}\]"),
+        (tf.constant(1.7), "must return an integer label, got float32"),
+    ],
+    ids=["int64", "uint64", "float32"],
+)
+def test_labels_that_would_not_fit_are_refused(label, message):
+    class Wrong(Numbers):
+        def load(self, record):
+            return super().load(record)[0], label
+
+    with pytest.raises(InputError, match=message):
+        Wrong(3).inspect()
+
+
+def test_an_image_that_cannot_be_loaded_is_named_by_its_number():
+    class Broken(Numbers):
+        def load(self, record):
+            with tf.control_dependencies([tf.debugging.Assert(record != 7, ["no seven"])]):
+                return super().load(record)
+
+    with pytest.raises(InputError, match=r"Image number 7 of numbers cannot be read: .*no seven"):
+        Broken(11, cache_gib=1.0).inspect()
+
+
 def test_an_own_source_with_other_images_than_it_says_is_refused():
     source = Numbers(11)
     source.image_shape = (2, 3, 1)

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from stugan_tf.data import tfrecords
+from stugan_tf.data.paths import escaped
 from stugan_tf.errors import InputError
 from tests.helpers.numbered_images import encode, example, numbered, write_tfrecords
 
@@ -63,3 +64,70 @@ def test_impossible_records_are_refused(tmp_path):
         writer.write(example(encode(numbered(0, size=5)), 0))
     with pytest.raises(InputError, match="give an `image_size`"):
         tfrecords(pattern).inspect()
+
+
+def test_a_record_without_a_label_is_named(tmp_path):
+    pattern = write_tfrecords(tmp_path, (2, 3))
+    bare = tf.train.Example(
+        features=tf.train.Features(
+            feature={
+                "image/encoded": tf.train.Feature(
+                    bytes_list=tf.train.BytesList(value=[encode(numbered(0))])
+                )
+            }
+        )
+    )
+    with tf.io.TFRecordWriter(str(tmp_path / "train-1.tfrecord")) as writer:
+        writer.write(example(encode(numbered(1)), 0))
+        writer.write(bare.SerializeToString())
+    message = (
+        r"^Record 1 of .*train-1\.tfrecord cannot be read: Feature: image/class/label .*required"
+    )
+    for cache_gib in (0, 1):
+        with pytest.raises(InputError, match=message):
+            tfrecords(pattern, 4, num_classes=2, cache_gib=cache_gib).inspect()
+
+
+def test_a_label_that_32_bits_would_wrap_is_refused(tmp_path):
+    with tf.io.TFRecordWriter(str(tmp_path / "x.tfrecord")) as writer:
+        writer.write(example(encode(numbered(0)), 2**32 + 1))
+    with pytest.raises(InputError, match=rf"label outside 0 \.\. 1:\] \[{2**32 + 1}\]"):
+        tfrecords(str(tmp_path / "x.tfrecord"), num_classes=2).inspect()
+
+
+@pytest.mark.parametrize(
+    "name", ["shards [v1]", "a*b?", "{a,b}", "a\\b", "new\nline", "'q\"", " ", "é", "n" * 200]
+)
+def test_a_folder_of_any_name_holds_shards(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    pattern = write_tfrecords(folder)
+    assert tfrecords(pattern).num_images == 11
+    assert tfrecords(f"{escaped(str(folder))}/train-[12]*").num_images == 6
+    assert tfrecords(str(folder / "train-1.tfrecord")).num_images == 5
+    (folder / "one [1]").write_bytes((folder / "train-1.tfrecord").read_bytes())
+    assert tfrecords(str(folder / "one [1]")).num_images == 5
+
+
+def test_wildcards_in_folders_still_match(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        write_tfrecords(tmp_path / name)
+    assert tfrecords(str(tmp_path / "[ab]" / "train-?.tfrecord")).num_images == 22
+
+
+def test_a_pattern_that_matches_a_folder_is_refused(tmp_path):
+    write_tfrecords(tmp_path)
+    (tmp_path / "train-more").mkdir()
+    with pytest.raises(InputError, match=r"matches the folder .*train-more"):
+        tfrecords(str(tmp_path / "train-*"))
+
+
+def test_shards_that_are_not_there_are_told(tmp_path):
+    for number, total in ((0, 3), (1, 3), (0, 2), (1, 2)):
+        with tf.io.TFRecordWriter(str(tmp_path / f"x-0000{number}-of-0000{total}")) as writer:
+            writer.write(example(encode(numbered(number)), 0))
+    remarks = tfrecords(str(tmp_path / "x-*")).remarks
+    assert remarks[0] == "2 of 3 shards x-*-of-00003 are there."
+    assert "Shards of 2 sets are read" in remarks[1]
+    assert tfrecords(str(tmp_path / "x-*-of-00002")).remarks == ()
