@@ -123,6 +123,7 @@ class Source:
         start: int = 0,
         num_replicas: int = 1,
         replicas: Sequence[int] = (0,),
+        read_at_once: int = 1,
     ) -> tf.data.Dataset:
         """The endless batches of some replicas, from global batch `start` on.
 
@@ -137,6 +138,8 @@ class Source:
             start: how many global batches have been seen.
             num_replicas: number of replicas; it divides the batch size.
             replicas: which replicas to yield for, in turn; ascending.
+            read_at_once: so many global batches are read before the first of them is yielded. If
+                an image among them cannot be read, none of them is yielded.
 
         Returns:
             Dataset of `(images, labels)`: float32 [b, H, W, C] in [-1, 1] and int32 [b].
@@ -162,6 +165,9 @@ class Source:
             batches = examples.map(
                 lambda record, flip: (*self._load(record), flip), tf.data.AUTOTUNE
             ).batch(batch_size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE)
+            num_read = read_at_once * len(replicas)
+            if num_read > 1:
+                batches = batches.batch(num_read, drop_remainder=True).prefetch(1).unbatch()
         else:
             batches = examples.batch(batch_size, drop_remainder=True).map(
                 lambda indices, flips: (*(tf.gather(part, indices) for part in cache), flips),

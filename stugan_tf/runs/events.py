@@ -446,6 +446,11 @@ class Saving(Periodic):
         self._checkpoints.save(state.step, state.cost)
         self._saved_at = time.monotonic()
 
+    def act_if_new(self, state: RunState) -> None:
+        """Saves a checkpoint unless this step has one, which may hold a score."""
+        if state.step not in self._checkpoints.steps():
+            self.act(state)
+
 
 class EarlyEnd(Event):
     """Ends a run whose scores do not get better."""

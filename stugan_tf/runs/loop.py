@@ -47,6 +47,16 @@ from stugan_tf.training.precision import computing_in
 from stugan_tf.training.steps import Steps
 from stugan_tf.training.strategies import is_chief, should_jit
 
+# What TensorFlow raises if an image is damaged, gone or forbidden.
+_UNREADABLE = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.DataLossError,
+    tf.errors.NotFoundError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.UnknownError,
+)
+
 
 @gin.configurable("train", denylist=["source", "strategy", "gan"])
 class Training:
@@ -391,8 +401,11 @@ class Training:
             stop = min([stop, *(step for step in due if step is not None)])
             for event in events:
                 event.before(stop)
-            with self._reading():
+            try:
                 self._steps.run(batches, state.step, stop - state.step)
+            except _UNREADABLE:
+                self._name_unreadable(state, events, stop)
+                raise
             state.advance(stop)
             for event in events:
                 if event.is_due(state):
@@ -420,17 +433,25 @@ class Training:
                     for part in range(num_parts)
                     for replica in range(first, first + own)
                 ],
+                read_at_once=self.algorithm.discriminator_steps,
             )
 
         return self.strategy.distribute_datasets_from_function(batches)
 
-    @contextlib.contextmanager
-    def _reading(self):
-        """Turns the error of an image that cannot be read into one that names the image."""
+    def _name_unreadable(self, state, events, stop):
+        """Raises an InputError that names the image that cannot be read, if there is one.
+
+        If only one step was to be made, it had not begun, because `distributed_batches` reads all
+        batches of a step at once. So the run is saved. Otherwise an update may have been cut off.
+        """
         try:
-            yield
-        except (tf.errors.InvalidArgumentError, tf.errors.DataLossError):
-            self.source.diagnose()  # Raises an InputError if it finds the image.
+            self.source.diagnose()
+        except InputError:
+            if stop == state.step + 1:
+                for event in events:
+                    if isinstance(event, Saving):
+                        event.act_if_new(state)
+                state.say("saved, because an image cannot be read. Once it can, the run goes on.")
             raise
 
     def _on_any_worker(self, flag: bool) -> bool:

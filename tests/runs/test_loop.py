@@ -2,6 +2,7 @@
 
 import functools
 import json
+import pathlib
 
 import keras
 import numpy as np
@@ -9,14 +10,17 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from stugan_tf.data import image_folder
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.runs.events import SampleGrids
+from stugan_tf.runs.loop import Training
 from stugan_tf.runs.scoring import Scoring
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.masked_adam import MaskedAdam
+from tests.helpers.small import assert_same_state, states
 from tests.helpers.tiny_training import (
     Scripted,
     StopAtTwoError,
@@ -92,6 +96,44 @@ def test_other_samples_are_of_latents_and_labels_as_drawn(make):
     expected = training.gan.generate(latents, labels, training=False, averaged=True)
     np.testing.assert_array_equal(grid.images(), expected)
     assert grid.columns is None
+
+
+@pytest.mark.ci
+@pytest.mark.usefixtures("untraced")
+def test_a_run_whose_image_is_gone_is_saved_and_goes_on_as_if_nothing_had_been(tmp_path):
+    folder = pathlib.Path(write_images(tmp_path / "images"))
+
+    def training():
+        found = Training(
+            image_folder(folder, channels=1, cache_gib=0),
+            tf.distribute.OneDeviceStrategy("CPU:0"),
+            tiny_gan(),
+            tiny_algorithm(batch_size=2, discriminator_steps=3),
+        )
+        assert found.inspection  # Read before the image is gone.
+        return found
+
+    training().run(tmp_path / "straight", "")
+    interrupted = training()
+    # The order of the images is known: this one is first needed in the third step.
+    images = next(iter(training().source.batches(24, seed=0)))[0]
+    number = int(np.rint((images[14, 0, 0, 0] + 1) * 127.5)) // 3
+    lost = folder / f"{number:03}.png"
+    content = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(InputError, match=rf"{lost.name} cannot be read: No such file"):
+        interrupted.run(tmp_path / "run", "")
+    assert kept(tmp_path / "run") == [0, 2]
+    lost.write_bytes(content)
+    training().run(tmp_path / "run", "")
+    assert_same_state(states(tmp_path / "run")[4], states(tmp_path / "straight")[4])
+
+
+def write_images(folder):
+    folder.mkdir()
+    for number in range(30):
+        Image.fromarray(np.full((8, 8), 3 * number, np.uint8)).save(folder / f"{number:03}.png")
+    return folder
 
 
 @pytest.mark.ci
