@@ -1,5 +1,6 @@
 """A player of the game: a network with its optimizer, its topology and its counters."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -113,11 +114,13 @@ class Player:
         """
         if not self.keeps_gradients:
             batch = () if iterator is None else next(iterator)
-            self._update_at_once(*batch, count, grows)
+            with _after(batch):
+                self._update_at_once(*batch, count, grows)
         else:
             for part in tf.range(self._num_parts):
                 batch = () if iterator is None else next(iterator)
-                self._accumulate(*batch, count, grows, part)
+                with _after(batch):
+                    self._accumulate(*batch, count, grows, part)
             if self._replicas.first(self._gather()):
                 self._conclude(count, grows)
 
@@ -299,3 +302,8 @@ class Player:
         for part, variable in (self._scale.state() if self._scale else {}).items():
             state[f"loss_scale/{self.name}/{part}"] = variable
         return state
+
+
+def _after(batch: Sequence[Any]) -> contextlib.AbstractContextManager[None]:
+    """Lets nothing run before the batch is read: if it cannot be read, no variable has changed."""
+    return tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True))
