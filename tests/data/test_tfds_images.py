@@ -58,3 +58,42 @@ def test_a_slice_has_the_images_tfds_gives(cache_gib):
         (image.tobytes(), label)
         for image, label in zip(expected[0].numpy(), expected[1].numpy(), strict=True)
     )
+
+
+def prepare(folder, dtype=np.uint8):
+    """Prepares a data set of three images, whose pixels are 0, 1 and 2, in a folder."""
+    features = {
+        "image": tfds.features.Image(shape=(4, 4, 1), dtype=dtype),
+        "label": tfds.features.ClassLabel(num_classes=2),
+    }
+    images = [(i, {"image": np.full((4, 4, 1), i, dtype), "label": i % 2}) for i in range(3)]
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="three",
+        version="1.0.0",
+        data_dir=folder,
+        features=tfds.features.FeaturesDict(features),
+        split_datasets={"train": images},
+        disable_shuffling=True,
+    )
+    return str(folder)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_images_that_are_not_of_8_bits_are_refused(tmp_path, dtype):
+    folder = prepare(tmp_path, dtype)
+    with pytest.raises(InputError, match=f"three are {np.dtype(dtype).name}.*only uint8"):
+        tfds_images("three", data_dir=folder)
+
+
+@pytest.mark.parametrize("name", ["data [v1]", "a*b?\\"])
+def test_a_set_may_be_in_a_folder_of_any_name(tmp_path, name):
+    source = tfds_images("three", data_dir=prepare(tmp_path / name))
+    assert source.inspect().class_counts == (2, 1)
+
+
+def test_a_set_in_another_format_is_refused_by_its_name(tmp_path):
+    folder = prepare(tmp_path)
+    info = tmp_path / "three" / "1.0.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace('"tfrecord"', '"array_record"'))
+    with pytest.raises(InputError, match=r"stored as array_record.*--file_format=tfrecord"):
+        tfds_images("three", data_dir=folder).inspect()
