@@ -7,12 +7,12 @@ with all that the gin files include, as the default of a parameter; nothing of t
 """
 
 from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
-import pathlib
 
 from absl import flags
 
 from pipelines import configuration
 from stugan_tf.errors import InputError
+from stugan_tf.files import local_path
 from stugan_tf.training.strategies import NAMES
 
 FLAGS = flags.FLAGS
@@ -27,7 +27,7 @@ def main(_):
     """Does what the flags say."""
     if not FLAGS.output:
         raise InputError("--output is missing: the YAML file to write.")
-    output = pathlib.Path(FLAGS.output)
+    output = local_path(FLAGS.output, "--output")
     if output.suffix not in (".yaml", ".yml"):
         raise InputError(f"--output={output} must end with .yaml.")
     if FLAGS.strategy not in NAMES:
@@ -35,6 +35,7 @@ def main(_):
     found = configuration.read(FLAGS.gin_file, FLAGS.gin_param)
     cluster = configuration.settings(found.pipeline).cluster
     root = FLAGS.pipeline_root or f"{cluster.mount}/root"
+    local_path(root, "--pipeline_root")  # Refuses an address: the steps need a mounted folder.
     if cluster.volume_claim and not f"{root}/".startswith(f"{cluster.mount.rstrip('/')}/"):
         raise InputError(
             f"--pipeline_root={root} is not on the volume, which is mounted at Cluster.mount = "

@@ -14,7 +14,7 @@ from absl import flags
 
 from pipelines import serving
 from stugan_tf.errors import InputError
-from stugan_tf.files import write_atomically
+from stugan_tf.files import local_path, write_atomically
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("serving", None, "Folder of versions: `serving` in the pipeline root.")
@@ -27,10 +27,10 @@ def main(_):
     """Does what the flags say."""
     if not FLAGS.serving:
         raise InputError("--serving is missing: the folder of versions, ROOT/serving by default.")
-    history = serving.history(FLAGS.serving)
+    history = serving.history(local_path(FLAGS.serving, "--serving"))
     record = _chosen(history)
     if FLAGS.output:
-        write_atomically(FLAGS.output, drawn(record, history).encode())
+        write_atomically(local_path(FLAGS.output, "--output"), drawn(record, history).encode())
         print(f"{FLAGS.output} shows version {record['version']}.")
         return
     for title, facts in sections(record).items():

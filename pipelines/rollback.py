@@ -9,6 +9,7 @@ from absl import flags
 
 from pipelines import serving
 from stugan_tf.errors import InputError
+from stugan_tf.files import local_path
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("serving", None, "Folder of versions: `serving` in the pipeline root.")
@@ -20,9 +21,10 @@ def main(_):
     """Does what the flags say."""
     if not FLAGS.serving:
         raise InputError("--serving is missing: the folder of versions, ROOT/serving by default.")
-    version, withdrawn = serving.roll_back(FLAGS.serving, FLAGS.version, FLAGS.reason)
+    folder = local_path(FLAGS.serving, "--serving")
+    version, withdrawn = serving.roll_back(folder, FLAGS.version, FLAGS.reason)
     gone = f", {', '.join(map(str, withdrawn))} withdrawn" if withdrawn else ""
-    print(f"Version {version} is served from {FLAGS.serving}{gone}.")
+    print(f"Version {version} is served from {folder}{gone}.")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pipelines import children, code_version, configuration
 from pipelines.artifacts import Artifact, from_json, to_json
 from pipelines.configuration import Configuration
 from pipelines.settings import Settings
-from stugan_tf.files import locked, write_atomically
+from stugan_tf.files import local_path, locked, write_atomically
 
 DONE = "done.json"
 
@@ -47,7 +47,7 @@ class Context:
     settings: Settings = None  # type: ignore[assignment] # Of the configuration, if not given.
 
     def __post_init__(self):
-        object.__setattr__(self, "root", pathlib.Path(self.root).absolute())
+        object.__setattr__(self, "root", local_path(self.root, "--pipeline_root").absolute())
         if self.settings is None:
             found = configuration.settings(self.configuration.pipeline)
             object.__setattr__(self, "settings", found)
@@ -64,7 +64,8 @@ class Context:
     @property
     def serving(self) -> pathlib.Path:
         """The folder of versions that are served."""
-        return pathlib.Path(self.settings.push.folder or self.root / "serving").absolute()
+        folder = self.settings.push.folder or self.root / "serving"
+        return local_path(folder, "Push.folder").absolute()
 
 
 @dataclasses.dataclass(frozen=True)

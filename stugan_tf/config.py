@@ -32,6 +32,7 @@ from stugan_tf.adapters.gin_internals import (
     unbind,
 )
 from stugan_tf.errors import InputError, UserError
+from stugan_tf.files import expanded
 from stugan_tf.former_settings import does_nothing
 
 
@@ -313,6 +314,7 @@ def message_of(error: BaseException) -> str | None:
 
 def _find(file, folders):
     """The first existing `file` below `folders`."""
+    file = expanded(file, "The path of a gin file")
     for folder in folders:
         if (folder / file).is_file():
             return folder / file

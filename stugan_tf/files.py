@@ -52,7 +52,33 @@ def local_path(text: str | os.PathLike[str], flag: str) -> pathlib.Path:
             "path in the file system. Mount the bucket or share and give the folder where it is "
             "mounted, or copy what you need to a folder."
         )
-    return pathlib.Path(os.path.expanduser(text))
+    return pathlib.Path(expanded(text, flag))
+
+
+def expanded(path: str | os.PathLike[str], name: str) -> str:
+    """A path whose leading `~` is the user's home; also an address such as gs://bucket/folder.
+
+    Args:
+        path: the path as it was given.
+        name: its name in messages.
+
+    Raises:
+        InputError: if no file system can have it: it is not UTF-8 or too long.
+    """
+    text = os.path.expanduser(os.fspath(path))
+    try:
+        text.encode()
+        os.lstat(text)
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{name} is not UTF-8: {os.fsencode(text)!r}. Rename the file or the folder."
+        ) from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"{name} has a name that is too long: {text}") from error
+    except ValueError as error:
+        raise InputError(f"{name} holds a zero byte, which no path can: {text!r}.") from error
+    return text
 
 
 @contextlib.contextmanager
@@ -81,7 +107,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes `data` to `path`. Readers see all of it, or the former content of the file."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # A name has at most 255 bytes, of which its temporary name needs some.
+    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             file.write(data)

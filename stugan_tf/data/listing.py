@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from stugan_tf.data.decoding import is_image
-from stugan_tf.data.paths import readable
 from stugan_tf.errors import InputError
+from stugan_tf.files import expanded
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 NUM_FIRST_BYTES = 32
@@ -71,7 +71,7 @@ def list_images(path: str | os.PathLike[str]) -> Listing:
         InputError: if `path` is not a folder, cannot be read, holds no image, or has images both in
             sub-folders and beside them.
     """
-    path = readable(path, "`path`")
+    path = expanded(path, "`path`")
     if not tf.io.gfile.isdir(path):
         raise InputError(f"`path` {path!r} is not a folder. Give one that holds images.")
     try:

@@ -1,33 +1,8 @@
-"""Paths of data as a person writes them: `~`, addresses such as gs://, patterns of file names."""
+"""Patterns of paths, in folders of any name."""
 
-import os
 import re
 
 import tensorflow as tf
-
-from stugan_tf.errors import InputError
-
-
-def readable(path: str | os.PathLike[str], name: str) -> str:
-    """A path for TensorFlow's file functions; a leading `~` is the user's home.
-
-    Args:
-        path: a local path or an address such as gs://bucket/folder.
-        name: its name in messages.
-
-    Raises:
-        InputError: if it is not text that a file system can hold.
-    """
-    text = os.fspath(path)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{name} {os.fsencode(text)!r} is not UTF-8. Rename the file or the folder."
-        ) from error
-    if "\0" in text:
-        raise InputError(f"{name} {text!r} holds a zero byte, which no path can.")
-    return os.path.expanduser(text)
 
 
 def escaped(path: str) -> str:

@@ -28,9 +28,9 @@ from PIL import Image
 from stugan_tf.checks import check_natural, check_positive
 from stugan_tf.data.decoding import check_channels, check_image_size, damage, decode, square
 from stugan_tf.data.listing import list_images
-from stugan_tf.data.paths import escaped, readable
+from stugan_tf.data.paths import escaped
 from stugan_tf.errors import FailedRun, InputError
-from stugan_tf.files import local_path, locked, write_atomically
+from stugan_tf.files import expanded, local_path, locked, write_atomically
 
 IMAGES_PER_SHARD = 1024  # by default: an eighth of what `tfrecords` shuffles at once
 NUM_NAMED = 20  # images that an error lists
@@ -139,7 +139,7 @@ class Sharding:
                 "of the shards begin with it."
             )
         self._output = local_path(output, "--output").resolve()
-        folder = readable(folder, "--input")
+        folder = expanded(folder, "--input")
         folder = os.path.realpath(folder) if os.path.isdir(folder) else folder.rstrip("/")
         if pathlib.Path(folder) in (self._output, *self._output.parents):
             raise InputError(

@@ -8,9 +8,9 @@ import gin
 import numpy as np
 
 from stugan_tf.data.order import FileRange
-from stugan_tf.data.paths import readable
 from stugan_tf.data.tfrecords import TFRecords
 from stugan_tf.errors import InputError
+from stugan_tf.files import expanded
 
 if TYPE_CHECKING:  # It takes a second to import, and not every source needs it.
     import tensorflow_datasets as tfds
@@ -122,7 +122,7 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> "tfds.core.D
     import tensorflow_datasets as tfds
 
     if data_dir is not None:
-        data_dir = readable(data_dir, "`data_dir`")
+        data_dir = expanded(data_dir, "`data_dir`")
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:

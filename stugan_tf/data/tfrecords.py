@@ -14,9 +14,10 @@ import tensorflow as tf
 
 from stugan_tf.data.decoding import check_channels, check_image_size, decode, fit
 from stugan_tf.data.order import FileRange, ShardBlocks
-from stugan_tf.data.paths import matching, readable
+from stugan_tf.data.paths import matching
 from stugan_tf.data.source import Source, reason
 from stugan_tf.errors import InputError
+from stugan_tf.files import expanded
 from stugan_tf.signatures import ImageShape
 
 
@@ -60,7 +61,7 @@ def tfrecords(
             f"tfrecords.class_names has {len(class_names)} names for tfrecords.num_classes = "
             f"{num_classes}. Name every class, or none."
         )
-    paths = matching(readable(pattern, "`pattern`"))
+    paths = matching(expanded(pattern, "`pattern`"))
     if not paths:
         raise InputError(
             f"`pattern` {pattern!r} matches no file. Give the shards' path with wildcards, "

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stugan_tf.errors import InputError
+from stugan_tf.files import local_path
 from stugan_tf.serving.artifact import CARD, find
 from stugan_tf.serving.generator import ServedGenerator
 from stugan_tf.serving.loading import load
@@ -109,7 +110,7 @@ def short_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 def _facts(path: str | os.PathLike[str], about: dict[str, Any]) -> Facts:
     """The facts of the card beside the generator, or inside a single file."""
-    path = pathlib.Path(path)
+    path = local_path(path, "--artifact")
     try:
         if path.is_file():
             return read_facts({**about, "bytes": path.stat().st_size})

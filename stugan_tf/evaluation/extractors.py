@@ -25,6 +25,7 @@ from stugan_tf.evaluation.weights import (
     sha256_of_keras,
     sha256_of_saved_model,
 )
+from stugan_tf.files import without_patterns
 
 TFGAN_INCEPTION = "https://tfhub.dev/tensorflow/tfgan/eval/inception/1"
 # Size of the images that try networks for any size; the usual networks need at most 75.
@@ -370,11 +371,11 @@ def _load_saved_model(
             f"{what} is not a SavedModel: give the folder that holds saved_model.pb. For a .keras "
             "file use @keras_model, for the Inception graph of 2015 @frozen_inception."
         )
-    with _unloadable(what):
-        digest = sha256_of_saved_model(folder)
+    with _unloadable(what), without_patterns(folder) as readable:
+        digest = sha256_of_saved_model(readable)
     check_sha256(f"{configurable}.sha256", digest, sha256, path)
-    with _unloadable(what):
-        return tf.saved_model.load(str(folder)), digest
+    with _unloadable(what), without_patterns(folder) as readable:
+        return tf.saved_model.load(str(readable)), digest
 
 
 def _load_keras_model(path: str | os.PathLike[str]) -> keras.Model:

@@ -19,7 +19,7 @@ import numpy as np
 
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.moments import Moments
-from stugan_tf.files import cache_folder, write_atomically
+from stugan_tf.files import cache_folder, local_path, write_atomically
 from stugan_tf.progress import ProgressBar
 
 if TYPE_CHECKING:  # The table of metrics imports this, and must not import TensorFlow.
@@ -180,7 +180,8 @@ class CacheEntry:
         content = {"extractor": extractor.protocol, **self._protocol}
         del content["source"]  # A name is not content.
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-        self.path = pathlib.Path(cache_dir or cache_folder() / "statistics") / f"{key}.npz"
+        folder = cache_dir or cache_folder() / "statistics"
+        self.path = local_path(folder, "Evaluator.cache_dir") / f"{key}.npz"
         self._num_kept = min(num_kept, inspection.num_images)
         self.num_stored = min(max(self._num_kept, STORED), inspection.num_images)
         self._description = json.dumps(

@@ -24,7 +24,7 @@ from stugan_tf.experiments.grids import ABLATIONS, CIFAR, EXTENSIONS, GRIDS
 from stugan_tf.experiments.paper_results import paper_results
 from stugan_tf.experiments.presets import PRESETS, preset
 from stugan_tf.experiments.scheduler import Job, Scheduler, Stopped
-from stugan_tf.files import write_atomically
+from stugan_tf.files import local_path, write_atomically
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
@@ -57,7 +57,7 @@ def main(_: list[str]) -> None:
     check_positive("--processes", FLAGS.processes)
     if not FLAGS.output:
         raise InputError("--output is missing: the folder of the runs and the tables.")
-    output = pathlib.Path(FLAGS.output)
+    output = local_path(FLAGS.output, "--output")
     experiment = Experiment(output)
     grids = [GRIDS[name] for name in names if name != COMPUTED]
     if grids and not FLAGS.dry_run:

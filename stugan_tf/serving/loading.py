@@ -1,8 +1,8 @@
 """Loads artifacts: `stugan_tf.serving.load(path)`."""
 
 import os
-import pathlib
 
+from stugan_tf.files import local_path
 from stugan_tf.serving import artifact
 from stugan_tf.serving.formats import format_of, read_sparse_file
 from stugan_tf.serving.generator import ServedGenerator
@@ -27,7 +27,7 @@ def load(path: str | os.PathLike[str]) -> ServedGenerator:
     Raises:
         InputError: if the path holds no artifact, or the artifact is damaged or of another version.
     """
-    path = pathlib.Path(path)
+    path = local_path(path, "The path of the artifact")
     if path.is_file():
         return read_sparse_file(path)
     folder = artifact.find(path)

@@ -389,11 +389,15 @@ def test_wrong_uses_are_told_and_write_nothing(start, tmp_path, arguments, expec
 def test_the_lines_printed_at_the_end_train(start, tmp_path):
     write_folder(tmp_path / "in", num_images=6)
     (tmp_path / "in" / "class0" / "bad.png").write_bytes(b"")
-    flags_ = [f"--input={tmp_path}/in", f"--output={tmp_path}/out", "--image_size=8"]
-    code, out, errors = start(*flags_, "--channels=1", "--workers=1", "--skip_corrupt")
+    (tmp_path / "in" / "class0" / "notes.txt").write_text("no image")
+    (tmp_path / "in").rename(tmp_path / "in [1]")
+    out = tmp_path / "shards [v1] \\{a,b} 'x'"
+    flags_ = [f"--input={tmp_path}/in [1]/", f"--output={out}", "--image_size=8"]
+    code, said, errors = start(*flags_, "--channels=1", "--workers=1", "--skip_corrupt")
     assert (code, errors) == (0, "")
-    summary, lines = out.split("\n\n")
-    assert f"1 were skipped: see {tmp_path}/out/train.shards.json." in summary
+    summary, lines = said.split("\n\n")
+    assert f"1 were skipped: see {out}/train.shards.json." in summary
+    assert "Left out: 1 file is not of a known image format (.txt 1)" in summary
     assignments = dict(line.split(" = ") for line in lines.splitlines())
     assert assignments.pop("data.source") == "@tfrecords()"
     source = tfrecords(**{name.split(".")[1]: eval(value) for name, value in assignments.items()})

@@ -137,7 +137,7 @@ def write_images(folder):
 @pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_a_folder_may_have_any_name(tmp_path):
-    workdir = tmp_path / "runs [1]" / "a*b? {c} 100%"
+    workdir = tmp_path / "runs [1]" / "a*b? {c} 100% \\ 'é\" \n"
     tiny_training(checkpoint_every=2).run(workdir, "")
     assert kept(workdir) == [0, 2, 4]
     assert len(list((workdir / "tensorboard").iterdir())) == 1

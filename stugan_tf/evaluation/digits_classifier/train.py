@@ -14,6 +14,7 @@ from stugan_tf.checks import check_positive
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.digits_classifier import model as digits
 from stugan_tf.evaluation.weights import sha256_of_keras
+from stugan_tf.files import local_path
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", None, "The .npz file to write the weights to.")
@@ -34,7 +35,7 @@ def main(_):
     tf.config.experimental.enable_op_determinism()
     train_set, held_out = digits.split()
     model = train(*train_set, FLAGS.epochs)
-    digits.save(model, FLAGS.output)
+    digits.save(model, local_path(FLAGS.output, "--output"))
     print(f"accuracy on {len(held_out[1])} held-out digits: {accuracy(model, *held_out):.2%}")
     print(f"sha256 {sha256_of_keras(model)}")
 
