@@ -87,6 +87,19 @@ class Inspection:
         return f"{number} {name if name.isprintable() else repr(name)}"
 
 
+def remarks_on_classes(counts: Sequence[int] | np.ndarray) -> tuple[str, ...]:
+    """A sentence about classes without images, as a wrong offset of labels makes them.
+
+    Args:
+        counts: number of images of each class, by number.
+    """
+    empty = [str(number) for number, count in enumerate(counts) if not count]
+    if not empty:
+        return ()
+    shown = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
+    return (f"{len(empty):,} of {len(counts):,} classes have no image: number {shown}.",)
+
+
 def remarks_on_pixels(images: Sequence[np.ndarray]) -> tuple[str, ...]:
     """Sentences about images with which something is probably wrong.
 

@@ -108,12 +108,9 @@ def _list(path: str) -> Listing:
                 f"{path} has a class without images, {name!r}: remove the folder.{left_out}"
             )
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(paths) for paths in classes])
-    return Listing(
-        names,
-        [found for paths in classes for found in paths],
-        labels,
-        (*remarks, *walk.shared(classes), *_about_names(names)),
-    )
+    found = [image for paths in classes for image in paths]
+    about = (*walk.shared(classes), *_about_names(names), *_about_depth(names, found))
+    return Listing(names, found, labels, (*remarks, *about))
 
 
 class _Entry(NamedTuple):
@@ -321,10 +318,10 @@ def _first_bytes(file: _Entry) -> bytes:
 def _about_names(names: Sequence[str]) -> Iterator[str]:
     """Remarks about names of classes that are probably not meant as classes, or as such ones."""
     splits = [name for name in names if name.lower() in SPLITS]
-    if len(splits) > 1:
+    if len(splits) > 1 or len(splits) == len(names):
         yield (
-            f"{', '.join(splits)} look like parts of a data set, but are classes here. For one of "
-            "them, give its folder as the path."
+            f"Classes that look like parts of a data set: {', '.join(splits)}. To use one of them, "
+            "give its folder as the path; then its own sub-folders are the classes."
         )
     if all(name.isdecimal() for name in names):
         differ = [(label, name) for label, name in enumerate(names) if int(name) != label]
@@ -333,6 +330,19 @@ def _about_names(names: Sequence[str]) -> Iterator[str]:
             yield (
                 "The folders are numbers, but they are sorted as text, and classes are numbered in "
                 f"that order: class {label} is the folder {name}."
+            )
+
+
+def _about_depth(names: Sequence[str], paths: Sequence[str]) -> Iterator[str]:
+    """A remark if the folders below a single class could be meant as the classes."""
+    if len(names) == 1:
+        folders = {os.path.dirname(path) for path in paths}
+        whole = [f"{folder}/" for folder in folders]
+        below = os.path.dirname(os.path.commonprefix(whole))  # noqa: RUF071 - up to a slash
+        if below not in folders:
+            yield (
+                f"All images are of one class, {names[0]}. If the folders in {below} are the "
+                "classes, give that as the path."
             )
 
 

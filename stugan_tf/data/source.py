@@ -12,7 +12,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from stugan_tf.checks import check_instance
-from stugan_tf.data.inspection import Inspection, fingerprint, remarks_on_pixels
+from stugan_tf.data.inspection import Inspection, fingerprint, remarks_on_classes, remarks_on_pixels
 from stugan_tf.data.order import Blocks, IndexBlock, ordered
 from stugan_tf.errors import InputError
 from stugan_tf.signatures import ImageShape
@@ -218,7 +218,11 @@ class Source:
             num_read=num_counted,
             fingerprint=fingerprint(self.num_images, images, labels, layout),
             named=self.class_names is not None,
-            remarks=(*self.remarks, *remarks_on_pixels(images)),
+            remarks=(
+                *self.remarks,
+                *remarks_on_classes(counts if num_counted == self.num_images else ()),
+                *remarks_on_pixels(images),
+            ),
         )
 
     def diagnose(self) -> None:

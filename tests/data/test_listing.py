@@ -131,10 +131,18 @@ def test_a_pipe_is_not_read(tmp_path):
 
 def test_parts_of_a_data_set_are_told_from_classes(tmp_path):
     put(tmp_path, "train/1.png", "val/1.png", "Test/1.png")
-    assert "Test, train, val look like parts of a data set" in said(list_images(tmp_path))
+    assert "look like parts of a data set: Test, train, val." in said(list_images(tmp_path))
     shutil.rmtree(tmp_path / "val")
     shutil.rmtree(tmp_path / "Test")
+    assert "look like parts of a data set: train." in said(list_images(tmp_path))
     put(tmp_path, "plane/1.png")
+    assert list_images(tmp_path).remarks == ()
+
+
+def test_classes_below_a_single_class_are_told(tmp_path):
+    put(tmp_path, "images/cats/1.png", "images/dogs/1.png")
+    assert f"If the folders in {tmp_path}/images are the classes" in said(list_images(tmp_path))
+    put(tmp_path, "images/1.png")
     assert list_images(tmp_path).remarks == ()
 
 
@@ -153,6 +161,20 @@ def test_a_class_whose_files_are_all_left_out_is_refused_with_the_reason(tmp_pat
     put(tmp_path, "a/1.png", "b/1.heic", content=b"")
     with pytest.raises(InputError, match=r"class without images, 'b'.*\(\.heic 1\)"):
         list_images(tmp_path)
+
+
+def test_an_address_is_listed_as_a_path_is(tmp_path):
+    root = tmp_path / "root [1]"
+    put(root, "a/0.png", "a/sub/1.png", "a/.hidden/2.png", "b/plain", "b/@eaDir/3.png")
+    put(root, "b/notes", content=b"no image")
+    local, remote = list_images(root), list_images(f"file://{root}/")
+    assert remote.class_names == local.class_names
+    assert remote.paths == [f"file://{path}" for path in local.paths]
+    assert remote.remarks == tuple(
+        remark.replace(f"{root}", f"file://{root}") for remark in local.remarks
+    )
+    assert list_images(f"file://{root}/a/sub").remarks == ()
+    assert image_folder(f"file://{root}").inspect().class_counts == (2, 1)
 
 
 @pytest.mark.parametrize(

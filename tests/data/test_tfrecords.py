@@ -19,6 +19,15 @@ def test_every_record_once_an_epoch_with_its_label(tmp_path, cache_gib):
     np.testing.assert_array_equal(labels, indices % 3)
 
 
+def test_classes_without_images_are_told(tmp_path):
+    pattern = write_tfrecords(tmp_path, (3, 5), num_classes=2, label_offset=1)
+    assert "1 of 3 classes have no image: number 0." in str(
+        tfrecords(pattern, num_classes=3).inspect()
+    )
+    found = tfrecords(pattern, num_classes=2, label_offset=1).inspect().remarks
+    assert not any("no image" in remark for remark in found)
+
+
 def test_the_shape_is_known_without_reading_where_told(tmp_path):
     pattern = write_tfrecords(tmp_path, (1,))
     (tmp_path / "train-0.tfrecord").write_bytes(b"not read")
