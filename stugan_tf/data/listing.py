@@ -76,8 +76,8 @@ def list_images(path: str | os.PathLike[str]) -> Listing:
         raise InputError(f"`path` {path!r} is not a folder. Give one that holds images.")
     try:
         return _list(path)
-    except UnicodeError as error:
-        name = error.object if isinstance(error, UnicodeDecodeError) else os.fsencode(error.object)
+    except (UnicodeEncodeError, UnicodeDecodeError) as error:
+        name = os.fsencode(error.object)
         raise InputError(f"{path} holds a name that is not UTF-8: {name!r}. Rename it.") from error
     except (OSError, tf.errors.OpError) as error:
         raise InputError(f"{path} cannot be listed: {error}") from error
@@ -152,7 +152,9 @@ class _Walk:
 
     def images(self, folder: _Entry) -> list[str]:
         """The sorted paths of the images in a folder and its sub-folders."""
-        plain, links, files = [folder], [], []
+        plain = [folder]
+        links: list[_Entry] = []
+        files: list[_Entry] = []
         seen: set[str] = set()
         while plain or links:  # Links come last, so that a file is known by its own path.
             entry = plain.pop() if plain else links.pop(0)
