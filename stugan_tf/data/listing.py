@@ -244,7 +244,7 @@ class _Walk:
                     yield _Entry(
                         entry.name,
                         inner,
-                        f"{identity}/{entry.name}",
+                        inner if identity == path else f"{identity}/{entry.name}",
                         entry.is_dir(),
                         entry.is_file(),
                         False,

@@ -29,6 +29,7 @@ from stugan_tf.checks import check_natural, check_positive
 from stugan_tf.data.decoding import check_channels, check_image_size, damage, decode, square
 from stugan_tf.data.listing import list_images
 from stugan_tf.data.paths import escaped
+from stugan_tf.data.source import reason
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.files import expanded, local_path, locked, write_atomically
 
@@ -371,7 +372,7 @@ def encode(path: str, encoding: Encoding) -> bytes:
         with tf.device("CPU"):
             return _encoder(encoding)(original, path, turn).numpy()
     except tf.errors.OpError as error:
-        raise _CorruptError(damage(original) or error.message.splitlines()[0]) from error
+        raise _CorruptError(damage(original) or reason(error)) from error
 
 
 class _CorruptError(Exception):

@@ -310,11 +310,15 @@ class Source:
 
 def reason(error: tf.errors.OpError) -> str:
     """The message of TensorFlow's error over an image, without its place in TensorFlow."""
-    text = re.sub(
-        r"(?s)^.*(InputError|assertion failed|}}):? | \[Op:.*|\n.*", "", error.message.strip()
-    )
-    place = r"^Error in user-defined function passed to \S+ transformation with iterator: \S+: "
-    return re.sub(place, "", text)
+    text = re.sub(_PLACE_IN_GRAPH, "", error.message.strip())
+    text = re.sub(r"(?s)^.*(InputError|assertion failed|}}):? | \[Op:.*|\n.*", "", text)
+    return re.sub(_PLACE_IN_PIPELINE, "", text)
+
+
+_PLACE_IN_GRAPH = r"\A(Graph execution error:|Detected at node .*|\s+File .*|<stack traces.*|\n)+"
+_PLACE_IN_PIPELINE = (
+    r"^Error in user-defined function passed to \S+ transformation with iterator: \S+: "
+)
 
 
 @gin.configurable

@@ -1,6 +1,4 @@
 import re
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -8,7 +6,7 @@ from PIL import Image
 
 from stugan_tf.data import image_folder
 from stugan_tf.errors import InputError
-from tests.helpers.numbered_images import encode, numbered, write_folder
+from tests.helpers.numbered_images import encode, numbered, short_png, write_folder
 
 
 def test_sub_folders_are_classes(tmp_path):
@@ -95,17 +93,6 @@ def test_a_link_to_nothing_is_named(tmp_path, name):
     (tmp_path / "class0" / name).symlink_to(tmp_path / "gone.png")
     with pytest.raises(InputError, match=rf"class0/{name} cannot be read: No such file"):
         image_folder(str(tmp_path), cache_gib=0).inspect()
-
-
-def short_png():
-    """A PNG of valid chunks whose pixels end early: Pillow reads it, TensorFlow does not."""
-    whole = encode(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
-    start = whole.index(b"IDAT") - 4
-    (length,) = struct.unpack(">I", whole[start : start + 4])
-    pixels = zlib.decompress(whole[start + 8 : start + 8 + length])
-    data = b"IDAT" + zlib.compress(pixels[: len(pixels) // 2])
-    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
-    return whole[:start] + chunk + whole[start + 12 + length :]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from stugan_tf.data import image_folder, sharding, tfrecords
 from stugan_tf.data.decoding import decode, square
 from stugan_tf.data.sharding import Encoding, Sharding, turned
 from stugan_tf.errors import InputError
-from tests.helpers.numbered_images import encode, numbered, write_folder
+from tests.helpers.numbered_images import encode, numbered, short_png, write_folder
 
 PNG = Encoding(image_size=8, image_format="png")
 SIZES = [(1, 1), (1, 40), (33, 2), (500, 375), (8, 8), (7, 9), (64, 63)]  # width, height
@@ -292,6 +292,13 @@ def test_corrupt_images_are_all_named_and_then_skipped(spoiled, tmp_path):
     shards = {name: data for name, data in kept.items() if name.endswith("tfrecord")}
     assert 4 <= len(shards) < 8
     assert shards.items() <= files(tmp_path).items()
+
+
+def test_what_only_tensorflow_refuses_is_named_with_its_reason(tmp_path):
+    folder = pathlib.Path(write_folder(tmp_path / "folder"))
+    (folder / "class0" / "short.png").write_bytes(short_png())
+    with pytest.raises(InputError, match=r"class0/short\.png: Invalid PNG data, size \d+\n"):
+        write(folder, tmp_path / "out")
 
 
 def test_a_long_list_of_corrupt_images_is_cut(tmp_path):

@@ -1,12 +1,14 @@
 import itertools
+import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from stugan_tf.data import data, digits
+from stugan_tf.data.source import reason
 from stugan_tf.errors import InputError
-from tests.helpers.numbered_images import Numbers
+from tests.helpers.numbered_images import Numbers, short_png
 from tests.helpers.params import first_by_default
 
 
@@ -171,6 +173,21 @@ def test_an_own_source_with_other_images_than_it_says_is_refused():
     source.image_shape = (2, 3, 1)
     with pytest.raises(InputError, match=r"must return a uint8 image of shape \(2, 3, 1\)"):
         source.inspect()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_reason_is_without_its_place_in_tensorflow(compiled):
+    calls = {
+        lambda: tf.io.decode_png(short_png()): r"Invalid PNG data, size \d+",
+        lambda: tf.io.read_file("/no/x"): r"/no/x; No such file or directory",
+        lambda: tf.io.parse_single_example(b"", {"a": tf.io.FixedLenFeature([], tf.int64)}): (
+            r"Feature: a \(data type: int64\) is required but could not be found\."
+        ),
+    }
+    for call, expected in calls.items():
+        with pytest.raises(tf.errors.OpError) as caught:
+            (tf.function(call) if compiled else call)()
+        assert re.fullmatch(expected, reason(caught.value))
 
 
 def test_data_wants_a_source():

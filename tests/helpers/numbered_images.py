@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import struct
+import zlib
 
 import numpy as np
 import tensorflow as tf
@@ -21,6 +23,17 @@ def encode(pixels, image_format="PNG", **options):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, image_format, **options)
     return file.getvalue()
+
+
+def short_png():
+    """A PNG of valid chunks whose pixels end early: Pillow reads it, TensorFlow does not."""
+    whole = encode(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    start = whole.index(b"IDAT") - 4
+    (length,) = struct.unpack(">I", whole[start : start + 4])
+    pixels = zlib.decompress(whole[start + 8 : start + 8 + length])
+    data = b"IDAT" + zlib.compress(pixels[: len(pixels) // 2])
+    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    return whole[:start] + chunk + whole[start + 12 + length :]
 
 
 def write_folder(path, num_images=11, num_classes=2):
