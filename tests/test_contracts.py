@@ -346,6 +346,26 @@ def test_a_rule_without_its_methods_says_which():
         incomplete()
 
 
+def test_a_setting_of_a_rule_that_a_field_would_hide_is_refused():
+    """The `__init__` of a dataclass sets the field again, to the default of the class below."""
+
+    class Plain(Exploration):
+        drop_scores = random_scores
+
+    @dataclasses.dataclass(frozen=True)
+    class Untyped(Exploration):
+        drop_scores = random_scores
+
+    @dataclasses.dataclass(frozen=True)
+    class Typed(Exploration):
+        drop_scores: Callable = random_scores
+
+    for wrong in (Plain, Untyped):
+        with pytest.raises(InputError, match=f"{wrong.__name__} sets drop_scores in its body"):
+            wrong()
+    assert Typed().drop_scores is random_scores
+
+
 def test_the_schedule_of_a_pruning_is_tried():
     def rule(schedule):
         Algorithm(total_steps=20, generator_exploration=GradualPruning(schedule=schedule))

@@ -68,16 +68,23 @@ class TopologyRule(abc.ABC):
     needs_balance_ratio: ClassVar[bool] = False
 
     def __new__(cls, *arguments: Any, **settings: Any) -> "TopologyRule":
-        """Refuses a class in which a method is missing.
+        """Refuses a class in which a method is missing, or a setting would be ignored.
 
         Raises:
-            InputError: if the class does not define all of `is_due`, `amount` and `update`.
+            InputError: if the class does not define all of `is_due`, `amount` and `update`, or sets
+                in its body what a dataclass below it sets for each object.
         """
         missing = sorted(getattr(cls, "__abstractmethods__", ()))
         if missing:
             raise InputError(
                 f"{cls.__name__} does not define {', '.join(missing)}. A TopologyRule defines "
                 "is_due(step, total_steps), amount(state) and update(masks, scores, amount)."
+            )
+        for name in _hidden_settings(cls):
+            raise InputError(
+                f"{cls.__name__} sets {name} in its body, but {name} is a field, which is set for "
+                f"each object: yours would be ignored. Write `{name}: ... = ...`, with a type, and "
+                "@dataclasses.dataclass(frozen=True) above the class."
             )
         return super().__new__(cls)
 
@@ -258,3 +265,16 @@ class PeriodicRule(TopologyRule):
 
     def _stop(self, total_steps: int) -> int:
         return total_steps if self.stop is None else min(self.stop, total_steps + 1)
+
+
+def _hidden_settings(cls: type) -> list[str]:
+    """Names that classes set in their bodies where the `__init__` of a dataclass replaces them."""
+    fields = getattr(cls, "__dataclass_fields__", {})
+    return [
+        name
+        for base in map(vars, cls.__mro__)
+        for name in fields
+        if name in base
+        and not ("__dataclass_fields__" in base and name in base.get("__annotations__", {}))
+        and base.get("__module__") != __name__
+    ]
