@@ -92,7 +92,8 @@ def sparsify(
     layers = masked_layers(model)
     if not layers:
         raise InputError(
-            f"{model.name!r} has no convolution to mask{_bare(model)}. Wrap layers in `Masked`, or "
+            f"{model.name!r} has no convolution to mask{_bare(model)}. Frozen layers get "
+            "no masks. Wrap layers in `Masked`, or "
             "set GAN.mask_dense = True for its dense layers (mask_dense=True in Python)."
         )
     check_not_frozen(model)

@@ -140,6 +140,11 @@ class GAN:
                 f"The optimizer must be a MaskedAdam, got {type(optimizer).__name__}: other "
                 "optimizers would move masked weights off zero. Subclass MaskedAdam to change it."
             )
+        if optimizer.built:
+            raise InputError(
+                "The optimizer has been built for another model. GAN.generator_optimizer and "
+                "GAN.discriminator_optimizer must return a new one in each call."
+            )
         return optimizer.build_for(model)
 
     def _check_factory(

@@ -272,6 +272,7 @@ def test_a_value_that_is_not_finite_stops_the_run_and_is_named(tmp_path):
     assert all(np.all(np.isfinite(kernel)) for kernel in kernels(training))
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_a_weight_outside_its_mask_stops_the_run_before_it_is_saved(tmp_path, monkeypatch):
     training = tiny_training(checkpoint_every=2)

@@ -131,6 +131,12 @@ def test_a_network_of_a_former_gan_is_refused():
         build(discriminator=lambda shape: model)
 
 
+def test_each_network_needs_an_optimizer_of_its_own():
+    optimizer = MaskedAdam()
+    with pytest.raises(InputError, match=r"built for another model.* a new one in each call"):
+        build(generator_optimizer=lambda: optimizer, discriminator_optimizer=lambda: optimizer)
+
+
 def test_mask_dense_is_true_or_false():
     with pytest.raises(InputError, match=r"GAN\.mask_dense must be True or False, got 'no'"):
         build(mask_dense="no")
