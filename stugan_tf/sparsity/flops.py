@@ -184,7 +184,8 @@ def _costs(layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> lis
         return _multi_head_costs(layer, *inputs[:2])
     if isinstance(layer, keras.layers.Attention):
         (*_, dim), (*_, value_dim) = query, value = inputs[:2]
-        uses = (*query[1:-1], *value[1:-1], _sum(dim, value_dim))
+        per_pair = None if dim is None or value_dim is None else dim + value_dim
+        uses = (*query[1:-1], *value[1:-1], per_pair)
         return [_known(LayerCost(layer.name, (), masked=False, active=0, macs=1), uses)]
     if isinstance(layer, keras.layers.EinsumDense):
         return [_kernel_cost(layer.name, layer.kernel, _einsum_uses(layer, inputs[0]))]
@@ -210,13 +211,10 @@ def _kernel_cost(name: str, kernel: keras.Variable, uses: Sequence[int | None]) 
 
 def _known(cost: LayerCost, uses: Sequence[int | None]) -> LayerCost:
     """The cost times the product of these sizes, which is not known if a size is None."""
-    if None in uses or cost.uncounted:
+    known = [size for size in uses if size is not None]
+    if len(known) < len(uses) or cost.uncounted:
         return cost._replace(macs=0, uncounted=cost.uncounted or "its sizes are not known")
-    return cost._replace(macs=cost.macs * math.prod(uses))
-
-
-def _sum(*sizes: int | None) -> int | None:
-    return None if None in sizes else sum(sizes)
+    return cost._replace(macs=cost.macs * math.prod(known))
 
 
 def _repeated_costs(

@@ -114,7 +114,7 @@ def test_what_was_done_is_counted_at_the_densities_it_was_done_with():
     middle, last = training.algorithm.total_steps // 2, training.algorithm.total_steps
     constant = flops_so_far(training, [{"step": last, **at_end}])
     assert constant.splitlines()[1:] == re.findall(
-        r"^  (?:paper|full) .* of dense$", describe(training), re.M
+        r"^  (?:updates|full) .* of dense$", describe(training), re.M
     )
     pruned = flops_so_far(training, [{"step": middle, **start}, {"step": last, **at_end}])
     dense = flops_so_far(training, [{"step": middle, **start}, {"step": last, **start}])
