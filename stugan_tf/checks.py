@@ -3,6 +3,7 @@
 `name` is the name of the setting in a gin file.
 """
 
+import math
 import numbers
 from typing import Any
 
@@ -42,9 +43,11 @@ def check_network_seed(name: str, value: Any) -> None:
 
 
 def check_above_zero(name: str, value: Any) -> None:
-    """Raises InputError unless `value` is a number above 0."""
+    """Raises InputError unless `value` is a finite number above 0."""
     if not _is_number(value) or not value > 0:
         raise InputError(f"{name} must be a number above 0, got {value!r}.")
+    if value == math.inf:
+        raise InputError(f"{name} must be finite, got {value!r}.")
 
 
 def check_fraction(name: str, value: Any, advice: str = "") -> None:

@@ -350,20 +350,20 @@ def test_a_setting_of_a_rule_that_a_field_would_hide_is_refused():
     """The `__init__` of a dataclass sets the field again, to the default of the class below."""
 
     class Plain(Exploration):
-        drop_scores = random_scores
+        drop_scores = criteria.random_scores
 
     @dataclasses.dataclass(frozen=True)
     class Untyped(Exploration):
-        drop_scores = random_scores
+        drop_scores = criteria.random_scores
 
     @dataclasses.dataclass(frozen=True)
     class Typed(Exploration):
-        drop_scores: Callable = random_scores
+        drop_scores: Criterion = criteria.random_scores
 
     for wrong in (Plain, Untyped):
         with pytest.raises(InputError, match=f"{wrong.__name__} sets drop_scores in its body"):
             wrong()
-    assert Typed().drop_scores is random_scores
+    assert Typed().drop_scores is criteria.random_scores
 
 
 def test_the_schedule_of_a_pruning_is_tried():

@@ -63,9 +63,10 @@ def densely() -> Iterator[None]:
 def is_supported(layer: keras.layers.Layer) -> bool:
     """Whether a Keras layer can run on its non-zeros.
 
-    It can if it computes in float32 and is a dense layer or an NHWC convolution of stride 1.
+    It can if it computes in float32 and is a dense layer or an NHWC convolution of stride 1. An
+    activity regularizer needs the call of the layer itself.
     """
-    if layer.compute_dtype != "float32":
+    if layer.compute_dtype != "float32" or layer.activity_regularizer is not None:
         return False
     if isinstance(layer, keras.layers.Conv2D):
         return (

@@ -157,6 +157,7 @@ def is_fusible(masked: Masked) -> bool:
         and type(layer).call in (keras.layers.Conv2D.call, SpectralConv2D.call)
         and masked.is_replaceable
         and masked.compute_dtype == "float32"
+        and masked.activity_regularizer is None
         and is_supported(layer)
         and layer.activation in (None, keras.activations.linear)
     )
@@ -268,8 +269,12 @@ class _Fusion:
 
 
 def _is_plain(layer: Any, kind: Any) -> bool:
-    """Whether an operation is exactly this kind of layer, not a subclass, and is float32."""
-    return type(layer) is kind and layer.compute_dtype == "float32"
+    """Whether an operation is exactly this kind of layer, computes in float32 and adds no loss."""
+    return (
+        type(layer) is kind
+        and layer.compute_dtype == "float32"
+        and layer.activity_regularizer is None
+    )
 
 
 def _has_arguments(kwargs: dict[str, Any]) -> bool:

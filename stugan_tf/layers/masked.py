@@ -1,13 +1,20 @@
 """A layer whose kernel stays zero under a mask: where models and sparsity meet."""
 
 import math
+import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from stugan_tf.adapters.keras_internals import all_layers, functional, nodes, producer
+from stugan_tf.adapters.keras_internals import (
+    all_layers,
+    functional,
+    nodes,
+    own_weights,
+    producer,
+)
 from stugan_tf.errors import InputError
 from stugan_tf.layers.conditional import ConditionalBatchNormalization
 from stugan_tf.layers.execution import check_execution, is_supported, product
@@ -23,6 +30,9 @@ CONVOLUTIONS = (
     keras.layers.Conv2DTranspose,
     keras.layers.Conv3DTranspose,
 )
+
+# The layers that have ever been wrapped: a second mask would not know the zeros of the first.
+_wrapped: weakref.WeakSet = weakref.WeakSet()
 
 
 @keras.saving.register_keras_serializable("stugan_tf")
@@ -42,7 +52,8 @@ class Masked(keras.layers.Wrapper):
         **kwargs: arguments of `keras.layers.Layer`. The default name is that of the wrapped layer.
 
     Raises:
-        InputError: when it is built, if the layer has no variable `kernel`.
+        InputError: when it is built, if the layer has no variable `kernel`, or has been wrapped
+            before.
     """
 
     def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
@@ -58,6 +69,13 @@ class Masked(keras.layers.Wrapper):
                 f"`Masked` needs a layer with one `kernel`, got {type(self.layer).__name__} "
                 f"{self.layer.name!r}. Wrap a convolution or dense layer."
             )
+        if self.layer in _wrapped:
+            raise InputError(
+                f"Layer {self.layer.name!r} is already under a mask, and a second one would add to "
+                "its zeros. Go on with the model that has the first mask, or build the layers "
+                "again for each model."
+            )
+        _wrapped.add(self.layer)
         # In Keras `mask` means time steps, hence the longer name.
         self.kernel_mask = self.add_weight(
             name="kernel_mask",
@@ -97,6 +115,30 @@ class Masked(keras.layers.Wrapper):
         if not is_supported(self.layer):
             return None
         return product(self, tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel))
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the mask. Raises InputError if a weight outside it is not zero."""
+        self.check_zeros()
+        super().save_own_variables(store)
+
+    def check_zeros(self) -> None:
+        """Raises InputError unless the kernel is zero outside the mask."""
+        mask = tf.convert_to_tensor(self.kernel_mask.value)
+        outside = tf.where(mask == 0, tf.convert_to_tensor(self.kernel.value), 0)
+        number = int(tf.math.count_nonzero(outside))
+        if number:
+            raise InputError(
+                f"{number:,} weights of layer {self.name!r} are not zero although they are outside "
+                "its mask, so the model is denser than its masks say. Something changed them after "
+                "the mask was applied: an optimizer that does not know the masks, an average that "
+                "ignores them (@ema), a callback, or code of your own. Train with MaskedAdam, or "
+                "call `assign_mask` after each change."
+            )
+        if not tf.reduce_all((mask == 0) | (mask == 1)):
+            raise InputError(
+                f"The mask of layer {self.name!r} has values other than 0 and 1. Give "
+                "`assign_mask` zeros and ones."
+            )
 
     def density(self) -> float:
         """The fraction of ones in the mask, a Python float."""
@@ -166,12 +208,70 @@ def set_execution(model: keras.Model, execution: str) -> keras.Model:
     return model
 
 
+def check_zeros(model: keras.Model) -> None:
+    """Raises InputError if a weight of a model is outside the mask of its layer and not zero."""
+    for layer in masked_layers(model):
+        layer.check_zeros()
+
+
+def check_not_frozen(model: keras.Model) -> None:
+    """Raises InputError if a masked layer of a model is frozen: its weights could not change."""
+    trained = {id(variable) for variable in model.trainable_variables}
+    for layer in masked_layers(model):
+        if id(layer.kernel) not in trained:
+            raise InputError(
+                f"Layer {layer.name!r} of {model.name!r} is under a mask and frozen (trainable = "
+                "False): masks are for layers that train. Leave the layer outside `Masked`, or "
+                "set trainable = True."
+            )
+
+
+class Unmasked(NamedTuple):
+    """Weights of a layer that no mask covers."""
+
+    layer: str  # Name of the layer.
+    kind: str  # Its class, with that of a wrapper around it: `TimeDistributed(Conv2D)`.
+    size: int  # Number of weights.
+    rank: int  # Of the kernel: 2 if the layer is dense, more if it is a convolution.
+
+
+def unmasked_kernels(model: keras.Model) -> list[Unmasked]:
+    """The trainable weights of rank 2 or more that are not under masks, one entry for each tensor.
+
+    Biases and the scales of norms have rank 1 and are left out.
+
+    Args:
+        model: a built Keras model.
+    """
+    layers = all_layers(model)
+    wrappers = {
+        id(layer.layer): layer
+        for layer in layers
+        if isinstance(layer, keras.layers.Wrapper) and not isinstance(layer, Masked)
+    }
+    bare = {id(variable) for variable in model.trainable_variables}
+    bare -= {id(layer.kernel) for layer in masked_layers(model)}
+    found = {}
+    for layer in layers:
+        kind = type(layer).__name__
+        if id(layer) in wrappers:
+            kind = f"{type(wrappers[id(layer)]).__name__}({kind})"
+        for variable in own_weights(layer):
+            rank = len(variable.shape)
+            # A wrapper may list the kernel of the layer inside as its own.
+            if rank >= 2 and id(variable) in bare and not isinstance(layer, keras.layers.Wrapper):
+                size = math.prod(variable.shape)
+                found[id(variable)] = Unmasked(layer.name, kind, size, rank)
+    return list(found.values())
+
+
 def mask_layers(model: keras.Model, mask_dense: bool = False) -> keras.Model:
     """Wraps layers of a functional or sequential model in `Masked`.
 
     Convolutions are wrapped if the model has no `Masked` layer yet; otherwise its author has chosen
-    which layers are. The returned model shares its layers and weights with `model`: a mask of one
-    holds for both.
+    which layers are. Frozen layers and layers inside other wrappers, such as
+    `keras.layers.TimeDistributed`, are not wrapped. The returned model shares its layers and
+    weights with `model`: a mask of one holds for both.
 
     Args:
         model: a built functional or sequential Keras model.
@@ -182,7 +282,8 @@ def mask_layers(model: keras.Model, mask_dense: bool = False) -> keras.Model:
         A model with the same inputs, outputs and weights, and with masks of ones.
 
     Raises:
-        InputError: if the model is subclassed: Keras cannot rewrite its calls.
+        InputError: if the model is subclassed, because Keras cannot rewrite its calls, or if a
+            layer has been wrapped before.
     """
     kinds = () if masked_layers(model) else CONVOLUTIONS
     dense = unmasked_dense_layers(model) if mask_dense else []
@@ -191,7 +292,8 @@ def mask_layers(model: keras.Model, mask_dense: bool = False) -> keras.Model:
     def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.Model):
             return rewrite(layer)
-        if not isinstance(layer, kinds) and layer not in dense:
+        wanted = isinstance(layer, kinds) and layer.trainable
+        if not wanted and layer not in dense:
             return layer
         if id(layer) not in masked:
             masked[id(layer)] = Masked(layer)
@@ -213,11 +315,15 @@ def mask_layers(model: keras.Model, mask_dense: bool = False) -> keras.Model:
 
 
 def unmasked_dense_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """The dense layers that `mask_layers` can wrap, each once. Empty for a subclassed model."""
+    """The dense layers that `mask_layers` can wrap, each once. Empty for a subclassed model.
+
+    Those that make gains and biases of a `ConditionalBatchNormalization` and frozen ones are not
+    among them.
+    """
     found: dict[int, keras.layers.Layer] = {}
     conditioning: set[int] = set()
     for node in _all_nodes(model):
-        if isinstance(node.operation, keras.layers.Dense):
+        if isinstance(node.operation, keras.layers.Dense) and node.operation.trainable:
             found[id(node.operation)] = node.operation
         elif isinstance(node.operation, ConditionalBatchNormalization):
             conditioning.update(id(producer(tensor)[0]) for tensor in node.input_tensors[1:])

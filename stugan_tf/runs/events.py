@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from stugan_tf.checks import check_above_zero, check_natural, check_positive
+from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.files import JsonLines
 from stugan_tf.images import image_grid, write_png
 from stugan_tf.latents import class_rows
@@ -264,8 +265,9 @@ class TopologyUpdates(Event):
             self._measure(state, name)
 
     def _measure(self, state: RunState, name: str) -> None:
-        sparsity = count_weights(self._gan.networks[name]).sparsity
-        state.sparsities[f"{name}_sparsity"] = sparsity
+        counts = count_weights(self._gan.networks[name])
+        state.sparsities[f"{name}_sparsity"] = counts.sparsity
+        state.sparsities[f"{name}_overall_sparsity"] = counts.overall_sparsity
 
     def _changes(self, name: str, former_masks: list[tf.Tensor]) -> dict[str, Any]:
         explorer = self._players[name].explorer
@@ -435,7 +437,12 @@ class Saving(Periodic):
         return super().is_due(state) or overdue or state.stopping or state.cost is not None
 
     def act(self, state: RunState) -> None:
-        """Saves a checkpoint. Raises NotFiniteError if a weight is not finite."""
+        """Saves a checkpoint, after a look at the weights.
+
+        Raises:
+            NotFiniteError: if a weight is not finite.
+            FailedRun: if a weight outside a mask is not zero.
+        """
         # A finite gradient can still overflow a weight.
         for name, network in self._gan.networks.items():
             for variable in network.trainable_variables:
@@ -443,6 +450,12 @@ class Saving(Periodic):
                     raise NotFiniteError(
                         f"At step {state.step}, the {name}'s {variable.path} was not finite."
                     )
+        try:
+            self._gan.check_zeros()
+        except InputError as error:
+            raise FailedRun(
+                f"At step {state.step}: {error} Nothing was saved; the checkpoint before is intact."
+            ) from error
         self._checkpoints.save(state.step, state.cost)
         self._saved_at = time.monotonic()
 

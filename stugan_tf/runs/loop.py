@@ -295,6 +295,9 @@ class Training:
                         record_end(output, checkpoints.steps()[-1])
                         self._on_any_worker(False)  # Wait for all, so that everything is written.
                         return
+                    except FailedRun as error:
+                        record_failure(output, str(error))
+                        raise
                     except NotFiniteError as error:
                         failure = str(error)
                     attempt = self._attempts() + 1
@@ -317,6 +320,7 @@ class Training:
         """Resumes or starts the run. Returns its step, and 'resumed' or 'started'."""
         step = stored.restore_newest()
         if step is not None:
+            self.gan.check_zeros()
             resumed = self._check_length(step, former)
             changed = record_start(output, step, resumed=resumed, **self._facts())
             return step, f"resumed. {changed}" if changed else "resumed"
@@ -480,7 +484,11 @@ class Training:
             "data": dataclasses.asdict(self.inspection),
             "replicas": self.num_replicas,
             "weights": {
-                name: {**counts._asdict(), "sparsity": counts.sparsity}
+                name: {
+                    **counts._asdict(),
+                    "sparsity": counts.sparsity,
+                    "overall_sparsity": counts.overall_sparsity,
+                }
                 for name, counts in self.counts().items()
             },
         }

@@ -219,12 +219,15 @@ class Run:
         """
         (step,) = self.steps(str(checkpoint))
         self._checkpoints.restore(step)
+        self.gan.check_zeros()
         self.step = step
         return step
 
     def restore_newest(self) -> int | None:
         """Restores the newest intact checkpoint; returns its step, or None without checkpoints."""
         self.step = self._checkpoints.restore_newest()
+        if self.step is not None:
+            self.gan.check_zeros()
         return self.step
 
     def sampler(

@@ -1,5 +1,7 @@
 """The plan of a run, in words and tables."""
 
+import bisect
+import collections
 import math
 import textwrap
 from typing import Any
@@ -8,10 +10,10 @@ import keras
 import tensorflow as tf
 
 from stugan_tf.layers.graph import activation_size
-from stugan_tf.layers.masked import unmasked_dense_layers
+from stugan_tf.layers.masked import unmasked_dense_layers, unmasked_kernels
 from stugan_tf.layers.rematerialization import parts_of, rematerialized_sizes
 from stugan_tf.runs.loop import Training
-from stugan_tf.sparsity.flops import layer_costs, total_flops
+from stugan_tf.sparsity.flops import counted, layer_costs, total_flops
 from stugan_tf.sparsity.sparsify import count_weights
 from stugan_tf.sparsity.training_flops import (
     CONVENTIONS,
@@ -25,6 +27,7 @@ from stugan_tf.sparsity.training_flops import (
 from stugan_tf.tables import columns
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
+from stugan_tf.training.masked_adam import MaskedAdam
 
 
 def describe(training: Training) -> str:
@@ -48,6 +51,10 @@ def describe(training: Training) -> str:
             f"rematerialisation: backward passes run {' and '.join(numbers)} again, which the "
             "full count of FLOPs below counts as a forward pass"
         )
+    lines += [
+        f"{name}: {learning_rate(optimizer, algorithm.updates(name))}"
+        for name, optimizer in training.gan.optimizers.items()
+    ]
     for name, rule in algorithm.topology_rules.items():
         if rule is None:
             lines.append(f"{name}: the topology does not change")
@@ -69,10 +76,23 @@ def describe(training: Training) -> str:
     return "\n".join(lines)
 
 
+def learning_rate(optimizer: MaskedAdam, updates: int) -> str:
+    """The learning rate of an optimizer over this number of updates, in words."""
+    first, last = optimizer.rate_at(0), optimizer.rate_at(updates - 1)
+    if optimizer.schedule is None:
+        return f"learning rate {first:g}"
+    text = f"learning rate from {first:g} to {last:g}, in {updates:,} updates"
+    if last == 0:
+        zero = bisect.bisect_left(range(updates), True, key=lambda n: optimizer.rate_at(n) == 0)
+        text += f"; it is 0 after {zero:,} updates, so the last {updates - zero:,} change nothing"
+    return text
+
+
 def flops_of_training(gan: GAN, algorithm: Algorithm) -> str:
     """Lines on the theoretical FLOPs of a training if the densities do not change."""
     generator, discriminator = (
-        Cost(*total_flops(layer_costs(network))) for network in (gan.generator, gan.discriminator)
+        Cost(*total_flops(counted(layer_costs(network))))
+        for network in (gan.generator, gan.discriminator)
     )
     stretches = [constant_stretch(generator, discriminator, algorithm)]
     return "\n".join(
@@ -93,7 +113,7 @@ def flops_so_far(training: Training, *phases: list[dict[str, Any]]) -> str:
             and the present sparsity.
     """
     costs = {
-        name: (layer_costs(network), count_weights(network).sparsity)
+        name: (counted(layer_costs(network)), count_weights(network).sparsity)
         for name, network in training.gan.networks.items()
     }
     cost_at = cost_by_sparsity(costs)
@@ -120,7 +140,8 @@ def flops_by_convention(stretches, algorithm, rematerializes=False):
             training_flops(some, algorithm, convention, rematerializes).total
             for some in (stretches, as_dense(stretches))
         )
-        lines.append(f"  {convention.ljust(7)}  {spent:.4g}, {spent / dense:.4f} of dense")
+        share = f", {spent / dense:.4f} of dense" if dense else ""
+        lines.append(f"  {convention.ljust(7)}  {spent:.4g}{share}")
     return lines
 
 
@@ -195,12 +216,12 @@ def network_table(name: str, model: keras.Model) -> str:
                 f"{cost.size:,}",
                 f"{cost.active:,}",
                 f"{cost.density:.4f}" if cost.masked else "unmasked",
-                f"{cost.flops / 1e6:,.2f}",
-                f"{2 * cost.macs / 1e6:,.2f}",
+                "unknown" if cost.uncounted else f"{cost.flops / 1e6:,.2f}",
+                "unknown" if cost.uncounted else f"{2 * cost.macs / 1e6:,.2f}",
             )
         )
     counts = count_weights(model)
-    sparse, dense = total_flops(costs)
+    sparse, dense = total_flops(counted(costs))
     share = f", {sparse / dense:.4f} of dense" if dense else ""
     return "\n".join(
         [
@@ -209,6 +230,7 @@ def network_table(name: str, model: keras.Model) -> str:
             f"  {_unmasked(model, counts)}",
             textwrap.indent(columns(rows, num_left=2), "  "),
             f"  theoretical FLOPs of a forward pass on one image: {sparse:.4g}{share}",
+            *(f"  not counted: {c.name!r}, {c.uncounted}" for c in costs if c.uncounted),
             "",
         ]
     )
@@ -221,4 +243,11 @@ def _unmasked(model, counts):
     dense = sum(math.prod(layer.kernel.shape) for layer in unmasked_dense_layers(model))
     if dense:
         text += f"; GAN.mask_dense = True puts the {dense:,} of dense layers under masks"
+    others: collections.Counter[str] = collections.Counter()
+    for weights in unmasked_kernels(model):
+        if weights.rank > 2:
+            others[weights.kind] += weights.size
+    if others:
+        kinds = ", ".join(f"{kind} ({size:,})" for kind, size in others.items())
+        text += f"; these kernels stay dense: {kinds}"
     return text

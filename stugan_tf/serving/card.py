@@ -12,7 +12,7 @@ import keras
 from stugan_tf.files import write_atomically
 from stugan_tf.serving.artifact import CARD, CARD_TEXT, sizes
 from stugan_tf.serving.formats import format_of
-from stugan_tf.sparsity.flops import layer_costs, total_flops
+from stugan_tf.sparsity.flops import counted, layer_costs, total_flops
 from stugan_tf.sparsity.sparsify import count_weights
 from stugan_tf.tables import markdown
 
@@ -27,7 +27,7 @@ def describe_generator(model: keras.Model) -> dict[str, Any]:
         A dictionary that JSON can hold.
     """
     costs, counts = layer_costs(model), count_weights(model)
-    sparse, dense = total_flops(costs)
+    sparse, dense = total_flops(counted(costs))
     return {
         "parameters": counts.trainable,
         "weights_under_masks": counts.maskable,

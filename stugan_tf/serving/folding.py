@@ -20,7 +20,7 @@ import numpy as np
 from stugan_tf.adapters.keras_internals import functional, nodes
 from stugan_tf.errors import InputError
 from stugan_tf.layers.conditional import ConditionalBatchNormalization, LearnedScale
-from stugan_tf.layers.masked import Masked
+from stugan_tf.layers.masked import Masked, check_zeros
 from stugan_tf.layers.spectral import (
     SpectralConv2D,
     SpectralDense,
@@ -48,8 +48,10 @@ def fold_into_plain_layers(model: keras.Model) -> Graph:
         model: a functional Keras model of latents, or of [latents, labels], to images.
 
     Raises:
-        InputError: if plain layers cannot replace a layer; the message names it.
+        InputError: if plain layers cannot replace a layer, or a weight outside a mask is not zero;
+            the message names the layer.
     """
+    check_zeros(model)
     tracing = _Tracing()
     inputs = [tracing.add_input(tensor) for tensor in model.inputs]
     (output,) = tracing.walk(model, inputs)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from stugan_tf.layers.masked import masked_layers
+from stugan_tf.layers.masked import check_not_frozen, masked_layers
 from stugan_tf.signatures import Seed
 from stugan_tf.sparsity.criteria import Criterion
 from stugan_tf.sparsity.rule import TopologyRule
@@ -35,10 +35,14 @@ class Explorer:
             rule: a `TopologyRule` or None.
             may_miss: the step of a topology update may have no gradient, because its update
                 overflowed. So the gradients of every step are kept.
+
+        Raises:
+            InputError: if a masked layer is frozen.
         """
         self._may_miss = may_miss
         self.layers = masked_layers(model)
         self.rule = rule
+        check_not_frozen(model)
         indices = {id(variable): i for i, variable in enumerate(model.trainable_variables)}
         self._gradient_indices = [indices[id(layer.kernel)] for layer in self.layers]
         self.ever_active = [

@@ -166,6 +166,11 @@ class Algorithm:
         """The fraction of the training done in `step`, in discriminator updates; in (0, 1]."""
         return (self.last_update(step) + 1) / (self.discriminator_steps * self.total_steps)
 
+    def updates(self, name: str) -> int:
+        """The number of updates that the network `name` makes in the whole training."""
+        per_step = {"generator": 1, "discriminator": self.discriminator_steps}
+        return per_step[name] * self.total_steps
+
     def last_update(self, step: int) -> int:
         """The last discriminator update before the generator's in `step`, counted from 0."""
         return self.discriminator_steps * (step - 1) + self._position - 1

@@ -8,11 +8,12 @@ import gin
 import keras
 import tensorflow as tf
 
-from stugan_tf.checks import check_fraction, check_function, check_network_seed
+from stugan_tf.adapters.keras_internals import added_losses, adding_layer, functional
+from stugan_tf.checks import check_bool, check_fraction, check_function, check_network_seed
 from stugan_tf.errors import InputError
 from stugan_tf.layers.execution import can_run, warn_unused
 from stugan_tf.layers.fusion import fuse
-from stugan_tf.layers.masked import masked_layers, set_execution
+from stugan_tf.layers.masked import check_zeros, masked_layers, set_execution
 from stugan_tf.layers.mixing import mixing_classes
 from stugan_tf.layers.rematerialization import Rematerialized
 from stugan_tf.signatures import Average, ImageShape
@@ -32,7 +33,8 @@ class GAN:
     Attributes:
         generator: maps latents [B, latent_dim] to images [B, H, W, C] in [-1, 1]. A conditional
             generator takes [latents, labels].
-        discriminator: maps images, or [images, labels], to logits [B, 1].
+        discriminator: maps images, or [images, labels], to logits [B, 1], or to maps of logits
+            [B, h, w, 1].
         averaged: the `AveragedModel` of the generator.
         generator_optimizer, discriminator_optimizer: built Keras optimizers.
         num_classes: number of classes of the data. Labels of generated images are drawn from them.
@@ -65,8 +67,9 @@ class GAN:
             image_shape: (H, W, C) of the data.
             num_classes: number of classes of the data.
             seed: draws masks and, unless `initialization_seed` is given, initial weights.
-            generator: function `image_shape -> keras.Model`. If `conditional`, it is also called
-                with `num_classes=...`.
+            generator: function `image_shape -> keras.Model`, which makes a new functional or
+                sequential model in each call. If `conditional`, it is also called with
+                `num_classes=...`.
             discriminator: function of the same signature for the discriminator.
             generator_sparsity: s_G, fraction of zeros in [0, 1).
             discriminator_sparsity: s_D, fraction of zeros in [0, 1); None takes s_G.
@@ -106,22 +109,27 @@ class GAN:
         initialization_seed = seed if initialization_seed is None else initialization_seed
         check_network_seed("The seed of a GAN", seed)
         check_network_seed("GAN.initialization_seed", initialization_seed)
+        if mask_dense is not None:
+            check_bool("GAN.mask_dense", mask_dense)
+        built: dict[int, str] = {}  # Whose a variable is, by its id.
 
-        def build(network: Callable[..., keras.Model], sparsity: float, number: int) -> keras.Model:
+        def build(name: str, network: Callable[..., keras.Model], number: int) -> keras.Model:
             # Each network draws its own numbers: kernels of one shape must not start equal.
             keras.utils.set_random_seed(2 * initialization_seed + number)
             model = network(image_shape, **known)
-            return sparsify(model, sparsity, mask_dense=bool(mask_dense), seed=2 * seed + number)
+            self._check_model(name, model, image_shape)
+            _check_new(name, model, built)
+            sparsity = {"generator": generator_sparsity, "discriminator": discriminator_sparsity}
+            return sparsify(
+                model, sparsity[name], mask_dense=bool(mask_dense), seed=2 * seed + number
+            )
 
-        self.discriminator = build(discriminator, discriminator_sparsity, 0)
-        self.generator = build(generator, generator_sparsity, 1)
-        self.averaged = AveragedModel(
-            self.generator, build(generator, generator_sparsity, 1), average
-        )
+        self.discriminator = build("discriminator", discriminator, 0)
+        self.generator = build("generator", generator, 1)
+        self.averaged = AveragedModel(self.generator, build("generator", generator, 1), average)
         self._fused: dict[int, Any] = {}
         self._rematerialized: dict[int, Rematerialized] = {}
         self._mixing: dict[int, Any] = {}
-        self._check_shapes(image_shape)
         self.generator_optimizer = self._build(generator_optimizer(), self.generator)
         self.discriminator_optimizer = self._build(discriminator_optimizer(), self.discriminator)
 
@@ -131,6 +139,11 @@ class GAN:
             raise InputError(
                 f"The optimizer must be a MaskedAdam, got {type(optimizer).__name__}: other "
                 "optimizers would move masked weights off zero. Subclass MaskedAdam to change it."
+            )
+        if optimizer.built:
+            raise InputError(
+                "The optimizer has been built for another model. GAN.generator_optimizer and "
+                "GAN.discriminator_optimizer must return a new one in each call."
             )
         return optimizer.build_for(model)
 
@@ -151,18 +164,50 @@ class GAN:
                 "inputs, the second of labels; any other takes image_shape alone."
             ) from None
 
-    def _check_shapes(self, image_shape: ImageShape) -> None:
-        num_inputs = 1 + self.conditional
-        for model in (self.generator, self.discriminator):
-            if len(model.inputs) != num_inputs:
-                raise InputError(
-                    f"GAN.conditional is {self.conditional}, so {model.name!r} must take "
-                    f"{num_inputs} input(s), but it takes {len(model.inputs)}."
-                )
-        if tuple(self.generator.output_shape[1:]) != tuple(image_shape):
+    def _check_model(self, name: str, model: keras.Model, image_shape: ImageShape) -> None:
+        """Raises InputError unless a network has the inputs and the output that it should have."""
+        if not isinstance(model, keras.Model) or functional(model) is None:
             raise InputError(
-                f"The generator makes images {self.generator.output_shape[1:]}, the data has "
-                f"{tuple(image_shape)}. Both come from `image_shape`, given to its factory."
+                f"GAN.{name} must return a functional or sequential model with a keras.Input, got "
+                f"a {type(model).__name__}. Make it by `keras.Model(inputs, outputs)`."
+            )
+        num_inputs = 1 + self.conditional
+        if len(model.inputs) != num_inputs:
+            raise InputError(
+                f"GAN.conditional is {self.conditional}, so {model.name!r} must take "
+                f"{num_inputs} input(s), but it takes {len(model.inputs)}."
+            )
+        if len(model.outputs) != 1:
+            raise InputError(
+                f"GAN.{name} must return a model of one output, but {model.name!r} has "
+                f"{len(model.outputs)}. Return a model of the first that training needs, such as "
+                "`keras.Model(model.inputs, model.outputs[0])`."
+            )
+        taken, made = model.inputs[0].shape[1:], model.outputs[0].shape[1:]
+        if name == "generator":
+            if len(taken) != 1 or None in taken:
+                raise InputError(
+                    f"The generator must take latents [B, latent_dim], but {model.name!r} takes "
+                    f"{[None, *taken]}. Begin it with `keras.Input([latent_dim])`."
+                )
+            if tuple(made) != tuple(image_shape):
+                raise InputError(
+                    f"The generator makes images {made}, the data has {tuple(image_shape)}. Both "
+                    "come from `image_shape`, given to its factory."
+                )
+            return
+        pairs = zip(taken, image_shape, strict=False)
+        if len(taken) != len(image_shape) or any(one not in (None, size) for one, size in pairs):
+            raise InputError(
+                f"The discriminator takes images {taken}, the data has {tuple(image_shape)}. Both "
+                "come from `image_shape`, given to its factory."
+            )
+        if not made or made[-1] != 1:
+            raise InputError(
+                f"The discriminator must make one logit for each image, [B, 1], or maps of logits, "
+                f"[B, h, w, 1], but {model.name!r} makes {[None, *made]}. The losses would train "
+                "on the mean of all its numbers. End it with one unit, such as "
+                "`keras.layers.Dense(1)`."
             )
 
     @property
@@ -182,6 +227,14 @@ class GAN:
             "generator": self.generator_optimizer,
             "discriminator": self.discriminator_optimizer,
         }
+
+    def check_zeros(self) -> None:
+        """Raises InputError if a weight of a trained network is outside its mask and not zero."""
+        for name, model in self.networks.items():
+            try:
+                check_zeros(model)
+            except InputError as error:
+                raise InputError(f"The {name} is not sparse as its masks say. {error}") from error
 
     def set_execution(self, execution: str) -> None:
         """Sets how masked layers compute, see `layers.masked.set_execution`.
@@ -204,8 +257,9 @@ class GAN:
         """From now on backward passes compute activations again, see `Rematerialized`.
 
         Raises:
-            InputError: if a network is not a functional or sequential model.
+            InputError: if a layer of a network adds a loss: it would be lost.
         """
+        self.check_adds_no_loss("train.rematerialize = True")
         models = list(self.networks.values())
         models += [self._fused[id(model)] for model in models if self._fused]
         self._rematerialized = {id(model): Rematerialized(model) for model in models}
@@ -226,7 +280,12 @@ class GAN:
         return self._rematerialized.get(id(model), model) if training else model
 
     def generate(
-        self, latents: tf.Tensor, labels: tf.Tensor, training: bool, averaged: bool = False
+        self,
+        latents: tf.Tensor,
+        labels: tf.Tensor,
+        training: bool,
+        averaged: bool = False,
+        added: list[tf.Tensor] | None = None,
     ) -> tf.Tensor:
         """Generates images.
 
@@ -236,6 +295,7 @@ class GAN:
                 [B, num_classes].
             training: whether the generator computes in training mode.
             averaged: whether to use the averaged generator, not the live one.
+            added: a list, to which the losses are appended that layers add in this call.
 
         Returns:
             Images float32 [B, H, W, C] in [-1, 1].
@@ -248,10 +308,57 @@ class GAN:
         else:
             model = self._computing(model, training)
         inputs = [latents, labels] if self.conditional else latents
-        return tf.cast(model(inputs, training=training), tf.float32)
+        images = tf.cast(model(inputs, training=training), tf.float32)
+        if added is not None:
+            added += added_losses(self.generator)
+        return images
 
-    def discriminate(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """Logits float32 [B, 1] of images, in training mode, where spectral norm iterates."""
+    def discriminate(
+        self, images: tf.Tensor, labels: tf.Tensor, added: list[tf.Tensor] | None = None
+    ) -> tf.Tensor:
+        """Logits of images, in training mode, where spectral norm iterates.
+
+        Args:
+            images: float32 [B, H, W, C] in [-1, 1].
+            labels: int32 [B].
+            added: a list, to which the losses are appended that layers add in this call.
+
+        Returns:
+            float32 [B, 1], or [B, h, w, 1].
+        """
         discriminator = self._computing(self.discriminator, training=True)
         inputs = [images, labels] if self.conditional else images
-        return tf.cast(discriminator(inputs, training=True), tf.float32)
+        logits = tf.cast(discriminator(inputs, training=True), tf.float32)
+        if added is not None:
+            added += added_losses(self.discriminator)
+        return logits
+
+    def check_adds_no_loss(self, setting: str) -> None:
+        """Raises InputError if a layer adds losses in its calls, which `setting` would lose."""
+        for name, model in self.networks.items():
+            layer = adding_layer(model)
+            if layer is not None:
+                raise InputError(
+                    f"{setting} would lose the loss that layer {layer.name!r} of the {name} adds "
+                    "in its calls (`add_loss` or an activity regularizer). Leave out one of them."
+                )
+
+
+def _check_new(name: str, model: keras.Model, built: dict[int, str]) -> None:
+    """Raises InputError if a model has a variable of a model that was built before.
+
+    Args:
+        name: of the network.
+        model: its model.
+        built: {id of a variable: name of the network}, to which those of `model` are added.
+    """
+    for variable in model.variables:
+        former = built.get(id(variable))
+        if former is not None:
+            raise InputError(
+                f"GAN.{name} returned a model that shares {variable.path!r} with the model of the "
+                f"{former} that was built before. The generator, its average and the discriminator "
+                "need weights of their own, so build all layers in each call of the factory. A "
+                "saved model can be loaded in each call, by `keras.models.load_model(path)`."
+            )
+    built.update({id(variable): name for variable in model.variables})

@@ -17,24 +17,40 @@ from stugan_tf.training.learning_rates import check_schedule
 
 MOMENTS = ("dense", "active")
 
+# Arguments of Keras' optimizers that would do nothing here, or move weights after the masks.
+_REFUSED = {
+    "gradient_accumulation_steps": "Set Algorithm.accumulation_steps.",
+    "loss_scale_factor": "Set train.precision = 'float16', which scales the loss by itself.",
+    "use_ema": "The average of the generator is GAN.average.",
+    "ema_momentum": "The average of the generator is GAN.average, with Algorithm.average_decay.",
+    "ema_overwrite_frequency": "The average of the generator is GAN.average.",
+}
+_WITHOUT_EFFECT = {"use_ema": False, "ema_momentum": 0.99}  # Keras' defaults, in its configs.
 
+
+@keras.saving.register_keras_serializable("stugan_tf")
 @gin.configurable
 class MaskedAdam(LocalOptimizer):
     """Adam (Kingma & Ba, 2015) that restores `kernel == kernel * kernel_mask` in each update.
+
+    Attributes:
+        schedule: the schedule of the learning rate, or None if it is constant.
 
     Args:
         learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`.
         beta_1: decay of the first moment; 0 keeps no first moment.
         beta_2: decay of the second moment.
-        epsilon: added to the root of the second moment. As in Keras, the bias correction applies to
-            the step size.
+        epsilon: added to the root of the corrected second moment, as in the paper and in PyTorch:
+            learning_rate * m / (sqrt(v) + epsilon), where m and v are corrected for their bias.
+            Keras adds it before the correction.
         moments: `dense` (the paper's code): moments also follow the gradients of inactive weights.
             A grown weight starts with a calibrated second moment. `active`: only active weights
             have moments, which become zero when a weight is dropped. Each weight's bias correction
             counts from its own activation. So the first update of a grown weight is an ordinary
             first Adam update of about `learning_rate`.
         name: name of the optimizer.
-        **kwargs: options of `keras.optimizers.Optimizer`, such as `clipnorm`.
+        **kwargs: options of `keras.optimizers.Optimizer`: `clipnorm`, `global_clipnorm`,
+            `clipvalue` and `weight_decay`.
 
     Raises:
         InputError: if an argument is impossible.
@@ -59,31 +75,50 @@ class MaskedAdam(LocalOptimizer):
         check_fraction("MaskedAdam.beta_1", beta_1)
         check_fraction("MaskedAdam.beta_2", beta_2)
         check_above_zero("MaskedAdam.epsilon", epsilon)
+        _check_options(kwargs)
         try:
             super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         except ValueError as error:  # Keras found a misspelt argument.
             raise InputError(f"MaskedAdam: {error}") from error
+        self.schedule = learning_rate if callable(learning_rate) else None
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.epsilon = epsilon
         self.moments = moments
         self._masked: dict[str, Masked] = {}
+        self._knows_masks = False
 
     def build_for(self, model: keras.Model) -> "MaskedAdam":
         """Creates the slots for the trainable variables of `model` and remembers its masks.
 
         Returns:
             This optimizer.
+
+        Raises:
+            InputError: if a constraint of a masked kernel moves zeros.
         """
+        for layer in masked_layers(model):
+            _check_constraint(layer)
+        self._knows_masks = True
         # Layers, not masks: Keras would track a variable in an attribute as one of the optimizer.
         self._masked = {self.key_of(layer.kernel): layer for layer in masked_layers(model)}
         self.build(model.trainable_variables)
         return self
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Creates the slots: second moments, first moments if any, ages of masked weights."""
+        """Creates the slots: second moments, first moments if any, ages of masked weights.
+
+        Raises:
+            InputError: if it was not called by `build_for`: only the model knows the masks.
+        """
         if self.built:
             return
+        if not self._knows_masks:
+            raise InputError(
+                "MaskedAdam does not know the masks of the model. Call "
+                "`optimizer.build_for(model)` before `compile` or the first update, and load a "
+                "model that was saved with it by `keras.models.load_model(path, compile=False)`."
+            )
         super().build(variables)
         self._first = (
             self.add_optimizer_variables(variables, "first_moment") if self.beta_1 else None
@@ -116,8 +151,9 @@ class MaskedAdam(LocalOptimizer):
             # An inactive weight has age 0. Age 1 keeps its step finite; the mask removes it.
             age = tf.maximum(age, 1)
         second = self._moment(self._second[index], gradient**2, self.beta_2, alive)
+        # lr / (sqrt(v) + epsilon) with v = second / correction**2, in one division.
         correction = tf.sqrt(_one_minus_power(self.beta_2, age))
-        step = learning_rate * correction / (tf.sqrt(second) + self.epsilon)
+        step = learning_rate * correction / (tf.sqrt(second) + self.epsilon * correction)
         if self._first is None:
             step *= gradient
         else:
@@ -134,6 +170,12 @@ class MaskedAdam(LocalOptimizer):
             moment *= alive
         self.assign(slot, moment)
         return moment
+
+    def rate_at(self, update: int) -> float:
+        """The learning rate of update number `update` of the network, counted from 0."""
+        if self.schedule is None:
+            return float(self.learning_rate.numpy())
+        return float(self.schedule(tf.constant(update, tf.int64)))
 
     def state(self, model: keras.Model) -> dict[str, tf.Variable]:
         """All variables by unique name, such as `second_moment/block2_c1/kernel`.
@@ -169,6 +211,34 @@ class MaskedAdam(LocalOptimizer):
             "epsilon": self.epsilon,
             "moments": self.moments,
         }
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Raises InputError for an option of Keras' optimizers that is wrong or would do nothing."""
+    for name, advice in _REFUSED.items():
+        if options.get(name) not in (None, _WITHOUT_EFFECT.get(name)):
+            raise InputError(f"MaskedAdam.{name} is not supported, got {options[name]!r}. {advice}")
+    for name in ("clipnorm", "global_clipnorm", "clipvalue"):
+        if options.get(name) is not None:
+            check_above_zero(f"MaskedAdam.{name}", options[name])
+    if options.get("weight_decay"):
+        check_above_zero("MaskedAdam.weight_decay", options["weight_decay"])
+
+
+def _check_constraint(layer: Masked) -> None:
+    """Raises InputError if the constraint of a masked kernel moves zeros."""
+    kernel = layer.kernel
+    if kernel.constraint is None:
+        return
+    size = math.prod(kernel.shape)
+    mask = tf.reshape(tf.cast(tf.range(size) % 2, kernel.dtype), kernel.shape)
+    constrained = tf.convert_to_tensor(kernel.constraint(kernel.value * mask))
+    if tf.reduce_any((mask == 0) & (constrained != 0)):
+        raise InputError(
+            f"The kernel_constraint of layer {layer.name!r}, {kernel.constraint!r}, moves "
+            "zeros, so it would move weights outside the mask. Use one that keeps zeros, such as "
+            "keras.constraints.MaxNorm or UnitNorm, or leave it out."
+        )
 
 
 def _one_minus_power(base: float, exponent: tf.Tensor) -> tf.Tensor:

@@ -272,13 +272,18 @@ class Player:
         return count, f"the gradient of the {self.name}'s {path}"
 
     def pop_metrics(self) -> dict[str, float]:
-        """Means of the logged values since the last call, and the loss scale, by name."""
+        """Means of the logged values since the last call, by name.
+
+        Also the learning rate of the last update, and the loss scale if there is one.
+        """
         *sums, count = self._replicas.first(self._sums).numpy()
         self._sums.assign(tf.zeros_like(self._sums))
         metrics = {
             name: float(total / max(count, 1))
             for name, total in zip(self._logged, sums, strict=True)
         }
+        updates = int(self._replicas.first(self.optimizer.iterations.value).numpy())
+        metrics[f"{self._letter}_learning_rate"] = self.optimizer.rate_at(max(updates - 1, 0))
         if self._scale:
             scale = self._replicas.first(self._scale.factor).numpy()
             metrics[f"{self._letter}_loss_scale"] = float(scale)

@@ -1,8 +1,10 @@
 """Algorithm 1, lines 3 to 8, as compiled updates on any `tf.distribute` strategy."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from stugan_tf.arithmetic import tensor_float_32
@@ -51,6 +53,8 @@ class Steps:
                 the networks.
         """
         algorithm.check_replicas(strategy.num_replicas_in_sync)
+        if strategy.num_replicas_in_sync > 1:
+            gan.check_adds_no_loss("Training on several replicas")
         self._gan = gan
         self._algorithm = algorithm
         self._game = (gan.generator, gan.discriminator)
@@ -177,8 +181,11 @@ class Steps:
         images = noise.augmented(images, Purpose.REAL_AUGMENTATION, update, part)
 
         def loss() -> tuple[tf.Tensor, list[tf.Tensor]]:
-            real, fake = self._logits((images, labels), (tf.stop_gradient(fakes), fake_labels))
+            added: list[tf.Tensor] = []
+            fake_batch = (tf.stop_gradient(fakes), fake_labels)
+            real, fake = self._logits((images, labels), fake_batch, added)
             value = algorithm.loss.discriminator(real, fake)
+            value += _own_loss(self._gan.discriminator, added)
             return value, [tf.reduce_mean(real), tf.reduce_mean(fake)]
 
         return loss
@@ -191,12 +198,13 @@ class Steps:
         )
 
         def loss() -> tuple[tf.Tensor, list[tf.Tensor]]:
-            fakes = self._gan.generate(latents, labels, training=True)
+            added: list[tf.Tensor] = []
+            fakes = self._gan.generate(latents, labels, training=True, added=added)
             fakes = noise.augmented(fakes, Purpose.GENERATOR_AUGMENTATION, step, part)
             fake = self._gan.discriminate(fakes, labels)
             if self._balance:
                 self._balance.before.assign(tf.reduce_mean(fake))
-            return algorithm.loss.generator(fake), []
+            return algorithm.loss.generator(fake) + _own_loss(self._gan.generator, added), []
 
         return loss
 
@@ -228,10 +236,16 @@ class Steps:
     # Parts of the algorithm.
 
     def _logits(
-        self, real: tuple[tf.Tensor, tf.Tensor], fake: tuple[tf.Tensor, tf.Tensor]
+        self,
+        real: tuple[tf.Tensor, tf.Tensor],
+        fake: tuple[tf.Tensor, tf.Tensor],
+        added: list[tf.Tensor],
     ) -> Sequence[tf.Tensor]:
-        """The discriminator's logits [b, 1] of real and of generated (images, labels)."""
-        discriminate = self._gan.discriminate
+        """The discriminator's logits [b, 1] of real and of generated (images, labels).
+
+        The losses that its layers add in these calls are appended to `added`.
+        """
+        discriminate = functools.partial(self._gan.discriminate, added=added)
         if not self._algorithm.joint_discrimination:
             return discriminate(*real), discriminate(*fake)
         images, labels = (tf.concat(pair, axis=0) for pair in zip(real, fake, strict=True))
@@ -321,6 +335,20 @@ class _LastBatch:
 
     def read(self) -> tuple[tf.Tensor, tf.Tensor]:
         return self._images.value(), tf.cast(self._labels.value(), tf.int32)
+
+
+def _own_loss(model: keras.Model, added: Sequence[tf.Tensor]) -> tf.Tensor | float:
+    """The sum of what a network itself adds to its loss.
+
+    Args:
+        model: the network, whose variables may have regularizers.
+        added: what its layers added in their calls: activity regularizers and `add_loss`.
+    """
+    losses = [*added]
+    for variable in model.trainable_variables:
+        if variable.regularizer is not None:
+            losses.append(variable.regularizer(variable))
+    return sum(tf.reduce_sum(tf.cast(loss, tf.float32)) for loss in losses) if losses else 0.0
 
 
 def _int64(value: int) -> tf.Tensor:

@@ -41,7 +41,7 @@ def convolve(images, kernel, bias):
 
 
 class Adam:
-    """Adam for one weight tensor, with epsilon where Keras puts it."""
+    """Adam for one weight tensor, with epsilon where the paper and PyTorch put it."""
 
     def __init__(self, weight, learning_rate, beta_1, beta_2, epsilon):
         self.weight = np.asarray(weight, np.float64)
@@ -56,8 +56,9 @@ class Adam:
         self.step += 1
         self.first = beta_1 * self.first + (1 - beta_1) * gradient
         self.second = beta_2 * self.second + (1 - beta_2) * gradient**2
-        rate = learning_rate * np.sqrt(1 - beta_2**self.step) / (1 - beta_1**self.step)
-        self.weight = mask * (self.weight - rate * self.first / (np.sqrt(self.second) + epsilon))
+        first = self.first / (1 - beta_1**self.step)
+        second = self.second / (1 - beta_2**self.step)
+        self.weight = mask * (self.weight - learning_rate * first / (np.sqrt(second) + epsilon))
         return self.weight
 
 

@@ -8,9 +8,11 @@ from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import (
     CONVOLUTIONS,
     Masked,
+    check_zeros,
     mask_layers,
     masked_layers,
     unmasked_dense_layers,
+    unmasked_kernels,
 )
 from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense
 
@@ -195,3 +197,35 @@ def test_a_matrix_product_of_many_axes_is_that_of_its_rows(kind):
     masked = Masked(kind(1))
     rows = masked(inputs.reshape(-1, 6))
     np.testing.assert_allclose(masked(inputs), tf.reshape(rows, [9, 1, 2, 1]), rtol=1e-5)
+
+
+def test_a_weight_that_left_its_zero_is_noticed_before_anything_is_saved(tmp_path):
+    """As it does when `compile` gets an optimizer that does not know the masks."""
+    model = mask_layers(functional())
+    layer = model.get_layer("convolution")
+    layer.assign_mask(CHECKERBOARD)
+    check_zeros(model)
+    layer.kernel.assign_add(np.where(CHECKERBOARD == 0, 1e-3, 0).astype(np.float32))
+    message = f"{np.sum(CHECKERBOARD == 0)} weights of layer 'convolution' are not zero"
+    with pytest.raises(InputError, match=message):
+        check_zeros(model)
+    with pytest.raises(InputError, match=message):
+        model.save(tmp_path / "mine.keras")
+    layer.assign_mask(CHECKERBOARD)
+    model.save(tmp_path / "mine.keras")
+    layer.kernel_mask.assign(0.5 * np.ones_like(CHECKERBOARD))
+    with pytest.raises(InputError, match="values other than 0 and 1"):
+        check_zeros(model)
+
+
+def test_kernels_without_a_mask_are_listed_once_with_what_holds_them():
+    images = keras.Input((3, 8, 8, 3))
+    outputs = layers.TimeDistributed(layers.Conv2D(2, 3, name="each"))(images)
+    outputs = layers.SpectralNormalization(layers.Conv3D(2, 1, name="norm"))(outputs)
+    outputs = Masked(layers.Conv3D(2, 1))(layers.BatchNormalization()(outputs))
+    outputs = layers.Dense(5, name="last")(layers.Flatten()(outputs))
+    assert unmasked_kernels(keras.Model(images, outputs)) == [
+        ("each", "TimeDistributed(Conv2D)", 9 * 3 * 2, 4),
+        ("norm", "SpectralNormalization(Conv3D)", 4, 5),
+        ("last", "Dense", 3 * 6 * 6 * 2 * 5, 2),
+    ]

@@ -29,7 +29,11 @@ def values(folder, step, state):
 @pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_a_run_goes_on_to_the_weights_that_the_former_version_reached(tmp_path):
-    """Bit for bit, from step 3 to step 4, over topology updates of both networks."""
+    """From step 3 to step 4, over topology updates of both networks.
+
+    Masks and counts are the same. Numbers are the same but for Adam's epsilon, which the former
+    version added before the correction of the moments.
+    """
     (tmp_path / "config.gin").write_text("Algorithm.length = 1\nAlgorithm.total_steps = 5\n")
     shutil.copytree(former_run.FOLDER / "step_00000003", tmp_path / "checkpoints" / "step_00000003")
     run = training()
@@ -41,7 +45,8 @@ def test_a_run_goes_on_to_the_weights_that_the_former_version_reached(tmp_path):
     theirs = values(former_run.FOLDER, 4, run.state())
     before = values(former_run.FOLDER, 3, run.state())
     for name, value in theirs.items():
-        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+        close = 1e-5 if np.issubdtype(value.dtype, np.floating) and "mask" not in name else 0
+        np.testing.assert_allclose(ours[name], value, rtol=close, atol=close / 10, err_msg=name)
     for name in ("generator/conv2d/kernel_mask", "discriminator/spectral_conv2d/kernel_mask"):
         assert np.any(theirs[name] != before[name]), name
 

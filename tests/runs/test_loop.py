@@ -314,6 +314,25 @@ def test_a_value_that_is_not_finite_stops_the_run_and_is_named(tmp_path):
 
 @pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
+def test_a_weight_outside_its_mask_stops_the_run_before_it_is_saved(tmp_path, monkeypatch):
+    training = tiny_training(checkpoint_every=2)
+    layer = min(masked_layers(training.gan.discriminator), key=lambda layer: layer.density())
+    advance = training.players["discriminator"].update
+
+    def update(*arguments):
+        advance(*arguments)
+        layer.kernel.assign_add(tf.ones(layer.kernel.shape))
+
+    monkeypatch.setattr(training.players["discriminator"], "update", update)
+    message = rf"At step 2: The discriminator is .* weights of layer '{layer.name}' are not zero"
+    with pytest.raises(FailedRun, match=message):
+        training.run(tmp_path, "")
+    assert Checkpoints(tmp_path / "checkpoints", training.state()).steps() == [0]
+    assert "are not zero" in json.loads((tmp_path / "run.json").read_text())["failed"]["reason"]
+
+
+@pytest.mark.ci
+@pytest.mark.usefixtures("untraced")
 def test_a_rollback_goes_on_with_other_random_numbers(tmp_path, monkeypatch):
     straight = tiny_training()
     straight.run(tmp_path / "straight", "")

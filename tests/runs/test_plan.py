@@ -7,12 +7,20 @@ from keras import layers
 
 from stugan_tf.layers.graph import activation_size
 from stugan_tf.layers.masked import mask_layers
-from stugan_tf.runs.plan import describe, flops_so_far, memory_estimate, network_table
+from stugan_tf.runs.plan import (
+    describe,
+    flops_so_far,
+    learning_rate,
+    memory_estimate,
+    network_table,
+)
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
+from stugan_tf.training.learning_rates import linear_decay
+from stugan_tf.training.masked_adam import MaskedAdam
 from stugan_tf.training.precision import computing_in
-from tests.helpers.tiny_training import tiny_training
+from tests.helpers.tiny_training import tiny_algorithm, tiny_training
 
 
 def generator(image_shape):
@@ -106,7 +114,7 @@ def test_what_was_done_is_counted_at_the_densities_it_was_done_with():
     middle, last = training.algorithm.total_steps // 2, training.algorithm.total_steps
     constant = flops_so_far(training, [{"step": last, **at_end}])
     assert constant.splitlines()[1:] == re.findall(
-        r"^  (?:paper|full) .* of dense$", describe(training), re.M
+        r"^  (?:updates|full) .* of dense$", describe(training), re.M
     )
     pruned = flops_so_far(training, [{"step": middle, **start}, {"step": last, **at_end}])
     dense = flops_so_far(training, [{"step": middle, **start}, {"step": last, **start}])
@@ -140,3 +148,44 @@ def small(size):
     latents = keras.Input([2])
     outputs = layers.Reshape([size, size, 1])(layers.Dense(size * size)(latents))
     return keras.Model(latents, layers.Conv2D(1, 3, padding="same")(outputs))
+
+
+def test_the_plan_names_learning_rates_and_those_that_end_too_early():
+    def plan_of(optimizer):
+        gan = functools.partial(
+            GAN,
+            generator=lambda _: small(8),
+            discriminator=discriminator,
+            generator_sparsity=0.5,
+            discriminator_sparsity=0.0,
+            generator_optimizer=functools.partial(MaskedAdam, 1e-3),
+            discriminator_optimizer=optimizer,
+        )
+        return describe(tiny_training(gan, tiny_algorithm(total_steps=12)))
+
+    text = plan_of(lambda: MaskedAdam(linear_decay(2e-4, 4)))
+    assert "generator: learning rate 0.001\n" in text
+    assert (
+        "discriminator: learning rate from 0.0002 to 0, in 12 updates; it is 0 after 4 updates, "
+        "so the last 8 change nothing\n"
+    ) in text
+    rate = learning_rate(MaskedAdam(linear_decay(2e-4, 12)), 12)
+    assert rate == "learning rate from 0.0002 to 1.66667e-05, in 12 updates"
+
+
+def test_a_report_never_prevents_a_training():
+    """Nothing of this model can be counted, and its inner model is for images of any size."""
+    steps = keras.Input([5, 3])
+    text = network_table("generator", mask_layers(keras.Model(steps, layers.GRU(2)(steps))))
+    assert "theoretical FLOPs of a forward pass on one image: 0\n" in text
+    assert "not counted: 'gru" in text
+
+
+def test_kernels_that_stay_dense_are_in_the_report():
+    images = keras.Input([4, 4, 1])
+    outputs = layers.SpectralNormalization(layers.Conv2D(2, 3, name="norm"))(images)
+    model = mask_layers(keras.Model(images, layers.Conv2D(2, 1, name="c1")(outputs)))
+    text = network_table("discriminator", model)
+    assert "these kernels stay dense: SpectralNormalization(Conv2D) (18)" in text
+    assert re.search(r"norm +3x3x1x2 +18 +18 +unmasked", text)
+    assert "of the 4 weights under masks, 0.0000 of all 26 parameters" in text

@@ -1,3 +1,5 @@
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import Masked, masked_layers
 from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
 from stugan_tf.sparsity.distributions import bernoulli_mask, erk, uniform
+from stugan_tf.sparsity.explorer import Explorer
 from stugan_tf.sparsity.sparsify import Counts, count_weights, sparsify
 from tests.helpers.params import first_by_default
 
@@ -150,3 +153,79 @@ def test_a_layer_without_any_weight_is_refused():
     model = keras.Sequential([keras.Input([8, 8, 1]), keras.layers.Conv2D(2, 1)])
     with pytest.raises(InputError, match="keeps none of its 2 weights"):
         sparsify(model, 0.9, distribution=uniform)
+
+
+def test_text_is_not_a_sparsity():
+    with pytest.raises(InputError, match=r"must be in \[0, 1\), got '0\.9'"):
+        sparsify(functional(), "0.9")
+
+
+def test_a_plain_model_gets_masks_once():
+    """A second draw would zero more of the weights that both models share."""
+    model = functional()
+    first = sparsify(model, 0.5, seed=1)
+    kernels = [layer.kernel.numpy() for layer in masked_layers(first)]
+    with pytest.raises(InputError, match=r"is already under a mask.*build the layers again"):
+        sparsify(model, 0.5, seed=2)
+    with pytest.raises(InputError, match=r"is already sparse.*Build the model again"):
+        sparsify(first, 0.5, seed=2)
+    for layer, kernel in zip(masked_layers(first), kernels, strict=True):
+        np.testing.assert_array_equal(layer.kernel, kernel)
+        assert np.count_nonzero(kernel) == layer.num_active()
+
+
+def test_even_after_the_first_masks_are_gone():
+    model = keras.Sequential([keras.Input((8, 3)), layers.Conv1D(4, 3), layers.Conv1D(4, 3)])
+    sparsify(model, 0.5)
+    gc.collect()
+    with pytest.raises(InputError, match="is already under a mask"):
+        sparsify(model, 0.5)
+
+
+def wrapped(*inside):
+    images = keras.Input((8, 8, 3))
+    outputs = images
+    for layer in inside:
+        outputs = layer(outputs)
+    return keras.Model(images, outputs, name="mine")
+
+
+def test_convolutions_that_no_mask_covers_are_named(caplog):
+    normalized = layers.SpectralNormalization(layers.Conv2D(4, 3, name="inner"))
+    sparsify(wrapped(normalized, layers.Conv2D(4, 1), layers.SeparableConv2D(2, 3, name="s")), 0.5)
+    assert "inner (SpectralNormalization(Conv2D)), s (SeparableConv2D)" in caplog.text
+    assert "SpectralConv2D" in caplog.text
+
+
+def test_without_any_other_convolution_they_are_named_in_the_refusal():
+    normalized = layers.SpectralNormalization(layers.Conv2D(4, 3, name="inner"))
+    with pytest.raises(InputError, match=r"no convolution to mask: inner \(SpectralNormalization"):
+        sparsify(wrapped(normalized), 0.5)
+
+
+def test_frozen_layers_stay_dense():
+    frozen = layers.Conv2D(4, 3)
+    model = wrapped(frozen, layers.Conv2D(2, 3))
+    frozen.trainable = False
+    before = frozen.kernel.numpy()
+    model = sparsify(model, 0.5)
+    assert [layer.kernel.shape for layer in masked_layers(model)] == [(3, 3, 4, 2)]
+    np.testing.assert_array_equal(frozen.kernel, before)
+    assert count_weights(model).overall_sparsity == 36 / (72 + 2)
+
+
+def test_a_mask_on_a_frozen_layer_is_refused():
+    frozen = Masked(layers.Conv2D(4, 3, name="frozen"))
+    model = wrapped(frozen, Masked(layers.Conv2D(2, 3)))
+    frozen.trainable = False
+    with pytest.raises(InputError, match=r"'frozen' of 'mine' is under a mask and frozen"):
+        sparsify(model, 0.5)
+
+
+def test_a_sparsity_of_all_weights_is_a_fraction_even_if_layers_are_frozen_later():
+    model = sparsify(wrapped(layers.Conv2D(4, 3), layers.Conv2D(2, 1)), 0.5)
+    for layer in masked_layers(model):
+        layer.trainable = False
+    assert 0 < count_weights(model).overall_sparsity <= 1
+    with pytest.raises(InputError, match="frozen"):
+        Explorer(model, None)

@@ -63,8 +63,9 @@ def test_steps_are_those_of_adam_followed_by_the_mask(beta_1, beta_2):
 @pytest.mark.parametrize(("beta_1", "beta_2"), BETAS)
 @pytest.mark.parametrize("moments", MOMENTS)
 def test_under_a_mask_of_ones_it_is_keras_adam(beta_1, beta_2, moments):
+    """Where epsilon is too small to matter: Keras adds it before the correction."""
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
-    settings = {"learning_rate": schedule, "beta_1": beta_1, "beta_2": beta_2, "epsilon": 1e-4}
+    settings = {"learning_rate": schedule, "beta_1": beta_1, "beta_2": beta_2, "epsilon": 1e-10}
     ours, theirs = build(np.ones_like(MASK)), build(np.ones_like(MASK))
     masked_adam = MaskedAdam(moments=moments, **settings).build_for(ours)
     adam = keras.optimizers.Adam(**settings)
@@ -76,6 +77,19 @@ def test_under_a_mask_of_ones_it_is_keras_adam(beta_1, beta_2, moments):
             ours.trainable_variables, theirs.trainable_variables, strict=True
         ):
             close(variable, expected)
+
+
+@pytest.mark.parametrize("moments", MOMENTS)
+@pytest.mark.parametrize("beta_1", [0.0, 0.5])
+def test_epsilon_is_added_to_the_corrected_moment(moments, beta_1):
+    """m / (sqrt(v) + epsilon) of a first step is g / (|g| + epsilon): half where they are equal."""
+    model = build(np.ones_like(MASK))
+    before = model.trainable_variables[0].numpy()
+    optimizer = MaskedAdam(1e-2, beta_1, beta_2=0.999, epsilon=1e-6, moments=moments)
+    gradients = [np.full(v.shape, 1e-6, np.float32) for v in model.trainable_variables]
+    apply(optimizer.build_for(model), model, gradients)
+    moved = before - model.trainable_variables[0].numpy()
+    np.testing.assert_allclose(moved, 0.5e-2, rtol=1e-3)
 
 
 @pytest.mark.parametrize("moments", MOMENTS)
@@ -186,3 +200,97 @@ def test_the_defaults_are_those_of_sngan():
 def test_unknown_moments_are_refused():
     with pytest.raises(InputError, match=r"must be one of \('dense', 'active'\), got 'sparse'"):
         MaskedAdam(moments="sparse")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("gradient_accumulation_steps", 4, "not supported, got 4.*Algorithm.accumulation_steps"),
+        ("use_ema", True, "not supported, got True.*GAN.average"),
+        ("ema_momentum", 0.9, "not supported, got 0.9"),
+        ("ema_overwrite_frequency", 5, "not supported, got 5"),
+        ("loss_scale_factor", 2.0, "not supported, got 2.0.*train.precision"),
+        ("clipnorm", -1.0, "must be a number above 0, got -1.0"),
+        ("global_clipnorm", 0, "must be a number above 0, got 0"),
+        ("clipvalue", "1", "must be a number above 0, got '1'"),
+        ("weight_decay", -0.1, "must be a number above 0, got -0.1"),
+        ("learning_rate", float("inf"), "must be finite, got inf"),
+        ("epsilon", float("inf"), "must be finite, got inf"),
+    ],
+)
+def test_options_that_would_do_nothing_or_harm_are_refused(name, value, told):
+    with pytest.raises(InputError, match=rf"MaskedAdam.{name} .*{told}"):
+        MaskedAdam(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "settings", [{"clipnorm": 0.1}, {"global_clipnorm": 0.1}, {"clipvalue": 0.1}]
+)
+def test_clipped_gradients_keep_the_zeros(settings):
+    """Each option does something: with a large epsilon a step follows the size of the gradient."""
+    steps = []
+    for options in ({}, settings):
+        model = build()
+        before = model.trainable_variables[0].numpy()
+        optimizer = MaskedAdam(0.1, epsilon=10.0, **options).build_for(model)
+        apply(optimizer, model, random_gradients(model, 0))
+        steps.append(np.abs(before - model.trainable_variables[0].numpy()))
+        assert np.all(masked_layers(model)[0].kernel.numpy()[MASK == 0] == 0)
+    assert np.max(steps[1]) < 0.5 * np.max(steps[0])
+
+
+class ZeroMean(keras.constraints.Constraint):
+    def __call__(self, w):
+        return w - keras.ops.mean(w)
+
+
+def constrained(constraint):
+    masked = Masked(layers.Dense(5, kernel_constraint=constraint, name="mine"))
+    return keras.Sequential([keras.Input((4,)), masked])
+
+
+def test_a_constraint_that_moves_zeros_is_refused_even_if_the_mask_is_full():
+    with pytest.raises(InputError, match=r"kernel_constraint of layer 'mine'.*ZeroMean.* moves"):
+        MaskedAdam().build_for(constrained(ZeroMean()))
+
+
+@pytest.mark.parametrize(
+    "constraint", [keras.constraints.MaxNorm(0.1), keras.constraints.UnitNorm(), "non_neg"]
+)
+def test_a_constraint_that_keeps_zeros_holds_after_each_step(constraint):
+    model = constrained(constraint)
+    (layer,) = masked_layers(model)
+    layer.assign_mask(MASK)
+    optimizer = MaskedAdam(0.1).build_for(model)
+    for step in range(3):
+        apply(optimizer, model, random_gradients(model, step))
+        kernel = layer.kernel.numpy()
+        assert np.all(kernel[MASK == 0] == 0)
+        again = keras.ops.convert_to_numpy(layer.kernel.constraint(layer.kernel))
+        np.testing.assert_allclose(again, kernel, rtol=1e-3, atol=1e-6)
+
+
+def test_without_the_masks_it_does_not_train():
+    """Keras would build it of the variables alone, and train the zeros."""
+    model = build()
+    model.compile(MaskedAdam(), "mse")
+    with pytest.raises(InputError, match=r"does not know the masks.*optimizer.build_for\(model\)"):
+        model.fit(np.ones([2, 4]), np.ones([2, 2]), verbose=0)
+
+
+def test_a_saved_model_names_its_optimizer_and_tells_how_to_load_it(tmp_path):
+    model = build()
+    model.compile(MaskedAdam(0.1).build_for(model), "mse")
+    model.fit(np.ones([2, 4]), np.ones([2, 2]), verbose=0)
+    assert np.all(masked_layers(model)[0].kernel.numpy()[MASK == 0] == 0)
+    model.save(tmp_path / "mine.keras")
+    with pytest.raises(InputError, match="compile=False"):
+        keras.models.load_model(tmp_path / "mine.keras")
+    loaded = keras.models.load_model(tmp_path / "mine.keras", compile=False)
+    np.testing.assert_array_equal(masked_layers(loaded)[0].kernel_mask, MASK)
+
+
+def test_the_rate_of_any_update_is_known():
+    assert MaskedAdam(0.1).rate_at(7) == pytest.approx(0.1)
+    optimizer = MaskedAdam(keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5))
+    assert [optimizer.rate_at(n) for n in (0, 2, 4)] == pytest.approx([0.1, 0.05, 0.025])
