@@ -10,6 +10,7 @@ import io
 import math
 import pathlib
 import shutil
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,16 @@ from pipelines import beams, configuration
 from pipelines.beams import beam
 from pipelines.settings import Beam
 from stugan_tf.data import Source
+from stugan_tf.errors import FailedRun
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.extraction import Extraction
 from stugan_tf.evaluation.moments import Moments
-from stugan_tf.evaluation.statistics import CacheEntry, Statistics, places_of_kept
+from stugan_tf.evaluation.statistics import (
+    CacheEntry,
+    Statistics,
+    places_of_kept,
+    read_arrays,
+)
 from stugan_tf.files import locked, write_atomically
 
 RANGE = 1024  # images in a range at least
@@ -57,7 +64,7 @@ def real_statistics(
     name = entry.path.stem
     say = functools.partial(print, flush=True)
     with locked(entry.path.with_name(f".{name}.lock"), str(entry.path), say):
-        if not entry.is_there():
+        if entry.find() is None:
             entry.announce()
             # The contents of a part depend on how many features are kept.
             parts = entry.path.with_name(f"{name}.{entry.num_stored}.parts")
@@ -75,7 +82,7 @@ def _merged(num_images, num_stored, parts, text, runner):
     tasks = [
         (start, stop, np.flatnonzero(places[start:stop] >= 0))
         for start, stop in bounds
-        if not _part(parts, start, stop).exists()
+        if not zipfile.is_zipfile(_part(parts, start, stop))  # It is missing or torn.
     ]
 
     def build(pipeline):
@@ -150,9 +157,12 @@ class Merged:
         """The `Statistics` of all images."""
         moments: Moments | None = None
         for start, stop in self._bounds:
-            with np.load(_part(self._folder, start, stop)) as part:
-                places = self._places[start:stop]
-                features, found = part["features"], Moments.from_state(part)
+            path, places = _part(self._folder, start, stop), self._places[start:stop]
+            part = read_arrays(path)
+            if part is None:
+                path.unlink(missing_ok=True)
+                raise FailedRun(f"{path} was damaged. Start the same command again.")
+            features, found = part["features"], Moments.from_state(part)
             if moments is None:
                 moments = found
                 kept = np.zeros([(self._places >= 0).sum(), features.shape[1]], np.float32)

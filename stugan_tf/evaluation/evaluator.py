@@ -34,6 +34,8 @@ from stugan_tf.evaluation.table import BUILT_IN, METRICS, Comparison, Sizes
 from stugan_tf.progress import ProgressBar
 from stugan_tf.randomness import Purpose, fold
 
+BLOCK = 100  # Latents that share random numbers, whatever the batch size.
+
 
 @gin.configurable(denylist=["source", "strategy"])
 class Evaluator:
@@ -78,7 +80,8 @@ class Evaluator:
             num_kept: number of real and of generated images whose features are kept, for metrics
                 that need features.
             num_splits: number of parts of the Inception Score.
-            batch_size: number of images that one device generates and extracts from at once.
+            batch_size: number of images that one device generates and extracts from at once. It
+                changes which images are scored only if batch norm uses batch statistics.
             weights: 'averaged' or 'live'.
             batch_norm: 'inference', 'batch' or 'standing', see `Sampler`.
             truncation: where latents are cut off, see `randomness.draw_latents`; None for nowhere.
@@ -227,6 +230,11 @@ class Evaluator:
                 )
 
     @property
+    def _block(self) -> int:
+        """Number of latents that share random numbers; the batches of batch statistics."""
+        return BLOCK if self._batch_norm == "inference" else self._batch_size
+
+    @property
     def protocol(self) -> dict[str, Any]:
         """See the class."""
         self.prepare()
@@ -237,9 +245,8 @@ class Evaluator:
             "truncation": self.truncation,
             "seed": self._seed,
             "repeats": self._repeats,
+            "block": self._block,
         }
-        if self._batch_norm != "inference":
-            generated["batch_size"] = self._batch_size
         protocol = {"extractor": self._extraction.extractor.protocol, "generated": generated}
         if self._statistics is not None:
             protocol["real"] = self._statistics.protocol
@@ -301,6 +308,7 @@ class Evaluator:
                 self._weights == "averaged",
                 self._batch_norm,
                 self.truncation,
+                self._block,
             )
             self._samplers[gan] = sampler, self.truncation
         return sampler.batches(num_images, fold((self._seed, 0), Purpose.EVALUATION, repeat))

@@ -13,10 +13,12 @@ from typing import Any, TypeAlias
 
 import gin
 import keras
+import numpy as np
 import tensorflow as tf
 
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import inception
+from stugan_tf.evaluation.computation import sha256_of_computation, traced
 from stugan_tf.evaluation.digits_classifier import model as digits
 from stugan_tf.evaluation.preprocessing import Preprocessing
 from stugan_tf.evaluation.weights import (
@@ -30,6 +32,8 @@ from stugan_tf.files import without_patterns
 TFGAN_INCEPTION = "https://tfhub.dev/tensorflow/tfgan/eval/inception/1"
 # Size of the images that try networks for any size; the usual networks need at most 75.
 _TRIAL_SIZE = (96, 96)
+# Rounding may make outputs of one image differ this much, relative to the largest output.
+_SAME = 1e-3
 
 # float32 [B, H, W, C] -> (features, logits or None).
 Network: TypeAlias = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor | None]]
@@ -43,6 +47,7 @@ class Extractor:
     Attributes:
         name: name in messages and protocols.
         sha256: hex digest of the weights.
+        computation: hex digest of what is computed with them, from the images to the outputs.
         preprocessing: `size`, `resize` and `range`, a dict that JSON can hold.
         channels: channels of the network's images, 1 or 3; grey images are repeated to three.
         num_features: number of features of an image.
@@ -60,7 +65,7 @@ class Extractor:
         channels: int = 3,
         preprocessing: dict[str, Any] | None = None,
     ) -> None:
-        """Tries the network on two black images.
+        """Tries the network on batches of three images: black, noise, ramps.
 
         Args:
             network: function of float32 [B, H, W, channels] to `(features, logits or None)`.
@@ -72,7 +77,8 @@ class Extractor:
             preprocessing: the preprocessing for the protocol, if the network does part of it.
 
         Raises:
-            InputError: if the network fails on them, or its outputs cannot be scored.
+            InputError: if the network fails on them, its outputs cannot be scored or depend on the
+                other images of a batch, or its logits are probabilities.
         """
         if channels not in (1, 3):
             raise InputError(
@@ -86,7 +92,7 @@ class Extractor:
         self.sha256 = sha256
         self.channels = channels
         self.preprocessing = preprocessing or preprocess.describe()
-        self.num_features, self.num_logits = self._try()
+        self.num_features, self.num_logits, self.computation = self._try()
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -94,6 +100,7 @@ class Extractor:
         return {
             "name": self.name,
             "sha256": self.sha256[:16],
+            "computation": self.computation[:16],
             "preprocessing": self.preprocessing,
             "outputs": self._outputs,
         }
@@ -143,35 +150,79 @@ class Extractor:
             )
         return tf.cast(outputs, tf.float32)
 
-    def _try(self) -> tuple[int, int | None]:
+    def _try(self) -> tuple[int, int | None, str]:
+        """Number of features and of logits, and the digest of the computation."""
         height, width = self._preprocess.size or _TRIAL_SIZE  # type: ignore[misc]
-        black = tf.zeros([2, height, width, self.channels], tf.uint8)
-        strategy = tf.distribute.get_strategy()
-        # On a replica, as later: only replicas can read mirrored variables of a SavedModel.
-        run = tf.function(lambda images: strategy.run(self, args=(images,)), autograph=False)
+        black, noise, ramp, inverse = _trial_images(height, width, self.channels)
         try:
-            outputs = [strategy.experimental_local_results(output)[0] for output in run(black)]
+            # On a replica, as later: only replicas can read mirrored variables of a SavedModel.
+            run = traced(self, tf.TensorSpec([3, *black.shape], tf.uint8))
+            # The noise is first among some, and last among others.
+            batches = ((noise, black, ramp), (inverse, black, noise))
+            trials = [run(tf.constant(np.stack(batch))) for batch in batches]
         except InputError:
             raise
         except (tf.errors.OpError, ValueError, TypeError) as error:
             raise InputError(
-                f"{self.name} fails on 2 black images of {height} x {width} x {self.channels}: "
+                f"{self.name} fails on 3 images of {height} x {width} x {self.channels}: "
                 f"{_shortened(error)}. If it takes images of one size only, set `size`; its "
                 "batch dimension must be None."
             ) from error
-        for kind, output in zip(("features", "logits"), outputs, strict=True):
-            if output is not None and output.shape[0] != 2:
-                raise InputError(
-                    f"The {kind} of {self.name} have the shape {output.shape} for 2 images: its "
-                    "batch dimension is fixed. Export it with a batch dimension of None."
-                )
-            if output is not None and not bool(tf.reduce_all(tf.math.is_finite(output))):
-                raise InputError(
-                    f"The {kind} of {self.name} are not finite for black images: its weights are "
-                    "damaged, or `input_range` is not what it was trained with."
-                )
-        features, logits = outputs
-        return features.shape[1], None if logits is None else logits.shape[1]
+        for kind, first, second in zip(("features", "logits"), *trials, strict=True):
+            if first is not None:
+                self._check_outputs(kind, np.asarray(first), np.asarray(second))
+        features, logits = trials[0]
+        if logits is not None:
+            self._check_logits(np.concatenate([logits for _, logits in trials]))
+        num_logits = None if logits is None else logits.shape[1]
+        return features.shape[1], num_logits, sha256_of_computation(run)
+
+    def _check_outputs(self, kind: str, first: np.ndarray, second: np.ndarray) -> None:
+        """Raises InputError unless outputs are finite and of one image each.
+
+        Args:
+            kind: name of the outputs.
+            first: outputs of a batch that begins with the noise.
+            second: outputs of a batch that ends with it.
+        """
+        if len(first) != 3:
+            raise InputError(
+                f"The {kind} of {self.name} have the shape {first.shape} for 3 images: its batch "
+                "dimension is fixed. Export it with a batch dimension of None."
+            )
+        if not (np.isfinite(first).all() and np.isfinite(second).all()):
+            raise InputError(
+                f"The {kind} of {self.name} are not finite for images of black, noise and "
+                "ramps: its weights are damaged, or `input_range` is not what it was trained with."
+            )
+        difference = np.abs(first[0] - second[2]).max()
+        largest = max(np.abs(first).max(), np.abs(second).max())
+        if difference > _SAME * largest:
+            raise InputError(
+                f"The {kind} of {self.name} for one and the same image differ by {difference:.3g} "
+                f"(the largest is {largest:.3g}) among other images of a batch: they "
+                "depend on the whole batch, or on chance. Scores need a network in inference mode: "
+                "export it with training=False, with moving statistics and without dropout."
+            )
+
+    def _check_logits(self, logits: np.ndarray) -> None:
+        """Raises InputError if logits are what a softmax makes of them."""
+        if (logits >= 0).all() and np.abs(logits.sum(1) - 1).max() < _SAME:
+            raise InputError(
+                f"The logits of {self.name} are probabilities: all are at least 0, and those of an "
+                "image add up to 1. The Inception Score needs what goes into the softmax, and of "
+                "probabilities it would be wrong. Name the layer or output before the softmax (for "
+                "a Keras classifier, build it with classifier_activation=None), or set "
+                "`logits` = None."
+            )
+
+
+def _trial_images(height: int, width: int, channels: int) -> list[np.ndarray]:
+    """Images of black, of noise, of a ramp, and of white less half of it: uint8 [H, W, C] each."""
+    shape = (height, width, channels)
+    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    ramp = np.linspace(0, 255, height * width * channels).astype(np.uint8).reshape(shape)
+    return [np.zeros(shape, np.uint8), noise, ramp, 255 - ramp // 2]
 
 
 @gin.configurable

@@ -70,7 +70,7 @@ def frechet_distance(
             f"Both moments must be of the same features, got {len(mean)} and {len(other_mean)} "
             "features. Use one extractor for both."
         )
-    product = _factor(covariance).T @ _factor(other_covariance)
+    product = _factor("The first", covariance).T @ _factor("The second", other_covariance)
     squared_shift = np.sum((mean - other_mean) ** 2)
     traces = np.trace(covariance) + np.trace(other_covariance)
     # Rounding makes a zero slightly negative.
@@ -357,7 +357,7 @@ def _squared_distances(
         yield rows, distances
 
 
-def _factor(covariance: np.ndarray) -> np.ndarray:
+def _factor(which: str, covariance: np.ndarray) -> np.ndarray:
     """L [D, rank] with L L^T = covariance, by Cholesky with pivoting: stable if rank-deficient."""
     from scipy.linalg.lapack import dpstrf
 
@@ -367,10 +367,22 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
     trace = np.trace(covariance)
     if abs(trace - np.sum(factor**2)) > 1e-3 * abs(trace):
         raise InputError(
-            "A covariance must not have negative eigenvalues beyond rounding, but this one has. "
+            f"{which} covariance must not have negative eigenvalues beyond rounding, but it has. "
             "Compute it as `Moments` does, in float64."
         )
     return factor
+
+
+def check_moments(which: str, mean: npt.ArrayLike, covariance: npt.ArrayLike) -> None:
+    """Raises InputError unless these can be the mean and the covariance of features.
+
+    Args:
+        which: whose they are, the beginning of messages.
+        mean: float [D].
+        covariance: float [D, D].
+    """
+    _, covariance = _checked_moments(which, mean, covariance)
+    _factor(which, covariance)
 
 
 def _checked_moments(

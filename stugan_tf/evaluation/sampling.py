@@ -48,10 +48,10 @@ class Generates(Protocol):
 class Sampler:
     """Draws images from the generator of one GAN.
 
-    Images come in blocks of `batch_size`. Each block has its own random numbers and is computed by
-    one replica. So neither the number of replicas nor the number of images changes an image, even
-    where batch norm makes the images of a block depend on each other. The generator is left as it
-    was.
+    Latents and labels come in blocks, each with its own random numbers. So an image depends on its
+    number, but not on the number of replicas, of images, or of images computed at once. Where batch
+    norm makes the images of a batch depend on each other, a block must be a batch: each is computed
+    by one replica. The generator is left as it was.
     """
 
     def __init__(
@@ -62,20 +62,24 @@ class Sampler:
         averaged: bool = True,
         batch_norm: str = "inference",
         truncation: float | None = None,
+        block: int | None = None,
     ) -> None:
         """Prepares for drawing.
 
         Args:
             gan: a `training.gan.GAN`, or an object like it.
             strategy: the strategy in whose scope `gan` was made.
-            batch_size: number of images in a block.
+            batch_size: number of images that one replica computes at once.
             averaged: whether the averaged generator is sampled.
             batch_norm: the statistics to normalise by: 'inference' means moving statistics,
-                'batch' the statistics of the block (the reference samples BigGAN on CIFAR-10 like
-                this), 'standing' the mean of the statistics of 16 blocks (Brock et al. 2019,
+                'batch' the statistics of the batch (the reference samples BigGAN on CIFAR-10 like
+                this), 'standing' the mean of the statistics of 16 batches (Brock et al. 2019,
                 appendix C).
             truncation: see `randomness.draw_latents`.
+            block: number of latents that share random numbers; None means `batch_size`.
         """
+        self._block = batch_size if block is None else block
+        assert batch_norm == "inference" or self._block == batch_size
         self._gan = gan
         self._strategy = strategy
         self._batch_size = batch_size
@@ -98,7 +102,7 @@ class Sampler:
         own_seed = fold(seed, 0)
 
         def draw(first):
-            return self._draw(own_seed, tf.constant(first // self._batch_size, tf.int64))
+            return self._draw(own_seed, tf.constant(first, tf.int64))
 
         return self._batches(num_images, seed, draw)
 
@@ -112,8 +116,8 @@ class Sampler:
         Returns:
             Latents, float32 [num_images, latent_dim], and labels, int32 [num_images].
         """
-        num_blocks = -(-num_images // self._batch_size)
-        blocks = [self._inputs(fold(seed, 0, block)) for block in range(num_blocks)]
+        num_blocks = -(-num_images // self._block)
+        blocks = [self._inputs(self._block, fold(seed, 0, block)) for block in range(num_blocks)]
         latents, labels = zip(*blocks, strict=True)
         return np.concatenate(latents)[:num_images], np.concatenate(labels)[:num_images]
 
@@ -122,8 +126,8 @@ class Sampler:
     ) -> Iterator[np.ndarray]:
         """Makes images of given latents and labels.
 
-        They, too, come in blocks of `batch_size`, in the order given. The last block is filled up
-        with the first images. An image depends on the others of its block only if batch norm uses
+        They come in batches of `batch_size`, in the order given. The last batch is filled up with
+        the first images. An image depends on the others of its batch only if batch norm uses
         batch statistics.
 
         Args:
@@ -150,7 +154,7 @@ class Sampler:
                 yield images[: num_images - first]
 
     def _parts(self, values, first):
-        """A block of an array for each replica, from position `first` on."""
+        """A batch of an array for each replica, from position `first` on."""
 
         def part(context):
             start = first + context.replica_id_in_sync_group * self._batch_size
@@ -161,10 +165,11 @@ class Sampler:
 
     @functools.cached_property
     def _draw(self):
-        def draw(seed, first_block):
+        def draw(seed, first):
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            block = first_block + tf.cast(replica, tf.int64)
-            return self._pixels(*self._inputs(fold(seed, block)))
+            return self._pixels(
+                *self._inputs_from(first + self._batch_size * tf.cast(replica, tf.int64), seed)
+            )
 
         return run(self._strategy, draw)
 
@@ -172,14 +177,31 @@ class Sampler:
     def _compute(self):
         return run(self._strategy, self._pixels)
 
-    def _inputs(self, seed):
-        """Latents and labels of one block."""
-        return draw_latents(
-            self._batch_size, self._gan.latent_dim, self._gan.num_classes, seed, self._truncation
+    def _inputs(self, num, seed):
+        """Latents and labels that share random numbers."""
+        gan = self._gan
+        return draw_latents(num, gan.latent_dim, gan.num_classes, seed, self._truncation)
+
+    def _inputs_from(self, first, seed):
+        """Latents and labels of one batch, which begins with number `first`, int64 []."""
+        size, block = self._batch_size, self._block
+        # All shapes are static, and all batches begin at a multiple of the batch size.
+        if size % block == 0 or block % size == 0:
+            num_blocks = max(1, size // block)
+        else:
+            num_blocks = -(-(size - 1) // block) + 1
+        blocks = [
+            self._inputs(block, fold(seed, first // block + number)) for number in range(num_blocks)
+        ]
+        latents, labels = (tf.concat(parts, 0) for parts in zip(*blocks, strict=True))
+        start = first % block
+        return (
+            tf.slice(latents, [start, 0], [size, latents.shape[1]]),
+            tf.slice(labels, [start], [size]),
         )
 
     def _pixels(self, latents, labels):
-        """Images of one block, uint8, and the lowest and highest value before clipping."""
+        """Images of one batch, uint8, and the lowest and highest value before clipping."""
         images, _ = self._pass(latents, labels, training=self._batch_norm == "batch")
         # A value that is not a number would be neither low nor high.
         values = tf.where(tf.math.is_nan(images), float("inf"), images)
@@ -188,7 +210,7 @@ class Sampler:
         return pixels, extremes[None]
 
     def _pass(self, latents, labels, training):
-        """Images of one block, and the variables of batch norms after the pass."""
+        """Images of one batch, and the variables of batch norms after the pass."""
         with undisturbed(self._model) if training else contextlib.nullcontext():
             images = self._gan.generate(latents, labels, training=training, averaged=self._averaged)
             statistics = [tf.identity(variable) for variable, _ in self._statistics]
@@ -198,7 +220,7 @@ class Sampler:
     def statistics_of(self, seed: Seed) -> Iterator[None]:
         """Sets the moving statistics for images of a seed, and restores them at the end.
 
-        With `batch_norm='standing'` they become the mean of the statistics of 16 blocks; otherwise
+        With `batch_norm='standing'` they become the mean of the statistics of 16 batches; otherwise
         they stay as they are.
         """
         seed = fold(seed, 1)
@@ -226,10 +248,11 @@ class Sampler:
 
     @functools.cached_property
     def _train(self):
-        """`seed -> statistics` after a pass over a block in training mode."""
+        """`seed -> statistics` after a pass over a batch in training mode."""
 
         def train(seed):
-            _, statistics = self._pass(*self._inputs(seed), training=True)
+            inputs = self._inputs(self._batch_size, seed)
+            _, statistics = self._pass(*inputs, training=True)
             return [statistic[None] for statistic in statistics]
 
         run_all = run(self._strategy, train)

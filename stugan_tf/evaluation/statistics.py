@@ -1,7 +1,8 @@
 """What scores need of a set of images: the moments of its features, and some of the features.
 
 The statistics of real images are kept between runs. The name of their file is made of what they
-were computed from: the fingerprint of the data, the extractor's weights, the preprocessing.
+were computed from: the fingerprint of the data, the extractor's weights, what it computes, and the
+preprocessing. What a file holds is checked when it is opened. A damaged file is made again.
 """
 
 import dataclasses
@@ -10,14 +11,15 @@ import io
 import json
 import os
 import pathlib
+import sys
 import time
-import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from stugan_tf.errors import InputError
+from stugan_tf.evaluation.metrics import check_moments
 from stugan_tf.evaluation.moments import Moments
 from stugan_tf.files import cache_folder, local_path, write_atomically
 from stugan_tf.progress import ProgressBar
@@ -113,9 +115,23 @@ class Collector:
         return {"kept": self._kept, **self._moments.state()}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Goes back to a state."""
-        self._kept = state["kept"]
-        self._moments = Moments.from_state(state)
+        """Goes back to a state.
+
+        Raises:
+            InputError: if it is not a state of a `Collector` of as many images and features. Then
+                this one stays as it is.
+        """
+        kept = _array(state, "kept", self._kept.shape)
+        moments = Moments.from_state(
+            {
+                "count": _array(state, "count", (), "iu"),
+                "mean": _array(state, "mean", self._moments.mean.shape),
+                "scatter": _array(state, "scatter", 2 * self._moments.mean.shape),
+            }
+        )
+        if not 0 <= moments.count <= len(self._places):
+            raise InputError(f"It has seen {moments.count} of {len(self._places)} images.")
+        self._kept, self._moments = np.array(kept, np.float32), moments
 
 
 def real_statistics(
@@ -136,7 +152,7 @@ def real_statistics(
     """
     entry = CacheEntry(source, extraction.extractor, num_kept, cache_dir)
     # Workers extract together, so a worker that alone has the file must not leave.
-    if not all(extraction.on_all_workers(entry.is_there())):
+    if not all(extraction.on_all_workers(entry.find() is not None)):
         entry.announce()
         entry.write(_compute(source, extraction, entry.num_stored, entry.path))
         _partial(entry.path).unlink(missing_ok=True)
@@ -182,15 +198,43 @@ class CacheEntry:
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
         folder = cache_dir or cache_folder() / "statistics"
         self.path = local_path(folder, "Evaluator.cache_dir") / f"{key}.npz"
+        self._num_features = extractor.num_features
         self._num_kept = min(num_kept, inspection.num_images)
         self.num_stored = min(max(self._num_kept, STORED), inspection.num_images)
         self._description = json.dumps(
             {"source": source.name, **content, "num_kept": self.num_stored}, indent=2
         )
 
-    def is_there(self) -> bool:
-        """Whether the file exists and holds enough features."""
-        return self.path.exists() and len(_read(self.path)["features"]) >= self._num_kept
+    def find(self) -> Statistics | None:
+        """The statistics in the file; None if it must be made.
+
+        That is so if there is no file, if it keeps too few features, or if it is damaged. A line on
+        stderr says which file is damaged, and how.
+        """
+        stored = read_arrays(self.path)
+        if stored is None:
+            return None
+        try:
+            return self._checked(stored)
+        except InputError as error:
+            say_damaged(self.path, error)
+            return None
+
+    def _checked(self, stored: Mapping[str, Any]) -> Statistics | None:
+        """The statistics in the arrays of a file; None if it keeps too few features.
+
+        Raises:
+            InputError: if they cannot be the statistics of these images and this extractor.
+        """
+        dim = self._num_features
+        mean, covariance = _array(stored, "mean", (dim,)), _array(stored, "covariance", (dim, dim))
+        check_moments("its", mean, covariance)
+        features = _array(stored, "features", (None, dim))
+        if len(features) < self._num_kept:
+            return None
+        # A smaller draw of kept features is the beginning of a larger one.
+        kept, num_images = features[: self._num_kept], self._protocol["num_images"]
+        return Statistics(self._protocol, mean, covariance, kept, num_images)
 
     def announce(self) -> None:
         """Writes a description of the file, for people: the file itself may take an hour."""
@@ -208,14 +252,18 @@ class CacheEntry:
         )
 
     def read(self) -> Statistics:
-        """Reads the statistics; the file must exist."""
-        stored = _read(self.path)
-        # A smaller draw of kept features is the beginning of a larger one.
-        features = stored["features"][: self._num_kept]
-        num_images = self._protocol["num_images"]
-        return Statistics(
-            self._protocol, stored["mean"], stored["covariance"], features, num_images
-        )
+        """Reads the statistics that were just found or written.
+
+        Raises:
+            InputError: if they cannot be read back.
+        """
+        found = self.find()
+        if found is None:
+            raise InputError(
+                f"The statistics of real images in {self.path} cannot be read back. Set "
+                "Evaluator.cache_dir to a folder on another disk."
+            )
+        return found
 
 
 def ttur_statistics(path: str | os.PathLike[str]) -> Statistics:
@@ -233,20 +281,21 @@ def ttur_statistics(path: str | os.PathLike[str]) -> Statistics:
     path = pathlib.Path(path).expanduser()
     try:
         data = path.read_bytes()
-        stored = np.load(io.BytesIO(data))
-        mean, covariance = (np.asarray(stored[name], np.float64) for name in ("mu", "sigma"))
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        stored = _loaded(data)
+        if stored is None:
+            raise InputError("it is not an .npz file")
+        mean = _array(stored, "mu", (None,))
+        covariance = _array(stored, "sigma", 2 * mean.shape)
+        check_moments("its", mean, covariance)
+    except (OSError, InputError) as error:
         raise InputError(
-            f"{path} cannot be read as statistics of real images: {error}. It must be an .npz file "
-            "with the arrays `mu` [D] and `sigma` [D, D], as published with the TTUR paper."
+            f"{path} cannot be read as statistics of real images: {str(error).rstrip('.')}. It "
+            "must be an .npz file with the arrays `mu` [D] and `sigma` [D, D], as published with "
+            "the TTUR paper."
         ) from error
-    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        raise InputError(
-            f"{path} has `mu` of shape {mean.shape} and `sigma` of shape {covariance.shape}; they "
-            "must be [D] and [D, D]."
-        )
     digest = hashlib.sha256(data).hexdigest()[:16]
-    return Statistics({"file": path.name, "sha256": digest}, mean, covariance)
+    about = {"file": path.name, "sha256": digest}
+    return Statistics(about, np.float64(mean), np.float64(covariance))
 
 
 def _compute(
@@ -255,12 +304,20 @@ def _compute(
     """A `Collector` that has seen all images; saves its state beside `path` from time to time."""
     collector = Collector(source.num_images, extraction.extractor.num_features, num_kept)
     partial = _partial(path)
-    state = _read(partial) if partial.exists() else None
-    if state and len(state["kept"]) != collector.num_kept:
-        state = None
-    positions = extraction.on_all_workers(state["count"] if state else 0)
-    if state and len(set(positions)) == 1:
-        collector.restore(state)
+    state = read_arrays(partial)
+    # Of another number of kept features, it is of use to nobody here.
+    if state is not None and len(np.atleast_1d(state.get("kept", ()))) == collector.num_kept:
+        found = Collector(source.num_images, extraction.extractor.num_features, num_kept)
+        try:
+            found.restore(state)
+        except InputError as error:
+            say_damaged(partial, error)
+            found = collector
+    else:
+        found = collector
+    positions = extraction.on_all_workers(found.count)
+    if len(set(positions)) == 1:
+        collector = found
     saved = time.monotonic()
     batches = source.in_order(extraction.batch_size, start=collector.count)
     with (
@@ -297,12 +354,59 @@ def _write(path: pathlib.Path, data: bytes) -> None:
         ) from error
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
+    """The arrays of an .npz file; None if there is no file, or it is damaged, which a line says.
+
+    Raises:
+        InputError: if there is a file that may not be read.
+    """
     try:
-        with np.load(path) as stored:
-            return dict(stored)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
         raise InputError(
-            f"The statistics of real images in {path} are damaged: {error}. Delete the file; they "
-            "will be computed again."
+            f"The statistics of real images in {path} cannot be read: {error.strerror}. Change its "
+            "permissions, or set Evaluator.cache_dir to another folder."
         ) from error
+    stored = _loaded(data)
+    if stored is None:
+        say_damaged(path, "it is not a whole .npz file")
+    return stored
+
+
+def say_damaged(path: pathlib.Path, reason: object) -> None:
+    """Says on stderr that a file is damaged and that its contents will be made again."""
+    print(
+        f"{path} is damaged: {str(reason).rstrip('.')}. It is made again.",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _loaded(data: bytes) -> dict[str, np.ndarray] | None:
+    """The arrays in the bytes of an .npz file; None if they are not those of a whole one."""
+    try:
+        stored = np.load(io.BytesIO(data), allow_pickle=False)
+        return dict(stored) if isinstance(stored, np.lib.npyio.NpzFile) else None
+    except Exception:  # NumPy and zipfile raise errors of a dozen classes for damaged files.
+        return None
+
+
+def _array(
+    stored: Mapping[str, Any], name: str, shape: tuple[int | None, ...], kinds: str = "fiu"
+) -> np.ndarray:
+    """An array of a file; InputError unless it has the shape (None is any size) and is finite."""
+    if name not in stored:
+        raise InputError(f"it has no array `{name}`, but {', '.join(stored) or 'none'}")
+    found = np.asarray(stored[name])
+    fits = found.ndim == len(shape) and all(
+        wanted in (None, size) for wanted, size in zip(shape, found.shape, strict=True)
+    )
+    if not fits or found.dtype.kind not in kinds or not np.isfinite(found).all():
+        wanted = ["n" if size is None else str(size) for size in shape]
+        raise InputError(
+            f"its array `{name}` is {found.dtype} {list(found.shape)}, or not finite; expected are "
+            f"finite numbers of shape [{', '.join(wanted)}]"
+        )
+    return found

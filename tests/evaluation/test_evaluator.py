@@ -10,7 +10,7 @@ import tensorflow as tf
 from stugan_tf.data import Source, digits
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import metrics as formulas
-from stugan_tf.evaluation.evaluator import Evaluator
+from stugan_tf.evaluation.evaluator import BLOCK, Evaluator
 from stugan_tf.evaluation.extractors import digits_classifier
 from stugan_tf.evaluation.sampling import Sampler
 from stugan_tf.evaluation.table import METRICS
@@ -52,7 +52,7 @@ def test_scores_are_the_formulas_applied_to_features_and_logits(make):
     gan = SmallGAN()
     scores = make(num_kept=2000)(gan)
     seed = fold((0, 0), Purpose.EVALUATION, 0)
-    images = np.concatenate(list(Sampler(gan, one_device(), 50).batches(NUM_IMAGES, seed)))
+    images = np.concatenate(list(Sampler(gan, one_device(), BLOCK).batches(NUM_IMAGES, seed)))
     features, logits = (part.numpy() for part in Projection()(images))
     real, _ = Projection()(next(iter(digits().in_order(1797)))[0])
     real = real.numpy()
@@ -92,6 +92,15 @@ def test_replicas_score_as_one_device_does(make, mirrored, batch_norm):
     once = make(batch_norm=batch_norm)(SmallGAN())
     assert numbers(several) == pytest.approx(numbers(once), rel=1e-4, abs=1e-6)
     assert several["protocol"] == once["protocol"]
+
+
+@pytest.mark.ci
+def test_the_batch_size_changes_no_score(make):
+    gan, metrics = SmallGAN(), ["fid", "inception_score"]
+    found = [make(batch_size=size, metrics=metrics)(gan) for size in (100, 64, 30)]
+    for scores in found[1:]:
+        assert numbers(scores) == pytest.approx(numbers(found[0]), rel=1e-4, abs=1e-6)
+        assert scores["protocol"] == found[0]["protocol"]
 
 
 @pytest.mark.ci
@@ -183,6 +192,7 @@ class TooManyFeatures(Projection):
         ({"batch_norm": "train"}, "not one of inference, batch, standing"),
         ({"truncation": 0.0}, "Evaluator.truncation must be a number above 0"),
         ({"statistics": "/nowhere.npz"}, "nowhere.npz cannot be read"),
+        ({"statistics": __file__}, "it is not an .npz file"),
         ({"num_splits": 300}, "at least as many images"),
         ({"repeats": 0}, "Evaluator.repeats must be a positive integer"),
     ],

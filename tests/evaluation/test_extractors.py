@@ -114,7 +114,7 @@ def test_replicas_compute_what_one_device_computes(make, mirrored):
     images = random_images(6, 16, 16, one_device.channels)
     with mirrored.scope():
         extractor = make()
-    assert extractor.sha256 == one_device.sha256
+    assert extractor.protocol == one_device.protocol
     halves = mirrored.experimental_distribute_values_from_function(
         lambda context: tf.constant(np.split(images, 2)[context.replica_id_in_sync_group])
     )
@@ -179,9 +179,9 @@ def test_one_gin_line_chooses_it(name, saved_net, keras_net):
         ({"features": "pol"}, "no output 'pol' to take features from. There are: 'broken', 'flat'"),
         ({"features": None}, "no output None to take features from"),
         ({"logits": "softmax"}, "no output 'softmax' to take logits from.* may be None"),
-        ({"features": "map"}, r"\(2, 96, 96, 3\), expected \[B, D\]. Choose an output after"),
+        ({"features": "map"}, r"\(3, 96, 96, 3\), expected \[B, D\]. Choose an output after"),
         ({"features": "broken"}, "features of saved_model net are not finite"),
-        ({"features": "one"}, r"shape \(1, 5\) for 2 images: its batch dimension is fixed"),
+        ({"features": "one"}, r"shape \(1, 5\) for 3 images: its batch dimension is fixed"),
         ({"signature": "predict"}, "no signature 'predict'. There are: 'serving_default'"),
         ({"resize": "cubic"}, "`resize` must be one of none"),
         ({"resize": "bilinear"}, "needs a `size`"),
@@ -250,7 +250,7 @@ def test_a_network_for_one_size_asks_for_resizing(tmp_path):
         ({"features": "dense"}, "keras_model.features: .* no layer 'dense'.*'pool'"),
         ({"logits": "softmax"}, "keras_model.logits: .* no layer 'softmax'.*'logits'"),
         ({"features": "convolution"}, "Choose an output after global pooling"),
-        ({"size": 2}, "fails on 2 black images of 2 x 2 x 3"),
+        ({"size": 2}, "fails on 3 images of 2 x 2 x 3"),
         ({"resize": "nearest"}, "`resize` must be one of none"),
         ({"sha256": "deadbeef"}, "expected deadbeef"),
     ],
@@ -310,6 +310,44 @@ def test_any_function_can_be_an_extractor():
         network, Preprocessing(None, "none", (0, 1)), name="mean", sha256="0" * 64, outputs=["mean"]
     )
     assert extractor.num_features == 3
+
+
+def with_outputs(network):
+    return Extractor(
+        network, Preprocessing(None, "none", (0, 1)), name="mine", sha256="0" * 64, outputs=["x"]
+    )
+
+
+def pooled(images):
+    return tf.reduce_mean(images, [1, 2]) @ tf.constant([[1.0, 2.0, -3.0]] * 3)
+
+
+@pytest.mark.parametrize(
+    "depends",
+    [
+        lambda x: x - tf.reduce_mean(x, axis=0),
+        lambda x: x / (1e-3 + tf.math.reduce_std(x, axis=0)),
+        lambda x: x + 0.1 * tf.cast(tf.range(3), tf.float32)[:, None],
+        lambda x: tf.nn.dropout(x + 1.0, 0.5),
+    ],
+)
+def test_features_that_depend_on_the_rest_of_the_batch_are_refused(depends):
+    with pytest.raises(InputError, match=r"features of mine for one and the same image differ by"):
+        with_outputs(lambda images: (depends(pooled(images)), None))
+
+
+def test_a_network_in_training_mode_is_refused():
+    norm = keras.layers.BatchNormalization()
+    with pytest.raises(InputError, match=r"depend on the whole batch, or on chance.*training=F"):
+        with_outputs(lambda images: (norm(pooled(images), training=True), None))
+    assert with_outputs(lambda images: (norm(pooled(images), training=False), None))
+
+
+def test_probabilities_are_no_logits():
+    with pytest.raises(InputError, match=r"logits of mine are probabilities: .*before the softmax"):
+        with_outputs(lambda images: (pooled(images), tf.nn.softmax(pooled(images))))
+    for logits in (pooled, lambda images: tf.nn.log_softmax(pooled(images))):
+        assert with_outputs(lambda images, logits=logits: (pooled(images), logits(images)))
 
 
 def test_a_path_is_required():

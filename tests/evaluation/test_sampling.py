@@ -102,6 +102,16 @@ def test_more_images_begin_with_the_same():
     assert len(images(gan, 7)) == 7
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 7, 8])
+def test_the_batch_size_changes_no_image(batch_size):
+    gan = SmallGAN()
+    sampler = Sampler(gan, one_device(), batch_size, block=4)
+    assert_same_pixels(np.concatenate(list(sampler.batches(20, SEED))), images(gan))
+    given = sampler.inputs(20, SEED)
+    for ours, theirs in zip(given, Sampler(gan, one_device(), 4).inputs(20, SEED), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_the_live_generator_is_another_and_truncation_narrows_latents():
     gan = SmallGAN()
     for variable in gan.generator.trainable_variables:

@@ -1,3 +1,4 @@
+import io
 import json
 
 import numpy as np
@@ -10,7 +11,12 @@ from stugan_tf.data import digits
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import statistics
 from stugan_tf.evaluation.extraction import Extraction
-from stugan_tf.evaluation.statistics import Collector, real_statistics, ttur_statistics
+from stugan_tf.evaluation.statistics import (
+    CacheEntry,
+    Collector,
+    real_statistics,
+    ttur_statistics,
+)
 from tests.helpers.stand_ins import Projection
 
 NUM_DIGITS = 1797
@@ -158,12 +164,89 @@ def test_broken_off_they_go_on_and_become_the_same(tmp_path, monkeypatch):
     assert not list((tmp_path / "parts").glob("*.partial.npz"))
 
 
-def test_damaged_statistics_are_named(tmp_path):
-    real_statistics(digits(), extraction(), 300, tmp_path)
-    (path,) = tmp_path.glob("*.npz")
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(InputError, match=rf"{path.name} are damaged.*Delete the file"):
-        real_statistics(digits(), extraction(), 300, tmp_path)
+def bits(**arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def one_array():
+    buffer = io.BytesIO()
+    np.save(buffer, np.eye(3))
+    return buffer.getvalue()
+
+
+def with_nan(array):
+    return np.where(np.arange(array.size).reshape(array.shape) == 7, np.nan, array)
+
+
+# What a file may hold in place of what was written, given the arrays that were.
+DAMAGE = {
+    "nothing": lambda whole: b"",
+    "torn": lambda whole: bits(**whole)[:1000],
+    "another file": lambda whole: b"<html>404</html>",
+    "one array": lambda whole: one_array(),
+    "no arrays": lambda whole: bits(),
+    "objects": lambda whole: bits(**{**whole, "mean": np.array([{}])}),
+    "a missing array": lambda whole: bits(**{k: whole[k] for k in whole if k != "features"}),
+    "another mean": lambda whole: bits(**{**whole, "mean": whole["mean"][:-1]}),
+    "other features": lambda whole: bits(**{**whole, "features": whole["features"][:, :-1]}),
+    "text": lambda whole: bits(**{**whole, "mean": whole["mean"].astype(str)}),
+    "nan": lambda whole: bits(**{**whole, "covariance": with_nan(whole["covariance"])}),
+    "no symmetry": lambda whole: bits(**{**whole, "covariance": np.tri(5) @ whole["covariance"]}),
+    "no covariance": lambda whole: bits(**{**whole, "covariance": -whole["covariance"]}),
+}
+
+
+@pytest.fixture(scope="module")
+def computed():
+    """The statistics of digits, and a function that puts them into the cache in a folder."""
+    collector = Collector(NUM_DIGITS, 5, NUM_DIGITS)
+    collector.update(all_features())
+
+    def put(folder):
+        entry = CacheEntry(digits(), Projection(), 300, folder)
+        entry.write(collector)
+        return entry
+
+    return put
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_cache_is_as_none_and_a_line_says_so(computed, tmp_path, damage, capsys):
+    entry = computed(tmp_path)
+    whole = entry.find()
+    assert capsys.readouterr().err == ""
+    with np.load(entry.path) as arrays:
+        entry.path.write_bytes(DAMAGE[damage](dict(arrays)))
+    assert entry.find() is None
+    assert f"{entry.path} is damaged: it" in capsys.readouterr().err
+    assert_equal(computed(tmp_path).find(), whole)
+
+
+def test_damaged_statistics_are_computed_again(computed, tmp_path, capsys):
+    entry = computed(tmp_path)
+    entry.path.write_bytes(b"")
+    partial = entry.path.with_name(f"{entry.path.stem}.partial.npz")
+    partial.write_bytes(bits(kept=np.zeros([NUM_DIGITS, 5]), count=np.array(10**9)))
+    counting = Counting()
+    found = real_statistics(digits(), extraction(counting), 300, tmp_path)
+    assert counting.calls == 18
+    np.testing.assert_allclose(found.mean, all_features().mean(axis=0), rtol=1e-5)
+    errors = capsys.readouterr().err
+    assert f"{entry.path} is damaged" in errors
+    assert f"{partial} is damaged" in errors
+    assert list(tmp_path.glob("*.npz")) == [entry.path]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK", one_array(), bits(), bits(kept=np.zeros([300, 5]))])
+def test_a_state_that_is_none_begins_at_the_first_image(tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(statistics, "STORED", 300)
+    path = CacheEntry(digits(), Projection(), 300, tmp_path).path
+    path.with_name(f"{path.stem}.partial.npz").write_bytes(damage)
+    counting = Counting()
+    real_statistics(digits(), extraction(counting), 300, tmp_path)
+    assert counting.calls == 18
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
@@ -187,13 +270,27 @@ def test_published_moments_are_read(tmp_path):
     ("arrays", "told"),
     [
         (None, "No such file"),
-        ({"mu": np.zeros(3)}, "sigma"),
-        ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"\(3,\) and `sigma` of shape \(4, 4\)"),
-        ({"mu": np.zeros([3, 1]), "sigma": np.eye(3)}, r"must be \[D\]"),
+        ({"mu": np.zeros(3)}, "no array `sigma`, but mu"),
+        ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"`sigma` is float64 \[4, 4\].* \[3, 3\]"),
+        ({"mu": np.zeros([3, 1]), "sigma": np.eye(3)}, r"`mu` is float64 \[3, 1\].* shape \[n\]"),
+        ({"mu": np.zeros(0), "sigma": np.zeros([0, 0])}, r"must be \[D\] and \[D, D\]"),
+        ({"mu": np.zeros(3), "sigma": np.diag([1, np.nan, 1])}, "`sigma` .* or not finite"),
+        ({"mu": np.zeros(3), "sigma": np.tri(3)}, "its covariance must be symmetric"),
+        ({"mu": np.zeros(3), "sigma": -np.eye(3)}, "must not have negative eigenvalues"),
+        ({"mu": np.array(["a"]), "sigma": np.eye(1)}, "`mu` is <U1"),
     ],
 )
 def test_files_without_moments_are_refused(tmp_path, arrays, told):
     if arrays is not None:
         np.savez(tmp_path / "stats.npz", **arrays)
     with pytest.raises(InputError, match=told):
+        ttur_statistics(tmp_path / "stats.npz")
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"PK", b"text", one_array(), bits(), bits(mu=np.eye(3))[:99]]
+)
+def test_what_is_no_file_of_moments_is_refused(tmp_path, data):
+    (tmp_path / "stats.npz").write_bytes(data)
+    with pytest.raises(InputError, match=r"stats.npz cannot be read as .*`mu` \[D\] and `sigma`"):
         ttur_statistics(tmp_path / "stats.npz")
