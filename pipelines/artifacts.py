@@ -99,17 +99,18 @@ class Run(Artifact):
 
 @artifact
 class Scores(Artifact):
-    """The scores of one checkpoint.
+    """The scores of an exported generator.
 
     Attributes:
-        step: int, of the checkpoint.
         scores: {name: number or None}.
         protocol: dict, of the scores.
+        of: dict, of the artifact that was scored, see `serving.artifact.facts`: `sha256` of its
+            manifest, `format`, `precision`, and `step`, `weights` and `batch_norm`.
     """
 
-    step: int
     scores: dict
     protocol: dict
+    of: dict
 
 
 @artifact

@@ -18,7 +18,7 @@ from stugan_tf.errors import InputError
 
 COMPONENTS = {
     module.COMPONENT.name: module.COMPONENT
-    for module in (check, ingest, reference, train, evaluate, export, bless, push)
+    for module in (check, ingest, reference, train, export, evaluate, bless, push)
 }
 
 

@@ -50,46 +50,47 @@ def train(
     pod.execute("train", plan, run, examples, references)
 
 
+def export(
+    plan: Input[Artifact],
+    examples: Input[Dataset],
+    run: Input[Model],
+    exported: Output[Model],
+):
+    """A training -> files for serving."""
+    from pipelines import pod
+
+    pod.execute("export", plan, exported, examples, run)
+
+
 def evaluate(
     plan: Input[Artifact],
     examples: Input[Dataset],
     references: Input[Artifact],
     run: Input[Model],
+    exported: Input[Model],
     scores: Output[Metrics],
 ):
-    """A training -> scores."""
+    """An export -> scores."""
     from pipelines import pod
 
-    pod.execute("evaluate", plan, scores, examples, references, run)
+    pod.execute("evaluate", plan, scores, examples, references, run, exported)
     pod.log_scores(scores)
-
-
-def export(
-    plan: Input[Artifact],
-    examples: Input[Dataset],
-    run: Input[Model],
-    scores: Input[Metrics],
-    exported: Output[Model],
-):
-    """A training and its scores -> files for serving."""
-    from pipelines import pod
-
-    pod.execute("export", plan, exported, examples, run, scores)
 
 
 def bless(
     plan: Input[Artifact],
     examples: Input[Dataset],
     references: Input[Artifact],
-    scores: Input[Metrics],
+    run: Input[Model],
     exported: Input[Model],
+    scores: Input[Metrics],
     blessing: Output[Artifact],
     reasons: Output[Markdown],
 ) -> str:
     """Scores and an export -> a blessing; returns 'blessed' or 'not blessed'."""
     from pipelines import pod
 
-    found = pod.execute("bless", plan, blessing, examples, references, scores, exported)
+    found = pod.execute("bless", plan, blessing, examples, references, run, exported, scores)
     return pod.say_blessing(found, reasons)
 
 
@@ -97,15 +98,15 @@ def push(
     plan: Input[Artifact],
     examples: Input[Dataset],
     run: Input[Model],
-    scores: Input[Metrics],
     exported: Input[Model],
+    scores: Input[Metrics],
     blessing: Input[Artifact],
     pushed: Output[Model],
 ):
     """A blessed export -> a version that is served."""
     from pipelines import pod
 
-    pod.execute("push", plan, pushed, examples, run, scores, exported, blessing)
+    pod.execute("push", plan, pushed, examples, run, exported, scores, blessing)
 
 
 # Component -> the name of its artifact.
@@ -114,8 +115,8 @@ OUTPUTS = {
     "ingest": "examples",
     "reference": "references",
     "train": "run",
-    "evaluate": "scores",
     "export": "exported",
+    "evaluate": "scores",
     "bless": "blessing",
     "push": "pushed",
 }

@@ -82,6 +82,7 @@ def sections(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
         },
         "scores": {
             "checkpoint": f"step {record['step']}",
+            "of": _scored(record.get("scored")),
             **{k: "not finite" if v is None else f"{v:.5g}" for k, v in record["scores"].items()},
             "protocol": record["protocol"]["id"],
             "extractor": f"{record['protocol']['extractor']['name']} "
@@ -105,6 +106,16 @@ def sections(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
         },
         "version": version,
     }
+
+
+def _scored(about):
+    """Which generator was scored; versions of former pipelines do not say it."""
+    if about is None:
+        return "the checkpoint, not the export"
+    return (
+        f"{about['format']} {about['precision']} of the {about['weights']} weights, "
+        f"{about['sha256'][:16]}"
+    )
 
 
 _STYLE = """

@@ -72,7 +72,10 @@ class Beam:
 
 @configurable
 class Score:
-    """Which checkpoint is scored and exported, and how.
+    """Which checkpoint is exported and scored, and how.
+
+    The exported generator is scored as it is: `Evaluator.weights` and `Evaluator.batch_norm` only
+    choose what the training itself scores.
 
     Attributes:
         checkpoint: 'latest', 'best' or a step.

@@ -29,7 +29,9 @@ def _standard_error_closed() -> Iterator[None]:
 
 
 open_standard_descriptors()
-# Processes that this one starts inherit the setting.
+# Processes that this one starts inherit these settings. No command shows a window. Notebooks name a
+# backend of Matplotlib that only their own Python has, and Keras imports Matplotlib.
+os.environ["MPLBACKEND"] = "Agg"
 if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3":
     # No setting silences what TensorFlow writes while it is imported.
     with _standard_error_closed():

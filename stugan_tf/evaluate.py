@@ -2,16 +2,21 @@
 
 The run's own configuration applies; --gin_file and --gin_param override it. Scores are printed and
 added to the workdir's evaluations.jsonl; their curves are in its TensorBoard folder.
+
+    --artifact=DIR --output=scores.json       scores an exported generator as it is, by the
+                                              evaluator of the run
 """
 
 from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
 import contextlib
+import json
 import math
 import os
 import sys
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import tensorflow as tf
 from absl import flags
 
@@ -21,12 +26,14 @@ from stugan_tf.evaluation import records
 from stugan_tf.evaluation.curves import check_curve, write_truncation_curve
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.extractors import tfhub_inception
-from stugan_tf.files import local_path
+from stugan_tf.files import local_path, write_atomically
 from stugan_tf.images import write_png
 from stugan_tf.progress import duration
 from stugan_tf.runs.opening import open_run
 from stugan_tf.runs.phases import run_folder
 from stugan_tf.runs.status import FAILED, RUNNING, Status
+from stugan_tf.serving import artifact
+from stugan_tf.serving.loading import load
 from stugan_tf.telling import say
 from stugan_tf.training.strategies import NAMES, is_chief
 
@@ -57,6 +64,13 @@ flags.DEFINE_multi_string(
     [],
     "Folder of a run; given several times, prints the scores of these runs side by side.",
 )
+flags.DEFINE_string(
+    "artifact",
+    None,
+    "Folder of an exported generator: it is scored in place of a checkpoint. The configuration and "
+    "the real images are those of --workdir.",
+)
+flags.DEFINE_string("output", None, "With --artifact: a .json file for its scores.")
 flags.DEFINE_string("strategy", "auto", f"Devices to use: {', '.join(NAMES)}.")
 
 POLL_SECONDS = 5
@@ -99,8 +113,11 @@ class Evaluation:
     def run(self) -> None:
         """Scores what the flags name."""
         self._check_flags()
-        if not FLAGS.watch:
+        if not FLAGS.watch and not FLAGS.artifact:
             self._steps()  # Refuses a wrong --checkpoint before anything is computed.
+        if FLAGS.artifact:
+            self._score_artifact()
+            return
         if self._writes:  # So that nobody misses a metric that the configuration leaves out.
             print(self._evaluator, file=sys.stderr)
         self._evaluator.prepare()
@@ -116,10 +133,19 @@ class Evaluation:
             )
 
     def _check_flags(self):
-        modes = ("watch", "neighbors", "truncation")
+        modes = ("watch", "neighbors", "truncation", "artifact")
         chosen = [f"--{name}" for name in modes if FLAGS[name].value]
         if len(chosen) > 1:
             raise InputError(f"{' and '.join(chosen)} cannot be combined. Choose one.")
+        if FLAGS.output and not FLAGS.artifact:
+            raise InputError(
+                "--output is for the scores of --artifact. Those of a checkpoint are added to "
+                "evaluations.jsonl in the workdir: leave it out."
+            )
+        if FLAGS.artifact and FLAGS["checkpoint"].present:
+            raise InputError("--artifact and --checkpoint both name a generator. Choose one.")
+        if FLAGS.artifact and FLAGS.strategy == "multi_worker":
+            raise InputError("--artifact works in one process only: choose another --strategy.")
         if FLAGS.watch and FLAGS["checkpoint"].present:
             raise InputError("--watch scores all checkpoints: leave out --checkpoint.")
         if FLAGS.watch and FLAGS.strategy == "multi_worker":
@@ -129,7 +155,7 @@ class Evaluation:
             check_above_zero("--truncation", truncation)
         if len(set(FLAGS.truncation)) > 1:
             check_curve(self._evaluator.metrics)
-        if self._writes and not os.access(self._workdir, os.W_OK):
+        if self._writes and not FLAGS.artifact and not os.access(self._workdir, os.W_OK):
             raise InputError(
                 f"{self._workdir} cannot be written to, so scores cannot be saved. Change its "
                 "permissions, or evaluate a copy."
@@ -158,15 +184,33 @@ class Evaluation:
         if self._writes:
             records.append(self._workdir, {"step": step, "time": round(time.time(), 3), **scores})
         print(
-            f"step {step}: ",
-            "  ".join(
-                f"{name} {value:.5g}" for name, value in scores.items() if isinstance(value, float)
-            ),
-            f"  ({time.monotonic() - start:.0f} s, protocol {scores['protocol']['id']})",
-            sep="",
+            f"step {step}: {_in_words(scores)}  ({time.monotonic() - start:.0f} s, protocol "
+            f"{scores['protocol']['id']})",
             flush=True,
         )
         return scores
+
+    def _score_artifact(self):
+        """Scores an exported generator, prints its scores, and writes them to --output."""
+        folder = artifact.find(local_path(FLAGS.artifact, "--artifact"))
+        generator = load(folder)
+        print(f"{folder} by the evaluator of {self._workdir}", file=sys.stderr)
+        start = time.monotonic()
+
+        def compute(latents, labels):
+            return np.concatenate(list(generator.batches(latents, labels)))
+
+        scores = self._evaluator.score_exported(compute, generator.interface)
+        protocol = scores.pop("protocol")
+        print(
+            f"{folder}: {_in_words(scores)}  ({time.monotonic() - start:.0f} s, protocol "
+            f"{protocol['id']})",
+            flush=True,
+        )
+        if FLAGS.output:
+            found = {"scores": scores, "protocol": protocol, "of": artifact.facts(folder)}
+            path = local_path(FLAGS.output, "--output")
+            write_atomically(path, f"{json.dumps(found, indent=1)}\n".encode())
 
     def _draw(self, step, scores):
         """Adds scores to the curves in TensorBoard, where each protocol has its own run."""
@@ -278,6 +322,12 @@ class Patience:
         trained = "" if status.state == RUNNING else ", which nobody trains"
         unchanged = duration(now - self._since)
         yield f"waiting for the run{trained}: {status}, unchanged for {unchanged}"
+
+
+def _in_words(scores):
+    return "  ".join(
+        f"{name} {value:.5g}" for name, value in scores.items() if isinstance(value, float)
+    )
 
 
 if __name__ == "__main__":

@@ -3,15 +3,18 @@
 import io
 import math
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
 
 PADDING = 2
 SMALLEST = 64  # Pixels; smaller images are enlarged.
+MAX_PIXELS = 2**28  # of a picture: 16,384 x 16,384
 
 
 def to_uint8(images: npt.ArrayLike) -> np.ndarray:
@@ -24,16 +27,18 @@ def image_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
 
     Args:
         images: uint8, or float in [-1, 1], [n, H, W, C].
-        columns: number of images in a row. By default the grid is about square.
+        columns: the most images in a row. By default the grid is about square.
 
     Returns:
         uint8 [height, width, C]; images of less than 64 pixels are enlarged by a whole factor.
+
+    Raises:
+        InputError: if the picture would be too large.
     """
     images = images if images.dtype == np.uint8 else to_uint8(images)
     count, height, width, channels = images.shape
-    columns = columns or math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    factor = math.ceil(SMALLEST / min(height, width, SMALLEST))
+    check_grid(count, (height, width), columns)
+    columns, rows, factor = _layout(count, height, width, columns)
     images = images.repeat(factor, axis=1).repeat(factor, axis=2)
 
     cell = (PADDING + height * factor, PADDING + width * factor)
@@ -43,6 +48,30 @@ def image_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
         left = index % columns * cell[1] + PADDING
         grid[top : top + image.shape[0], left : left + image.shape[1]] = image
     return grid
+
+
+def check_grid(count: int, size: Sequence[int], columns: int | None = None) -> None:
+    """Raises InputError if `image_grid` would make a picture that is too large.
+
+    Args:
+        count: number of images.
+        size: (H, W) of an image.
+        columns: as for `image_grid`.
+    """
+    height, width = size[:2]
+    columns, rows, factor = _layout(count, height, width, columns)
+    pixels = (PADDING + height * factor) * rows * (PADDING + width * factor) * columns
+    if pixels > MAX_PIXELS:
+        raise InputError(
+            f"A picture of {count:,} images in {rows:,} rows and {columns:,} columns would have "
+            f"{pixels:,} pixels; the most is {MAX_PIXELS:,}. Draw fewer images at once."
+        )
+
+
+def _layout(count: int, height: int, width: int, columns: int | None) -> tuple[int, int, int]:
+    """`(columns, rows, factor)` of a grid; `factor` enlarges its images."""
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
+    return columns, math.ceil(count / columns), math.ceil(SMALLEST / min(height, width, SMALLEST))
 
 
 def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:

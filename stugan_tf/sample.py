@@ -24,7 +24,7 @@ from stugan_tf.checks import check_above_zero, check_positive, check_seed
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.sampling import BATCH_NORMS
 from stugan_tf.files import local_path
-from stugan_tf.images import image_grid, to_uint8, write_png
+from stugan_tf.images import check_grid, image_grid, to_uint8, write_png
 from stugan_tf.latents import between_classes, between_latents, class_rows
 from stugan_tf.runs.opening import (
     BLOCK,
@@ -94,6 +94,9 @@ def main(_: list[str]) -> None:
     """Draws the picture that the flags ask for."""
     _check_flags()
     drawer = _exported() if FLAGS.artifact else _trained()
+    num_rows = len(FLAGS.class_id) or drawer.interface.num_classes
+    count = num_rows * _columns() if _has_class_rows() else FLAGS.num
+    check_grid(count, drawer.interface.image_shape, _columns())
     num_images, inputs = _inputs(drawer.sampler, drawer.interface.num_classes)
     images = np.concatenate(list(drawer.sampler.images_of(*inputs, _seed())))[:num_images]
     write_png(local_path(FLAGS.output, "--output"), image_grid(images, _columns()))

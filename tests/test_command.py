@@ -84,6 +84,8 @@ def test_tensorflow_is_quiet():
         "command.run(lambda _: print(int(tf.constant(1) + 1)))"
     )
     environment = {name: os.environ[name] for name in os.environ if name != "TF_CPP_MIN_LOG_LEVEL"}
+    # In the cell of a notebook; the module is not there for every Python that it starts.
+    environment["MPLBACKEND"] = "module://no_such_module.backend_inline"
     process = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
     )

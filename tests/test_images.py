@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stugan_tf.images import image_grid, to_uint8, write_png
+from stugan_tf.errors import InputError
+from stugan_tf.images import check_grid, image_grid, to_uint8, write_png
 
 
 def test_pixels_are_truncated_and_clipped():
@@ -18,6 +19,8 @@ def test_pixels_are_truncated_and_clipped():
         ((3, 32, 32, 3), 3, (68, 200, 3)),  # twice as large
         ((5, 8, 8, 1), 2, (200, 134, 1)),  # eight times as large, three rows
         ((1, 128, 100, 3), None, (132, 104, 3)),  # as it is
+        ((4, 64, 64, 3), 100_000, (68, 266, 3)),  # no wider than its images
+        ((4, 64, 64, 3), 10**30, (68, 266, 3)),
     ],
 )
 def test_grids_are_padded_and_small_images_enlarged(shape, columns, expected):
@@ -33,6 +36,12 @@ def test_images_lie_row_by_row_on_white():
     assert np.all(grid[2:66, 2:66] == grid[2, 2])
     assert np.all(grid[:2] == 255)
     assert np.all(grid[:, 66:68] == 255)
+
+
+def test_a_picture_that_is_too_large_is_refused_before_it_is_drawn():
+    with pytest.raises(InputError, match=r"in 1,000 rows and 1,000 columns .*4,356,000,000 pixels"):
+        check_grid(10**6, (64, 64, 3), 1000)
+    check_grid(60_000, (64, 64, 3))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

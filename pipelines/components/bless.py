@@ -1,8 +1,8 @@
 """Scores and an export -> a blessing: may it be pushed?
 
 The model is compared with fixed limits, and with the served version by one protocol. If that
-version was scored by another protocol (other data, another evaluator), its checkpoint is scored
-again.
+version was scored by another protocol (other data, another evaluator), it is scored again, from the
+files that are served.
 """
 
 import json
@@ -17,8 +17,8 @@ from stugan_tf.evaluation.table import METRICS
 from stugan_tf.files import write_atomically
 
 
-def _depends_on(context, examples, references, scores, exported):
-    del examples, references, scores
+def _depends_on(context, examples, references, run, exported, scores):
+    del examples, references, run, scores
     baseline = baseline_of(context, exported)
     return {
         "baseline": None if baseline is None else [baseline["version"], baseline["export"]],
@@ -26,11 +26,12 @@ def _depends_on(context, examples, references, scores, exported):
     }
 
 
-def _make(context, workplace, examples, references, scores, exported):
+def _make(context, workplace, examples, references, run, exported, scores):
     baseline = baseline_of(context, exported)
     settings = context.settings.bless
     if baseline is not None and settings.compare:
-        baseline = _by_protocol_of(scores, baseline, context, workplace, examples, references)
+        of_pipeline = (context, workplace, examples, references, run)
+        baseline = _by_protocol_of(scores, baseline, *of_pipeline)
     checks = [*limits(settings, scores, exported), *comparison(settings, scores, baseline)]
     blessing = Blessing(
         folder=workplace.folder,
@@ -116,16 +117,16 @@ def _compared(name, new, old, version, settings):
     )
 
 
-def _by_protocol_of(scores, baseline, context, workplace, examples, references):
+def _by_protocol_of(scores, baseline, context, *of_pipeline):
     """The record of a version with its scores by the protocol of `scores`."""
     same = baseline["protocol"] == json.loads(json.dumps(scores.protocol))
     # Protocols do not say which scores were computed.
     if same and baseline["scores"].keys() >= set(context.settings.bless.compare):
         return baseline
-    workdir = context.root / baseline["workdir"]
+    folder = context.serving / str(baseline["version"])
     context.say(f"bless: scoring version {baseline['version']} by the present protocol")
     try:
-        found = scoring.score(context, workplace, examples, references, workdir, baseline["step"])
+        found = scoring.score(context, *of_pipeline, folder)
     except InputError as error:  # Another failure may pass; this one is kept as a reason.
         reason = str(error).splitlines()[0]
         return {**baseline, "scores": f"it was scored in another way, and now: {reason}"}
@@ -144,7 +145,7 @@ def _short(number):
 
 COMPONENT = Component(
     name="bless",
-    inputs=("ingest", "reference", "evaluate", "export"),
+    inputs=("ingest", "reference", "train", "export", "evaluate"),
     code=(
         "stugan_tf/evaluation/metrics.py",
         "stugan_tf/evaluation/table.py",

@@ -1,4 +1,4 @@
-"""A training and real images -> scores of one checkpoint."""
+"""An export and real images -> scores of the exported generator."""
 
 from pipelines import configuration
 from pipelines.components import scoring
@@ -6,23 +6,25 @@ from pipelines.components.train import CODE
 from pipelines.steps import Component
 
 
-def _depends_on(context, examples, references, run):
-    del examples, references, run
-    return {
-        "evaluation": configuration.canonical(context.configuration.evaluation),
-        "checkpoint": context.settings.score.checkpoint,
-    }
+def _depends_on(context, examples, references, run, exported):
+    del examples, references, run, exported
+    return {"evaluation": configuration.canonical(context.configuration.evaluation)}
 
 
-def _make(context, workplace, examples, references, run):
-    checkpoint = context.settings.score.checkpoint
-    return scoring.score(context, workplace, examples, references, run.workdir, checkpoint)
+def _make(context, workplace, examples, references, run, exported):
+    return scoring.score(context, workplace, examples, references, run, exported.path)
 
 
 COMPONENT = Component(
     name="evaluate",
-    inputs=("ingest", "reference", "train"),
-    code=(*CODE, "stugan_tf/evaluate.py", "pipelines/components/scoring.py"),
+    inputs=("ingest", "reference", "train", "export"),
+    code=(
+        *CODE,
+        "stugan_tf/serving",
+        "stugan_tf/images.py",
+        "stugan_tf/evaluate.py",
+        "pipelines/components/scoring.py",
+    ),
     depends_on=_depends_on,
     make=_make,
 )

@@ -1,6 +1,6 @@
-"""A training and its scores -> files for serving.
+"""A training -> files for serving.
 
-It comes before the blessing, which judges these very files by their size.
+They come before the scores and the blessing, which judge these very files.
 """
 
 import json
@@ -12,12 +12,13 @@ from pipelines.steps import Component
 from stugan_tf.serving import artifact
 
 
-def _depends_on(context, examples, run, scores):
+def _depends_on(context, examples, run):
     del examples, run
-    return {"step": scores.step, **plain(context.settings.export)}
+    settings = context.settings
+    return {"checkpoint": settings.score.checkpoint, **plain(settings.export)}
 
 
-def _make(context, workplace, examples, run, scores):
+def _make(context, workplace, examples, run):
     settings = context.settings.export
     output = workplace.folder / "versions"
     workplace.run(
@@ -26,7 +27,7 @@ def _make(context, workplace, examples, run, scores):
             f"--workdir={run.workdir}",
             f"--gin_file={examples.gin_file}",
             f"--output={output}",
-            f"--checkpoint={scores.step}",
+            f"--checkpoint={context.settings.score.checkpoint}",
             f"--format={settings.format}",
             f"--weights={settings.weights}",
             *settings.flags,
@@ -38,7 +39,7 @@ def _make(context, workplace, examples, run, scores):
     return Exported(
         folder=workplace.folder,
         id=workplace.id,
-        step=scores.step,
+        step=card["checkpoint"]["step"],
         version=f"versions/{version}",
         format=settings.format,
         num_bytes=card["bytes"],
@@ -55,7 +56,7 @@ def _is_intact(context, exported):
 
 COMPONENT = Component(
     name="export",
-    inputs=("ingest", "train", "evaluate"),
+    inputs=("ingest", "train"),
     code=(*CODE, "stugan_tf/serving", "stugan_tf/export.py"),
     depends_on=_depends_on,
     make=_make,

@@ -7,6 +7,7 @@ from pipelines.artifacts import Pushed
 from pipelines.steps import Component
 from stugan_tf.errors import FailedRun
 from stugan_tf.runs.manifest import read_manifest
+from stugan_tf.serving import artifact
 
 
 def _depends_on(context, *artifacts):
@@ -14,33 +15,40 @@ def _depends_on(context, *artifacts):
     return {"serving": str(context.serving)}
 
 
-def _make(context, workplace, examples, run, scores, exported, blessing):
+def _make(context, workplace, examples, run, exported, scores, blessing):
     if not blessing.blessed:
         raise FailedRun(f"The model is not blessed, so it is not pushed.\n{blessing.words}")
-    lineage = lineage_of(context, examples, run, scores, exported, blessing)
+    found = artifact.facts(exported.path)
+    if found != scores.of:
+        raise FailedRun(
+            f"{exported.path} is not what was scored, so it is not pushed: it is {found}, and the "
+            f"scores are of {scores.of}. Delete {exported.folder} and start the same command again."
+        )
+    lineage = lineage_of(context, examples, run, exported, scores, blessing)
     version = serving.push(context.serving, exported.path, lineage)
     return Pushed(
         folder=workplace.folder, id=workplace.id, version=version, serving=str(context.serving)
     )
 
 
-def lineage_of(context, examples, run, scores, exported, blessing):
+def lineage_of(context, examples, run, exported, scores, blessing):
     """The record of a version: all that is known of it, even if the pipeline's folders are gone."""
     manifest = read_manifest(run.final_phase)
     manifest.pop("host", None)  # Versions may be published; names of machines need not be.
     artifacts = {
         "ingest": examples,
         "train": run,
-        "evaluate": scores,
         "export": exported,
+        "evaluate": scores,
         "bless": blessing,
     }
     return {
         "export": exported.id,
         "baseline": blessing.baseline,
-        "step": scores.step,
+        "step": exported.step,
         "scores": scores.scores,
         "protocol": scores.protocol,
+        "scored": scores.of,
         "workdir": run.workdir.relative_to(context.root).as_posix(),
         "blessing": {"checks": blessing.checks},
         "size": {
@@ -63,8 +71,7 @@ def lineage_of(context, examples, run, scores, exported, blessing):
             "pipeline": context.configuration.pipeline,
         },
         "folders": {
-            name: artifact.folder.relative_to(context.root).as_posix()
-            for name, artifact in artifacts.items()
+            name: one.folder.relative_to(context.root).as_posix() for name, one in artifacts.items()
         },
     }
 
@@ -78,7 +85,7 @@ def _is_intact(context, pushed):
 
 COMPONENT = Component(
     name="push",
-    inputs=("ingest", "train", "evaluate", "export", "bless"),
+    inputs=("ingest", "train", "export", "evaluate", "bless"),
     code=("pipelines/serving.py", "pipelines/components/push.py"),
     depends_on=_depends_on,
     make=_make,

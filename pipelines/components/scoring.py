@@ -1,9 +1,12 @@
-"""Runs `stugan_tf.evaluate` and reads its scores."""
+"""Runs `stugan_tf.evaluate` on an exported generator, and reads its scores.
+
+What is scored is what would be served, not the checkpoint that it was made of.
+"""
+
+import json
 
 from pipelines.artifacts import Scores
-from stugan_tf.errors import FailedRun, InputError
-from stugan_tf.files import locked, read_json_lines
-from stugan_tf.runs.phases import run_folder
+from stugan_tf.errors import InputError
 
 
 def flags(context, workplace, examples, references):
@@ -16,37 +19,30 @@ def flags(context, workplace, examples, references):
     return [*found, f"--gin_param=Evaluator.cache_dir = {str(references.cache_dir)!r}"]
 
 
-def score(context, workplace, examples, references, workdir, checkpoint):
-    """Scores a checkpoint by the protocol of this pipeline.
+def score(context, workplace, examples, references, run, folder):
+    """Scores an exported generator by the protocol of this pipeline.
 
     Args:
         context: see `steps`.
         workplace: see `steps`.
         examples: an `Examples`.
         references: a `References`.
-        workdir: path of the run.
-        checkpoint: 'latest', 'best' or a step.
+        run: a `Run`, whose configuration has the evaluator.
+        folder: path of the artifact.
 
     Returns:
         `Scores` in the workplace.
     """
-    if not workdir.is_dir():
-        raise InputError(f"{workdir} is gone.")
-    flags_of_run = [
-        f"--workdir={workdir}",
-        f"--checkpoint={checkpoint}",
+    if not folder.is_dir():
+        raise InputError(f"{folder} is gone.")
+    output = workplace.folder / "scores.json"
+    output.unlink(missing_ok=True)
+    flags_of_artifact = [
+        f"--workdir={run.workdir}",
+        f"--artifact={folder}",
+        f"--output={output}",
         f"--strategy={context.strategy}",
     ]
-    # Another pipeline that scores the same run would leave its scores among ours.
-    with locked(workdir.parent / ".lock", str(workdir.parent), context.say) as lock:
-        flags_of_scores = flags(context, workplace, examples, references)
-        workplace.run("stugan_tf.evaluate", [*flags_of_run, *flags_of_scores], keep=[lock])
-        found = read_json_lines(run_folder(workdir) / "evaluations.jsonl")
-    if not found:
-        raise FailedRun(f"stugan_tf.evaluate left no scores in {workdir}.")
-    newest = found[-1]  # by position: clocks of machines differ
-    protocol, step = newest.pop("protocol"), newest.pop("step")
-    del newest["time"]
-    return Scores(
-        folder=workplace.folder, id=workplace.id, step=step, scores=newest, protocol=protocol
-    )
+    flags_of_scores = flags(context, workplace, examples, references)
+    workplace.run("stugan_tf.evaluate", [*flags_of_artifact, *flags_of_scores])
+    return Scores(folder=workplace.folder, id=workplace.id, **json.loads(output.read_bytes()))

@@ -10,10 +10,12 @@ docs/demo.md.
 
 from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
 import contextlib
+import ipaddress
 import pathlib
+import re
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 
 from absl import flags
@@ -28,6 +30,7 @@ flags.DEFINE_multi_string(
 flags.DEFINE_integer("port", 7860, "Port of the page.")
 flags.DEFINE_string("host", "127.0.0.1", "Address of the page; 0.0.0.0 for all addresses.")
 
+_OTHER_NAME = b"This page is served under another name. Start the demo with --host=NAME.\n"
 PAGE = pathlib.Path(__file__).with_name("page.py")
 MAX_ARTIFACTS = 4
 _SETTINGS = {
@@ -63,7 +66,8 @@ def main(_: object) -> None:
         print(f"{_url(address)} shows {', '.join(names)}. Stop it by Ctrl-C.", flush=True)
         yield
 
-    app = app_class(PAGE, middleware=[middleware_class(_OnlyFromHere)], lifespan=while_served)
+    only_from_here = middleware_class(_OnlyFromHere, names=_own_names(FLAGS.host))
+    app = app_class(PAGE, middleware=[only_from_here], lifespan=while_served)
     host, port = address[:2]
     with contextlib.suppress(KeyboardInterrupt):
         app.run(config={**_SETTINGS, "server.address": host, "server.port": port})
@@ -98,13 +102,16 @@ def _classes() -> tuple[Any, Any]:
 
 
 class _OnlyFromHere:
-    """Adds `_POLICY` to every response, and refuses connections from pages of other addresses.
+    """Adds `_POLICY` to every response, and refuses pages and requests of other addresses.
 
-    Streamlit also refuses most such pages, but first asks another server for this one's address.
+    Streamlit also refuses most such pages, but first asks another server for this one's address. It
+    does not look at the name that a request gives for this server: the owner of any name can let it
+    mean this machine, after a browser has loaded a page by that name (DNS rebinding).
     """
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, names: Collection[str]) -> None:
         self._app = app
+        self._names = names
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def send_with_policy(message: Any) -> None:
@@ -113,9 +120,15 @@ class _OnlyFromHere:
                 message = {**message, "headers": [*message.get("headers", ()), policy]}
             await send(message)
 
-        if scope["type"] == "websocket" and not _is_from_here(dict(scope["headers"])):
+        headers = dict(scope.get("headers", ()))
+        is_known = is_own_host(headers.get(b"host"), self._names)
+        if scope["type"] == "websocket" and not (is_known and _is_from_here(headers)):
             await receive()
             await send({"type": "websocket.close"})
+            return
+        if scope["type"] == "http" and not is_known:
+            await send({"type": "http.response.start", "status": 403, "headers": []})
+            await send({"type": "http.response.body", "body": _OTHER_NAME})
             return
         await self._app(scope, receive, send_with_policy)
 
@@ -124,6 +137,26 @@ def _is_from_here(headers: Mapping[bytes, bytes]) -> bool:
     """Whether a page of this server connects, or no page: browsers send the page's address."""
     origin = headers.get(b"origin")
     return origin is None or origin.partition(b"://")[2] == headers.get(b"host")
+
+
+def is_own_host(header: bytes | None, names: Collection[str]) -> bool:
+    """Whether the `Host` of a request is a numeric address or one of `names`, at any port.
+
+    A numeric address cannot be rebound. Without the header no browser asks.
+    """
+    if header is None:
+        return True
+    name = re.sub(r":[0-9]*$", "", header.decode("latin-1")).removesuffix(".").lower()
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return name in names
+    return True
+
+
+def _own_names(host: str) -> set[str]:
+    """Names by which the page may be asked for: localhost, --host, and this machine's own."""
+    return {"localhost", host.removesuffix(".").lower(), socket.gethostname().lower()}
 
 
 def _address(host: str, port: int) -> Any:

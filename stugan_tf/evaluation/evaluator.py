@@ -3,7 +3,7 @@
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import gin
 import numpy as np
@@ -23,7 +23,13 @@ from stugan_tf.evaluation.extraction import Extraction
 from stugan_tf.evaluation.extractors import Extractor, tfhub_inception
 from stugan_tf.evaluation.neighbors import Neighbors, find_neighbors
 from stugan_tf.evaluation.protocol import protocol_id
-from stugan_tf.evaluation.sampling import BATCH_NORMS, Generates, Sampler
+from stugan_tf.evaluation.sampling import (
+    BATCH_NORMS,
+    Generates,
+    Sampler,
+    check_range,
+    numbered_inputs,
+)
 from stugan_tf.evaluation.statistics import (
     Collector,
     Statistics,
@@ -31,10 +37,28 @@ from stugan_tf.evaluation.statistics import (
     ttur_statistics,
 )
 from stugan_tf.evaluation.table import BUILT_IN, METRICS, Comparison, Sizes
+from stugan_tf.images import to_uint8
 from stugan_tf.progress import ProgressBar
 from stugan_tf.randomness import Purpose, fold
+from stugan_tf.signatures import ImageShape, Seed
 
 BLOCK = 100  # Latents that share random numbers, whatever the batch size.
+
+
+class Inputs(Protocol):
+    """What a generator takes and makes; `serving.interface.Interface` is one."""
+
+    @property
+    def latent_dim(self) -> int:
+        """Length of a latent vector."""
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are integers below it."""
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """(H, W, C)."""
 
 
 @gin.configurable(denylist=["source", "strategy"])
@@ -237,15 +261,19 @@ class Evaluator:
     @property
     def protocol(self) -> dict[str, Any]:
         """See the class."""
+        return self._protocol(
+            {"weights": self._weights, "batch_norm": self._batch_norm, "block": self._block}
+        )
+
+    def _protocol(self, generator: dict[str, Any]) -> dict[str, Any]:
+        """The protocol, with what it says of the generator and its inputs."""
         self.prepare()
         generated = {
             "num_images": self._num_images,
-            "weights": self._weights,
-            "batch_norm": self._batch_norm,
             "truncation": self.truncation,
             "seed": self._seed,
             "repeats": self._repeats,
-            "block": self._block,
+            **generator,
         }
         protocol = {"extractor": self._extraction.extractor.protocol, "generated": generated}
         if self._statistics is not None:
@@ -264,25 +292,80 @@ class Evaluator:
             {column: float or None} of all metrics, such as `fid`, `inception_score`,
             `inception_score_std` (over parts) and `kid_std` (standard error), and `protocol`.
         """
+
+        def draw(seed: Seed) -> Iterator[np.ndarray]:
+            return self._sampler(gan).batches(self._num_images, seed)
+
+        return {**self._scores(draw), "protocol": self.protocol}
+
+    def score_exported(
+        self, compute: Callable[[np.ndarray, np.ndarray], np.ndarray], interface: Inputs
+    ) -> dict[str, Any]:
+        """Scores a generator that has no GAN any more, such as one that was exported.
+
+        It gets the latents and labels that the averaged generator of a GAN would get. Its weights,
+        their precision and its batch norm are as they were exported, and not part of the protocol.
+
+        Args:
+            compute: `(latents [B, latent_dim], labels [B]) -> images`, float32 [B, H, W, C] in
+                [-1, 1].
+            interface: has `latent_dim`, `num_classes` and `image_shape`.
+
+        Returns:
+            As from a call.
+
+        Raises:
+            InputError: if its images have another shape than those of the training.
+        """
+        if tuple(interface.image_shape) != tuple(self._shape):
+            raise InputError(
+                f"The generator makes images {tuple(interface.image_shape)}, but the run's are "
+                f"{tuple(self._shape)}. Score it by a run on such images."
+            )
+
+        def draw(seed: Seed) -> Iterator[np.ndarray]:
+            latents, labels = numbered_inputs(
+                self._num_images,
+                interface.latent_dim,
+                interface.num_classes,
+                seed,
+                self.truncation,
+                BLOCK,
+            )
+            for first in range(0, self._num_images, self._extraction.batch_size):
+                some = slice(first, first + self._extraction.batch_size)
+                images = np.nan_to_num(compute(latents[some], labels[some]), nan=np.inf)
+                check_range(np.array([[images.min(), images.max()]]))
+                yield to_uint8(images)
+
+        return {
+            **self._scores(draw),
+            "protocol": self._protocol({"weights": "as exported", "block": BLOCK}),
+        }
+
+    def _scores(self, draw):
+        """Scores of the images that `draw` yields for the seed of each repeat."""
         with tensor_float_32(False):
             self.prepare()
-            results = [self._score(gan, repeat) for repeat in range(self._repeats)]
+            results = [
+                self._score(draw(self._sampling_seed(repeat))) for repeat in range(self._repeats)
+            ]
         scores = {name: _mean([result[name] for result in results]) for name in results[0]}
         if self._repeats > 1:
             for name in self.metrics:
                 values = [result[name] for result in results]
                 scores[f"{name}_repeat_std"] = _deviation(values)
-        return {**scores, "protocol": self.protocol}
+        return scores
 
-    def _score(self, gan, repeat):
-        """Scores one set of generated images."""
+    def _score(self, batches):
+        """Scores one set of generated images, uint8 [B, H, W, C] each."""
         sizes = self._sizes
         collector = None
         if any(metric.compute for metric in self._metrics):
             collector = Collector(sizes.num_images, sizes.num_features, sizes.num_kept)
         streams = {one.name: one.stream(sizes) for one in self._metrics if one.stream}
         with ProgressBar(self._num_images, "image", "generated images") as progress:
-            for images in self._samples(gan, self._num_images, repeat):
+            for images in batches:
                 features, logits = self._extraction(images)
                 if collector:
                     collector.update(features)
@@ -297,8 +380,11 @@ class Evaluator:
             scores |= metric.named(stream.result() if stream else metric.compute(images))
         return scores
 
-    def _samples(self, gan: Generates, num_images: int, repeat: int = 0) -> Iterator[np.ndarray]:
-        """Yields generated images, uint8 [B, H, W, C]."""
+    def _sampling_seed(self, repeat: int = 0) -> Seed:
+        return fold((self._seed, 0), Purpose.EVALUATION, repeat)
+
+    def _sampler(self, gan: Generates) -> Sampler:
+        """The sampler of a GAN, made once."""
         sampler, truncation = self._samplers.get(gan, (None, None))
         if sampler is None or truncation != self.truncation:  # Each new one is compiled.
             sampler = Sampler(
@@ -311,7 +397,7 @@ class Evaluator:
                 self._block,
             )
             self._samplers[gan] = sampler, self.truncation
-        return sampler.batches(num_images, fold((self._seed, 0), Purpose.EVALUATION, repeat))
+        return sampler
 
     def neighbors(self, gan: Generates, num_images: int, num_neighbors: int = 7) -> Neighbors:
         """Finds the real images most like generated ones: does the generator copy them?
@@ -329,7 +415,8 @@ class Evaluator:
                 f"Generated images {self._shape} cannot be shown beside the real ones of "
                 f"Evaluator.real, {self._source.image_shape}. Leave Evaluator.real out."
             )
-        images = np.concatenate(list(self._samples(gan, num_images)))
+        batches = self._sampler(gan).batches(num_images, self._sampling_seed())
+        images = np.concatenate(list(batches))
         return find_neighbors(images, self._source, self._extraction, num_neighbors)
 
 

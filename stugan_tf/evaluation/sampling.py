@@ -45,6 +45,35 @@ class Generates(Protocol):
         """`(latents, labels, training, averaged) -> images`, float32 [B, H, W, C]."""
 
 
+def numbered_inputs(
+    num_images: int,
+    latent_dim: int,
+    num_classes: int,
+    seed: Seed,
+    truncation: float | None,
+    block: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The latents and labels from which `Sampler.batches` makes its images.
+
+    Args:
+        num_images: number of images.
+        latent_dim: length of a latent vector.
+        num_classes: labels are integers below it.
+        seed: int [2].
+        truncation: see `randomness.draw_latents`.
+        block: number of latents that share random numbers.
+
+    Returns:
+        Latents, float32 [num_images, latent_dim], and labels, int32 [num_images].
+    """
+    blocks = [
+        draw_latents(block, latent_dim, num_classes, fold(seed, 0, number), truncation)
+        for number in range(-(-num_images // block))
+    ]
+    latents, labels = zip(*blocks, strict=True)
+    return np.concatenate(latents)[:num_images], np.concatenate(labels)[:num_images]
+
+
 class Sampler:
     """Draws images from the generator of one GAN.
 
@@ -107,19 +136,11 @@ class Sampler:
         return self._batches(num_images, seed, draw)
 
     def inputs(self, num_images: int, seed: Seed) -> tuple[np.ndarray, np.ndarray]:
-        """The latents and labels from which `batches` makes its images.
-
-        Args:
-            num_images: number of images.
-            seed: int [2].
-
-        Returns:
-            Latents, float32 [num_images, latent_dim], and labels, int32 [num_images].
-        """
-        num_blocks = -(-num_images // self._block)
-        blocks = [self._inputs(self._block, fold(seed, 0, block)) for block in range(num_blocks)]
-        latents, labels = zip(*blocks, strict=True)
-        return np.concatenate(latents)[:num_images], np.concatenate(labels)[:num_images]
+        """The latents and labels from which `batches` makes its images, see `numbered_inputs`."""
+        gan = self._gan
+        return numbered_inputs(
+            num_images, gan.latent_dim, gan.num_classes, seed, self._truncation, self._block
+        )
 
     def images_of(
         self, latents: np.ndarray, labels: np.ndarray, seed: Seed
@@ -150,7 +171,7 @@ class Sampler:
         with self.statistics_of(seed):
             for first in range(0, num_images, at_once):
                 images, extremes = compute(first)
-                _check_range(extremes)
+                check_range(extremes)
                 yield images[: num_images - first]
 
     def _parts(self, values, first):
@@ -259,8 +280,12 @@ class Sampler:
         return lambda seed: [values[0] for values in run_all(seed)]  # Replicas have equal values.
 
 
-def _check_range(extremes):
-    """Raises InputError unless the lowest and highest values of all replicas are in [-1, 1]."""
+def check_range(extremes: np.ndarray) -> None:
+    """Raises InputError unless images are in [-1, 1].
+
+    Args:
+        extremes: float [n, 2], the lowest and the highest values of some images.
+    """
     lowest, highest = extremes[:, 0].min(), extremes[:, 1].max()
     if lowest < -1 - TOLERANCE or highest > 1 + TOLERANCE:
         raise InputError(

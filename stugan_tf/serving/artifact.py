@@ -112,7 +112,7 @@ def _check_is_ours(output: pathlib.Path, kind: str) -> None:
             "Choose another."
         )
     if there:
-        former = read_manifest(output / str(there[-1]))["kind"]
+        former = read_manifest(find(output))["kind"]
         if former != kind:
             raise InputError(
                 f"--output={output} holds artifacts of format {former}. Choose another folder for "
@@ -161,7 +161,9 @@ def digest_of(manifest: dict[str, Any]) -> str:
 
 
 def find(path: str | os.PathLike[str]) -> pathlib.Path:
-    """The folder of a version: the path itself, or the newest version in it.
+    """The folder of a version: the path itself, or the newest version in it that has a manifest.
+
+    A version without a manifest is a copy that has just begun, or an emptied folder.
 
     Raises:
         InputError: if the path holds no artifact.
@@ -177,7 +179,8 @@ def find(path: str | os.PathLike[str]) -> pathlib.Path:
             f"{path} is not an artifact: it holds neither {MANIFEST} nor folders of versions. Make "
             "one by python -m stugan_tf.export."
         )
-    return path / str(there[-1])
+    whole = [number for number in there if (path / str(number) / MANIFEST).is_file()]
+    return path / str((whole or there)[-1])
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
@@ -240,14 +243,42 @@ def _check_manifest(manifest: dict[str, Any]) -> None:
         raise ValueError("sizes")
 
 
+def facts(folder: pathlib.Path) -> dict[str, Any]:
+    """What a version is, for records of it.
+
+    Returns:
+        `sha256` of its manifest, which stands for all its files; `format`; and from its model card
+        `precision`, and `step`, `weights` and `batch_norm` of the checkpoint.
+
+    Raises:
+        InputError: if the manifest or the card is missing or damaged.
+    """
+    manifest = read_manifest(folder)
+    try:
+        card = json.loads((folder / CARD).read_bytes())
+        found = {"precision": card["precision"], **card["checkpoint"]}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(
+            f"{folder / CARD} is missing or damaged ({error!r:.80}). Copy or export the artifact "
+            "again."
+        ) from None
+    return {"sha256": manifest["sha256"], "format": manifest["kind"], **found}
+
+
 def check_files(folder: pathlib.Path, manifest: dict[str, Any]) -> None:
     """Raises InputError unless all files of a version are as they were written."""
     for name, about in manifest["files"].items():
         path = folder / name
-        if not _is_own(folder, name) or path.stat().st_size != about["bytes"]:
+        if not _is_own(folder, name):
             raise InputError(
-                f"{folder} is damaged: {name!r:.200} is missing, a link, or not of "
-                f"{about['bytes']:,} bytes. Copy or export it again."
+                f"{folder} cannot be used: {name!r:.200} is missing, or is a link or below one. "
+                "Links are not followed, because they may lead anywhere: copy the files themselves "
+                "(`cp -rL`), or export it again."
+            )
+        if path.stat().st_size != about["bytes"]:
+            raise InputError(
+                f"{folder} is damaged: {name!r:.200} has {path.stat().st_size:,} bytes, not "
+                f"{about['bytes']:,}. Copy or export it again."
             )
         if sha256_of(path) != about["sha256"]:
             raise InputError(

@@ -151,10 +151,20 @@ def _scores(card: dict[str, Any]) -> str:
         ]
         rows = [(name, str(value)) for name, value in values]
         settings = [f"- {name}: {value}" for name, value in protocol.items()]
+        generated = protocol.get("generated")
+        scored = generated.get("weights") if isinstance(generated, dict) else None
+        own = card["checkpoint"]["weights"]
+        whose = "" if scored is None else f", of its {scored} weights in the training's precision"
+        if scored not in (None, own):
+            whose += f" (this export has the {own} weights)"
         sections.append(markdown(("score", ""), rows))
         sections.append(
             "\n".join(
-                [f"Protocol {protocol['id']}, of the checkpoint before export:", "", *settings]
+                [
+                    f"Protocol {protocol['id']}, of the checkpoint before export{whose}:",
+                    "",
+                    *settings,
+                ]
             )
         )
     return "\n\n".join(sections)

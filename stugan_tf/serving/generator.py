@@ -10,10 +10,9 @@ from stugan_tf.checks import check_above_zero, check_positive, check_seed
 from stugan_tf.errors import InputError
 from stugan_tf.images import to_uint8
 from stugan_tf.randomness import Purpose, fold
+from stugan_tf.serving.bounds import MAX_IMAGES
 from stugan_tf.serving.interface import Interface
 from stugan_tf.serving.numbering import BLOCK, numbered_inputs
-
-MAX_IMAGES = 2**20
 
 
 class ServedGenerator:

@@ -1,9 +1,10 @@
 """A generator for TensorFlow Lite: one signature for each batch size, `batch_1`, `batch_8`...
 
 Each takes latents [B, latent_dim] and, if the model is conditional, labels [B], and makes images
-[B, H, W, C] in [-1, 1]. Batch sizes are fixed, because the converter cannot convert resized
-convolutions with a dynamic one. Weights with enough zeros are stored sparse, except in int8: the
-CPU kernels refuse dynamic-range quantized convolutions with sparse weights (TensorFlow 2.21).
+[B, H, W, C] in [-1, 1]. The images of labels that are out of range are not numbers. Batch sizes are
+fixed, because the converter cannot convert resized convolutions with a dynamic one. Weights with
+enough zeros are stored sparse, except in int8: the CPU kernels refuse dynamic-range quantized
+convolutions with sparse weights (TensorFlow 2.21).
 """
 
 import contextlib
@@ -20,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from stugan_tf.errors import InputError
+from stugan_tf.serving.bounds import are_classes, blank_unless, clipped
 from stugan_tf.serving.interface import Interface
 from stugan_tf.serving.lite_contents import StoredWeight, stored_weights
 
@@ -84,9 +86,12 @@ def _save(
         if interface.conditional:
             specs.append(tf.TensorSpec([size], tf.int32, "labels"))
 
-        def images(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-            given = inputs if interface.conditional else inputs[0]
-            return {"images": tf.cast(model(given, training=False), tf.float32)}
+        def images(latents: tf.Tensor, labels: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+            if labels is None:
+                return {"images": tf.cast(model(latents, training=False), tf.float32)}
+            given = [latents, clipped(labels, interface.num_classes)]
+            made = tf.cast(model(given, training=False), tf.float32)
+            return {"images": blank_unless(are_classes(labels, interface.num_classes), made)}
 
         return tf.function(images, specs, autograph=False).get_concrete_function()
 
@@ -135,7 +140,8 @@ def read(
                 _check_runner(runner, size, interface)
             generate = _Batches(runners, interpreter)
             for size in runners:  # Some faults show only when a signature runs.
-                generate(*_nothing(size, interface))
+                if np.isnan(generate(*_nothing(size, interface))).any():
+                    raise ValueError("its images are not numbers, or it has fewer classes")
     except InputError:
         raise
     except (ValueError, TypeError, KeyError, RuntimeError, UnicodeError) as error:

@@ -10,6 +10,8 @@ Signatures, all with dynamic batches; `serving_default` is `images_of_latents`:
     pixels_of_mixtures   the same -> pixels
 
 `truncation` 0 draws from the whole normal distribution, `class_id` -1 draws each label at random.
+The graph refuses other values that are out of bounds. Besides the signatures there is a function
+`serve` of one structure, latents or {"latents", "labels"}, to images, as Keras calls it.
 """
 
 import os
@@ -24,6 +26,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.files import without_patterns
 from stugan_tf.layers.mixing import mixing_classes
 from stugan_tf.randomness import Purpose, fold
+from stugan_tf.serving.bounds import MAX_IMAGES, are_classes, blank_unless, clipped, require
 from stugan_tf.serving.interface import Interface
 from stugan_tf.serving.numbering import numbered_inputs
 
@@ -54,19 +57,19 @@ class _Module(tf.Module):
         self._call = _shared(model)
         mixing = mixing_or_reason(model, interface)
         self._mix = None if isinstance(mixing, str) else _shared(mixing)
+        self.serve = self._of_structure()
 
     def signatures(self) -> dict[str, Any]:
         """Concrete functions by name."""
         interface = self._interface
-        latents = tf.TensorSpec([None, interface.latent_dim], tf.float32, "latents")
-        of_latents = [latents]
+        of_latents = self._specs()
+        latents = of_latents[0]
         of_seed = [
             tf.TensorSpec([], tf.int64, "seed"),
             tf.TensorSpec([], tf.int32, "num_images"),
             tf.TensorSpec([], tf.float32, "truncation"),
         ]
         if interface.conditional:
-            of_latents.append(tf.TensorSpec([None], tf.int32, "labels"))
             of_seed.append(tf.TensorSpec([], tf.int32, "class_id"))
         kinds = {
             "latents": (self._of_latents, of_latents),
@@ -81,14 +84,48 @@ class _Module(tf.Module):
             found[f"pixels_of_{kind}"] = _pixels(function, specs)
         return {"serving_default": found["images_of_latents"], **found}
 
+    def _specs(self):
+        """What the generator takes: latents, and labels if it is conditional."""
+        latents = tf.TensorSpec([None, self._interface.latent_dim], tf.float32, "latents")
+        labels = tf.TensorSpec([None], tf.int32, "labels")
+        return [latents, labels] if self._interface.conditional else [latents]
+
+    def _of_structure(self):
+        """A function of all inputs in one structure, for `keras.layers.TFSMLayer`."""
+        specs = self._specs()
+        if not self._interface.conditional:
+            return tf.function(self._of_latents, specs, autograph=False)
+        structure = {spec.name: spec for spec in specs}
+        return tf.function(
+            lambda inputs: self._of_latents(inputs["latents"], inputs["labels"]),
+            [structure],
+            autograph=False,
+        )
+
     def _of_latents(self, latents, labels=None):
-        return self._call(latents if labels is None else [latents, labels])
+        if labels is None:
+            return self._shaped(self._call(latents), latents)
+        num_classes = self._interface.num_classes
+        valid = are_classes(labels, num_classes)
+        expected = f"labels must be from 0 to {num_classes - 1}, one for each of the latents"
+        is_one_each = tf.equal(tf.size(labels), tf.shape(latents)[0])
+        require(tf.reduce_all(valid) & is_one_each, expected, labels)
+        images = self._call([latents, clipped(labels, num_classes)])
+        return blank_unless(valid, self._shaped(images, latents))
 
     def _of_mixtures(self, latents, class_weights):
-        return self._mix([latents, class_weights])
+        return self._shaped(self._mix([latents, class_weights]), latents)
+
+    def _shaped(self, images, latents):
+        """Images with their shape. TensorFlow gives another one to a batch of none."""
+        return tf.reshape(images, [tf.shape(latents)[0], *self._interface.image_shape])
 
     def _of_seed(self, seed, num_images, truncation, class_id=None):
         interface = self._interface
+        require(seed >= 0, "seed must be at least 0", seed)
+        is_allowed = (num_images > 0) & (num_images <= MAX_IMAGES)
+        require(is_allowed, f"num_images must be from 1 to {MAX_IMAGES}", num_images)
+        require(truncation >= NO_TRUNCATION, "truncation must be at least 0", truncation)
         folded = fold(tf.stack([seed, 0]), Purpose.SAMPLES)
 
         def draw(limit):
@@ -131,6 +168,7 @@ def _images(function, specs):
 def _pixels(function, specs):
     def pixels(*arguments):
         images = tf.cast(function(*arguments), tf.float32)
+        images = tf.where(tf.math.is_nan(images), -1.0, images)  # Other integers cannot tell.
         return {"pixels": tf.cast(tf.clip_by_value(127.5 * images + 127.5, 0, 255), tf.uint8)}
 
     return tf.function(pixels, specs, autograph=False).get_concrete_function()

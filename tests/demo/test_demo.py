@@ -314,20 +314,33 @@ def test_the_browser_refuses_what_is_from_elsewhere(browser, served):
 def test_only_its_own_page_may_connect(served, origin, status):
     """Asked by others, Streamlit would look up this machine's address, which is elsewhere."""
     host = served[0].removeprefix("http://")
-    connection = http.client.HTTPConnection(host)
-    connection.request(
-        "GET",
-        "/_stcore/stream",
-        headers={
+    assert _status(host, "/_stcore/stream", f"http://{host}{origin}") == status
+
+
+def test_a_name_that_was_rebound_to_this_machine_gets_nothing(served):
+    host = served[0].removeprefix("http://")
+    rebound = f"evil.example:{host.rpartition(':')[2]}"
+    assert _status(host, "/_stcore/stream", f"http://{rebound}", Host=rebound) == 403
+    assert _status(host, "/", Host=rebound) == 403
+    assert _status(host, "/", Host=host) == 200
+
+
+def _status(host, path, origin=None, **headers):
+    """The status of a request; with an `Origin`, of one for a WebSocket."""
+    if origin is not None:
+        headers |= {
             "Connection": "Upgrade",
             "Upgrade": "websocket",
-            "Origin": f"http://{host}{origin}",
+            "Origin": origin,
             "Sec-WebSocket-Version": "13",
             "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
-        },
-    )
-    assert connection.getresponse().status == status
-    connection.close()
+        }
+    connection = http.client.HTTPConnection(host)
+    try:
+        connection.request("GET", path, headers=headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 @pytest.mark.ci

@@ -1,6 +1,7 @@
 import gc
 import math
 import resource
+import types
 import weakref
 
 import numpy as np
@@ -48,6 +49,7 @@ def numbers(scores):
     return {name: value for name, value in scores.items() if isinstance(value, float)}
 
 
+@pytest.mark.budget(8, "The first test that needs TF-GAN imports it.")
 def test_scores_are_the_formulas_applied_to_features_and_logits(make):
     gan = SmallGAN()
     scores = make(num_kept=2000)(gan)
@@ -101,6 +103,30 @@ def test_the_batch_size_changes_no_score(make):
     for scores in found[1:]:
         assert numbers(scores) == pytest.approx(numbers(found[0]), rel=1e-4, abs=1e-6)
         assert scores["protocol"] == found[0]["protocol"]
+
+
+def test_an_exported_generator_scores_as_its_checkpoint_does(make):
+    gan, evaluator = SmallGAN(), make(metrics=["fid", "inception_score"], truncation=0.9)
+    interface = types.SimpleNamespace(latent_dim=6, num_classes=1, image_shape=(8, 8, 1))
+
+    def compute(latents, labels):
+        assert len(latents) == len(labels) <= 50
+        return gan.averaged.model(latents, training=False).numpy()
+
+    exported = evaluator.score_exported(compute, interface)
+    trained = evaluator(gan)
+    assert numbers(exported) == pytest.approx(numbers(trained), rel=1e-4, abs=1e-6)
+    assert exported["protocol"]["generated"]["weights"] == "as exported"
+    assert exported["protocol"]["id"] != trained["protocol"]["id"]
+    other = make(batch_norm="batch", weights="live", metrics=["fid", "inception_score"])
+    other.truncation = 0.9
+    assert other.score_exported(compute, interface) == exported
+    for wrong in (2.0, float("nan")):
+        with pytest.raises(InputError, match=r"need them in \[-1, 1\]"):
+            evaluator.score_exported(lambda z, y, w=wrong: np.full([len(z), 8, 8, 1], w), interface)
+    interface.image_shape = (16, 16, 1)
+    with pytest.raises(InputError, match=r"makes images \(16, 16, 1\), but the run's are"):
+        evaluator.score_exported(compute, interface)
 
 
 @pytest.mark.ci

@@ -23,7 +23,7 @@ EXPORTED = Exported(
 
 
 def scored(**scores):
-    return Scores(folder=HERE, id="s", step=5, scores=scores, protocol={"id": "p"})
+    return Scores(folder=HERE, id="s", scores=scores, protocol={"id": "p"}, of={})
 
 
 def baseline(**scores):

@@ -13,15 +13,15 @@ from pipelines.components import ingest as ingest_component
 from pipelines.components import scoring, train
 from pipelines.steps import execute
 from stugan_tf.errors import FailedRun, InputError
-from stugan_tf.evaluation import records
-from stugan_tf.runs import phases as overview
 from stugan_tf.serving import artifact
+from stugan_tf.serving.formats import FORMATS
+from stugan_tf.serving.interface import Interface
 from tests.helpers.numbered_images import Numbers
 
 TRAINING = "data.source = @digits()\nAlgorithm.total_steps = 5\ntrain.seed = 0\n"
 SEED_1 = TRAINING + "train.seed = 1\n"
 INGEST = "Ingest.num_shards = 2\n"
-ORDER = ["check", "ingest", "reference", "train", "evaluate", "export", "bless", "push"]
+ORDER = ["check", "ingest", "reference", "train", "export", "evaluate", "bless", "push"]
 
 
 class Killed(BaseException):
@@ -34,6 +34,7 @@ class Commands:
     def __init__(self):
         self.called = []
         self.scores = {"fid": 20.0}
+        self.scores_of = {}  # of exports by their weights or precision
         self.protocol = "p"
         self.dies_in = None
         self.phases = ()
@@ -66,10 +67,12 @@ class Commands:
             (workdir / "phases.json").write_text(json.dumps({"phases": phases}))
 
     def evaluate(self, flags):
-        workdir = overview.run_folder(flags["workdir"])
-        time = -len(self.called)  # Clocks of machines differ.
-        record = {"step": 5, "time": time, "protocol": {"id": self.protocol}, **self.scores}
-        records.append(workdir, record)
+        of = artifact.facts(pathlib.Path(flags["artifact"]))
+        scores = dict(self.scores)
+        for name in (of["weights"], of["precision"]):
+            scores |= self.scores_of.get(name, {})
+        found = {"scores": scores, "protocol": {"id": self.protocol}, "of": of}
+        pathlib.Path(flags["output"]).write_text(json.dumps(found))
 
     def export(self, flags):
         output = pathlib.Path(flags["output"])
@@ -80,8 +83,17 @@ class Commands:
             "active_weights_under_masks": 20,
             "theoretical_flops_per_image": {"sparse": 1e4},
         }
-        (folder / artifact.CARD).write_text(json.dumps({"bytes": 10, "generator": generator}))
-        (folder / artifact.MANIFEST).write_text("{}")
+        step = 5 if flags["checkpoint"] == "latest" else int(flags["checkpoint"])
+        card = {
+            "bytes": 10,
+            "generator": generator,
+            "precision": flags.get("precision", "float32"),
+            "checkpoint": {"step": step, "weights": flags["weights"], "batch_norm": "inference"},
+        }
+        (folder / artifact.CARD).write_text(json.dumps(card))
+        (folder / FORMATS[flags["format"]].file).write_text("a generator")
+        interface = Interface(4, (8, 8, 1), 1, False)
+        artifact.write_manifest(folder, flags["format"], interface)
 
 
 @pytest.fixture
@@ -142,7 +154,7 @@ def test_a_second_run_does_nothing(start, commands):
         # Another order of images is other data.
         ({"pipeline": "Ingest.seed = 1\n"}, [c for c in ORDER if c != "check"]),
         ({"pipeline": "Beam.num_workers = 2\n"}, []),
-        ({"pipeline": "Export.format = 'sparse'\n"}, ["export", "bless", "push"]),
+        ({"pipeline": "Export.format = 'sparse'\n"}, ["export", "evaluate", "bless", "push"]),
         ({"pipeline": "Bless.at_most = {'fid': 30.0}\n"}, ["bless", "push"]),
         ({"code": "2"}, ORDER),
     ],
@@ -172,7 +184,7 @@ def test_killed_anywhere_it_goes_on_where_it_was(start, commands, module):
 
 def _modules():
     names = ["check", "pipelines.statistics"]
-    return names + [f"stugan_tf.{name}" for name in ("train", "evaluate", "export")]
+    return names + [f"stugan_tf.{name}" for name in ("train", "export", "evaluate")]
 
 
 @pytest.mark.parametrize("name", ORDER)
@@ -246,12 +258,12 @@ def rescoring_raises(start, commands, monkeypatch):
     return errors.append
 
 
-def test_without_its_checkpoint_a_served_model_cannot_be_compared(start, rescoring_raises):
-    rescoring_raises(InputError("The checkpoint is gone."))
+def test_a_served_model_that_cannot_be_scored_cannot_be_compared(start, rescoring_raises):
+    rescoring_raises(InputError("The artifact is gone."))
     blessing = start(SEED_1).artifacts["bless"]
     assert not blessing.blessed
     assert "version 1 cannot be compared with: " in blessing.words
-    assert "The checkpoint is gone." in blessing.words
+    assert "The artifact is gone." in blessing.words
 
 
 def test_a_failure_that_may_pass_is_no_verdict(start, rescoring_raises):
@@ -268,10 +280,41 @@ def test_the_served_model_is_scored_anew_if_a_score_is_missing(start, commands):
     assert "kid is 0.5, equal to 0.5 of version 1" in outcome.artifacts["bless"].words
 
 
-def test_scores_are_those_written_last_whatever_clocks_say(start, commands):
+@pytest.mark.parametrize(
+    ("export", "scored"),
+    [
+        ("Export.weights = 'live'\n", "live"),
+        ("Export.format = 'tflite'\nExport.flags = ['--precision=int8']\n", "int8"),
+    ],
+)
+def test_what_is_judged_is_what_would_be_served(start, commands, export, scored):
     start()
-    commands.protocol, commands.scores = "q", {"fid": 19.0}
-    assert start(pipeline="Score.checkpoint = 5\n").artifacts["evaluate"].scores == {"fid": 19.0}
+    commands.scores_of = {scored: {"fid": 30.0}}
+    outcome = start(pipeline=export)
+    assert scored in outcome.artifacts["evaluate"].of.values()
+    assert not outcome.artifacts["bless"].blessed
+    assert "fid is 30, worse than 20 of version 1" in outcome.artifacts["bless"].words
+    assert start().artifacts["push"].version == 1
+
+
+def test_scores_say_what_they_are_of(start, make_context):
+    found = start(pipeline="Score.checkpoint = 5\n").artifacts
+    record = serving.current(make_context(TRAINING, "", INGEST).serving)
+    assert record["scored"] == found["evaluate"].of == artifact.facts(found["export"].path)
+    assert record["scored"]["weights"] == "averaged"
+    assert record["scored"]["precision"] == "float32"
+    assert record["step"] == record["scored"]["step"] == 5
+
+
+def test_files_that_changed_after_they_were_scored_are_not_pushed(start, make_context):
+    context = make_context(TRAINING, "", INGEST)
+    found = chain.run(context, "bless").artifacts
+    folder = found["export"].path
+    (folder / FORMATS["saved_model"].file).write_text("another generator")
+    artifact.write_manifest(folder, "saved_model", Interface(4, (8, 8, 1), 1, False))
+    with pytest.raises(FailedRun, match="is not what was scored, so it is not pushed"):
+        chain.run(context)
+    assert serving.current(context.serving) is None
 
 
 def test_what_is_pushed_was_compared_with_what_is_served(start, make_context, commands):
@@ -343,7 +386,7 @@ def test_several_workers_may_train_by_the_command_that_is_printed(start, make_co
     commands(name, flags)  # as each worker does
     called = len(commands.called)
     outcome = start(SEED_1)
-    assert outcome.made == ["train", "evaluate", "export", "bless", "push"]
+    assert outcome.made == ["train", "export", "evaluate", "bless", "push"]
     assert "stugan_tf.train" not in commands.called[called:]
     assert outcome.artifacts["train"].workdir != found["train"].workdir
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stugan_tf.errors import InputError
 from stugan_tf.evaluation import records
 from stugan_tf.serving import artifact
 from stugan_tf.serving.card import write as write_card
@@ -137,6 +138,14 @@ def test_a_card_tells_names_of_any_bytes(exported, tmp_path):
     assert json.loads((tmp_path / artifact.CARD).read_text())["interface"] == made["interface"]
 
 
+def test_a_card_says_of_which_weights_scores_are(exported, tmp_path):
+    made = json.loads((exported("conditional", *SPARSE) / "1" / artifact.CARD).read_text())
+    for scored, told in (("averaged", "of its averaged weights in"), ("live", "has the averaged")):
+        protocol = {"id": "1", "generated": {"weights": scored}}
+        write_card(tmp_path, {**made, "scores": [{"step": 1, "fid": 1.0, "protocol": protocol}]})
+        assert told in (tmp_path / artifact.CARD_TEXT).read_text()
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_card_says_whether_its_writer_must_be_trusted(exported, tmp_path, name):
     made = json.loads((exported("conditional", *SPARSE) / "1" / artifact.CARD).read_text())
@@ -158,6 +167,69 @@ def test_the_next_export_is_the_next_version(runs, tmp_path):
     assert code == 1
     assert "holds artifacts of format sparse" in errors
     assert artifact.versions(output) == [1, 2]
+
+
+def test_a_copy_that_has_just_begun_hides_no_whole_version(exported, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(exported("plain", *SPARSE), folder)
+    expected = load(folder)(2)
+    for name in ("2", "3"):
+        (folder / name).mkdir()
+    (folder / "3" / artifact.CARD).write_text("{}")
+    assert artifact.find(folder) == folder / "1"
+    np.testing.assert_array_equal(load(folder)(2), expected)
+    (folder / "1" / artifact.MANIFEST).unlink()
+    with pytest.raises(InputError, match=r"out/3/manifest.json is missing"):
+        load(folder)
+
+
+@pytest.mark.ci
+def test_an_export_is_scored_as_it_is_by_the_evaluator_of_its_run(runs, exported, tmp_path):
+    folder, output = exported("plain", *SPARSE), tmp_path / "scores.json"
+    settings = [
+        "Evaluator.extractor = @digits_classifier",
+        "Evaluator.num_images = 100",
+        "Evaluator.metrics = ['fid']",
+        f"Evaluator.cache_dir = {str(tmp_path)!r}",
+    ]
+    before = records.read(runs["plain"])
+    code, out, errors = call(
+        "evaluate",
+        f"--workdir={runs['plain']}",
+        f"--artifact={folder}",
+        f"--output={output}",
+        *(f"--gin_param={one}" for one in settings),
+    )
+    assert code == 0, errors
+    found = json.loads(output.read_text())
+    assert f"fid {found['scores']['fid']:.5g}" in out
+    assert found["of"] == artifact.facts(folder / "1")
+    assert found["of"]["weights"] == "averaged"
+    assert found["of"]["format"] == "sparse"
+    assert found["of"]["step"] == 1
+    assert found["protocol"]["generated"]["num_images"] == 100
+    assert records.read(runs["plain"]) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--checkpoint=1"], "--artifact and --checkpoint both name a generator"),
+        (["--watch"], "--watch and --artifact cannot be combined"),
+        (["--artifact=", "--output=x.json"], "--output is for the scores of --artifact"),
+        (["--artifact=nowhere"], "There is no artifact nowhere"),
+    ],
+)
+def test_evaluate_tells_what_makes_no_sense_of_an_artifact(runs, exported, flags, told):
+    settings = "Evaluator.extractor = @digits_classifier"
+    number = "--gin_param=Evaluator.num_images = 100"
+    metrics = "--gin_param=Evaluator.metrics = ['fid']"
+    given = [f"--artifact={exported('plain', *SPARSE)}", *flags]
+    code, _, errors = call(
+        "evaluate", f"--workdir={runs['plain']}", f"--gin_param={settings}", number, metrics, *given
+    )
+    assert code == 1
+    assert told in errors
 
 
 def test_an_export_that_fails_leaves_nothing(runs, tmp_path, monkeypatch):
@@ -210,6 +282,8 @@ def test_what_makes_no_sense_is_told(runs, tmp_path, flags, told):
         ("plain", ["--classes"], "--classes needs a conditional GAN"),
         ("conditional", ["--class_id=10"], "--class_id=10 is not one of the classes"),
         ("plain", ["--artifact=nowhere"], "There is no artifact nowhere"),
+        ("plain", ["--num=1000000"], "A picture of 1,000,000 images in 1,000 rows"),
+        ("conditional", ["--classes", "--columns=100000000"], "in 10 rows and 100,000,000 columns"),
     ],
 )
 def test_sample_tells_what_an_artifact_cannot(exported, tmp_path, run, flags, told):
