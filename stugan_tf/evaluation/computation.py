@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 # Attributes that say how a node is run, or what is known of its outputs, not what it computes.
-_OF_THE_RUNTIME = ("config", "config_proto", "executor_type", "metadata", "shared_name")
+_OF_THE_RUNTIME = ("config", "config_proto", "executor_type", "metadata", "shared_name", "token")
 
 
 def sha256_of_computation(concrete: Any) -> str:

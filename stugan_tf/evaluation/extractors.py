@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from stugan_tf.adapters.keras_internals import functional, nodes
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import inception
 from stugan_tf.evaluation.computation import sha256_of_computation, traced
@@ -511,6 +512,13 @@ def _output_of(
     layers = {layer.name: layer for layer in model.layers}
     if name not in layers:
         raise InputError(f"keras_model.{kind}: {path} has no layer {name!r}. {_there_are(layers)}")
+    graph = functional(model)
+    calls = sum(node.operation is layers[name] for node in nodes(graph)) if graph else 1
+    if calls > 1:
+        raise InputError(
+            f"keras_model.{kind}: {path} calls the layer {name!r} {calls} times, so its output is "
+            "not one. Name a layer that is called once, such as an Identity after the call."
+        )
     output = layers[name].output
     if not keras.backend.is_keras_tensor(output):
         raise InputError(f"keras_model.{kind}: the layer {name!r} of {path} has several outputs.")

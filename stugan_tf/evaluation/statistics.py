@@ -226,6 +226,9 @@ class CacheEntry:
         Raises:
             InputError: if they cannot be the statistics of these images and this extractor.
         """
+        description = str(stored.get("description"))
+        if self._without_sizes(description) != self._without_sizes(self._description):
+            raise InputError("it is of other images, or by another extractor")
         dim = self._num_features
         mean, covariance = _array(stored, "mean", (dim,)), _array(stored, "covariance", (dim, dim))
         check_moments("its", mean, covariance)
@@ -235,6 +238,15 @@ class CacheEntry:
         # A smaller draw of kept features is the beginning of a larger one.
         kept, num_images = features[: self._num_kept], self._protocol["num_images"]
         return Statistics(self._protocol, mean, covariance, kept, num_images)
+
+    @staticmethod
+    def _without_sizes(description: str) -> object:
+        """A description less what does not change what is computed; None if it is none."""
+        try:
+            values = dict(json.loads(description))
+        except (ValueError, TypeError):
+            return None
+        return {name: one for name, one in values.items() if name not in ("source", "num_kept")}
 
     def announce(self) -> None:
         """Writes a description of the file, for people: the file itself may take an hour."""

@@ -273,6 +273,15 @@ def test_what_is_no_keras_model_is_told(tmp_path, keras_net):
         keras_model(str(tmp_path / "torn.keras"), "pool")
 
 
+def test_a_layer_that_is_called_twice_has_no_one_output(tmp_path):
+    inputs, pool = keras.Input([8, 8, 3]), layers.GlobalAveragePooling2D(name="pool")
+    outputs = layers.Add(name="sum")([pool(inputs), pool(layers.ReLU()(inputs))])
+    keras.Model(inputs, outputs).save(tmp_path / "twice.keras")
+    with pytest.raises(InputError, match=r"calls the layer 'pool' 2 times"):
+        keras_model(str(tmp_path / "twice.keras"), "pool")
+    assert keras_model(str(tmp_path / "twice.keras"), "sum").num_features == 3
+
+
 def test_a_keras_model_of_two_inputs_is_refused(tmp_path):
     inputs = [keras.Input([8, 8, 3]), keras.Input([8, 8, 3])]
     keras.Model(inputs, layers.Add(name="pool")(inputs)).save(tmp_path / "two.keras")

@@ -191,6 +191,10 @@ DAMAGE = {
     "a missing array": lambda whole: bits(**{k: whole[k] for k in whole if k != "features"}),
     "another mean": lambda whole: bits(**{**whole, "mean": whole["mean"][:-1]}),
     "other features": lambda whole: bits(**{**whole, "features": whole["features"][:, :-1]}),
+    "other images": lambda whole: bits(
+        **{**whole, "description": np.array(str(whole["description"]).replace("1797", "1798"))}
+    ),
+    "no description": lambda whole: bits(**{**whole, "description": np.array("[1]")}),
     "text": lambda whole: bits(**{**whole, "mean": whole["mean"].astype(str)}),
     "nan": lambda whole: bits(**{**whole, "covariance": with_nan(whole["covariance"])}),
     "no symmetry": lambda whole: bits(**{**whole, "covariance": np.tri(5) @ whole["covariance"]}),
