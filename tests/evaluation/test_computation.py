@@ -137,10 +137,11 @@ def test_bodies_of_functions_and_loops_count():
     assert digest(loop(2.0)) != digest(loop(3.0))
 
 
+@pytest.mark.ci
 def test_a_graph_deeper_than_pythons_stack_has_a_digest():
     def deep(images):
-        for _ in range(1500):
+        for _ in range(1100):
             images = images + 1.0
         return images
 
-    assert digest(deep) == digest(deep)
+    assert digest(deep) != digest(lambda images: images)
