@@ -11,7 +11,6 @@ import io
 import json
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +22,7 @@ from stugan_tf.evaluation.metrics import check_moments
 from stugan_tf.evaluation.moments import Moments
 from stugan_tf.files import cache_folder, local_path, write_atomically
 from stugan_tf.progress import ProgressBar
+from stugan_tf.telling import say
 
 if TYPE_CHECKING:  # The table of metrics imports this, and must not import TensorFlow.
     from stugan_tf.data import Source
@@ -389,11 +389,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
 
 def say_damaged(path: pathlib.Path, reason: object) -> None:
     """Says on stderr that a file is damaged and that its contents will be made again."""
-    print(
-        f"{path} is damaged: {str(reason).rstrip('.')}. It is made again.",
-        file=sys.stderr,
-        flush=True,
-    )
+    say(f"{path} is damaged: {str(reason).rstrip('.')}. It is made again.")
 
 
 def _loaded(data: bytes) -> dict[str, np.ndarray] | None:
