@@ -177,6 +177,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.whole)
 
 
+def pytest_collection_finish():
+    """Spares later collections of garbage what was imported: it never goes, and it is most of it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
     """Lets the models and functions of a module go with it; else they'd add up to gibibytes."""

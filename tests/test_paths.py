@@ -106,7 +106,7 @@ def test_the_home_is_meant_everywhere(tmp_path, monkeypatch):
 
 
 def cache_entry(folder):
-    return CacheEntry(digits(), types.SimpleNamespace(protocol={}), 0, folder)
+    return CacheEntry(digits(), types.SimpleNamespace(protocol={}, num_features=0), 0, folder)
 
 
 def pipeline_root(folder):

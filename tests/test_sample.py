@@ -185,6 +185,7 @@ def test_a_row_between_latents_starts_and_ends_with_plain_images(conditional):
     assert len(np.unique(in_a_row(rows), axis=0)) == 15
 
 
+@pytest.mark.ci
 def test_rows_between_latents_need_no_labels(plain):
     rows = images(plain, "--num=8", "--columns=4", "--interpolate=latents")
     np.testing.assert_array_equal(rows[:, 0], in_a_row(images(plain))[[0, 2]])
@@ -271,7 +272,9 @@ def test_what_makes_no_sense_is_told(conditional, tmp_path, flags, told):
     assert list(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("flag", ["--classes", "--class_id=1", "--interpolate=classes"])
+@pytest.mark.parametrize(
+    "flag", first_by_default("--classes", "--class_id=1", "--interpolate=classes")
+)
 def test_classes_need_a_conditional_gan(plain, tmp_path, flag):
     code, _, errors = call("sample", f"--workdir={plain}", f"--output={tmp_path}/grid.png", flag)
     assert code == 1

@@ -4,6 +4,7 @@ import tensorflow_datasets as tfds
 
 from stugan_tf.data import cifar10, imagenet2012, tfds_images
 from stugan_tf.errors import InputError
+from tests.helpers.params import first_by_default
 
 needs_cifar10 = pytest.mark.skipif(
     not tfds.builder("cifar10").is_prepared(), reason="cifar10 is not prepared"
@@ -45,7 +46,7 @@ def test_an_unknown_split_is_refused():
 
 
 @needs_cifar10
-@pytest.mark.parametrize("cache_gib", [0, 1])
+@pytest.mark.parametrize("cache_gib", first_by_default(0, 1))
 def test_a_slice_has_the_images_tfds_gives(cache_gib):
     source = tfds_images("cifar10", "test[10:20]", cache_gib=cache_gib)
     expected = tfds.load("cifar10", split="test[10:20]", as_supervised=True, batch_size=-1)

@@ -6,9 +6,10 @@ from stugan_tf.data import tfrecords
 from stugan_tf.data.paths import escaped
 from stugan_tf.errors import InputError
 from tests.helpers.numbered_images import encode, example, numbered, write_tfrecords
+from tests.helpers.params import first_by_default
 
 
-@pytest.mark.parametrize("cache_gib", [0, 1])
+@pytest.mark.parametrize("cache_gib", first_by_default(0, 1))
 def test_every_record_once_an_epoch_with_its_label(tmp_path, cache_gib):
     pattern = write_tfrecords(tmp_path, (3, 5, 0, 4), num_classes=3, label_offset=1)
     source = tfrecords(pattern, num_classes=3, label_offset=1, cache_gib=cache_gib, block_size=4)

@@ -113,6 +113,7 @@ def test_the_page_asks_for_classes_where_there_are_any(page):
     ]
 
 
+@pytest.mark.ci
 def test_what_a_generator_cannot_do_is_a_message_beside_the_images_of_others(page):
     running = page(exhibit("few", num_classes=2), exhibit("many", num_classes=3))
     running.selectbox(key="class").set_value(2).run()
@@ -155,6 +156,7 @@ def test_the_page_lists_layers(page):
     assert [list(frame.value["Layer"]) for frame in running.dataframe] == [["first", "last"]] * 2
 
 
+@pytest.mark.ci
 def test_markdown_in_a_name_stays_text(page):
     running = page(exhibit("![a](http://example.com/a.png) $x$"))
     (name,) = running.subheader

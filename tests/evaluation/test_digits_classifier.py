@@ -8,11 +8,12 @@ from stugan_tf.errors import InputError
 from stugan_tf.evaluation.digits_classifier import model as digits
 from stugan_tf.evaluation.digits_classifier import train
 from stugan_tf.evaluation.extractors import digits_classifier
+from tests.helpers.params import first_by_default
 
 CARD = (digits.WEIGHTS.parent / "CARD.md").read_text()
 
 
-@pytest.mark.parametrize("image_size", [8, 16, 32])
+@pytest.mark.parametrize("image_size", first_by_default(8, 16, 32))
 def test_it_is_as_good_as_its_card_says_on_digits_of_any_size(image_size):
     _, (images, labels) = digits.split(image_size)
     features, logits = digits_classifier()(images)
@@ -25,6 +26,7 @@ def test_its_card_names_its_weights():
     assert digits_classifier().sha256 in CARD
 
 
+@pytest.mark.ci
 def test_no_feature_is_dead():
     (images, _), _ = digits.split()
     features, _ = digits_classifier()(images)

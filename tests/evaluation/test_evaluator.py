@@ -105,6 +105,7 @@ def test_the_batch_size_changes_no_score(make):
         assert scores["protocol"] == found[0]["protocol"]
 
 
+@pytest.mark.ci
 def test_an_exported_generator_scores_as_its_checkpoint_does(make):
     gan, evaluator = SmallGAN(), make(metrics=["fid", "inception_score"], truncation=0.9)
     interface = types.SimpleNamespace(latent_dim=6, num_classes=1, image_shape=(8, 8, 1))
@@ -162,13 +163,16 @@ def test_the_protocol_tells_every_setting_apart(make):
     assert make(batch_size=25).protocol == make().protocol  # It changes no image.
 
 
-@pytest.mark.parametrize("metrics", [["fid"], ["inception_score"], ["kid", "recall"], METRICS])
+@pytest.mark.parametrize(
+    "metrics", first_by_default(["fid"], ["inception_score"], ["kid", "recall"], METRICS)
+)
 def test_only_the_metrics_asked_for_are_computed(make, metrics):
     scores = numbers(make(metrics=metrics)(SmallGAN()))
     assert {name for name in scores if not name.endswith("_std")} == set(metrics)
     assert all(map(math.isfinite, scores.values()))
 
 
+@pytest.mark.ci
 def test_published_moments_take_the_place_of_real_images(make, tmp_path):
     real, _ = Projection()(next(iter(digits().in_order(1797)))[0])
     covariance = np.cov(real.numpy(), rowvar=False)

@@ -63,7 +63,7 @@ def test_batch_normalises_each_block_by_its_own_statistics():
     assert_same_pixels(images(gan, batch_norm="batch"), np.concatenate(expected))
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.99])
+@pytest.mark.parametrize("momentum", first_by_default(0.0, 0.9, 0.99))
 def test_standing_statistics_are_the_mean_over_blocks(momentum):
     gan = SmallGAN(momentum=momentum)
     blocks = [latents_of_block(block, salt=1) for block in range(NUM_STANDING)]
@@ -76,7 +76,7 @@ def test_standing_statistics_are_the_mean_over_blocks(momentum):
     assert_same_pixels(images(gan, batch_norm="standing"), expected)
 
 
-@pytest.mark.parametrize("batch_norm", BATCH_NORMS)
+@pytest.mark.parametrize("batch_norm", first_by_default(*BATCH_NORMS))
 def test_sampling_changes_no_variable_even_if_it_is_broken_off(batch_norm):
     gan = SmallGAN()
     before = gan.averaged.model.get_weights()
@@ -102,7 +102,7 @@ def test_more_images_begin_with_the_same():
     assert len(images(gan, 7)) == 7
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 4, 7, 8])
+@pytest.mark.parametrize("batch_size", first_by_default(1, 3, 4, 7, 8))
 def test_the_batch_size_changes_no_image(batch_size):
     gan = SmallGAN()
     sampler = Sampler(gan, one_device(), batch_size, block=4)
@@ -126,8 +126,8 @@ def test_images_out_of_range_are_refused(scale, found):
         images(SmallGAN(scale))
 
 
-@pytest.mark.parametrize("batch_norm", BATCH_NORMS)
-@pytest.mark.parametrize("settings", [{}, {"truncation": 0.5}])
+@pytest.mark.parametrize("batch_norm", first_by_default(*BATCH_NORMS))
+@pytest.mark.parametrize("settings", first_by_default({}, {"truncation": 0.5}))
 def test_images_of_what_batches_are_made_of_are_the_same(batch_norm, settings):
     sampler = Sampler(SmallGAN(), one_device(), 4, batch_norm=batch_norm, **settings)
     given = np.concatenate(list(sampler.images_of(*sampler.inputs(20, SEED), SEED)))

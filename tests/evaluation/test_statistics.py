@@ -17,6 +17,7 @@ from stugan_tf.evaluation.statistics import (
     real_statistics,
     ttur_statistics,
 )
+from tests.helpers.params import first_by_default
 from tests.helpers.stand_ins import Projection
 
 NUM_DIGITS = 1797
@@ -91,6 +92,7 @@ def test_a_collector_wants_all_images():
         collector.statistics({})
 
 
+@pytest.mark.ci
 def test_real_statistics_are_those_of_every_image(tmp_path):
     found = real_statistics(digits(), extraction(), 300, tmp_path)
     features = all_features()
@@ -101,6 +103,7 @@ def test_real_statistics_are_those_of_every_image(tmp_path):
     assert found.protocol["source"] == "digits"
 
 
+@pytest.mark.ci
 def test_replicas_find_what_one_device_does(tmp_path, mirrored):
     with mirrored.scope():
         several = extraction(strategy=mirrored, batch_size=30)
@@ -126,6 +129,7 @@ def test_the_second_time_they_are_read_and_people_can_see_of_what(tmp_path):
         assert json.loads(str(arrays["description"])) == stored
 
 
+@pytest.mark.ci
 def test_other_weights_or_data_are_other_statistics(tmp_path):
     real_statistics(digits(), extraction(), 300, tmp_path)
     other = Counting()
@@ -138,6 +142,7 @@ def test_other_weights_or_data_are_other_statistics(tmp_path):
     assert len(list(tmp_path.glob("*.npz"))) == 3
 
 
+@pytest.mark.ci
 def test_evaluators_that_keep_fewer_features_share_what_is_stored(tmp_path, monkeypatch):
     monkeypatch.setattr(statistics, "STORED", 250)
     no_features = real_statistics(digits(), extraction(), 0, tmp_path)
@@ -216,7 +221,7 @@ def computed():
     return put
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("damage", first_by_default(*DAMAGE))
 def test_a_damaged_cache_is_as_none_and_a_line_says_so(computed, tmp_path, damage, capsys):
     entry = computed(tmp_path)
     whole = entry.find()
@@ -228,6 +233,7 @@ def test_a_damaged_cache_is_as_none_and_a_line_says_so(computed, tmp_path, damag
     assert_equal(computed(tmp_path).find(), whole)
 
 
+@pytest.mark.ci
 def test_damaged_statistics_are_computed_again(computed, tmp_path, capsys):
     entry = computed(tmp_path)
     entry.path.write_bytes(b"")
@@ -243,7 +249,9 @@ def test_damaged_statistics_are_computed_again(computed, tmp_path, capsys):
     assert list(tmp_path.glob("*.npz")) == [entry.path]
 
 
-@pytest.mark.parametrize("damage", [b"", b"PK", one_array(), bits(), bits(kept=np.zeros([300, 5]))])
+@pytest.mark.parametrize(
+    "damage", first_by_default(b"", b"PK", one_array(), bits(), bits(kept=np.zeros([300, 5])))
+)
 def test_a_state_that_is_none_begins_at_the_first_image(tmp_path, monkeypatch, damage):
     monkeypatch.setattr(statistics, "STORED", 300)
     path = CacheEntry(digits(), Projection(), 300, tmp_path).path

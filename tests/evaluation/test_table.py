@@ -135,6 +135,7 @@ def test_columns_are_named_and_counted(own, evaluator):
         evaluator("text")(SmallGAN())
 
 
+@pytest.mark.ci
 def test_a_metric_sees_what_it_needs_and_says_what_it_depends_on(own, evaluator):
     seen = []
 

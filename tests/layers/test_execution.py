@@ -200,6 +200,7 @@ def test_another_use_of_the_usual_convolution_stays_what_it_is():
     assert_same(everything(masked, IMAGES, masked.variables), expected, TOLERANCE)
 
 
+@pytest.mark.ci
 def test_xla_gets_the_dense_layers_and_one_warning(operations, warnings):
     network = set_execution(model(), "sparse")
     expected = everything(network, IMAGES, network.variables)

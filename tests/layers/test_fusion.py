@@ -14,6 +14,7 @@ from stugan_tf.layers.spectral import SpectralConv2D
 from stugan_tf.models.biggan import biggan_discriminator, biggan_generator
 from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
 from tests.helpers.comparison import assert_same, everything, randomize
+from tests.helpers.params import first_by_default
 
 pytestmark = pytest.mark.usefixtures("operations")
 
@@ -79,7 +80,7 @@ def test_the_generator_is_the_same_and_all_around_its_convolutions_is_fused(size
     assert num_fused(fused) == len(masked_layers(model))
 
 
-@pytest.mark.parametrize("size", [16, 32])
+@pytest.mark.parametrize("size", first_by_default(16, 32))
 def test_the_discriminator_is_the_same_and_all_around_its_convolutions_is_fused(size):
     model = randomize(sngan_discriminator((size, size, 3), width=8))
     images = draw(4, size, size, 3)

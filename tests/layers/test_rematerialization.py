@@ -80,7 +80,7 @@ def check(model, inputs, tolerance=0.0):
     return rematerialized
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", first_by_default(*CASES))
 def test_it_is_the_same_network_and_cut_between_its_blocks(case):
     make, inputs = CASES[case]
     model = randomize(make())

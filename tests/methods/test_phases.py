@@ -182,6 +182,7 @@ def test_a_changing_topology_is_refused_before_anything_is_trained(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.ci
 def test_a_shared_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     method = tickets(GENERATOR_ALONE)

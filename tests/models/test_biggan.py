@@ -346,8 +346,8 @@ def check_left_behind(net):
 LABELS = np.array([0, 4, 2], np.int32)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", first_by_default(*KINDS))
+@pytest.mark.parametrize("training", first_by_default(True, False))
 def test_the_generator_computes_as_the_reference(kind, training):
     settings = GENERATORS[kind]
     keras.utils.set_random_seed(1)
@@ -362,8 +362,8 @@ def test_the_generator_computes_as_the_reference(kind, training):
     check_left_behind(net)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", first_by_default(*KINDS))
+@pytest.mark.parametrize("training", first_by_default(True, False))
 def test_the_discriminator_computes_as_the_reference(kind, training):
     settings = DISCRIMINATORS[kind]
     keras.utils.set_random_seed(1)
@@ -392,7 +392,7 @@ def small(network, kind):
 BOTH = list(itertools.product(["generator", "discriminator"], KINDS))
 
 
-@pytest.mark.parametrize(("network", "kind"), BOTH)
+@pytest.mark.parametrize(("network", "kind"), first_by_default(*BOTH))
 def test_gradients_flow_to_all_weights(network, kind):
     model, inputs = small(network, kind)
     with tf.GradientTape() as tape:
@@ -420,7 +420,7 @@ def test_a_saved_network_goes_on_where_it_was(network, kind, tmp_path):
         )
 
 
-@pytest.mark.parametrize("size", [32, 64, 128, 256])
+@pytest.mark.parametrize("size", first_by_default(32, 64, 128, 256))
 def test_the_image_size_decides_the_blocks(size):
     shape = (size, size, 1)
     generator = biggan_generator(shape, 3, width=1, latent_dim=2, shared_dim=3)

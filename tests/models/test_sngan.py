@@ -9,6 +9,7 @@ from stugan_tf.sparsity.flops import layer_costs, total_flops
 from stugan_tf.sparsity.sparsify import count_weights, sparsify
 from tests.helpers import reference
 from tests.helpers.masks import with_full_masks
+from tests.helpers.params import first_by_default
 
 CIFAR = (32, 32, 3)
 
@@ -240,8 +241,10 @@ def test_the_discriminator_computes_as_the_reference(size, num_halvings, trainin
         np.testing.assert_allclose(find(model, name).v, v, atol=1e-4)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(("size", "bottom", "top"), [(8, 4, 4), (16, 4, 8), (24, 6, 6), (64, 4, 8)])
+@pytest.mark.parametrize("channels", first_by_default(1, 3))
+@pytest.mark.parametrize(
+    ("size", "bottom", "top"), first_by_default((8, 4, 4), (16, 4, 8), (24, 6, 6), (64, 4, 8))
+)
 def test_other_image_sizes_change_the_number_of_resolutions_only(size, bottom, top, channels):
     shape = (size, size, channels)
     generator = sngan_generator(shape, width=2, latent_dim=5)

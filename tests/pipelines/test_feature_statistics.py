@@ -48,6 +48,7 @@ def scorer(monkeypatch):
     return Scorer()
 
 
+@pytest.mark.ci
 def test_statistics_by_beam_are_those_of_one_pass(tmp_path, scorer, monkeypatch):
     monkeypatch.setattr(statistics, "STORED", 60)
     ours = by_beam(scorer, tmp_path / "beam")

@@ -14,6 +14,7 @@ from stugan_tf.data import image_folder, tfrecords
 from stugan_tf.data.sharding import Encoding
 from stugan_tf.errors import InputError
 from tests.helpers.numbered_images import Numbers, encode, numbered, write_folder, write_tfrecords
+from tests.helpers.params import first_by_default
 
 
 def run(source, folder, settings=None, text=None):
@@ -154,6 +155,7 @@ def with_bad_images(tmp_path):
     return image_folder(str(folder))
 
 
+@pytest.mark.ci
 def test_images_that_cannot_be_read_are_all_named_and_can_be_left_out(tmp_path, monkeypatch):
     source = with_bad_images(tmp_path)
     with pytest.raises(InputError) as error:
@@ -168,7 +170,7 @@ def test_images_that_cannot_be_read_are_all_named_and_can_be_left_out(tmp_path, 
     assert set(found["anomalies"]["unreadable"]) == {"5", "11"}
 
 
-@pytest.mark.parametrize("duplicates", ["keep", "drop"])
+@pytest.mark.parametrize("duplicates", first_by_default("keep", "drop"))
 def test_duplicates_are_found_by_content(tmp_path, duplicates):
     folder = tmp_path / "folder"
     write_folder(folder, 6, 2)  # class0 has 0, 2, 4 and class1 has 1, 3, 5

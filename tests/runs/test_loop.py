@@ -19,6 +19,7 @@ from stugan_tf.runs.loop import Training
 from stugan_tf.runs.scoring import Scoring
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.masked_adam import MaskedAdam
+from tests.helpers.params import first_by_default
 from tests.helpers.small import assert_same_state, states
 from tests.helpers.tiny_training import (
     Scripted,
@@ -86,7 +87,7 @@ def test_samples_of_a_conditional_gan_are_rows_of_classes():
         np.testing.assert_allclose(row, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("make", [tiny_training, conditional_training])
+@pytest.mark.parametrize("make", first_by_default(tiny_training, conditional_training))
 def test_other_samples_are_of_latents_and_labels_as_drawn(make):
     training = make()
     # Too few for a row of each class.
@@ -146,6 +147,7 @@ def test_a_folder_may_have_any_name(tmp_path):
     training.run(workdir, "")
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_a_disk_that_does_not_keep_what_is_written_is_found_out_before_step_1(
     tmp_path, monkeypatch
@@ -282,12 +284,12 @@ def test_scores_made_again_or_between_do_not_use_up_patience(tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "told"),
-    [
+    first_by_default(
         ({"best_by": "kid"}, "'kid' is not one of the scores .* fid, inception_score"),
         ({"best_by": None, "patience": 2}, "set train.best_by"),
         ({"patience": 0}, "train.patience must be a positive integer"),
         ({"evaluate_every": None}, "train.evaluate_every must be a positive integer"),
-    ],
+    ),
 )
 def test_settings_of_scores_are_checked_before_anything_is_written(tmp_path, settings, told):
     with pytest.raises(InputError, match=told):

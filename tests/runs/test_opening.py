@@ -243,6 +243,7 @@ def test_an_older_run_is_known_by_its_data(trained, tmp_path):
         (trained / "elsewhere").rename(trained / "images")
 
 
+@pytest.mark.ci
 def test_runs_are_opened_side_by_side_and_beside_other_settings(trained, pictures, tmp_path):
     workdir = shutil.copytree(trained / "run", tmp_path / "[a] *ü")
     config.parse_gin([], ["Algorithm.total_steps = 77", "digits.image_size = 32"])

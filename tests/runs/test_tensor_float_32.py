@@ -11,6 +11,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.losses import Loss, hinge
+from tests.helpers.params import first_by_default
 from tests.helpers.small import small_training
 from tests.helpers.stand_ins import Projection, SmallGAN
 
@@ -28,7 +29,7 @@ def recording(seen):
     return Loss(usual.discriminator, generator)
 
 
-@pytest.mark.parametrize("allowed", [True, False])
+@pytest.mark.parametrize("allowed", first_by_default(True, False))
 def test_growth_never_sees_it_and_the_run_tells_it(allowed, tmp_path):
     seen = []
     training = small_training(

@@ -213,12 +213,12 @@ def test_an_export_is_scored_as_it_is_by_the_evaluator_of_its_run(runs, exported
 
 @pytest.mark.parametrize(
     ("flags", "told"),
-    [
+    first_by_default(
         (["--checkpoint=1"], "--artifact and --checkpoint both name a generator"),
         (["--watch"], "--watch and --artifact cannot be combined"),
         (["--artifact=", "--output=x.json"], "--output is for the scores of --artifact"),
         (["--artifact=nowhere"], "There is no artifact nowhere"),
-    ],
+    ),
 )
 def test_evaluate_tells_what_makes_no_sense_of_an_artifact(runs, exported, flags, told):
     settings = "Evaluator.extractor = @digits_classifier"

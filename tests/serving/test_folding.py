@@ -79,6 +79,7 @@ def test_a_graph_survives_the_json_of_keras(name):
     np.testing.assert_array_equal(images_of(to_keras(again), *inputs), expected)
 
 
+@pytest.mark.ci
 def test_keras_itself_reads_that_json():
     graph = fold_into_plain_layers(generator("biggan_imagenet"))
     model = keras.models.model_from_json(to_json(graph))

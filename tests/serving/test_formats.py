@@ -125,8 +125,9 @@ def test_signatures_of_latents_and_of_a_seed_agree(written):
     np.testing.assert_allclose(images, of_class["images"], rtol=0, atol=1e-5)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
-    ("name", "kind"), [("biggan", "saved_model"), ("biggan_imagenet", "sparse")]
+    ("name", "kind"), first_by_default(("biggan", "saved_model"), ("biggan_imagenet", "sparse"))
 )
 def test_mixtures_of_classes_are_those_of_the_trained_generator(written, name, kind):
     model = generator(name)
@@ -170,6 +171,7 @@ def test_what_fits_no_generator_is_told(arguments, told):
         ServedGenerator(interface, None, {}, "nothing")(**arguments)
 
 
+@pytest.mark.ci
 def test_tflite_has_nothing_between_classes(written):
     with pytest.raises(InputError, match="a TensorFlow Lite file takes labels only"):
         load(written("biggan", "tflite")).check_mixes()
@@ -290,6 +292,7 @@ def test_a_sparse_file_is_as_small_as_its_non_zeros(tmp_path):
     assert size < 0.9 * (4 * num_values + num_positions / 8)
 
 
+@pytest.mark.ci
 def test_tflite_may_be_called_by_many_threads(written):
     loaded = load(written("sngan", "tflite"))
     many = [inputs_of(generator("sngan"), num=6, seed=seed)[0] for seed in range(16)]
@@ -299,6 +302,7 @@ def test_tflite_may_be_called_by_many_threads(written):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.ci
 def test_what_tflite_stores_sparse_is_told(tmp_path):
     model = generator("sngan")
     weights = lite.write(

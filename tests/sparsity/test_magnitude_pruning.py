@@ -31,6 +31,7 @@ def flat(tensors):
     return np.concatenate([np.ravel(tensor) for tensor in tensors])
 
 
+@pytest.mark.ci
 @hypothesis.settings(max_examples=12)
 @hypothesis.given(
     st.integers(0, 1000), st.sampled_from([None, 2]), st.sampled_from([0.0, 0.1, 0.5, 0.9, 0.95])

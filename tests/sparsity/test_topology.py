@@ -219,6 +219,7 @@ def test_a_density_asked_for_is_met_exactly(seed, drop, density):
 densities = st.none() | st.integers(0, 20).map(lambda twentieths: twentieths / 20)
 
 
+@pytest.mark.ci
 def test_elsewhere_nothing_returns_that_was_dropped():
     """As many are dropped as asked for, or as there are zeros to take their place."""
     regrow = tf.function(functools.partial(prune_and_regrow, may_return=False))
@@ -247,6 +248,7 @@ def test_elsewhere_a_dense_layer_stays_as_it_is():
     assert tf.reduce_all(updated == 1)
 
 
+@pytest.mark.ci
 def test_from_zero_what_survives_is_what_was_not_dropped():
     update = tf.function(prune_and_regrow_from_zero)
 

@@ -54,6 +54,7 @@ def cutout(image, center):
 SLOW = {"color": color, "translation": translation, "cutout": cutout}
 
 
+@pytest.mark.ci
 @given(
     shape=st.tuples(st.integers(2, 12), st.integers(2, 12), st.sampled_from([1, 3])),
     name=st.sampled_from(NAMES),

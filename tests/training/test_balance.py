@@ -58,6 +58,7 @@ class Dimmed(Augmentation):
         return 0.5 * images
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("tracing")
 def test_it_is_measured_after_the_update_with_the_updated_discriminator():
     """At steps 2 and 4; the generator moves after the second of two discriminator updates."""
@@ -121,6 +122,7 @@ def test_measuring_changes_nothing_else():
         np.testing.assert_array_equal(measured[name], value, err_msg=name)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("tracing")
 def test_micro_batches_measure_on_the_last_of_them():
     chosen = algorithm(

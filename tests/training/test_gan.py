@@ -142,6 +142,7 @@ def test_mask_dense_is_true_or_false():
         build(mask_dense="no")
 
 
+@pytest.mark.ci
 def test_mask_dense_is_for_any_network():
     def masked(mask_dense):
         gan = build(mask_dense=mask_dense)
@@ -213,6 +214,7 @@ def test_activity_regularizers_of_the_generator_are_part_of_its_loss(plain):
     assert metrics["g_gradient_norm"] > 2 * plain[0]["g_gradient_norm"]
 
 
+@pytest.mark.ci
 def test_rematerialisation_refuses_losses_that_it_would_lose():
     build().rematerialize()
     build(

@@ -7,6 +7,7 @@ from hypothesis.extra.numpy import arrays
 
 from stugan_tf.evaluation.tfgan import tfgan
 from stugan_tf.training.losses import hinge, least_squares, non_saturating, wasserstein
+from tests.helpers.params import first_by_default
 
 wargs = tfgan.losses.wargs
 
@@ -38,7 +39,7 @@ logits = arrays(np.float32, (3, 1), elements=st.floats(-30, 30, width=32))
 
 @pytest.mark.parametrize(
     ("loss", "discriminator", "generator"),
-    [
+    first_by_default(
         (
             hinge(),
             wargs.wasserstein_hinge_discriminator_loss,
@@ -55,7 +56,7 @@ logits = arrays(np.float32, (3, 1), elements=st.floats(-30, 30, width=32))
             lambda real, fake: wargs.minimax_discriminator_loss(real, fake, label_smoothing=0.0),
             wargs.modified_generator_loss,
         ),
-    ],
+    ),
     ids=["hinge", "wasserstein", "least_squares", "non_saturating"],
 )
 @settings(max_examples=25)

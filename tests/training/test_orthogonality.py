@@ -8,6 +8,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.layers.spectral import SpectralDense
 from stugan_tf.training.losses import Loss
 from stugan_tf.training.orthogonality import OrthogonalRegularization, orthogonal_gradient
+from tests.helpers.params import first_by_default
 from tests.helpers.stepping import (
     ADAM,
     Run,
@@ -71,7 +72,7 @@ def test_weights_with_two_axes_are_regularised_but_those_excluded():
 
 
 @pytest.mark.usefixtures("tracing")
-@pytest.mark.parametrize("num_parts", [1, 2])
+@pytest.mark.parametrize("num_parts", first_by_default(1, 2))
 def test_a_step_adds_it_once_and_masked_weights_stay_zero(num_parts):
     """Where the loss has no slope, Adam's first second moment is that of the regularisation."""
     still = Loss(

@@ -224,6 +224,7 @@ def test_a_loss_that_is_not_finite_is_no_overflow(scaled):
     assert scaled.steps.first_bad() == (2, "the discriminator's loss")
 
 
+@pytest.mark.ci
 def test_a_resumed_run_has_the_scale_of_the_uninterrupted_one(scaled):
     scaled.restart()
     set_scales(scaled, 2.0**12)
@@ -249,6 +250,7 @@ def test_the_scale_doubles_after_good_updates_and_halves_after_bad_ones():
     assert bool(scale.update(tf.constant(np.nan), bad))
 
 
+@pytest.mark.ci
 def test_a_training_sets_the_policy_for_its_networks_only(caplog):
     execution.warn_unused.cache_clear()
     training = tiny_training(precision="bfloat16", execution="sparse")

@@ -322,6 +322,7 @@ def test_xla_takes_the_same_steps(compiled, history):
         assert_close(compiled.state(), history[step].state, tolerance=1e-3)
 
 
+@pytest.mark.ci
 def test_xla_on_several_cpu_replicas_is_refused(mirrored):
     with pytest.raises(InputError, match=r"jit_compile = True does not work on 2 replicas on CPUs"):
         Run(strategy=mirrored, jit_compile=True)
