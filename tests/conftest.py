@@ -178,7 +178,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Spares later collections of garbage what was imported: it never goes, and it is most of it."""
+    """What was imported never goes, and it is most of the heap: garbage is looked for elsewhere."""
     gc.collect()
     gc.freeze()
 

@@ -14,8 +14,8 @@ from stugan_tf import config
 from stugan_tf.data import digits, image_folder, tfrecords
 from stugan_tf.data.sharding import Encoding, Sharding
 from stugan_tf.errors import InputError
-from stugan_tf.evaluation.extractors import keras_model, saved_model
-from stugan_tf.evaluation.statistics import CacheEntry
+from stugan_tf.evaluation.extractors import frozen_inception, keras_model, saved_model
+from stugan_tf.evaluation.statistics import CacheEntry, ttur_statistics
 from stugan_tf.files import local_path, write_atomically
 from stugan_tf.runs.opening import open_run
 from stugan_tf.serving.loading import load
@@ -117,7 +117,24 @@ def shards(folder):
     return Sharding(".", folder, Encoding())
 
 
-@pytest.mark.parametrize("use", [load, cache_entry, pipeline_root, shards, open_run])
+def keras_file(path):
+    return keras_model(path, features="pool")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        load,
+        cache_entry,
+        pipeline_root,
+        shards,
+        open_run,
+        keras_file,
+        saved_model,
+        frozen_inception,
+        ttur_statistics,
+    ],
+)
 def test_an_address_makes_no_local_folder(use):
     with pytest.raises(InputError, match=r"gs://bucket/x is an address that begins with gs://"):
         use("gs://bucket/x")

@@ -28,7 +28,7 @@ from stugan_tf.evaluation.weights import (
     sha256_of_keras,
     sha256_of_saved_model,
 )
-from stugan_tf.files import without_patterns
+from stugan_tf.files import local_path, without_patterns
 
 TFGAN_INCEPTION = "https://tfhub.dev/tensorflow/tfgan/eval/inception/1"
 # Size of the images that try networks for any size; the usual networks need at most 75.
@@ -340,7 +340,7 @@ def saved_model(
     return Extractor(
         _selected(network, features, logits, "saved_model"),
         Preprocessing(size or _size_of(spec.shape), resize, input_range),
-        name=f"saved_model {pathlib.Path(path).expanduser().resolve().name}",
+        name=f"saved_model {local_path(path, 'saved_model.path').resolve().name}",
         sha256=digest,
         outputs=[features, logits],
         channels=3 if spec.shape.rank is None or spec.shape[-1] is None else spec.shape[-1],
@@ -414,7 +414,7 @@ def _load_saved_model(
     configurable: str, path: str | os.PathLike[str], sha256: str | None
 ) -> tuple[Any, str]:
     """`(loaded, digest)` of the SavedModel in a folder."""
-    folder = pathlib.Path(path).expanduser()
+    folder = local_path(path, f"{configurable}.path")
     what = f"{configurable}.path: {path}"
     if not folder.exists():
         raise InputError(f"{what} does not exist. Give the folder that holds saved_model.pb.")
@@ -431,7 +431,7 @@ def _load_saved_model(
 
 
 def _load_keras_model(path: str | os.PathLike[str]) -> keras.Model:
-    file = pathlib.Path(path).expanduser()
+    file = local_path(path, "keras_model.path")
     if not file.is_file():
         raise InputError(
             f"keras_model.path: there is no file {path}. Give a file that `model.save('x.keras')` "

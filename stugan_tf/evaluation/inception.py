@@ -16,7 +16,7 @@ from absl import logging
 
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.weights import sha256_of_folder
-from stugan_tf.files import cache_folder, write_atomically
+from stugan_tf.files import cache_folder, local_path, write_atomically
 
 GRAPH_FILE = "classify_image_graph_def.pb"
 GRAPH_URL = "http://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz"
@@ -44,7 +44,7 @@ def read_graph(path: str | os.PathLike[str]) -> bytes:
     Raises:
         InputError: if the graph is not there or cannot be unpacked.
     """
-    path = pathlib.Path(path).expanduser()
+    path = local_path(path, "frozen_inception.path")
     file = path / GRAPH_FILE if path.is_dir() else path
     where = f"Get it from {GRAPH_URL} where there is a network."
     if not file.is_file():
@@ -202,7 +202,7 @@ def fetch_module(handle: str, cache_dir: str | os.PathLike[str] | None = None) -
     Raises:
         InputError: if the module cannot be downloaded, or has changed since its download.
     """
-    cache_dir = pathlib.Path(cache_dir or cache_folder() / "tfhub").expanduser()
+    cache_dir = local_path(cache_dir or cache_folder() / "tfhub", "tfhub_inception.cache_dir")
     hub = _import_hub()
     try:
         with _cached_in(cache_dir), _timeout(), _quiet():

@@ -290,7 +290,7 @@ def ttur_statistics(path: str | os.PathLike[str]) -> Statistics:
     Raises:
         InputError: if the file cannot be read, or its arrays have other shapes.
     """
-    path = pathlib.Path(path).expanduser()
+    path = local_path(path, "Evaluator.statistics")
     try:
         data = path.read_bytes()
         stored = _loaded(data)

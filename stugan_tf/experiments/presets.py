@@ -1,10 +1,10 @@
 """The sizes of the grids: `paper`, `cpu` and `smoke`."""
 
 import dataclasses
-import pathlib
 
 from stugan_tf.errors import InputError
 from stugan_tf.experiments.grid import Model, Preset
+from stugan_tf.files import local_path
 
 
 def _decaying(
@@ -157,7 +157,7 @@ def preset(name: str, classifier: str | None = None) -> Preset:
                 f"--classifier is for --preset=cpu. Leave it out: --preset={name} has its own "
                 "evaluator."
             )
-        if not pathlib.Path(classifier).expanduser().is_dir():
+        if not local_path(classifier, "--classifier").is_dir():
             raise InputError(f"--classifier={classifier}: there is no such folder.")
         return dataclasses.replace(found, bindings=(f"saved_model.path = {classifier!r}",))
     if name == "cpu":
