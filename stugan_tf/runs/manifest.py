@@ -132,6 +132,8 @@ def process() -> dict[str, Any]:
     import keras  # Imported here, so that a manifest can be read without TensorFlow.
     import tensorflow as tf
 
+    from stugan_tf.arithmetic import uses_tensor_float_32
+
     return {
         "time": _now(),
         "command": shlex.join(sys.orig_argv),
@@ -141,7 +143,7 @@ def process() -> dict[str, Any]:
             "keras": keras.__version__,
             "stugan_tf": stugan_tf.__version__,
         },
-        "tensor_float_32": tf.config.experimental.tensor_float_32_execution_enabled(),
+        "tensor_float_32": uses_tensor_float_32(),
         "commit": _commit(),
         "host": platform.node(),
         "threads": num_threads(),
