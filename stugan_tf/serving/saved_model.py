@@ -109,7 +109,8 @@ class _Module(tf.Module):
         valid = are_classes(labels, num_classes)
         expected = f"labels must be from 0 to {num_classes - 1}, one for each of the latents"
         is_one_each = tf.equal(tf.size(labels), tf.shape(latents)[0])
-        require(tf.reduce_all(valid) & is_one_each, expected, labels)
+        allowed = tf.reduce_all(valid) & is_one_each
+        latents, labels = require(allowed, expected, labels, [latents, labels])
         images = self._call([latents, clipped(labels, num_classes)])
         return blank_unless(valid, self._shaped(images, latents))
 
@@ -122,10 +123,13 @@ class _Module(tf.Module):
 
     def _of_seed(self, seed, num_images, truncation, class_id=None):
         interface = self._interface
-        require(seed >= 0, "seed must be at least 0", seed)
-        is_allowed = (num_images > 0) & (num_images <= MAX_IMAGES)
-        require(is_allowed, f"num_images must be from 1 to {MAX_IMAGES}", num_images)
-        require(truncation >= NO_TRUNCATION, "truncation must be at least 0", truncation)
+        (seed,) = require(seed >= 0, "seed must be at least 0", seed, [seed])
+        allowed = (num_images > 0) & (num_images <= MAX_IMAGES)
+        expected = f"num_images must be from 1 to {MAX_IMAGES}"
+        (num_images,) = require(allowed, expected, num_images, [num_images])
+        allowed = truncation >= NO_TRUNCATION
+        expected = "truncation must be at least 0"
+        (truncation,) = require(allowed, expected, truncation, [truncation])
         folded = fold(tf.stack([seed, 0]), Purpose.SAMPLES)
 
         def draw(limit):
