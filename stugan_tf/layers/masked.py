@@ -18,6 +18,7 @@ from stugan_tf.adapters.keras_internals import (
 from stugan_tf.errors import InputError
 from stugan_tf.layers.conditional import ConditionalBatchNormalization
 from stugan_tf.layers.execution import check_execution, is_supported, product
+from stugan_tf.layers.kernel_mask import KernelMask
 from stugan_tf.layers.spectral import SpectralNormalization
 from stugan_tf.signatures import Shape
 
@@ -40,8 +41,9 @@ class Masked(keras.layers.Wrapper):
     """Keeps `kernel == kernel * kernel_mask` of the wrapped layer between calls.
 
     So `call` need not multiply, and the tape yields the dense gradient that growth asks for
-    (Sec. 4.3). Code that changes the kernel must restore the invariant: `MaskedAdam` does so after
-    each update, `assign_mask` after each topology update. A dense layer has a mask of ones.
+    (Sec. 4.3). `KernelMask`, the constraint of the kernel, restores the invariant after each update
+    of any optimizer of Keras. Other code that changes the kernel must do so itself, e.g. by
+    `assign_mask`. A dense layer has a mask of ones.
 
     Attributes:
         execution: how the product with the kernel is computed: `dense`, `sparse` or `auto`. See
@@ -84,6 +86,7 @@ class Masked(keras.layers.Wrapper):
             trainable=False,
             autocast=False,
         )
+        self._mask = KernelMask(self.layer.kernel, self.kernel_mask, self.name)
         # Keras calls `convolution_op` so that it can be replaced. A spectral layer calls it with
         # W / sigma. Subclasses that override it are left alone.
         if self.is_replaceable:
@@ -123,26 +126,11 @@ class Masked(keras.layers.Wrapper):
 
     def check_zeros(self) -> None:
         """Raises InputError unless the kernel is zero outside the mask."""
-        mask = tf.convert_to_tensor(self.kernel_mask.value)
-        outside = tf.where(mask == 0, tf.convert_to_tensor(self.kernel.value), 0)
-        number = int(tf.math.count_nonzero(outside))
-        if number:
-            raise InputError(
-                f"{number:,} weights of layer {self.name!r} are not zero although they are outside "
-                "its mask, so the model is denser than its masks say. Something changed them after "
-                "the mask was applied: an optimizer that does not know the masks, an average that "
-                "ignores them (@ema), a callback, or code of your own. Train with MaskedAdam, or "
-                "call `assign_mask` after each change."
-            )
-        if not tf.reduce_all((mask == 0) | (mask == 1)):
-            raise InputError(
-                f"The mask of layer {self.name!r} has values other than 0 and 1. Give "
-                "`assign_mask` zeros and ones."
-            )
+        self._mask.check_zeros()
 
     def density(self) -> float:
         """The fraction of ones in the mask, a Python float."""
-        return self.num_active() / math.prod(self.kernel.shape)
+        return self._mask.density()
 
     @property
     def is_replaceable(self) -> bool:
@@ -171,12 +159,11 @@ class Masked(keras.layers.Wrapper):
         Args:
             mask: float32 zeros and ones in the shape of the kernel.
         """
-        self.kernel_mask.assign(mask)
-        self.kernel.assign(self.kernel * tf.cast(mask, self.kernel.dtype))
+        self._mask.assign_mask(mask)
 
     def num_active(self) -> int:
         """The number of ones in the mask, a Python integer."""
-        return int(tf.math.count_nonzero(self.kernel_mask.value))
+        return self._mask.num_active()
 
 
 def masked_layers(model: keras.Model) -> list[Masked]:

@@ -31,8 +31,11 @@ def blank_unless(valid: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
 def require(
     condition: tf.Tensor, message: str, value: tf.Tensor, inputs: list[tf.Tensor]
 ) -> list[tf.Tensor]:
-    """Inputs of a graph that fails, with the message and the value, unless a condition, bool [],
-    holds. What computes with the inputs that it returns waits for the condition: else it could fail
-    first, in words of its own."""
+    """Makes the graph fail, with the message and the value, unless a condition, bool [], holds.
+
+    Returns:
+        The inputs. What computes with these waits for the condition; else it could fail first, in
+        words of its own.
+    """
     with tf.control_dependencies([tf.debugging.Assert(condition, [f"{message}, got", value])]):
         return [tf.identity(each) for each in inputs]

@@ -137,15 +137,16 @@ class GAN:
     def _build(optimizer: MaskedAdam, model: keras.Model) -> MaskedAdam:
         if not isinstance(optimizer, MaskedAdam):
             raise InputError(
-                f"The optimizer must be a MaskedAdam, got {type(optimizer).__name__}: other "
-                "optimizers would move masked weights off zero. Subclass MaskedAdam to change it."
+                f"The optimizer must be a MaskedAdam, got {type(optimizer).__name__}. Subclass "
+                "MaskedAdam to change it."
             )
         if optimizer.built:
             raise InputError(
                 "The optimizer has been built for another model. GAN.generator_optimizer and "
                 "GAN.discriminator_optimizer must return a new one in each call."
             )
-        return optimizer.build_for(model)
+        optimizer.build(model.trainable_variables)
+        return optimizer
 
     def _check_factory(
         self,

@@ -1,4 +1,4 @@
-"""Adam that keeps masked weights at zero."""
+"""Adam as in the paper's code, with moments of the active weights alone by option."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import tensorflow as tf
 from stugan_tf.adapters.keras_internals import LocalOptimizer
 from stugan_tf.checks import check_above_zero, check_fraction
 from stugan_tf.errors import InputError
-from stugan_tf.layers.masked import Masked, masked_layers
+from stugan_tf.layers.kernel_mask import mask_of, masks_of
 from stugan_tf.layers.paths import names_of, unique
 from stugan_tf.training.learning_rates import check_schedule
 
@@ -31,7 +31,9 @@ _WITHOUT_EFFECT = {"use_ema": False, "ema_momentum": 0.99}  # Keras' defaults, i
 @keras.saving.register_keras_serializable("stugan_tf")
 @gin.configurable
 class MaskedAdam(LocalOptimizer):
-    """Adam (Kingma & Ba, 2015) that restores `kernel == kernel * kernel_mask` in each update.
+    """Adam (Kingma & Ba, 2015), which may forget the moments of weights that are dropped.
+
+    As with any optimizer of Keras, masked weights stay zero by their `KernelMask`.
 
     Attributes:
         schedule: the schedule of the learning rate, or None if it is constant.
@@ -85,48 +87,19 @@ class MaskedAdam(LocalOptimizer):
         self.beta_2 = beta_2
         self.epsilon = epsilon
         self.moments = moments
-        self._masked: dict[str, Masked] = {}
-        self._knows_masks = False
-
-    def build_for(self, model: keras.Model) -> "MaskedAdam":
-        """Creates the slots for the trainable variables of `model` and remembers its masks.
-
-        Returns:
-            This optimizer.
-
-        Raises:
-            InputError: if a constraint of a masked kernel moves zeros.
-        """
-        for layer in masked_layers(model):
-            _check_constraint(layer)
-        self._knows_masks = True
-        # Layers, not masks: Keras would track a variable in an attribute as one of the optimizer.
-        self._masked = {self.key_of(layer.kernel): layer for layer in masked_layers(model)}
-        self.build(model.trainable_variables)
-        return self
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Creates the slots: second moments, first moments if any, ages of masked weights.
-
-        Raises:
-            InputError: if it was not called by `build_for`: only the model knows the masks.
-        """
+        """Creates the slots: second moments, first moments if any, ages of masked weights."""
         if self.built:
             return
-        if not self._knows_masks:
-            raise InputError(
-                "MaskedAdam does not know the masks of the model. Call "
-                "`optimizer.build_for(model)` before `compile` or the first update, and load a "
-                "model that was saved with it by `keras.models.load_model(path, compile=False)`."
-            )
         super().build(variables)
         self._first = (
             self.add_optimizer_variables(variables, "first_moment") if self.beta_1 else None
         )
         self._second = self.add_optimizer_variables(variables, "second_moment")
         self._ages = {
-            key: self.add_variable_from_reference(layer.kernel_mask, name="age")
-            for key, layer in self._masked.items()
+            self.key_of(mask.kernel): self.add_variable_from_reference(mask.kernel_mask, name="age")
+            for mask in masks_of(variables)
             if self.moments == "active"
         }
 
@@ -141,14 +114,14 @@ class MaskedAdam(LocalOptimizer):
             learning_rate: float scalar.
         """
         index, key = self.index_of(variable), self.key_of(variable)
-        mask = self._masked[key].kernel_mask.value if key in self._masked else None
         age = tf.cast(self.iterations.value + 1, variable.dtype)
         alive = None
-        if key in self._ages:
-            alive = mask
+        mask = mask_of(variable)
+        if key in self._ages and mask is not None:
+            alive = mask.kernel_mask.value
             age = alive * (self._ages[key].value + 1)
             self.assign(self._ages[key], age)
-            # An inactive weight has age 0. Age 1 keeps its step finite; the mask removes it.
+            # An inactive weight has age 0. Age 1 keeps its step finite; the constraint removes it.
             age = tf.maximum(age, 1)
         second = self._moment(self._second[index], gradient**2, self.beta_2, alive)
         # lr / (sqrt(v) + epsilon) with v = second / correction**2, in one division.
@@ -159,8 +132,7 @@ class MaskedAdam(LocalOptimizer):
         else:
             first = self._moment(self._first[index], gradient, self.beta_1, alive)
             step *= first / _one_minus_power(self.beta_1, age)
-        updated = variable - step
-        self.assign(variable, updated if mask is None else updated * mask)
+        self.assign(variable, variable - step)
 
     def _moment(
         self, slot: keras.Variable, value: tf.Tensor, decay: float, alive: tf.Tensor | None
@@ -223,22 +195,6 @@ def _check_options(options: dict[str, Any]) -> None:
             check_above_zero(f"MaskedAdam.{name}", options[name])
     if options.get("weight_decay"):
         check_above_zero("MaskedAdam.weight_decay", options["weight_decay"])
-
-
-def _check_constraint(layer: Masked) -> None:
-    """Raises InputError if the constraint of a masked kernel moves zeros."""
-    kernel = layer.kernel
-    if kernel.constraint is None:
-        return
-    size = math.prod(kernel.shape)
-    mask = tf.reshape(tf.cast(tf.range(size) % 2, kernel.dtype), kernel.shape)
-    constrained = tf.convert_to_tensor(kernel.constraint(kernel.value * mask))
-    if tf.reduce_any((mask == 0) & (constrained != 0)):
-        raise InputError(
-            f"The kernel_constraint of layer {layer.name!r}, {kernel.constraint!r}, moves "
-            "zeros, so it would move weights outside the mask. Use one that keeps zeros, such as "
-            "keras.constraints.MaxNorm or UnitNorm, or leave it out."
-        )
 
 
 def _one_minus_power(base: float, exponent: tf.Tensor) -> tf.Tensor:

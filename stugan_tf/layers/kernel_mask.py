@@ -1,0 +1,88 @@
+"""The mask of one kernel, tied to the kernel as its constraint: zeros stay zeros."""
+
+import math
+from collections.abc import Iterable
+
+import keras
+import tensorflow as tf
+
+from stugan_tf.errors import InputError
+
+
+class KernelMask(keras.constraints.Constraint):
+    """Keeps `kernel == kernel * kernel_mask`, whatever optimizer updates the kernel.
+
+    It is the constraint of the kernel, and Keras' optimizers apply constraints after each update. A
+    constraint that the kernel has already is applied to the zeroed kernel. Zeros that it moves are
+    set to zero again.
+
+    Attributes:
+        kernel: the variable.
+        kernel_mask: a variable of zeros and ones in the shape of the kernel. It is not trained.
+        name: name of the layer, for messages.
+    """
+
+    def __init__(self, kernel: keras.Variable, kernel_mask: keras.Variable, name: str) -> None:
+        """Becomes the constraint of `kernel`."""
+        self.kernel = kernel
+        self.kernel_mask = kernel_mask
+        self.name = name
+        self._own_constraint = kernel.constraint
+        kernel.constraint = self
+
+    def __call__(self, w: tf.Tensor) -> tf.Tensor:
+        """The kernel, zero outside the mask, and under the constraint that it had before."""
+        w = self._zeroed(tf.convert_to_tensor(w))
+        if self._own_constraint is None:
+            return w
+        return self._zeroed(tf.convert_to_tensor(self._own_constraint(w)))
+
+    def _zeroed(self, w: tf.Tensor) -> tf.Tensor:
+        # Not a product: zero times infinity is not zero.
+        return tf.where(self.kernel_mask.value > 0, w, tf.zeros_like(w))
+
+    def assign_mask(self, mask: tf.Tensor) -> None:
+        """Replaces the mask and sets the weights outside it to zero.
+
+        Args:
+            mask: float32 zeros and ones in the shape of the kernel.
+        """
+        self.kernel_mask.assign(mask)
+        self.kernel.assign(self.kernel * tf.cast(mask, self.kernel.dtype))
+
+    def num_active(self) -> int:
+        """The number of ones in the mask, a Python integer."""
+        return int(tf.math.count_nonzero(self.kernel_mask.value))
+
+    def density(self) -> float:
+        """The fraction of ones in the mask, a Python float."""
+        return self.num_active() / math.prod(self.kernel.shape)
+
+    def check_zeros(self) -> None:
+        """Raises InputError unless the kernel is zero outside the mask."""
+        mask = tf.convert_to_tensor(self.kernel_mask.value)
+        outside = tf.where(mask == 0, tf.convert_to_tensor(self.kernel.value), 0)
+        number = int(tf.math.count_nonzero(outside))
+        if number:
+            raise InputError(
+                f"{number:,} weights of layer {self.name!r} are not zero although they are outside "
+                "its mask, so the model is denser than its masks say. Something changed them after "
+                "the mask was applied: an average that ignores the masks (@ema), a callback, or "
+                "code of your own. Call `assign_mask` after each change."
+            )
+        if not tf.reduce_all((mask == 0) | (mask == 1)):
+            raise InputError(
+                f"The mask of layer {self.name!r} has values other than 0 and 1. Give "
+                "`assign_mask` zeros and ones."
+            )
+
+
+def mask_of(variable: keras.Variable) -> KernelMask | None:
+    """The `KernelMask` of a variable, or None if it is under no mask."""
+    constraint = variable.constraint
+    return constraint if isinstance(constraint, KernelMask) else None
+
+
+def masks_of(variables: Iterable[keras.Variable]) -> list[KernelMask]:
+    """The masks of those variables that are under one, in the order of the variables."""
+    return [mask for mask in map(mask_of, variables) if mask is not None]
