@@ -83,6 +83,7 @@ def draw_latents(
         seed: int [2].
         truncation: a number or a scalar tensor. If given, the normal distribution is cut off at
             this absolute value, which trades variety for quality (Brock et al. 2019, section 3.1).
+            A seed then draws other images than without truncation, however large the number is.
 
     Returns:
         Latents float32 [num, latent_dim] from N(0, I), labels int32 [num], uniform.

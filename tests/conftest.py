@@ -25,19 +25,25 @@ pytest_plugins = ["tests.helpers.budget"]
 # not between the lines that a command prints.
 assert logging
 HERE = pathlib.Path(__file__).parent
-# What `make test-fast` leaves out: these train GANs, run commands and whole pipelines, or build the
-# networks of the paper, data sets and evaluators again and again.
+# What `make test-fast` leaves out: these train GANs, run commands and whole pipelines, compile
+# kernels and artifacts, or build networks of the paper, data sets and evaluators again and again.
 WHOLE = (
     "data/test_order.py",
+    "data/test_shard.py",
     "data/test_source.py",
+    "data/test_tfrecords.py",
     "demo/test_demo.py",
     "evaluation/test_digits_classifier.py",
     "evaluation/test_evaluator.py",
     "evaluation/test_extractors.py",
+    "evaluation/test_inception.py",
     "evaluation/test_sampling.py",
     "evaluation/test_statistics.py",
+    "evaluation/test_table.py",
     "experiments/test_experiments_command.py",
+    "experiments/test_grids.py",
     "experiments/test_scheduler.py",
+    "kernels",
     "layers/test_fusion.py",
     "layers/test_rematerialization.py",
     "methods",
@@ -45,11 +51,13 @@ WHOLE = (
     "models/test_sngan.py",
     "pipelines",
     "runs",
+    "serving/test_bounds.py",
     "serving/test_export.py",
     "serving/test_folding.py",
     "serving/test_formats.py",
     "serving/test_hostile.py",
     "sparsity/test_compilation.py",
+    "sparsity/test_exploration.py",
     "test_evaluate.py",
     "test_gin_files.py",
     "test_sample.py",
@@ -58,6 +66,7 @@ WHOLE = (
     "training/test_augmentation.py",
     "training/test_balance.py",
     "training/test_biggan_training.py",
+    "training/test_gan.py",
     "training/test_multi_worker.py",
     "training/test_orthogonality.py",
     "training/test_precision.py",

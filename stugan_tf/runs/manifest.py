@@ -64,7 +64,11 @@ def record_start(
 
 
 def _changed(starts: list[dict[str, Any]], here: dict[str, Any]) -> str:
-    """What decides the rounding of a run and differs now from its last start, in words."""
+    """What decides the numbers of a run and differs now from its last start, in words."""
+    return " ".join(filter(None, (_changed_threads(starts, here), _changed_code(starts[-1], here))))
+
+
+def _changed_threads(starts: list[dict[str, Any]], here: dict[str, Any]) -> str:
     known = [start["threads"] for start in starts if is_step(start.get("threads"))]
     on_cpu = all(":CPU:" in name for name in here["devices"])
     if not known or known[-1] == here["threads"] or not on_cpu:
@@ -74,6 +78,30 @@ def _changed(starts: list[dict[str, Any]], here: dict[str, Any]) -> str:
         "rounds sums otherwise than an uninterrupted run. To avoid that, stop it and start it "
         f"with {THREADS}={known[-1]}."
     )
+
+
+def _changed_code(last: dict[str, Any], here: dict[str, Any]) -> str:
+    before, now = (_code_of(start) for start in (last, here))
+    changes = [
+        f"{name} {before[name]} before, {now[name]} now"
+        for name in before
+        if name in now and before[name] != now[name]
+    ]
+    if not changes:
+        return ""
+    return (
+        f"It goes on with other code ({'; '.join(changes)}), which may compute otherwise: see "
+        "CHANGELOG.md."
+    )
+
+
+def _code_of(start: dict[str, Any]) -> dict[str, str]:
+    """What is known of the code at a start: versions of packages and our commit, by name."""
+    found = start.get("versions")
+    versions = found if isinstance(found, dict) else {}
+    known = {name: versions.get(name) for name in ("tensorflow", "keras", "stugan_tf")}
+    known["commit"] = start.get("commit")
+    return {name: value for name, value in known.items() if isinstance(value, str)}
 
 
 def record_end(workdir: str | os.PathLike[str], step: int) -> None:

@@ -138,7 +138,9 @@ class _Module(tf.Module):
             )
 
         latents, labels = tf.cond(
-            truncation > NO_TRUNCATION, lambda: draw(truncation), lambda: draw(None)
+            (truncation > NO_TRUNCATION) & tf.math.is_finite(truncation),
+            lambda: draw(truncation),
+            lambda: draw(None),
         )
         latents = tf.ensure_shape(latents, [None, interface.latent_dim])
         if class_id is None:

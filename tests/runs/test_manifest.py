@@ -87,3 +87,17 @@ def test_without_a_setting_threads_are_the_cores_of_the_process(monkeypatch):
     monkeypatch.delenv(manifest.THREADS, raising=False)
     monkeypatch.setattr(manifest.os, "sched_getaffinity", lambda _: {1, 4, 5}, raising=False)
     assert manifest.num_threads() == 3
+
+
+def test_other_code_is_told_until_it_is_what_the_run_goes_on_with(tmp_path, monkeypatch):
+    data = {"fingerprint": "a"}
+    monkeypatch.setattr(manifest, "process", lambda: dict(here))
+    here = {"devices": [], "commit": "a1", "versions": {"tensorflow": "2.20.0", "keras": "3.14"}}
+    assert manifest.record_start(tmp_path, 0, data=data) == ""
+    here = {**here, "commit": "b2", "versions": {"tensorflow": "2.21.0", "keras": "3.14"}}
+    told = manifest.record_start(tmp_path, 5, data=data)
+    assert "tensorflow 2.20.0 before, 2.21.0 now; commit a1 before, b2 now" in told
+    assert "keras" not in told
+    assert manifest.record_start(tmp_path, 7, data=data) == ""
+    here = {**here, "commit": None}
+    assert manifest.record_start(tmp_path, 8, data=data) == ""

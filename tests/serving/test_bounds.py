@@ -118,6 +118,7 @@ def test_a_seed_draws_what_it_drew(either):
     assert images.shape == (2, 4, 4, 2)
     assert np.isfinite(images).all()
     assert np.any(images != of_seed(loaded, conditional, truncation=0.5))
+    np.testing.assert_array_equal(images, of_seed(loaded, conditional, truncation=float("inf")))
 
 
 def test_a_batch_of_none_has_the_shape_of_images(either):
