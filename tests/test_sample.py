@@ -23,12 +23,13 @@ from stugan_tf.runs.loop import Training
 from tests.helpers import commands
 from tests.helpers.commands import STATIC, call
 from tests.helpers.params import first_by_default
+from tests.helpers.projection import projection_discriminator
 from tests.helpers.tracing import untraced
 
 CONDITIONAL = (
     "GAN.conditional = True",
     "GAN.generator = @sample_generator",
-    "GAN.discriminator = @sample_discriminator",
+    f"GAN.discriminator = @{projection_discriminator.__name__}",
 )
 
 ONE_HOT = (*CONDITIONAL, "sample_generator.one_hot = True")
@@ -53,17 +54,6 @@ def sample_generator(image_shape, num_classes=CLASSES, one_hot=False):
     outputs = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(outputs)
     outputs = keras.layers.Conv2D(image_shape[-1], 3, padding="same", activation="tanh")(outputs)
     return keras.Model([latents, labels], outputs, name="mine")
-
-
-@gin.configurable(module="sample_test", denylist=["image_shape", "num_classes"])
-def sample_discriminator(image_shape, num_classes=CLASSES):
-    images, labels = keras.Input(image_shape), keras.Input([], dtype="int32")
-    outputs = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(images)
-    outputs = keras.layers.GlobalAveragePooling2D()(outputs)
-    projection = keras.layers.Dot(1)([outputs, keras.layers.Embedding(num_classes, 8)(labels)])
-    return keras.Model(
-        [images, labels], keras.layers.Add()([keras.layers.Dense(1)(outputs), projection])
-    )
 
 
 def train(workdir, *bindings):

@@ -14,11 +14,12 @@ from stugan_tf.models.sngan import sngan_generator
 from stugan_tf.serving.interface import Interface
 from tests.helpers import commands
 from tests.helpers.commands import STATIC
+from tests.helpers.projection import projection_discriminator
 
 CONDITIONAL = (
     "GAN.conditional = True",
     "GAN.generator = @served_generator",
-    "GAN.discriminator = @served_discriminator",
+    f"GAN.discriminator = @{projection_discriminator.__name__}",
 )
 CLASSES = 10
 
@@ -36,17 +37,6 @@ def served_generator(image_shape, num_classes=CLASSES):
     outputs = keras.layers.UpSampling2D()(keras.layers.ReLU()(outputs))
     outputs = Masked(SpectralConv2D(image_shape[-1], 3, padding="same"))(outputs)
     return keras.Model([latents, labels], keras.layers.Activation("tanh")(outputs), name="mine")
-
-
-@gin.configurable(module="serving_test", denylist=["image_shape", "num_classes"])
-def served_discriminator(image_shape, num_classes=CLASSES):
-    images, labels = keras.Input(image_shape), keras.Input([], dtype="int32")
-    outputs = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(images)
-    outputs = keras.layers.GlobalAveragePooling2D()(outputs)
-    projection = keras.layers.Dot(1)([outputs, keras.layers.Embedding(num_classes, 8)(labels)])
-    return keras.Model(
-        [images, labels], keras.layers.Add()([keras.layers.Dense(1)(outputs), projection])
-    )
 
 
 def unlike_new(model, density=0.1, seed=0):

@@ -20,6 +20,7 @@ from stugan_tf.runs.scoring import Scoring
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.masked_adam import MaskedAdam
 from tests.helpers.params import first_by_default
+from tests.helpers.projection import projection_discriminator
 from tests.helpers.small import assert_same_state, states
 from tests.helpers.tiny_training import (
     Scripted,
@@ -41,20 +42,11 @@ def conditional_generator(image_shape, num_classes):
     return keras.Model([latents, labels], outputs, name="mine")
 
 
-def conditional_discriminator(image_shape, num_classes):
-    images, labels = keras.Input(image_shape), keras.Input([], dtype="int32")
-    outputs = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(images)
-    outputs = keras.layers.GlobalAveragePooling2D()(outputs)
-    projection = keras.layers.Dot(1)([outputs, keras.layers.Embedding(num_classes, 8)(labels)])
-    logits = keras.layers.Add()([keras.layers.Dense(1)(outputs), projection])
-    return keras.Model([images, labels], logits)
-
-
 @pytest.mark.ci
 @pytest.mark.usefixtures("untraced")
 def test_a_conditional_model_of_plain_keras_layers_trains_sparse(tmp_path):
     gan = tiny_gan(
-        generator=conditional_generator, discriminator=conditional_discriminator, conditional=True
+        generator=conditional_generator, discriminator=projection_discriminator, conditional=True
     )
     algorithm = tiny_algorithm(generator_exploration=Exploration(update_interval=2))
     training = tiny_training(gan, algorithm)
@@ -72,7 +64,7 @@ def test_a_conditional_model_of_plain_keras_layers_trains_sparse(tmp_path):
 
 def conditional_training(**settings):
     gan = tiny_gan(
-        generator=conditional_generator, discriminator=conditional_discriminator, conditional=True
+        generator=conditional_generator, discriminator=projection_discriminator, conditional=True
     )
     return tiny_training(gan, **settings)
 

@@ -20,12 +20,13 @@ from stugan_tf.runs.loop import Training
 from stugan_tf.runs.manifest import read_manifest
 from stugan_tf.runs.opening import open_run
 from stugan_tf.runs.status import FINISHED
+from tests.helpers.projection import projection_discriminator
 
 SETTINGS = (
     "data.source = @image_folder()",
     "image_folder.channels = 1",
     "GAN.generator = @opened_generator",
-    "GAN.discriminator = @opened_discriminator",
+    f"GAN.discriminator = @{projection_discriminator.__name__}",
     "GAN.conditional = True",
     "GAN.generator_sparsity = 0.5",
     "GAN.discriminator_sparsity = 0.5",
@@ -54,17 +55,6 @@ def opened_generator(image_shape, num_classes):
     outputs = keras.layers.Reshape([8, 8, 1])(outputs)
     outputs = keras.layers.Conv2D(image_shape[-1], 3, padding="same", activation="tanh")(outputs)
     return keras.Model([latents, labels], outputs, name="opened")
-
-
-@gin.configurable(module="opening_test", denylist=["image_shape", "num_classes"])
-def opened_discriminator(image_shape, num_classes):
-    images, labels = keras.Input(image_shape), keras.Input([], dtype="int32")
-    outputs = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(images)
-    outputs = keras.layers.GlobalAveragePooling2D()(outputs)
-    projection = keras.layers.Dot(1)([outputs, keras.layers.Embedding(num_classes, 8)(labels)])
-    return keras.Model(
-        [images, labels], keras.layers.Add()([keras.layers.Dense(1)(outputs), projection])
-    )
 
 
 def write_class(folder, name, count=70):
