@@ -2,6 +2,7 @@
 
     --format=saved_model      for TensorFlow and TensorFlow Serving
     --format=tflite           for TensorFlow Lite (LiteRT)
+    --format=onnx             for ONNX Runtime, OpenVINO and others
     --format=sparse           one file as small as its non-zeros
     --precision=float16       of the weights; tflite also knows int8
 

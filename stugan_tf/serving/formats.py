@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from stugan_tf.errors import InputError
-from stugan_tf.serving import compact, lite, saved_model
+from stugan_tf.serving import compact, lite, onnx_file, saved_model
 from stugan_tf.serving.generator import ServedGenerator
 from stugan_tf.serving.graph import Graph, to_keras
 from stugan_tf.serving.interface import Interface
@@ -164,6 +164,21 @@ def _read_tflite(
     return ServedGenerator(interface, compute, about, mix)
 
 
+def _write_onnx(
+    folder: pathlib.Path, graph: Graph, interface: Interface, settings: Settings
+) -> list[str]:
+    del settings
+    onnx_file.write(folder / FORMATS["onnx"].file, graph, interface)
+    return ["An ONNX file stores its zeros, and runtimes compute with them."]
+
+
+def _read_onnx(
+    folder: pathlib.Path, interface: Interface, about: dict[str, Any]
+) -> ServedGenerator:
+    compute, mix = onnx_file.read(folder / FORMATS["onnx"].file, interface)
+    return ServedGenerator(interface, compute, about, mix)
+
+
 FORMATS = {
     one.name: one
     for one in (
@@ -183,6 +198,14 @@ FORMATS = {
             read=_read_tflite,
             trusted=True,
             fixed_batches=True,
+        ),
+        Format(
+            name="onnx",
+            file="generator.onnx",
+            precisions=("float32",),
+            write=_write_onnx,
+            read=_read_onnx,
+            trusted=True,
         ),
         Format(
             name="sparse",

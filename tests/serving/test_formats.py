@@ -65,6 +65,9 @@ def written(tmp_path_factory):
         ("sngan", "sparse", "float32", 1e-5),
         ("biggan_imagenet", "sparse", "float32", 1e-5),
         pytest.param("biggan_imagenet", "sparse", "float16", 0.01, marks=pytest.mark.ci),
+        ("sngan", "onnx", "float32", 1e-5),
+        pytest.param("biggan", "onnx", "float32", 1e-5, marks=pytest.mark.ci),
+        ("biggan_imagenet", "onnx", "float32", 1e-5),
         pytest.param("sngan", "tflite", "float32", 1e-5, marks=pytest.mark.ci),
         pytest.param("biggan", "tflite", "float32", 1e-5, marks=pytest.mark.ci),
         pytest.param("biggan_imagenet", "tflite", "float16", 0.01, marks=pytest.mark.ci),
@@ -325,7 +328,7 @@ def test_a_format_reads_what_has_no_manifest_yet(written):
 
 def test_a_format_that_there_is_not_is_told_in_words():
     with pytest.raises(
-        InputError, match=r"no format 'npz'. Choose .* saved_model, tflite and spar"
+        InputError, match=r"no format 'npz'. Choose .* saved_model, tflite, onnx and sp"
     ):
         format_of("npz")
 
