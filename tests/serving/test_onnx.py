@@ -77,6 +77,7 @@ def test_each_layer_is_as_in_keras(tmp_path, layer):
     np.testing.assert_allclose(images, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.ci
 @given(
     kind=st.sampled_from(["Conv2D", "Conv2DTranspose", "AveragePooling2D", "MaxPooling2D"]),
     side=st.integers(2, 7),
