@@ -175,7 +175,7 @@ class Training:
     def _check_schedules(self) -> None:
         total = self.algorithm.total_steps
         for name, rule in self.algorithm.topology_rules.items():
-            if rule is not None and not rule.num_updates(total):
+            if rule is not None and not rule.is_static and not rule.num_updates(total):
                 raise InputError(
                     f"The {name}'s topology should change {rule.when}, but the training of "
                     f"{total} steps has no step for it. Lower "

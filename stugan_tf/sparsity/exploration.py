@@ -52,14 +52,3 @@ class Exploration(PeriodicRule):
     def amount(self, state: TrainingState) -> float:
         """The drop fraction p."""
         return self.drop_fraction(state.progress)
-
-    def description(self, total_steps: int, progress: Callable[[int], float]) -> str:
-        """One line: the number of updates, and the drop fraction from the first to the end."""
-        first = self.next_due(0, total_steps)
-        if first is None:
-            return super().description(total_steps, progress)
-        return (
-            f"{self.num_updates(total_steps)} topology updates, {self.when}; drop fraction "
-            f"{self.drop_fraction(progress(first)):.4g} at step {first}, "
-            f"{self.drop_fraction(progress(total_steps)):.4g} at the end"
-        )

@@ -55,17 +55,20 @@ class TopologyRule(abc.ABC):
         drop_scores: a criterion, one of `sparsity.criteria`, or a method of the same signature.
         grow_scores: a criterion, or None if no weight ever grows.
         drop_fraction: `progress -> p`, one of `sparsity.schedules`, or None. Logs show it as the
-            drop fraction, see `logged_drop_fraction`.
+            drop fraction. A rule with a number here says by `logged_drop_fraction` what becomes of
+            it.
         gradient_momentum: criteria see the gradient averaged over the steps with this decay; with 0
             they see the gradient of the last batch.
         needs_balance_ratio: whether `amount` uses the balance ratio.
+        is_static: whether the rule never changes a mask, and that is meant.
     """
 
     drop_scores: Criterion
     grow_scores: Criterion | None = None
-    drop_fraction: Schedule | None = None
+    drop_fraction: Schedule | float | None = None
     gradient_momentum: float = 0.0
     needs_balance_ratio: ClassVar[bool] = False
+    is_static: ClassVar[bool] = False
 
     def __new__(cls, *arguments: Any, **settings: Any) -> "TopologyRule":
         """Refuses a class in which a method is missing, or a setting would be ignored.
@@ -151,7 +154,7 @@ class TopologyRule(abc.ABC):
 
     def logged_drop_fraction(self, progress: float) -> float | None:
         """The drop fraction at `progress` for logs, or None without a drop fraction."""
-        return None if self.drop_fraction is None else self.drop_fraction(progress)
+        return self.drop_fraction(progress) if callable(self.drop_fraction) else self.drop_fraction
 
     def description(self, total_steps: int, progress: Callable[[int], float]) -> str:
         """One line about the updates that the rule will make.
@@ -181,7 +184,7 @@ def check_rule(name: str, rule: TopologyRule, total_steps: int) -> None:
     check_criterion(f"{kind}.drop_scores", rule.drop_scores)
     if rule.grow_scores is not None:
         check_criterion(f"{kind}.grow_scores", rule.grow_scores)
-    if rule.drop_fraction is not None:
+    if callable(rule.drop_fraction):
         check_drop_fraction(f"{kind}.drop_fraction", rule.drop_fraction)
     check_fraction(f"{kind}.gradient_momentum", rule.gradient_momentum)
     trial = Trial(f"{kind}.is_due", rule.is_due, "`(step, total_steps) -> bool`")
@@ -223,7 +226,8 @@ class PeriodicRule(TopologyRule):
 
     Attributes:
         update_interval: Delta T, in generator steps.
-        start: the first generator step at which an update may happen.
+        start: the first generator step at which an update may happen. A float is a fraction of the
+            training, as it is for `stop`.
         stop: updates happen only before this generator step. None means the last step, because its
             new weights would stay untrained. A step after the end allows an update in the last
             step, too.
@@ -233,8 +237,8 @@ class PeriodicRule(TopologyRule):
     """
 
     update_interval: int = 1000
-    start: int = 0
-    stop: int | None = None
+    start: float = 0
+    stop: float | None = None
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -244,17 +248,18 @@ class PeriodicRule(TopologyRule):
                 f"{name}.update_interval must be at least 1 generator step, got "
                 f"{self.update_interval!r}. For no updates, set the exploration itself to None."
             )
-        check_natural(f"{name}.start", self.start)
+        _check_time(f"{name}.start", self.start)
         if self.stop is not None:
-            check_natural(f"{name}.stop", self.stop)
+            _check_time(f"{name}.stop", self.stop)
 
     def is_due(self, step: int, total_steps: int) -> bool:
         """Whether an update may happen at generator step `step`, counted from 1."""
-        return step % self.update_interval == 0 and self.start <= step < self._stop(total_steps)
+        is_multiple = step % self.update_interval == 0
+        return is_multiple and self.first_step(total_steps) <= step < self.end_step(total_steps)
 
     def next_due(self, step: int, total_steps: int) -> int | None:
         """The first step after `step` at which an update may happen, or None."""
-        candidate = max(step + 1, self.start, 1)
+        candidate = max(step + 1, self.first_step(total_steps), 1)
         candidate = -(-candidate // self.update_interval) * self.update_interval
         return candidate if self.is_due(candidate, total_steps) else None
 
@@ -263,8 +268,42 @@ class PeriodicRule(TopologyRule):
         """When the rule is due, in a few words."""
         return f"every {self.update_interval} steps"
 
-    def _stop(self, total_steps: int) -> int:
-        return total_steps if self.stop is None else min(self.stop, total_steps + 1)
+    def first_step(self, total_steps: int) -> int:
+        """`start` as a generator step."""
+        return _as_step(self.start, total_steps)
+
+    def end_step(self, total_steps: int) -> int:
+        """`stop` as a generator step, at most one after the last."""
+        if self.stop is None:
+            return total_steps
+        return min(_as_step(self.stop, total_steps), total_steps + 1)
+
+    def description(self, total_steps: int, progress: Callable[[int], float]) -> str:
+        """One line: the number of updates, and the drop fraction from the first to the end."""
+        first = self.next_due(0, total_steps)
+        if first is None or self.logged_drop_fraction(1.0) is None:
+            return super().description(total_steps, progress)
+        return (
+            f"{self.num_updates(total_steps)} topology updates, {self.when}; drop fraction "
+            f"{self.logged_drop_fraction(progress(first)):.4g} at step {first}, "
+            f"{self.logged_drop_fraction(progress(total_steps)):.4g} at the end"
+        )
+
+
+def _check_time(name: str, value: Any) -> None:
+    """Raises InputError unless `value` is a generator step, or a fraction of the training."""
+    if not isinstance(value, float):
+        check_natural(name, value)
+    elif not 0 <= value <= 1:
+        raise InputError(
+            f"{name} must be a step, which is an integer, or a fraction of the training in [0, 1], "
+            f"got {value!r}."
+        )
+
+
+def _as_step(value: float, total_steps: int) -> int:
+    """A generator step; a fraction of the training is rounded to the nearest step."""
+    return round(value * total_steps) if isinstance(value, float) else value
 
 
 def _hidden_settings(cls: type) -> list[str]:

@@ -125,7 +125,7 @@ def top_k_mask(scores: tf.Tensor, k: int | tf.Tensor, among: tf.Tensor | None = 
     Returns:
         float32 mask in the shape of `scores`. Of equal scores the lowest flat indices are marked.
     """
-    keys = _monotone_keys(scores)
+    keys = monotone_keys(scores)
     if among is not None:
         keys = tf.where(among, keys, tf.int32.min)
     keys = tf.reshape(keys, [-1])
@@ -167,7 +167,7 @@ def prune_and_regrow(
     Returns:
         The new mask, and the mask of the weights that were not dropped.
     """
-    num_kept, num_after = _counts(mask, drop_fraction, density)
+    num_kept, num_after = counts_after(mask, drop_fraction, density)
     if not may_return:
         num_zeros = tf.math.count_nonzero(mask == 0, dtype=tf.int32)
         num_kept = tf.maximum(num_kept, num_after - num_zeros)
@@ -183,8 +183,8 @@ def prune_and_regrow(
     return kept + grown, kept
 
 
-def _counts(
-    mask: tf.Tensor, drop_fraction: float | tf.Tensor, density: float | tf.Tensor | None
+def counts_after(
+    mask: tf.Tensor, drop_fraction: float | tf.Tensor, density: float | tf.Tensor | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """How many weights of a kernel are kept, and how many are active after growth."""
     num_active = tf.math.count_nonzero(mask, dtype=tf.int32)
@@ -296,7 +296,7 @@ def _per_layer(
     masks: Sequence[tf.Tensor], scores: Scores, amount: tf.Tensor, **options: bool
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """`prune_and_regrow` for each kernel: new masks, and masks of weights that were not dropped."""
-    regrow = _traced(**options)
+    regrow = traced(prune_and_regrow, **options)
     fractions = _fractions(amount)
     grow: Any = scores.grow
     pairs = [regrow(*layer, *fractions) for layer in zip(masks, scores.drop, grow, strict=True)]
@@ -304,9 +304,9 @@ def _per_layer(
 
 
 @functools.cache
-def _traced(**options: bool) -> Any:
-    """`prune_and_regrow` as one function for all calls, so that each shape is traced once."""
-    return tf.function(functools.partial(prune_and_regrow, **options), autograph=False)
+def traced(function: Callable[..., Any], **options: Any) -> Any:
+    """`function` with options as one function for all calls, so that each shape is traced once."""
+    return tf.function(functools.partial(function, **options), autograph=False)
 
 
 def _fractions(amount: tf.Tensor) -> Sequence[tf.Tensor | None]:
@@ -347,7 +347,7 @@ def _indices(flat: tf.Tensor) -> tf.Tensor:
     return tf.reshape(rows[:, tf.newaxis] + tf.range(_ROW), [-1])[:size]
 
 
-def _monotone_keys(scores: tf.Tensor) -> tf.Tensor:
+def monotone_keys(scores: tf.Tensor) -> tf.Tensor:
     """Maps float32 to int32 in the same order, NaN lowest yet above int32.min."""
     bits = tf.bitcast(scores, tf.int32)
     keys = tf.where(bits < 0, tf.int32.min - bits, bits)  # sign and magnitude -> signed, -0 -> 0

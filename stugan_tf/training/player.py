@@ -7,11 +7,12 @@ from typing import Any, TypeAlias
 import keras
 import tensorflow as tf
 
-from stugan_tf.layers.execution import densely, gradients_of_zeros
+from stugan_tf.layers.execution import gradients_of_zeros
 from stugan_tf.layers.moving import moving_variables, undisturbed
 from stugan_tf.layers.paths import names_of
 from stugan_tf.signatures import Seed
 from stugan_tf.sparsity.explorer import Explorer
+from stugan_tf.sparsity.hessian import hessian_gradients
 from stugan_tf.sparsity.rule import TopologyRule, TrainingState
 from stugan_tf.training.masked_adam import MaskedAdam
 from stugan_tf.training.orthogonality import OrthogonalRegularization
@@ -237,25 +238,13 @@ class Player:
         """H g for each masked kernel; g is the gradient of the active weights only."""
         masks = [layer.kernel_mask.value for layer in self.explorer.layers]
         kernels = [layer.kernel.value for layer in self.explorer.layers]
-        with undisturbed(*self._game), densely(), tf.GradientTape() as tape:
-            gradients, _ = self._differentiate(objective(), grows=True)
-            gradients = [
-                mask * gradient
-                for mask, gradient in zip(
-                    masks, self.explorer.kernel_gradients(gradients), strict=True
-                )
-            ]
-            # The loss is a mean over replicas, so g and H are means as well. g is constant in H g.
-            means = self._replicas.mean(list(map(tf.stop_gradient, gradients)))
-            flow = tf.add_n(
-                [
-                    tf.reduce_sum(gradient * tf.stop_gradient(mean))
-                    for gradient, mean in zip(gradients, means, strict=True)
-                ]
-            )
-        return self._replicas.mean(
-            tape.gradient(flow, kernels, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        )
+
+        def gradients() -> list[tf.Tensor]:
+            found, _ = self._differentiate(objective(), grows=True)
+            return self.explorer.kernel_gradients(found)
+
+        with undisturbed(*self._game):
+            return hessian_gradients(gradients, kernels, masks, self._replicas.mean)
 
     def first_bad(self) -> tuple[int, str] | None:
         """The first value that was not finite.
