@@ -20,6 +20,8 @@ from stugan_tf.sparsity.criteria import check_criterion
 from stugan_tf.sparsity.schedules import check_drop_fraction
 from stugan_tf.sparsity.topology import Scores, check_update
 
+SLOTS = ("keep", "zero", "age")
+
 
 class TrainingState(NamedTuple):
     """The state of a training when a topology update is due."""
@@ -59,14 +61,19 @@ class TopologyRule(abc.ABC):
             it.
         gradient_momentum: criteria see the gradient averaged over the steps with this decay; with 0
             they see the gradient of the last batch.
+        slots: what an update does to the optimizer's slots, such as moments, of the weights that it
+            drops or grows. "keep": they go on. "zero": they start again at their initial value.
+            "age": as "zero", and the bias correction of Adam counts from the weight's own
+            activation.
         needs_balance_ratio: whether `amount` uses the balance ratio.
-        is_static: whether the rule never changes a mask, and that is meant.
+        is_static: whether the masks are meant to stay: no update is ever due.
     """
 
     drop_scores: Criterion
     grow_scores: Criterion | None = None
     drop_fraction: Schedule | float | None = None
     gradient_momentum: float = 0.0
+    slots: str = "keep"
     needs_balance_ratio: ClassVar[bool] = False
     is_static: ClassVar[bool] = False
 
@@ -187,6 +194,8 @@ def check_rule(name: str, rule: TopologyRule, total_steps: int) -> None:
     if callable(rule.drop_fraction):
         check_drop_fraction(f"{kind}.drop_fraction", rule.drop_fraction)
     check_fraction(f"{kind}.gradient_momentum", rule.gradient_momentum)
+    if rule.slots not in SLOTS:
+        raise InputError(f"{kind}.slots must be one of {', '.join(SLOTS)}, got {rule.slots!r}.")
     trial = Trial(f"{kind}.is_due", rule.is_due, "`(step, total_steps) -> bool`")
     answer = trial.of(step=1, total_steps=total_steps)
     if not isinstance(answer, (bool, np.bool_)):

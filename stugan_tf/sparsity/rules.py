@@ -18,14 +18,12 @@ import tensorflow as tf
 from stugan_tf.checks import check_above_zero, check_fraction, check_positive
 from stugan_tf.errors import InputError
 from stugan_tf.sparsity import criteria, schedules
-from stugan_tf.sparsity.rule import PeriodicRule, TopologyRule, TrainingState
+from stugan_tf.sparsity.rule import SLOTS, PeriodicRule, TopologyRule, TrainingState
 from stugan_tf.sparsity.structured import (
     prune_and_regrow_constant_fan_in,
     prune_and_regrow_n_of_m,
 )
 from stugan_tf.sparsity.topology import Scores, prune_and_regrow_per_layer, prune_per_layer
-
-SLOTS = ("keep", "zero", "age")
 
 _Masks = Sequence[tf.Tensor]
 
