@@ -19,7 +19,6 @@ from stugan_tf.layers.kernel_mask import KernelMask, masks_of
 from stugan_tf.layers.masked import Masked
 from stugan_tf.layers.moving import undisturbed
 from stugan_tf.sparsity.criteria import Criterion, connection_sensitivity, gradient_flow
-from stugan_tf.sparsity.distributions import uniform
 from stugan_tf.sparsity.hessian import hessian_gradients
 from stugan_tf.sparsity.sparsify import sparsify
 from stugan_tf.sparsity.topology import Scores, prune_globally
@@ -31,7 +30,6 @@ def snip(
     y: Any,
     loss: str | Callable[[Any, Any], Any],
     sparsity: float,
-    mask_dense: bool = False,
 ) -> keras.Model:
     """Keeps the weights whose connections the loss of one batch is most sensitive to.
 
@@ -44,15 +42,15 @@ def snip(
     (`model.losses`) do not count.
 
     Args:
-        model: a built Keras model. If it has no masks, `sparsify` gives it masks of ones first. If
-            it is sparse already, its zeros stay, and count.
+        model: a built Keras model. If it has no masks, `sparsify(model, 0.0)` gives it masks of
+            ones first; call it yourself to choose what gets masks. If the model is sparse already,
+            its zeros stay, and count.
         x: a batch of inputs, as for a call of the model.
         y: the targets of the batch, as `loss` takes them.
         loss: a loss of Keras or its name, or `(y, outputs) -> loss`, a tensor of any shape whose
             mean counts.
         sparsity: fraction of zeros over all weights under masks, in [0, 1). Exactly
             round((1 - sparsity) * weights) stay.
-        mask_dense: put dense layers under masks, too; see `sparsify`.
 
     Returns:
         The model with masks: `model` itself if it had some.
@@ -61,7 +59,7 @@ def snip(
         InputError: if the sparsity is impossible, the model has nothing to mask, the loss is
             unknown, or scores are not finite.
     """
-    return _pruned(model, x, y, loss, sparsity, mask_dense, connection_sensitivity)
+    return _pruned(model, x, y, loss, sparsity, connection_sensitivity)
 
 
 def grasp(
@@ -70,7 +68,6 @@ def grasp(
     y: Any,
     loss: str | Callable[[Any, Any], Any],
     sparsity: float,
-    mask_dense: bool = False,
 ) -> keras.Model:
     """Keeps the weights that the gradient flow of one batch needs most.
 
@@ -83,7 +80,7 @@ def grasp(
 
     The arguments, the result and the errors are those of `snip`.
     """
-    return _pruned(model, x, y, loss, sparsity, mask_dense, gradient_flow)
+    return _pruned(model, x, y, loss, sparsity, gradient_flow)
 
 
 def warn_of_empty_layers(masks: Iterable[KernelMask | Masked], network: str) -> None:
@@ -104,14 +101,13 @@ def _pruned(
     y: Any,
     loss: str | Callable[[Any, Any], Any],
     sparsity: float,
-    mask_dense: bool,
     criterion: Any,
 ) -> keras.Model:
     """The model with the masks that a criterion keeps."""
     check_fraction("sparsity", sparsity, "It is the fraction of zeros: write 0.9 for 90% sparse.")
     loss = _loss(loss)
     if not masks_of(model.trainable_variables):
-        model = sparsify(model, 0.0, uniform, mask_dense=mask_dense)
+        model = sparsify(model, 0.0)
     masks = masks_of(model.trainable_variables)
     kernels = [mask.kernel.value for mask in masks]
     active = [tf.convert_to_tensor(mask.kernel_mask.value) for mask in masks]

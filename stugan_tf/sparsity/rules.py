@@ -8,7 +8,7 @@ SNIP and GraSP prune once before training: `sparsity.at_initialization`, then `S
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import gin
@@ -378,6 +378,11 @@ class GMP(_Saved, PeriodicRule):
         return (
             self.final_sparsity + (self.initial_sparsity - self.final_sparsity) * left**self.power
         )
+
+    def description(self, total_steps: int, progress: Callable[[int], float]) -> str:
+        """One line: the number of updates, and the sparsity that they reach."""
+        updates = super().description(total_steps, progress)
+        return f"{updates}, to a sparsity of {self.final_sparsity:.4g} in each layer"
 
     def update(self, masks: _Masks, scores: Scores, amount: tf.Tensor) -> tuple[_Masks, _Masks]:
         """See `prune_per_layer`."""

@@ -94,29 +94,13 @@ def top_k_of_rows(
     if among is not None:
         keys = tf.where(among, keys, tf.int32.min)
     k = tf.minimum(k, tf.math.count_nonzero(keys > tf.int32.min, axis=1, dtype=tf.int32))
-    threshold = _kth_largest_of_rows(keys, k)[:, tf.newaxis]
+    best_first = tf.sort(keys, axis=1, direction="DESCENDING")  # Of rows, which are short.
+    last = tf.gather(best_first, tf.maximum(k - 1, 0), batch_dims=1)
+    threshold = tf.where(k > 0, last, tf.int32.max)[:, tf.newaxis]
     above, ties = keys > threshold, keys == threshold
     num_ties = k - tf.math.count_nonzero(above, axis=1, dtype=tf.int32)
     ranks = tf.cumsum(tf.cast(ties, tf.int32), axis=1)
     return tf.cast(above | (ties & (ranks <= num_ties[:, tf.newaxis])), tf.float32)
-
-
-def _kth_largest_of_rows(keys: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
-    """The k-th largest of int32 `keys` [rows, width] in each row; int32.max for k = 0.
-
-    It is found bit by bit. The sign comes first: with it the keys from int32.min on are in order.
-    """
-    bits = tf.constant([tf.int32.min, *(1 << bit for bit in range(30, -1, -1))], tf.int32)
-
-    def set_bit(index: tf.Tensor, threshold: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        higher = tf.bitwise.bitwise_xor(threshold, tf.gather(bits, index))
-        num_above = tf.math.count_nonzero(keys >= higher[:, tf.newaxis], axis=1, dtype=tf.int32)
-        return index + 1, tf.where(num_above >= k, higher, threshold)
-
-    # It depends on k, because a constant would be written into the program number by number.
-    lowest = tf.bitwise.bitwise_and(k, 0) + tf.int32.min
-    _, threshold = tf.while_loop(lambda index, _: index < 32, set_bit, [tf.constant(0), lowest])
-    return threshold
 
 
 def regrow_constant_fan_in(
