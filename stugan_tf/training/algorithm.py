@@ -11,6 +11,7 @@ from stugan_tf.sparsity import (  # noqa: F401 - registers them with gin
     density_adjustment,
     exploration,
     pruning,
+    rules,
 )
 from stugan_tf.sparsity.rule import TopologyRule, TrainingState, check_rule
 from stugan_tf.training.augmentation import Augmentation
