@@ -50,6 +50,12 @@ def check_above_zero(name: str, value: Any) -> None:
         raise InputError(f"{name} must be finite, got {value!r}.")
 
 
+def check_at_least_zero(name: str, value: Any) -> None:
+    """Raises InputError unless `value` is a number of at least 0."""
+    if not _is_number(value) or not value >= 0:
+        raise InputError(f"{name} must be a number of at least 0, got {value!r}.")
+
+
 def check_fraction(name: str, value: Any, advice: str = "") -> None:
     """Raises InputError unless `value` is a number in [0, 1); `advice` ends the message."""
     if not _is_number(value) or not 0 <= value < 1:

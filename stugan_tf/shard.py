@@ -59,8 +59,6 @@ def _sharding():
         raise InputError("Sharding does not read gin: leave out --gin_file and --gin_param.")
     if FLAGS.format == "png" and FLAGS.quality is not None:
         raise InputError("--quality is for JPEG: leave it out, or choose --format=jpeg.")
-    if FLAGS.num_shards is not None and FLAGS.num_shards < 1:
-        raise InputError(f"--num_shards must be at least 1, got {FLAGS.num_shards}.")
     encoding = Encoding(
         image_size=FLAGS.image_size,
         channels=FLAGS.channels,

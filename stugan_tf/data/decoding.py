@@ -25,9 +25,9 @@ def check_channels(channels: int) -> None:
         raise InputError(f"`channels` must be 1 (grey) or 3 (RGB), got {channels!r}.")
 
 
-def check_image_size(image_size: int | None) -> None:
-    """Raises `InputError` unless `image_size` is a positive int or None."""
-    if image_size is not None and (not isinstance(image_size, int) or image_size < 1):
+def check_image_size(image_size: int) -> None:
+    """Raises `InputError` unless `image_size` is a positive int."""
+    if type(image_size) is not int or image_size < 1:
         raise InputError(
             f"`image_size` must be a positive int, got {image_size!r}. "
             "It is the height and width that images are cropped and resized to."
@@ -87,8 +87,8 @@ def undecodable(where: str, why: str) -> str:
 
 
 def is_image(first_bytes: bytes) -> bool:
-    """Whether a file that begins with at least 32 such bytes is of one of `IMAGE_FORMATS`."""
-    if first_bytes[:2] == b"BM":  # Text may begin so, too.
+    """Whether a file is of one of `IMAGE_FORMATS`, by its first 32 bytes or more."""
+    if first_bytes[:2] == b"BM":  # Text may begin like this, too.
         return first_bytes[6:10] == bytes(4) and first_bytes[14:18] in _BMP_HEADERS
     if first_bytes[:4] == b"RIFF":
         return first_bytes[8:12] == b"WEBP"

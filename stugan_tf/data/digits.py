@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from stugan_tf.data.decoding import check_image_size, square
-from stugan_tf.data.source import Source
+from stugan_tf.data.source import Source, check_settings
 
 
 @gin.configurable
@@ -17,7 +17,7 @@ def digits(image_size: int = 8, flip: bool = False) -> "Digits":
         flip: as in `Source`.
 
     Raises:
-        InputError: if the size is not a positive integer.
+        InputError: if an argument cannot work.
     """
     return Digits(image_size, flip)
 
@@ -34,6 +34,7 @@ class Digits(Source):
         from sklearn.datasets import load_digits
 
         check_image_size(image_size)
+        check_settings(flip)
         self.image_shape = (image_size, image_size, 1)
         self.flip = flip
         digits = load_digits()

@@ -16,14 +16,14 @@ from stugan_tf.data.decoding import (
     undecodable,
 )
 from stugan_tf.data.listing import list_images
-from stugan_tf.data.source import Source, reason
+from stugan_tf.data.source import Source, check_settings, reason
 from stugan_tf.errors import InputError
 from stugan_tf.signatures import ImageShape
 
 
 @gin.configurable
 def image_folder(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] = gin.REQUIRED,
     image_size: int | None = None,
     channels: int = 3,
     flip: bool = False,
@@ -58,8 +58,10 @@ class ImageFolder(Source):
         flip: bool,
         cache_gib: float,
     ) -> None:
-        check_image_size(image_size)
+        if image_size is not None:
+            check_image_size(image_size)
         check_channels(channels)
+        check_settings(flip, cache_gib)
         self.name = f"image_folder {path}"
         listing = list_images(path)
         self.class_names, self.remarks = listing.class_names, listing.remarks

@@ -63,7 +63,7 @@ class Encoding:
         check_channels(self.channels)
         if self.image_format not in ("jpeg", "png"):
             raise InputError(f"The format must be jpeg or png, got {self.image_format!r}.")
-        if not 1 <= self.quality <= 100:
+        if type(self.quality) is not int or not 1 <= self.quality <= 100:
             raise InputError(f"The quality must be in 1 .. 100, got {self.quality!r}.")
 
 
@@ -134,6 +134,8 @@ class Sharding:
                 cannot work.
         """
         check_natural("The seed", seed)
+        if num_shards is not None:
+            check_positive("The number of shards", num_shards)
         if not re.fullmatch(r"\w+", split, re.ASCII):
             raise InputError(
                 f"The split must be of letters, digits and underscores, got {split!r}: the names "
@@ -153,8 +155,8 @@ class Sharding:
         self._images, self._labels = listing.paths, listing.labels
         self.num_images = len(self._images)
         self.num_classes = len(self._classes or [folder])
-        self.num_shards = num_shards or -(-self.num_images // IMAGES_PER_SHARD)
-        check_positive("The number of shards", self.num_shards)
+        by_default = -(-self.num_images // IMAGES_PER_SHARD)
+        self.num_shards = by_default if num_shards is None else num_shards
         if self.num_shards > self.num_images:
             raise InputError(
                 f"{self.num_images} images do not fill {self.num_shards} shards: choose fewer."

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from stugan_tf.checks import check_instance
+from stugan_tf.checks import check_at_least_zero, check_bool, check_instance
 from stugan_tf.data.inspection import Inspection, fingerprint, remarks_on_classes, remarks_on_pixels
 from stugan_tf.data.order import Blocks, IndexBlock, ordered
 from stugan_tf.errors import InputError
@@ -266,11 +266,14 @@ class Source:
             self.diagnose()
             raise InputError(f"{self.name} cannot be read. {reason(error)}") from error
 
+    def _check_not_empty(self) -> None:
+        if self.num_images < 1:
+            raise InputError(f"{self.name} holds no image: at least 1 is needed.")
+
     @functools.cached_property
     def _cache(self) -> tuple[tf.Tensor, tf.Tensor] | None:
         """uint8 [num_images, H, W, C] and int32 [num_images] on the CPU, or None if too large."""
-        if self.num_images < 1:
-            raise InputError(f"{self.name} holds no image: at least 1 is needed.")
+        self._check_not_empty()
         if self.num_images * math.prod(self.image_shape) > self.cache_gib * 2**30:
             return None
         with tf.device("CPU"), self.reading():
@@ -306,6 +309,12 @@ class Source:
         if self.flip:
             images = tf.where(flips[:, None, None, None], images[:, :, ::-1], images)
         return tf.cast(images, tf.float32) / 127.5 - 1.0, labels
+
+
+def check_settings(flip: bool, cache_gib: float = 0.0) -> None:
+    """Raises InputError unless the settings that sources have in common can work."""
+    check_bool("`flip`", flip)
+    check_at_least_zero("`cache_gib`", cache_gib)
 
 
 def reason(error: tf.errors.OpError) -> str:

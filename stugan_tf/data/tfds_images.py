@@ -46,7 +46,7 @@ def imagenet2012(
 
 @gin.configurable
 def tfds_images(
-    name: str,
+    name: str = gin.REQUIRED,
     split: str = "train",
     image_size: int | None = None,
     image_feature: str = "image",
@@ -129,6 +129,13 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> "tfds.core.D
         similar = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False))
         hint = f"Did you mean {' or '.join(similar)}?" if similar else "See `tfds.list_builders()`."
         raise InputError(f"TensorFlow Datasets has no data set {name!r}. {hint}") from error
+    except (AssertionError, ImportError, TypeError, ValueError) as error:
+        # Of another configuration or version, or not a name at all.
+        why = " ".join(str(error).split()).rstrip(".")
+        raise InputError(
+            f"TensorFlow Datasets cannot open the data set {name!r}: {why:.400}. Give a name such "
+            "as 'cifar10', 'lsun/classroom' or 'mnist:3.*.*'."
+        ) from error
 
 
 def _shards(builder: "tfds.core.DatasetBuilder", split: str) -> list[FileRange]:

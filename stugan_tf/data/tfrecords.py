@@ -12,10 +12,11 @@ import gin
 import numpy as np
 import tensorflow as tf
 
+from stugan_tf.checks import check_natural, check_positive
 from stugan_tf.data.decoding import check_channels, check_image_size, decode, fit
 from stugan_tf.data.order import FileRange, ShardBlocks
 from stugan_tf.data.paths import matching
-from stugan_tf.data.source import Source, reason
+from stugan_tf.data.source import Source, check_settings, reason
 from stugan_tf.errors import InputError
 from stugan_tf.files import expanded
 from stugan_tf.signatures import ImageShape
@@ -23,7 +24,7 @@ from stugan_tf.signatures import ImageShape
 
 @gin.configurable
 def tfrecords(
-    pattern: str,
+    pattern: str = gin.REQUIRED,
     image_size: int | None = None,
     channels: int = 3,
     num_classes: int = 1,
@@ -56,6 +57,14 @@ def tfrecords(
             truncated or not a TFRecord file.
     """
     check_channels(channels)
+    check_positive("`num_classes`", num_classes)
+    if type(label_offset) is not int:
+        raise InputError(f"`label_offset` must be an integer, got {label_offset!r}.")
+    for name, value in {"image_feature": image_feature, "label_feature": label_feature}.items():
+        if not isinstance(value, str):
+            raise InputError(f"`{name}` must be the name of a feature, got {value!r}.")
+    if isinstance(class_names, str):
+        raise InputError(f"`class_names` must be a list of names, got {class_names!r}.")
     if class_names is not None and len(class_names) != num_classes:
         raise InputError(
             f"tfrecords.class_names has {len(class_names)} names for tfrecords.num_classes = "
@@ -163,7 +172,10 @@ class TFRecords(Source):
         block_size: int,
         remarks: tuple[str, ...] = (),
     ) -> None:
-        check_image_size(image_size)
+        if image_size is not None:
+            check_image_size(image_size)
+        check_settings(flip, cache_gib)
+        check_natural("`block_size`", block_size)
         self.name = name
         self.remarks = remarks
         self.num_classes = num_classes
@@ -194,6 +206,7 @@ class TFRecords(Source):
         """(height, width, channels): as given, or the shape of the first image."""
         if self._image_shape is not None:
             return self._image_shape
+        self._check_not_empty()
         try:
             return tuple(self._decode(next(iter(self.records())))[0].shape)
         except tf.errors.OpError as error:

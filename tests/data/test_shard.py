@@ -370,7 +370,10 @@ def start(use):
         (["--input={in}", "--output={out}", "--format=gif"], "must be jpeg or png, got 'gif'"),
         (["--input={in}", "--output={out}", "--quality=0"], "must be in 1 .. 100, got 0"),
         (["--input={in}", "--output={out}", "--format=png", "--quality=9"], "--quality is for"),
-        (["--input={in}", "--output={out}", "--num_shards=0"], "must be at least 1, got 0"),
+        (
+            ["--input={in}", "--output={out}", "--num_shards=0"],
+            "number of shards must be a positive integer, got 0",
+        ),
         (["--input={in}", "--output={out}", "--num_shards=99"], "do not fill 99 shards"),
         (["--input={in}", "--output={out}", "--workers=0"], "must be at least 1, got 0"),
         (["--input={in}", "--output={out}", "--split=a-b"], "letters, digits and underscores"),

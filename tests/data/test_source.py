@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stugan_tf.data import data, digits
+from stugan_tf import config
+from stugan_tf.data import data, digits, image_folder, tfds_images, tfrecords
 from stugan_tf.data.source import reason
 from stugan_tf.errors import InputError
 from tests.helpers.numbered_images import Numbers, short_png
@@ -199,8 +200,23 @@ def test_data_wants_a_source():
 
 def test_digits_are_resized_on_request():
     assert digits(32).image_shape == (32, 32, 1)
-    with pytest.raises(InputError, match="positive int, got 0"):
-        digits(0)
+    for image_size in (0, None, True):
+        with pytest.raises(InputError, match=f"positive int, got {image_size}"):
+            digits(image_size)
+
+
+def test_mirroring_is_on_or_off():
+    with pytest.raises(InputError, match="`flip` must be True or False, got 'no'"):
+        digits(flip="no")
+
+
+@pytest.mark.parametrize(
+    ("source", "setting"), [(image_folder, "path"), (tfrecords, "pattern"), (tfds_images, "name")]
+)
+def test_where_images_are_must_be_said(source, setting):
+    with pytest.raises(RuntimeError, match=rf"Required bindings.*{setting}") as caught:
+        source()
+    assert "Set them in a gin file" in config.message_of(caught.value)
 
 
 @pytest.mark.parametrize("start", first_by_default(4, 0, 11))

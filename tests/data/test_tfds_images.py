@@ -28,6 +28,12 @@ def test_an_unprepared_set_says_what_to_run(tmp_path):
     ("arguments", "message"),
     [
         ({"name": "cifar11"}, "Did you mean.*cifar10"),
+        (
+            {"name": "cifar10/large"},
+            "cannot open the data set 'cifar10/large': .*BuilderConfig large",
+        ),
+        ({"name": "cifar10:1.9.9"}, "cannot open the data set 'cifar10:1.9.9': .*version 1.9.9"),
+        ({"name": "cifar 10"}, "cannot open the data set 'cifar 10'.*such as 'cifar10'"),
         ({"name": "celeb_a"}, "no class feature 'label'.*attributes"),
         ({"name": "stl10", "image_feature": "picture"}, "no image feature 'picture'"),
         ({"name": "imagenet2012"}, "differ in size"),

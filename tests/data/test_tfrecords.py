@@ -76,6 +76,39 @@ def test_impossible_records_are_refused(tmp_path):
         tfrecords(pattern).inspect()
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_classes": 0}, "`num_classes` must be a positive integer, got 0"),
+        ({"num_classes": "2"}, "`num_classes` must be a positive integer, got '2'"),
+        ({"label_offset": 0.5}, "`label_offset` must be an integer, got 0.5"),
+        ({"num_classes": 2, "label_feature": None}, "`label_feature` must be the name"),
+        ({"num_classes": 2, "class_names": "ab"}, "`class_names` must be a list of names, got"),
+        ({"image_size": True}, "`image_size` must be a positive int, got True"),
+        ({"cache_gib": "2"}, "`cache_gib` must be a number of at least 0, got '2'"),
+        ({"cache_gib": float("nan")}, "`cache_gib` must be a number of at least 0, got nan"),
+        ({"block_size": -1}, "`block_size` must be an integer of at least 0, got -1"),
+        ({"flip": "no"}, "`flip` must be True or False, got 'no'"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_read(tmp_path, settings, message):
+    (tmp_path / "x.tfrecord").write_bytes(b"not read")
+    with pytest.raises(InputError, match=message):
+        tfrecords(str(tmp_path / "x.tfrecord"), **settings)
+
+
+def test_shards_without_a_record_are_refused(tmp_path):
+    pattern = write_tfrecords(tmp_path, (0, 0))
+    with pytest.raises(InputError, match="holds no image"):
+        tfrecords(pattern).image_shape  # noqa: B018
+
+
+def test_an_address_that_tensorflow_does_not_read_is_refused():
+    for pattern in ("ftp9://host/x-*.tfrecord", "ftp9://host/x.tfrecord"):
+        with pytest.raises(InputError, match=r"ftp9://host/x.* cannot be read: .*scheme 'ftp9'"):
+            tfrecords(pattern)
+
+
 def test_a_record_without_a_label_is_named(tmp_path):
     pattern = write_tfrecords(tmp_path, (2, 3))
     bare = tf.train.Example(
