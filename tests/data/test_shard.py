@@ -257,7 +257,8 @@ def test_a_killed_command_goes_on_whatever_the_number_of_workers(tmp_path):
     assert files(out) == files(tmp_path / "whole")
     assert f"tfrecords.pattern = '{out}/{pathlib.Path(whole.pattern).name}'" in result.stdout
     assert "tfrecords.num_classes = 3" in result.stdout
-    assert result.stderr == ""
+    # A slow machine shows progress.
+    assert all(line.startswith("sharding ") for line in result.stderr.splitlines())
 
 
 @pytest.fixture(scope="module")
