@@ -248,10 +248,9 @@ class Evaluator:
             compute: a function with the arguments and the result of `real_statistics`.
         """
         if self._statistics is None and (self._need("moments") or self._need("features")):
-            with tensor_float_32(False):
-                self._statistics = compute(
-                    self._source, self._extraction, self._num_kept, self._cache_dir
-                )
+            self._statistics = compute(
+                self._source, self._extraction, self._num_kept, self._cache_dir
+            )
 
     @property
     def _block(self) -> int:
@@ -345,8 +344,8 @@ class Evaluator:
 
     def _scores(self, draw):
         """Scores of the images that `draw` yields for the seed of each repeat."""
-        with tensor_float_32(False):
-            self.prepare()
+        self.prepare()
+        with tensor_float_32(False):  # for the generator; an `Extraction` sees to itself
             results = [
                 self._score(draw(self._sampling_seed(repeat))) for repeat in range(self._repeats)
             ]
@@ -416,7 +415,8 @@ class Evaluator:
                 f"Evaluator.real, {self._source.image_shape}. Leave Evaluator.real out."
             )
         batches = self._sampler(gan).batches(num_images, self._sampling_seed())
-        images = np.concatenate(list(batches))
+        with tensor_float_32(False):  # They are the images that are scored.
+            images = np.concatenate(list(batches))
         return find_neighbors(images, self._source, self._extraction, num_neighbors)
 
 

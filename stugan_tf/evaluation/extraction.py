@@ -1,4 +1,4 @@
-"""Runs an extractor on the devices of a strategy."""
+"""Runs an extractor on the devices of a strategy, never by TF32."""
 
 import functools
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from stugan_tf.adapters.tensorflow_internals import has_several_workers
+from stugan_tf.arithmetic import tensor_float_32
 
 if TYPE_CHECKING:  # Commands that draw no scores need no extractors.
     from stugan_tf.evaluation.extractors import Extractor
@@ -54,7 +55,8 @@ class Extraction:
             return tf.constant(padded[start : start + self._own_size])
 
         parts = self._strategy.experimental_distribute_values_from_function(part)
-        features, logits = self._run(parts)
+        with tensor_float_32(False):
+            features, logits = self._run(parts)
         return features[: len(images)], None if logits is None else logits[: len(images)]
 
     def on_all_workers(self, number: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -50,9 +51,14 @@ def test_growth_never_sees_it_and_the_run_tells_it(allowed, tmp_path):
     assert start["tensor_float_32"] is allowed
 
 
-def test_real_and_generated_features_are_of_full_float32(tmp_path):
-    """Extractors are called in eager code here, so they see the setting of the moment."""
+def test_generated_images_and_all_features_are_of_full_float32(tmp_path):
+    """All code is eager here, so it sees the setting of the moment."""
     seen = []
+
+    class WatchingGAN(SmallGAN):
+        def generate(self, *args, **kwargs):
+            seen.append(uses_tensor_float_32())
+            return super().generate(*args, **kwargs)
 
     class Watching(Projection):
         def __call__(self, images):
@@ -72,9 +78,17 @@ def test_real_and_generated_features_are_of_full_float32(tmp_path):
     seen.clear()
     with tensor_float_32(True):
         evaluator.prepare()
-        of_real = len(seen)
-        evaluator(SmallGAN())
-    assert len(seen) > of_real > 0
+        numbers = [len(seen)]
+        for use in (
+            lambda: evaluator(WatchingGAN()),
+            lambda: evaluator.neighbors(WatchingGAN(), 3),
+            lambda: evaluator.extraction(np.zeros([1, 8, 8, 1], np.uint8)),  # as a Beam worker
+        ):
+            use()
+            numbers.append(len(seen))
+        assert uses_tensor_float_32()
+    assert numbers[0] > 0
+    assert all(np.diff(numbers) > 0)
     assert not any(seen)
 
 
