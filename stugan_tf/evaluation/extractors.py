@@ -200,10 +200,10 @@ class Extractor:
         largest = max(np.abs(first).max(), np.abs(second).max())
         if difference > _SAME * largest:
             raise InputError(
-                f"The {kind} of {self.name} for one and the same image differ by {difference:.3g} "
-                f"(the largest is {largest:.3g}) among other images of a batch: they "
-                "depend on the whole batch, or on chance. Scores need a network in inference mode: "
-                "export it with training=False, with moving statistics and without dropout."
+                f"The {kind} of {self.name} for one image change by {difference:.3g} (the largest "
+                f"is {largest:.3g}) with the other images of its batch: they depend on the whole "
+                "batch, or on chance. Scores need a network in inference mode: export it with "
+                "training=False, with moving statistics and without dropout."
             )
 
     def _check_logits(self, logits: np.ndarray) -> None:
@@ -211,10 +211,9 @@ class Extractor:
         if (logits >= 0).all() and np.abs(logits.sum(1) - 1).max() < _SAME:
             raise InputError(
                 f"The logits of {self.name} are probabilities: all are at least 0, and those of an "
-                "image add up to 1. The Inception Score needs what goes into the softmax, and of "
-                "probabilities it would be wrong. Name the layer or output before the softmax (for "
-                "a Keras classifier, build it with classifier_activation=None), or set "
-                "`logits` = None."
+                "image add up to 1. The Inception Score needs what goes into the softmax, and is "
+                "wrong for probabilities. Name the layer or output before the softmax (for a Keras "
+                "classifier, build it with classifier_activation=None), or set `logits` = None."
             )
 
 
@@ -246,7 +245,7 @@ def tfhub_inception(
         InputError: if the module cannot be downloaded or used.
     """
     folder = inception.fetch_module(handle, cache_dir)
-    loaded, digest = _load_saved_model("tfhub_inception", folder, sha256)
+    loaded, digest = _load_saved_model("tfhub_inception.handle", folder, sha256)
     if not callable(loaded):
         raise InputError(
             f"tfhub_inception.handle: {handle} cannot be called. It must be a TF2 SavedModel like "
@@ -325,7 +324,7 @@ def saved_model(
     Raises:
         InputError: if the SavedModel cannot be loaded or used.
     """
-    loaded, digest = _load_saved_model("saved_model", path, sha256)
+    loaded, digest = _load_saved_model("saved_model.path", path, sha256)
     if signature not in loaded.signatures:
         raise InputError(
             f"saved_model.signature: {path} has no signature {signature!r}. "
@@ -411,11 +410,11 @@ def digits_classifier() -> Extractor:
 
 
 def _load_saved_model(
-    configurable: str, path: str | os.PathLike[str], sha256: str | None
+    setting: str, path: str | os.PathLike[str], sha256: str | None
 ) -> tuple[Any, str]:
-    """`(loaded, digest)` of the SavedModel in a folder."""
-    folder = local_path(path, f"{configurable}.path")
-    what = f"{configurable}.path: {path}"
+    """`(loaded, digest)` of the SavedModel in a folder, which the gin setting `setting` names."""
+    folder = local_path(path, setting)
+    what = f"{setting}: {path}"
     if not folder.exists():
         raise InputError(f"{what} does not exist. Give the folder that holds saved_model.pb.")
     if not folder.is_dir() or not tf.saved_model.contains_saved_model(str(folder)):
@@ -425,7 +424,7 @@ def _load_saved_model(
         )
     with _unloadable(what), without_patterns(folder) as readable:
         digest = sha256_of_saved_model(readable)
-    check_sha256(f"{configurable}.sha256", digest, sha256, path)
+    check_sha256(f"{setting.partition('.')[0]}.sha256", digest, sha256, path)
     with _unloadable(what), without_patterns(folder) as readable:
         return tf.saved_model.load(str(readable)), digest
 

@@ -271,4 +271,7 @@ def test_another_module_is_told(tmp_path, saved_net):
     tf.saved_model.save(module, str(tmp_path / "variable"))
     with pytest.raises(InputError, match=r"cannot be called.*@saved_model"):
         tfhub_inception(str(tmp_path / "variable"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"tfhub_inception\.handle: .*empty is not a SavedModel"):
+        tfhub_inception(str(tmp_path / "empty"))
     assert tfhub_inception(saved_net).name == "tfhub_inception"
