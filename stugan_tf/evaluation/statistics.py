@@ -227,7 +227,7 @@ class CacheEntry:
             InputError: if they cannot be the statistics of these images and this extractor.
         """
         description = str(stored.get("description"))
-        if self._without_sizes(description) != self._without_sizes(self._description):
+        if _computed_from(description) != _computed_from(self._description):
             raise InputError("it is of other images, or by another extractor")
         dim = self._num_features
         mean, covariance = _array(stored, "mean", (dim,)), _array(stored, "covariance", (dim, dim))
@@ -238,15 +238,6 @@ class CacheEntry:
         # A smaller draw of kept features is the beginning of a larger one.
         kept, num_images = features[: self._num_kept], self._protocol["num_images"]
         return Statistics(self._protocol, mean, covariance, kept, num_images)
-
-    @staticmethod
-    def _without_sizes(description: str) -> object:
-        """A description less what does not change what is computed; None if it is none."""
-        try:
-            values = dict(json.loads(description))
-        except (ValueError, TypeError):
-            return None
-        return {name: one for name, one in values.items() if name not in ("source", "num_kept")}
 
     def announce(self) -> None:
         """Writes a description of the file, for people: the file itself may take an hour."""
@@ -276,6 +267,15 @@ class CacheEntry:
                 "Evaluator.cache_dir to a folder on another disk."
             )
         return found
+
+
+def _computed_from(description: str) -> dict[str, Any] | None:
+    """What a description says that statistics depend on; None if the text is not a description."""
+    try:
+        values = dict(json.loads(description))
+    except (ValueError, TypeError):
+        return None
+    return {name: one for name, one in values.items() if name not in ("source", "num_kept")}
 
 
 def ttur_statistics(path: str | os.PathLike[str]) -> Statistics:
@@ -314,22 +314,20 @@ def _compute(
     source: "Source", extraction: "Extraction", num_kept: int, path: pathlib.Path
 ) -> Collector:
     """A `Collector` that has seen all images; saves its state beside `path` from time to time."""
-    collector = Collector(source.num_images, extraction.extractor.num_features, num_kept)
-    partial = _partial(path)
+
+    def new() -> Collector:
+        return Collector(source.num_images, extraction.extractor.num_features, num_kept)
+
+    collector, partial = new(), _partial(path)
     state = read_arrays(partial)
-    # Of another number of kept features, it is of use to nobody here.
+    # A state that keeps another number of features is not damaged, but does not fit.
     if state is not None and len(np.atleast_1d(state.get("kept", ()))) == collector.num_kept:
-        found = Collector(source.num_images, extraction.extractor.num_features, num_kept)
         try:
-            found.restore(state)
+            collector.restore(state)
         except InputError as error:
             say_damaged(partial, error)
-            found = collector
-    else:
-        found = collector
-    positions = extraction.on_all_workers(found.count)
-    if len(set(positions)) == 1:
-        collector = found
+    if len(set(extraction.on_all_workers(collector.count))) > 1:
+        collector = new()  # Workers extract together, so all begin at the same image.
     saved = time.monotonic()
     batches = source.in_order(extraction.batch_size, start=collector.count)
     with (
@@ -406,7 +404,7 @@ def _array(
 ) -> np.ndarray:
     """An array of a file; InputError unless it has the shape (None is any size) and is finite."""
     if name not in stored:
-        raise InputError(f"it has no array `{name}`, but {', '.join(stored) or 'none'}")
+        raise InputError(f"it has no array `{name}`; there are: {', '.join(stored) or 'none'}")
     found = np.asarray(stored[name])
     fits = found.ndim == len(shape) and all(
         wanted in (None, size) for wanted, size in zip(shape, found.shape, strict=True)

@@ -282,7 +282,7 @@ def test_published_moments_are_read(tmp_path):
     ("arrays", "told"),
     [
         (None, "No such file"),
-        ({"mu": np.zeros(3)}, "no array `sigma`, but mu"),
+        ({"mu": np.zeros(3)}, "no array `sigma`; there are: mu"),
         ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"`sigma` is float64 \[4, 4\].* \[3, 3\]"),
         ({"mu": np.zeros([3, 1]), "sigma": np.eye(3)}, r"`mu` is float64 \[3, 1\].* shape \[n\]"),
         ({"mu": np.zeros(0), "sigma": np.zeros([0, 0])}, r"must be \[D\] and \[D, D\]"),
