@@ -145,6 +145,8 @@ def test_repeats_have_a_mean_and_a_deviation(make):
 
 @pytest.mark.ci
 def test_the_protocol_tells_every_setting_apart(make):
+    fewer = digits()
+    fewer.num_images = 1000
     changes = [
         {},
         {"num_images": 300},
@@ -156,9 +158,9 @@ def test_the_protocol_tells_every_setting_apart(make):
         {"repeats": 2},
         {"num_splits": 2},
         {"num_kept": 99},
-        {"real": digits(flip=False, image_size=16)},
+        {"real": fewer},
     ]
-    ids = [make(**change).protocol["id"] for change in changes[:-1]]
+    ids = [make(**change).protocol["id"] for change in changes]
     assert len(set(ids)) == len(ids)
     assert make(batch_size=25).protocol == make().protocol  # It changes no image.
 
