@@ -16,7 +16,7 @@ def are_classes(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
 
 
 def clipped(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
-    """Labels, int32 [n], of which those out of range are the first or the last class.
+    """Labels, int32 [n], with the first or the last class in place of those out of range.
 
     Embeddings would take other rows, or memory that is not theirs.
     """
@@ -34,8 +34,8 @@ def require(
     """Makes the graph fail, with the message and the value, unless a condition, bool [], holds.
 
     Returns:
-        The inputs. What computes with these waits for the condition; else it could fail first, in
-        words of its own.
+        The inputs. What computes with these waits for the condition. Otherwise it could fail first,
+        with another message.
     """
     with tf.control_dependencies([tf.debugging.Assert(condition, [f"{message}, got", value])]):
         return [tf.identity(each) for each in inputs]

@@ -183,5 +183,5 @@ def _array(name: str, values: npt.ArrayLike, dtype: npt.DTypeLike | None = None)
     try:
         with np.errstate(over="ignore"):  # Too large numbers become infinite and are refused later.
             return np.asarray(values, dtype)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{name} must be numbers: {error}.") from None

@@ -115,6 +115,10 @@ class _Module(tf.Module):
         return blank_unless(valid, self._shaped(images, latents))
 
     def _of_mixtures(self, latents, class_weights):
+        shape = tf.shape(class_weights)
+        is_one_each = tf.equal(shape[0], tf.shape(latents)[0])
+        expected = "class_weights must be one row for each of the latents"
+        latents, class_weights = require(is_one_each, expected, shape, [latents, class_weights])
         return self._shaped(self._mix([latents, class_weights]), latents)
 
     def _shaped(self, images, latents):
@@ -174,7 +178,9 @@ def _images(function, specs):
 def _pixels(function, specs):
     def pixels(*arguments):
         images = tf.cast(function(*arguments), tf.float32)
-        images = tf.where(tf.math.is_nan(images), -1.0, images)  # Other integers cannot tell.
+        images = tf.where(
+            tf.math.is_nan(images), -1.0, images
+        )  # Black: no integer is "not a number".
         return {"pixels": tf.cast(tf.clip_by_value(127.5 * images + 127.5, 0, 255), tf.uint8)}
 
     return tf.function(pixels, specs, autograph=False).get_concrete_function()

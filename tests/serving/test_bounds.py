@@ -62,6 +62,16 @@ def test_labels_must_be_one_for_each_of_the_latents(conditional, labels):
         of_latents(loaded, "images", labels)
 
 
+@pytest.mark.parametrize("num", [1, 3])
+def test_weights_of_classes_must_be_one_row_for_each_of_the_latents(conditional, num):
+    _, loaded, model, _ = conditional
+    mixed = loaded.signatures["images_of_mixtures"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="one row for each of the latents"):
+        mixed(latents=tf.constant(LATENTS), class_weights=tf.ones([num, 3]) / 3)
+    images = mixed(latents=tf.constant(LATENTS), class_weights=tf.eye(3)[1:])["images"]
+    np.testing.assert_allclose(images, model([LATENTS, np.int32([1, 2])]), atol=1e-6)
+
+
 def test_what_is_inside_is_as_the_model_makes_it(conditional):
     _, loaded, model, _ = conditional
     for labels in ([0, 1], [2, 2]):
