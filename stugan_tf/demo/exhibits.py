@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import math
 import os
 import pathlib
@@ -11,11 +10,10 @@ from typing import Any
 
 from stugan_tf.errors import InputError
 from stugan_tf.files import local_path
-from stugan_tf.serving.artifact import CARD, find
+from stugan_tf.serving.artifact import CARD, find, read_card
 from stugan_tf.serving.generator import ServedGenerator
 from stugan_tf.serving.loading import load
 
-MAX_CARD = 2**23  # bytes
 MAX_LAYERS = 2**14
 
 
@@ -111,18 +109,16 @@ def short_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
 def _facts(path: str | os.PathLike[str], about: dict[str, Any]) -> Facts:
     """The facts of the card beside the generator, or inside a single file."""
     path = local_path(path, "--artifact")
+    if path.is_file():
+        where, card = path, {**about, "bytes": path.stat().st_size}
+    else:
+        folder = find(path)
+        where, card = folder / CARD, read_card(folder)
     try:
-        if path.is_file():
-            return read_facts({**about, "bytes": path.stat().st_size})
-        path = find(path) / CARD
-        with open(path, "rb") as file:
-            text = file.read(MAX_CARD + 1)
-        if len(text) > MAX_CARD:
-            raise ValueError("too long")
-        return read_facts(json.loads(text))
-    except (OSError, ValueError, RecursionError):
+        return read_facts(card)
+    except ValueError:
         raise InputError(
-            f"The model card of {path} is missing or damaged. Copy or export the artifact again."
+            f"The model card in {where} is damaged. Copy or export the artifact again."
         ) from None
 
 

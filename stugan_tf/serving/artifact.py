@@ -25,7 +25,7 @@ VERSION = 2  # In version 1 the manifest had no checksum of its own.
 MANIFEST = "manifest.json"
 CARD = "model_card.json"
 CARD_TEXT = "MODEL_CARD.md"
-MAX_MANIFEST = 2**23
+MAX_MANIFEST = MAX_CARD = 2**23  # bytes
 MAX_FILES = 2**12
 MAX_BYTES = 2**34  # of all files; the weights of the largest generator have 2**30
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
@@ -191,13 +191,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        if path.exists() and not path.is_file():
-            raise ValueError("not a file")  # Reading a pipe would wait.
-        with open(path, "rb") as file:
-            text = file.read(MAX_MANIFEST + 1)
-        if len(text) > MAX_MANIFEST:
-            raise ValueError("too long")
-        manifest = json.loads(text)
+        manifest = json.loads(_read(path, MAX_MANIFEST))
         version = manifest["version"]
         if type(version) is not int or version != VERSION:
             raise InputError(
@@ -208,11 +202,39 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     except InputError:
         raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"{error!r:.80}"
-        raise InputError(
-            f"{path} is missing or damaged ({reason}). Copy or export the artifact again."
-        ) from None
+        raise _unusable(path, error) from None
     return manifest
+
+
+def read_card(folder: pathlib.Path) -> Any:
+    """Reads the model card of a version: anything that JSON can hold.
+
+    Raises:
+        InputError: if it is missing or not JSON.
+    """
+    path = folder / CARD
+    try:
+        return json.loads(_read(path, MAX_CARD))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unusable(path, error) from None
+
+
+def _read(path: pathlib.Path, most: int) -> bytes:
+    """The bytes of a file; ValueError if there are more than `most`."""
+    if path.exists() and not path.is_file():
+        raise ValueError("not a file")  # Reading a pipe would wait.
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError("too long")
+    return data
+
+
+def _unusable(path: pathlib.Path, error: Exception) -> InputError:
+    reason = error.strerror if isinstance(error, OSError) else f"{error!r:.80}"
+    return InputError(
+        f"{path} is missing or damaged ({reason}). Copy or export the artifact again."
+    )
 
 
 def _check_manifest(manifest: dict[str, Any]) -> None:
@@ -253,15 +275,11 @@ def facts(folder: pathlib.Path) -> dict[str, Any]:
     Raises:
         InputError: if the manifest or the card is missing or damaged.
     """
-    manifest = read_manifest(folder)
+    manifest, card = read_manifest(folder), read_card(folder)
     try:
-        card = json.loads((folder / CARD).read_bytes())
         found = {"precision": card["precision"], **card["checkpoint"]}
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(
-            f"{folder / CARD} is missing or damaged ({error!r:.80}). Copy or export the artifact "
-            "again."
-        ) from None
+    except (LookupError, TypeError) as error:
+        raise _unusable(folder / CARD, error) from None
     return {"sha256": manifest["sha256"], "format": manifest["kind"], **found}
 
 
