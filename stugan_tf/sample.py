@@ -27,7 +27,6 @@ from stugan_tf.files import local_path
 from stugan_tf.images import check_grid, image_grid, to_uint8, write_png
 from stugan_tf.latents import between_classes, between_latents, class_rows
 from stugan_tf.runs.opening import (
-    BLOCK,
     NEEDS_LABELS,
     WEIGHTS,
     check_classes,
@@ -37,6 +36,7 @@ from stugan_tf.runs.opening import (
 from stugan_tf.serving.generator import ServedGenerator
 from stugan_tf.serving.interface import Interface
 from stugan_tf.serving.loading import load
+from stugan_tf.serving.numbering import BLOCK
 from stugan_tf.signatures import Seed
 
 FLAGS = flags.FLAGS

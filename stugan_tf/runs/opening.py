@@ -37,9 +37,9 @@ from stugan_tf.runs.manifest import read_manifest
 from stugan_tf.runs.phases import run_folder
 from stugan_tf.runs.status import Status, status_of
 from stugan_tf.serving.interface import Interface
+from stugan_tf.serving.numbering import BLOCK
 from stugan_tf.training.strategies import create_strategy
 
-BLOCK = 64  # Images computed at once; they share their batch statistics.
 WEIGHTS = ("averaged", "live")
 NEEDS_LABELS = (
     "needs a conditional GAN, and this one was trained without labels (GAN.conditional = False). "

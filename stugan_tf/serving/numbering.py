@@ -5,7 +5,7 @@ import tensorflow as tf
 from stugan_tf.randomness import draw_latents, fold
 from stugan_tf.signatures import Seed
 
-BLOCK = 64  # The same in `sample`, see `evaluation.sampling.Sampler.inputs`.
+BLOCK = 64  # Images whose latents share random numbers; in batch statistics, one batch.
 
 
 def numbered_inputs(
