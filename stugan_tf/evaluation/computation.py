@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from stugan_tf.evaluation.weights import content
+
 # Attributes that say how a node is run, or what is known of its outputs, not what it computes.
 _OF_THE_RUNTIME = ("config", "config_proto", "executor_type", "metadata", "shared_name", "token")
 
@@ -50,9 +52,7 @@ def _digest(*parts: Any) -> str:
 
 
 def _of_array(array: np.ndarray) -> str:
-    # In an array of strings the bytes are addresses.
-    data = repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
-    return _digest("constant", array.dtype.str, array.shape, data)
+    return _digest("constant", array.dtype.str, array.shape, content(array))
 
 
 class _Functions:
@@ -137,7 +137,7 @@ class _Nodes:
 
     def _referred(self, reference: str) -> str:
         name = _name(reference)
-        # A loop of the first version of TensorFlow refers to what is not computed yet.
+        # In a loop of TensorFlow 1 a node may use a later one, which has no digest yet.
         output = reference.removeprefix("^")[len(name) :].removesuffix(":0")
         return f"{self._digests.get(name, 'loop')}{output}"
 

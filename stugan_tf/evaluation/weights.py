@@ -25,10 +25,13 @@ def sha256_of_arrays(named_arrays: Iterable[tuple[str, npt.ArrayLike]]) -> str:
     for name, array in named_arrays:
         array = np.asarray(array)
         digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        # In an array of strings the bytes are addresses.
-        data = repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
-        digest.update(data)
+        digest.update(content(array))
     return digest.hexdigest()
+
+
+def content(array: np.ndarray) -> bytes:
+    """The values of an array as bytes. The memory of an array of strings holds addresses."""
+    return repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
 
 
 def sha256_of_saved_model(folder: str | os.PathLike[str]) -> str:
