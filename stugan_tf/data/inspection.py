@@ -101,7 +101,7 @@ def remarks_on_classes(counts: Sequence[int] | np.ndarray) -> tuple[str, ...]:
 
 
 def remarks_on_pixels(images: Sequence[np.ndarray]) -> tuple[str, ...]:
-    """Sentences about images with which something is probably wrong.
+    """Sentences about images that are probably wrong.
 
     Args:
         images: uint8, each [H, W, C]; an even part of them is looked at.
@@ -119,7 +119,7 @@ def remarks_on_pixels(images: Sequence[np.ndarray]) -> tuple[str, ...]:
         where = "nearly black" if high < LOW_CONTRAST else "without contrast"
         found.append(
             f"The images are {where}: 99.8 % of their values lie in {low} .. {high} of 0 .. 255. "
-            "Of 16 bits the upper 8 are read: scale the values before you store them."
+            "Only the upper 8 of 16 bits are read: scale the values before you store them."
         )
     if len(some) > 1 and all(np.array_equal(image, some[0]) for image in some[1:]):
         found.append(f"The {len(some):,} images that were compared are all equal.")

@@ -20,7 +20,7 @@ from stugan_tf.files import expanded
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 NUM_FIRST_BYTES = 32
-# Folders that systems and programs put beside the files of a person, in lower case.
+# Folders that systems and programs make beside those of a person, in lower case.
 SYSTEM_FOLDERS = (
     "@eadir",
     "@recycle",
@@ -91,8 +91,8 @@ def _list(path: str) -> Listing:
     left_out = "".join(f" {remark}" for remark in remarks)
     if not flat and not any(classes):
         raise InputError(
-            f"{path} holds no image: no file ends with {', '.join(SUFFIXES)} or begins as such a "
-            f"file does.{left_out}"
+            f"{path} holds no image: no file ends with {', '.join(SUFFIXES)} or begins with the "
+            f"bytes of an image.{left_out}"
         )
     if flat and any(classes):
         raise InputError(
@@ -208,8 +208,8 @@ class _Walk:
             )
         if self._repeated:
             found.append(
-                f"Left out: {_count(len(self._repeated), 'path')} to what is counted already, "
-                f"through links, such as {min(self._repeated)}."
+                f"Left out: {_count(len(self._repeated), 'path')} to files or folders that are "
+                f"counted already, through links, such as {min(self._repeated)}."
             )
         return tuple(found)
 
@@ -318,7 +318,7 @@ def _first_bytes(file: _Entry) -> bytes:
 
 
 def _about_names(names: Sequence[str]) -> Iterator[str]:
-    """Remarks about names of classes that are probably not meant as classes, or as such ones."""
+    """Remarks about folders that are probably not classes, or are numbered in another order."""
     splits = [name for name in names if name.lower() in SPLITS]
     if len(splits) > 1 or len(splits) == len(names):
         yield (

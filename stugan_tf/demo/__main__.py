@@ -105,8 +105,8 @@ class _OnlyFromHere:
     """Adds `_POLICY` to every response, and refuses pages and requests of other addresses.
 
     Streamlit also refuses most such pages, but first asks another server for this one's address. It
-    does not look at the name that a request gives for this server: the owner of any name can let it
-    mean this machine, after a browser has loaded a page by that name (DNS rebinding).
+    does not look at the name that a request gives for this server. But the owner of a name can
+    point it at this machine after a browser has loaded a page by that name (DNS rebinding).
     """
 
     def __init__(self, app: Any, names: Collection[str]) -> None:
@@ -142,7 +142,7 @@ def _is_from_here(headers: Mapping[bytes, bytes]) -> bool:
 def is_own_host(header: bytes | None, names: Collection[str]) -> bool:
     """Whether the `Host` of a request is a numeric address or one of `names`, at any port.
 
-    A numeric address cannot be rebound. Without the header no browser asks.
+    A numeric address cannot be rebound. Every browser sends the header.
     """
     if header is None:
         return True

@@ -409,10 +409,12 @@ def _array(
     fits = found.ndim == len(shape) and all(
         wanted in (None, size) for wanted, size in zip(shape, found.shape, strict=True)
     )
-    if not fits or found.dtype.kind not in kinds or not np.isfinite(found).all():
-        wanted = ["n" if size is None else str(size) for size in shape]
+    if not fits or found.dtype.kind not in kinds:
+        sizes = ", ".join("n" if size is None else str(size) for size in shape)
         raise InputError(
-            f"its array `{name}` is {found.dtype} {list(found.shape)}, or not finite; expected are "
-            f"finite numbers of shape [{', '.join(wanted)}]"
+            f"its array `{name}` is {found.dtype} {list(found.shape)}, expected are numbers of "
+            f"shape [{sizes}]"
         )
+    if not np.isfinite(found).all():
+        raise InputError(f"its array `{name}` has values that are not finite")
     return found

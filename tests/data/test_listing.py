@@ -97,7 +97,7 @@ def test_links_that_lead_back_count_nothing_twice(tmp_path):
     listing = list_images(tmp_path)
     names = [os.path.relpath(path, tmp_path) for path in listing.paths]
     assert names == ["a/sub/y.png", "a/x.png", "b/z.png"]
-    assert "5 paths are to what is counted already" in said(listing)
+    assert "5 paths are to files or folders that are counted already" in said(listing)
 
 
 def test_links_to_images_elsewhere_count(tmp_path):

@@ -53,7 +53,7 @@ def test_inference_normalises_by_moving_statistics():
     assert_same_pixels(images(gan), expected)
 
 
-def test_batch_normalises_each_block_by_its_own_statistics():
+def test_batch_normalises_each_batch_by_its_own_statistics():
     gan = SmallGAN()
     blocks = [latents_of_block(block) for block in range(5)]
     expected = [
@@ -64,7 +64,7 @@ def test_batch_normalises_each_block_by_its_own_statistics():
 
 
 @pytest.mark.parametrize("momentum", first_by_default(0.0, 0.9, 0.99))
-def test_standing_statistics_are_the_mean_over_blocks(momentum):
+def test_standing_statistics_are_the_mean_over_batches(momentum):
     gan = SmallGAN(momentum=momentum)
     blocks = [latents_of_block(block, salt=1) for block in range(NUM_STANDING)]
     expected = through_batch_norm(
@@ -139,12 +139,12 @@ def test_replicas_make_the_same_images_of_what_is_given(batch_norm, mirrored):
     with mirrored.scope():
         several = Sampler(SmallGAN(), mirrored, 4, batch_norm=batch_norm)
     one = Sampler(SmallGAN(), one_device(), 4, batch_norm=batch_norm)
-    latents, labels = one.inputs(12, SEED)  # A block is left over for one of two replicas.
+    latents, labels = one.inputs(12, SEED)  # A batch is left over for one of two replicas.
     made = [np.concatenate(list(s.images_of(latents, labels, SEED))) for s in (one, several)]
     np.testing.assert_array_equal(*made)
 
 
-def test_a_block_that_is_not_full_is_filled_up_with_the_first():
+def test_a_batch_that_is_not_full_is_filled_up_with_the_first():
     gan = SmallGAN()
     latents, labels = Sampler(gan, one_device(), 4).inputs(6, SEED)
     sampler = Sampler(gan, one_device(), 4, batch_norm="batch")
