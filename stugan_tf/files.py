@@ -44,7 +44,7 @@ def local_path(text: str | os.PathLike[str], flag: str) -> pathlib.Path:
     Raises:
         InputError: for an address such as `gs://bucket/run`, which is not in the file system.
     """
-    text = os.fspath(text)
+    text = _text(text, flag)
     scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", text)
     if scheme and text.startswith(f"{scheme.group()}/"):
         raise InputError(
@@ -63,9 +63,9 @@ def expanded(path: str | os.PathLike[str], name: str) -> str:
         name: its name in messages.
 
     Raises:
-        InputError: if no file system can have it: it is not UTF-8 or too long.
+        InputError: if no file system can have it: it is not UTF-8, too long, or not a path.
     """
-    text = os.path.expanduser(os.fspath(path))
+    text = os.path.expanduser(_text(path, name))
     try:
         text.encode()
         os.lstat(text)
@@ -79,6 +79,12 @@ def expanded(path: str | os.PathLike[str], name: str) -> str:
     except ValueError as error:
         raise InputError(f"{name} holds a zero byte, which no path can: {text!r}.") from error
     return text
+
+
+def _text(path: str | os.PathLike[str], name: str) -> str:
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"{name} must be a path in quotes, got {path!r}.")
+    return os.fspath(path)
 
 
 @contextlib.contextmanager

@@ -80,6 +80,13 @@ def test_what_no_file_system_can_hold_is_refused(tmp_path, name):
         local_path("a\0b", name)
 
 
+@pytest.mark.parametrize("path", [None, 3, b"x", ["x"]])
+@pytest.mark.parametrize("use", [image_folder, tfrecords, load, ttur_statistics])
+def test_what_is_not_a_path_is_refused(use, path):
+    with pytest.raises(InputError, match="must be a path in quotes, got"):
+        use(path)
+
+
 def test_a_file_with_the_longest_name_is_written(tmp_path):
     for name in ("n" * 255, "é" * 127):
         write_atomically(tmp_path / name, b"content")
