@@ -6,11 +6,11 @@ that are missing.
 """
 
 from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
-import os
 
 import tensorflow as tf
 from absl import flags
 
+from stugan_tf.cores import num_cores
 from stugan_tf.data.sharding import Encoding, Sharding
 from stugan_tf.errors import InputError
 from stugan_tf.progress import ProgressBar
@@ -35,7 +35,7 @@ flags.DEFINE_bool(
 def main(_: list[str]) -> None:
     """Writes the shards and prints how to train on them."""
     sharding = _sharding()
-    workers = len(os.sched_getaffinity(0)) if FLAGS.workers is None else FLAGS.workers
+    workers = num_cores() if FLAGS.workers is None else FLAGS.workers
     if workers < 1:
         raise InputError(f"--workers must be at least 1, got {workers}.")
     tf.config.set_visible_devices([], "GPU")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import os
 import platform
 import re
 import time
@@ -12,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from stugan_tf.checks import check_positive
+from stugan_tf.cores import num_cores
 from stugan_tf.demo.drawing import COMPUTING
 from stugan_tf.serving.generator import ServedGenerator
 
@@ -87,8 +87,7 @@ def _summary(times: list[float]) -> Latency:
 
 def machine() -> str:
     """The machine that measures: usable cores, processor, GPUs, TensorFlow."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    devices = [f"{cores} core(s) of {_processor()}"]
+    devices = [f"{num_cores()} core(s) of {_processor()}"]
     for device in tf.config.get_visible_devices("GPU"):
         details = tf.config.experimental.get_device_details(device)
         devices.append(details.get("device_name", device.name))

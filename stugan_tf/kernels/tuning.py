@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import time
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from stugan_tf.cores import num_cores
 from stugan_tf.files import write_atomically
 from stugan_tf.kernels import convolution, library
 
@@ -82,7 +82,7 @@ def machine():
     model = "unknown processor"
     with open("/proc/cpuinfo", encoding="utf-8") as lines:
         model = next((line.split(":")[1].strip() for line in lines if "model name" in line), model)
-    threads = tf.config.threading.get_intra_op_parallelism_threads() or len(os.sched_getaffinity(0))
+    threads = tf.config.threading.get_intra_op_parallelism_threads() or num_cores()
     return f"{model}, {threads} threads, TensorFlow {tf.__version__}, {library.fingerprint()}"
 
 

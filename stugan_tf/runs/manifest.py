@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import stugan_tf
+from stugan_tf.cores import num_cores
 from stugan_tf.errors import InputError
 from stugan_tf.files import is_step, read_json, write_atomically
 
@@ -189,11 +190,7 @@ def num_threads() -> int:
     chosen = tf.config.threading.get_intra_op_parallelism_threads()
     if not chosen and os.environ.get(THREADS, "").isdecimal():
         chosen = int(os.environ[THREADS])
-    if chosen:
-        return chosen
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return chosen or num_cores()
 
 
 def _commit() -> str | None:

@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from stugan_tf.cores import num_cores
 from stugan_tf.errors import InputError
 from stugan_tf.serving.bounds import are_classes, blank_unless, clipped
 from stugan_tf.serving.interface import Interface
@@ -129,8 +130,7 @@ def read(
     data = path.read_bytes()
     try:
         with _quietly():
-            num_threads = len(os.sched_getaffinity(0))
-            interpreter = tf.lite.Interpreter(model_content=data, num_threads=num_threads)
+            interpreter = tf.lite.Interpreter(model_content=data, num_threads=num_cores())
             signatures = interpreter.get_signature_list()
             sizes = {int(name.removeprefix("batch_")): name for name in signatures}
             runners = {
