@@ -104,8 +104,8 @@ class Scheduler:
             The jobs that failed.
 
         Raises:
-            Stopped: if a signal came. A second signal is also passed on to the jobs, where it acts
-                at once.
+            Stopped: if a signal came. A second SIGTERM or SIGINT is also passed on to the jobs,
+                where it acts at once.
         """
         with self._heeding_signals():
             while self._running or (self._waiting and not self._signals):
@@ -123,10 +123,17 @@ class Scheduler:
 
     @contextlib.contextmanager
     def _heeding_signals(self):
+        insisted = False
+
         def note(number, frame):
+            # A job gets a SIGTERM for each. After a warning such as SIGUSR1 it is saving already,
+            # and the first SIGTERM, which Slurm sends next, must not keep it from that.
+            nonlocal insisted
             del frame
-            if number in Interruption.SIGNALS or not self._signals:
+            insists = number in Interruption.SIGNALS
+            if not self._signals or (insists and insisted):
                 self._signals.append(number)
+            insisted |= insists
 
         former = {number: signal.signal(number, note) for number in Interruption.heeded()}
         try:

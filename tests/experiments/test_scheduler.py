@@ -153,6 +153,46 @@ def test_a_signal_makes_all_save_and_the_same_jobs_go_on(tmp_path, number):
     assert run(jobs) == (["running", "waiting"], [])
 
 
+@pytest.mark.parametrize(
+    ("numbers", "passed_on"),
+    [
+        ([signal.SIGUSR1, signal.SIGTERM], 1),  # Slurm warns, then ends the job.
+        ([signal.SIGHUP, signal.SIGHUP, signal.SIGINT], 1),
+        ([signal.SIGTERM, signal.SIGUSR1], 1),
+        ([signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM], 2),
+        ([signal.SIGTERM, signal.SIGINT], 2),
+    ],
+)
+def test_only_a_second_sigterm_or_sigint_keeps_jobs_from_saving(tmp_path, numbers, passed_on):
+    counts = f"""
+        import pathlib, signal, sys, time
+        here, count = pathlib.Path({str(tmp_path)!r}), 0
+        def note(number, frame):
+            global count
+            count += 1
+            (here / f"told{{count}}").touch()
+        signal.signal(signal.SIGTERM, note)
+        (here / "started").touch()
+        while not (here / "saved").exists():
+            time.sleep(0.01)
+        sys.exit(128 + signal.SIGTERM)
+    """
+    left = list(numbers)
+
+    def show(*_):
+        told = len(list(tmp_path.glob("told*")))
+        # The second waits for the first, because two at once may count as one.
+        ready = (tmp_path / "started").exists() if left == numbers else told
+        if left and ready:
+            os.kill(os.getpid(), left.pop(0))
+        elif told == passed_on and not left:
+            (tmp_path / "saved").touch()
+
+    with pytest.raises(Stopped):
+        run([job(tmp_path, "job", counts)], show=show)
+    assert len(list(tmp_path.glob("told*"))) == passed_on
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells a child")
 def test_a_killed_scheduler_takes_its_jobs_with_it(tmp_path):
     """What it ran saves; until that is done nobody else starts it, then the same jobs go on."""
