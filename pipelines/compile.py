@@ -12,7 +12,7 @@ from absl import flags
 
 from pipelines import configuration
 from stugan_tf.errors import InputError
-from stugan_tf.files import local_path
+from stugan_tf.files import local_path, output_file
 from stugan_tf.training.strategies import NAMES
 
 FLAGS = flags.FLAGS
@@ -27,9 +27,7 @@ def main(_):
     """Does what the flags say."""
     if not FLAGS.output:
         raise InputError("--output is missing: the YAML file to write.")
-    output = local_path(FLAGS.output, "--output")
-    if output.suffix not in (".yaml", ".yml"):
-        raise InputError(f"--output={output} must end with .yaml.")
+    output = output_file(FLAGS.output, "--output", [".yaml", ".yml"])
     if FLAGS.strategy not in NAMES:
         raise InputError(f"--strategy must be one of {', '.join(NAMES)}, got {FLAGS.strategy!r}.")
     found = configuration.read(FLAGS.gin_file, FLAGS.gin_param)

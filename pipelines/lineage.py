@@ -14,7 +14,7 @@ from absl import flags
 
 from pipelines import serving
 from stugan_tf.errors import InputError
-from stugan_tf.files import local_path, write_atomically
+from stugan_tf.files import local_path, output_file, write_atomically
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("serving", None, "Folder of versions: `serving` in the pipeline root.")
@@ -30,7 +30,7 @@ def main(_):
     history = serving.history(local_path(FLAGS.serving, "--serving"))
     record = _chosen(history)
     if FLAGS.output:
-        write_atomically(local_path(FLAGS.output, "--output"), drawn(record, history).encode())
+        write_atomically(output_file(FLAGS.output, "--output"), drawn(record, history).encode())
         print(f"{FLAGS.output} shows version {record['version']}.")
         return
     for title, facts in sections(record).items():

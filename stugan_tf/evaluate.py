@@ -14,7 +14,6 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -26,7 +25,7 @@ from stugan_tf.evaluation import records
 from stugan_tf.evaluation.curves import check_curve, write_truncation_curve
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.extractors import tfhub_inception
-from stugan_tf.files import local_path, write_atomically
+from stugan_tf.files import local_path, output_file, write_atomically
 from stugan_tf.images import write_png
 from stugan_tf.progress import duration
 from stugan_tf.runs.opening import open_run
@@ -45,7 +44,7 @@ flags.DEFINE_bool("watch", False, "Score checkpoints as they appear, until the r
 flags.DEFINE_float(
     "watch_minutes",
     60.0,
-    "End --watch when nobody has trained the run for so long.",
+    "End --watch when nobody has trained the run for this many minutes.",
 )
 flags.DEFINE_multi_float(
     "truncation",
@@ -88,7 +87,8 @@ def main(_: list[str]) -> None:
     elif FLAGS.workdir:
         Evaluation().run()
     else:
-        raise InputError("--workdir is missing: the folder of the run to score.")
+        whose = "whose evaluator scores --artifact" if FLAGS.artifact else "to score"
+        raise InputError(f"--workdir is missing: the folder of the run {whose}.")
 
 
 class Evaluation:
@@ -113,11 +113,11 @@ class Evaluation:
     def run(self) -> None:
         """Scores what the flags name."""
         self._check_flags()
-        if not FLAGS.watch and not FLAGS.artifact:
-            self._steps()  # Refuses a wrong --checkpoint before anything is computed.
         if FLAGS.artifact:
             self._score_artifact()
             return
+        if not FLAGS.watch:
+            self._steps()  # Refuses a wrong --checkpoint before anything is computed.
         if self._writes:  # So that nobody misses a metric that the configuration leaves out.
             print(self._evaluator, file=sys.stderr)
         self._evaluator.prepare()
@@ -142,6 +142,8 @@ class Evaluation:
                 "--output is for the scores of --artifact. Those of a checkpoint are added to "
                 "evaluations.jsonl in the workdir: leave it out."
             )
+        if FLAGS.output:
+            output_file(FLAGS.output, "--output", [".json"])
         if FLAGS.artifact and FLAGS["checkpoint"].present:
             raise InputError("--artifact and --checkpoint both name a generator. Choose one.")
         if FLAGS.artifact and FLAGS.strategy == "multi_worker":
@@ -150,6 +152,8 @@ class Evaluation:
             raise InputError("--watch scores all checkpoints: leave out --checkpoint.")
         if FLAGS.watch and FLAGS.strategy == "multi_worker":
             raise InputError("--watch works in one process only: choose another --strategy.")
+        if FLAGS["watch_minutes"].present and not FLAGS.watch:
+            raise InputError("--watch_minutes is for --watch: leave it out, or add --watch.")
         check_above_zero("--watch_minutes", FLAGS.watch_minutes)
         for truncation in FLAGS.truncation:
             check_above_zero("--truncation", truncation)
@@ -209,7 +213,7 @@ class Evaluation:
         )
         if FLAGS.output:
             found = {"scores": scores, "protocol": protocol, "of": artifact.facts(folder)}
-            path = local_path(FLAGS.output, "--output")
+            path = output_file(FLAGS.output, "--output", [".json"])
             write_atomically(path, f"{json.dumps(found, indent=1)}\n".encode())
 
     def _draw(self, step, scores):
@@ -253,8 +257,9 @@ class Evaluation:
                 f"minutes: {status}. All of its checkpoints are scored. Start the run again, or "
                 "raise --watch_minutes."
             )
-        for line in patience.news(status):
-            say(line)
+        news = patience.news(status)
+        if news:
+            say(news)
         time.sleep(POLL_SECONDS)
 
     def _restored(self, step):
@@ -313,15 +318,15 @@ class Patience:
             self._said = -math.inf if status.state != RUNNING else self._since
         return status.state != RUNNING and time.monotonic() - self._since > self._seconds
 
-    def news(self, status: Status) -> Iterator[str]:
-        """A line, if it is time for one."""
+    def news(self, status: Status) -> str:
+        """A line about the wait; '' if it is not time for one."""
         now = time.monotonic()
         if now - self._said < self._every:
-            return
+            return ""
         self._said = now
         trained = "" if status.state == RUNNING else ", which nobody trains"
         unchanged = duration(now - self._since)
-        yield f"waiting for the run{trained}: {status}, unchanged for {unchanged}"
+        return f"waiting for the run{trained}: {status}, unchanged for {unchanged}"
 
 
 def _in_words(scores):

@@ -11,7 +11,7 @@ import pathlib
 import platform
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -71,7 +71,7 @@ def expanded(path: str | os.PathLike[str], name: str) -> str:
         os.lstat(text)
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{name} is not UTF-8: {os.fsencode(text)!r}. Rename the file or the folder."
+            f"{name} is not UTF-8: {text!a}. Rename the file or the folder."
         ) from error
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
@@ -85,6 +85,31 @@ def _text(path: str | os.PathLike[str], name: str) -> str:
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(f"{name} must be a path in quotes, got {path!r}.")
     return os.fspath(path)
+
+
+def output_file(text: str, flag: str, suffixes: Sequence[str] = ()) -> pathlib.Path:
+    """The path of a file that a command will write. It is checked before there is work to lose.
+
+    Args:
+        text: the path as it was given; `~` as for `local_path`.
+        flag: its name in messages, e.g. `--output`.
+        suffixes: endings that the name may have, in lower case, such as `.png`; () allows all.
+
+    Raises:
+        InputError: if it has another ending, is a folder, or cannot be written.
+    """
+    path = local_path(text, flag)
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise InputError(f"{flag}={text} must end in {' or '.join(suffixes)}.")
+    if path.is_dir():
+        raise InputError(f"{flag}={text} is a folder. Name a file in it.")
+    folder = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{flag}={text} cannot be written: {folder} is "
+            f"{'not writable' if folder.is_dir() else 'not a folder'}. Choose another."
+        )
+    return path
 
 
 @contextlib.contextmanager

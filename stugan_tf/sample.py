@@ -13,7 +13,6 @@ same latents in every picture, whatever --num and --class_id are.
 """
 
 from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
-import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from absl import flags
 from stugan_tf.checks import check_above_zero, check_positive, check_seed
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.sampling import BATCH_NORMS
-from stugan_tf.files import local_path
+from stugan_tf.files import local_path, output_file
 from stugan_tf.images import check_grid, image_grid, to_uint8, write_png
 from stugan_tf.latents import between_classes, between_latents, class_rows
 from stugan_tf.runs.opening import (
@@ -99,7 +98,7 @@ def main(_: list[str]) -> None:
     check_grid(count, drawer.interface.image_shape, _columns())
     num_images, inputs = _inputs(drawer.sampler, drawer.interface.num_classes)
     images = np.concatenate(list(drawer.sampler.images_of(*inputs, _seed())))[:num_images]
-    write_png(local_path(FLAGS.output, "--output"), image_grid(images, _columns()))
+    write_png(_output(), image_grid(images, _columns()))
     print(
         f"{drawer.place}: {FLAGS.output} shows {num_images} images of the {drawer.name}"
         f"{_described(drawer.interface, num_images)}."
@@ -175,7 +174,13 @@ def _check_flags():
             "--num cannot be combined with a row of each class: set --columns, the number of "
             "images of each class."
         )
-    _check_output(FLAGS.output)
+    if not FLAGS.output:
+        raise InputError("--output is missing: the path of the picture, e.g. --output=grid.png.")
+    _output()
+
+
+def _output():
+    return output_file(FLAGS.output, "--output", [".png"])
 
 
 def _check_artifact():
@@ -205,23 +210,6 @@ def _check_interpolation():
         raise InputError(
             "--interpolate=classes goes from one class to another: give two different --class_id, "
             "or none to go from each class to the next."
-        )
-
-
-def _check_output(output):
-    """Raises InputError unless a picture can be written there."""
-    if not output:
-        raise InputError("--output is missing: the path of the picture, e.g. --output=grid.png.")
-    path = local_path(output, "--output").absolute()
-    if path.suffix.lower() != ".png":
-        raise InputError(f"--output={output} must end in .png: pictures are written as PNG.")
-    if path.is_dir():
-        raise InputError(f"--output={output} is a folder. Name a file in it.")
-    folder = next(folder for folder in path.parents if os.path.lexists(folder))
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(
-            f"--output={output} cannot be written: {folder} is "
-            f"{'not writable' if folder.is_dir() else 'not a folder'}. Choose another."
         )
 
 

@@ -1,6 +1,7 @@
 import fcntl
 import json
 import os
+import pathlib
 import platform
 import re
 import subprocess
@@ -20,6 +21,7 @@ from stugan_tf.files import (
     append_json_line,
     local_path,
     locked,
+    output_file,
     read_json,
     read_json_lines,
     without_patterns,
@@ -219,3 +221,21 @@ def test_a_damaged_record_is_told(tmp_path, content, reason):
     path.write_text(content)
     with pytest.raises(ValueError, match=reason):
         read_json(path)
+
+
+def test_a_path_of_output_is_checked_before_there_is_work_to_lose(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "folder.json").mkdir()
+    for good in ("scores.json", f"{tmp_path}/new/folder/SCORES.JSON"):
+        assert output_file(good, "--output", [".json"]) == pathlib.Path(good)
+    assert output_file("notes.txt", "--output") == pathlib.Path("notes.txt")
+    for bad, told in (
+        ("scores.txt", "--output=scores.txt must end in .json or .jsonl"),
+        ("folder.json", "folder.json is a folder"),
+        ("notes.txt/scores.json", "notes.txt is not a folder"),
+        ("gs://bucket/scores.json", "is an address"),
+    ):
+        with pytest.raises(InputError, match=told):
+            output_file(bad, "--output", [".json", ".jsonl"])
+    assert not (tmp_path / "new").exists()

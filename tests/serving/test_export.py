@@ -218,6 +218,9 @@ def test_an_export_is_scored_as_it_is_by_the_evaluator_of_its_run(runs, exported
         (["--watch"], "--watch and --artifact cannot be combined"),
         (["--artifact=", "--output=x.json"], "--output is for the scores of --artifact"),
         (["--artifact=nowhere"], "There is no artifact nowhere"),
+        (["--output=scores.txt"], "--output=scores.txt must end in .json"),
+        (["--workdir="], "--workdir is missing: the folder of the run whose evaluator scores"),
+        (["--watch_minutes=5"], "--watch_minutes is for --watch"),
     ),
 )
 def test_evaluate_tells_what_makes_no_sense_of_an_artifact(runs, exported, flags, told):
