@@ -42,17 +42,22 @@ def record(folder: str | pathlib.Path, version: int | None) -> Any:
     """
     if version is None:
         return None
-    folder = pathlib.Path(folder)
-    for place in (folder / str(version), folder / WITHDRAWN / str(version)):
-        if place.is_dir():
-            try:
-                return json.loads((place / LINEAGE).read_text())
-            except (OSError, ValueError) as error:
-                raise InputError(
-                    f"{place} has no {LINEAGE}, or a damaged one: it was not pushed by a pipeline. "
-                    "Move it elsewhere, or push to another folder by Push.folder."
-                ) from error
-    return None
+    place = place_of(folder, version)
+    if not place.is_dir():
+        return None
+    try:
+        return json.loads((place / LINEAGE).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{place} has no {LINEAGE}, or a damaged one: it was not pushed by a pipeline. "
+            "Move it elsewhere, or push to another folder by Push.folder."
+        ) from error
+
+
+def place_of(folder: str | pathlib.Path, version: int) -> pathlib.Path:
+    """The folder of a version, also of a withdrawn one; it need not exist."""
+    served = pathlib.Path(folder) / str(version)
+    return served if served.is_dir() else pathlib.Path(folder) / WITHDRAWN / str(version)
 
 
 def history(folder: str | pathlib.Path) -> list[dict[str, Any]]:
@@ -181,7 +186,7 @@ def roll_back(
             raise InputError(
                 f"{folder} has no version {version}. There are {there}, and withdrawn {gone}."
             )
-        try_out(folder / (str(version) if version in there else f"{WITHDRAWN}/{version}"))
+        try_out(place_of(folder, version))
         if version in gone:
             (folder / WITHDRAWN / str(version)).rename(folder / str(version))
             (folder / str(version) / REASON).unlink(missing_ok=True)

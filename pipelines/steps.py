@@ -106,23 +106,15 @@ class Workplace:
     lock: int
     verbose: bool
 
-    def run(
-        self,
-        module: str,
-        flags: Sequence[str],
-        log: str = "log.txt",
-        keep: Sequence[int] = (),
-    ) -> None:
+    def run(self, module: str, flags: Sequence[str], log: str = "log.txt") -> None:
         """Runs a command that holds this folder even if this process is killed.
 
         Args:
             module: str.
             flags: list of str.
             log: name of a file in the folder.
-            keep: file descriptors of further locks that it holds.
         """
-        keep = [self.lock, *keep]
-        children.run(module, flags, log=self.folder / log, show=self.verbose, keep=keep)
+        children.run(module, flags, log=self.folder / log, show=self.verbose, keep=[self.lock])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -123,7 +123,7 @@ def _by_protocol_of(scores, baseline, context, *of_pipeline):
     # Protocols do not say which scores were computed.
     if same and baseline["scores"].keys() >= set(context.settings.bless.compare):
         return baseline
-    folder = context.serving / str(baseline["version"])
+    folder = serving.place_of(context.serving, baseline["version"])
     context.say(f"bless: scoring version {baseline['version']} by the present protocol")
     try:
         found = scoring.score(context, *of_pipeline, folder)

@@ -4,11 +4,16 @@ from pipelines import configuration
 from pipelines.components import scoring
 from pipelines.components.train import CODE
 from pipelines.steps import Component
+from stugan_tf.serving import artifact
 
 
 def _depends_on(context, examples, references, run, exported):
-    del examples, references, run, exported
-    return {"evaluation": configuration.canonical(context.configuration.evaluation)}
+    del examples, references, run
+    return {
+        "evaluation": configuration.canonical(context.configuration.evaluation),
+        # An export that was made again may have other bytes under the same id.
+        "sha256": artifact.facts(exported.path)["sha256"],
+    }
 
 
 def _make(context, workplace, examples, references, run, exported):

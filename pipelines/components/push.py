@@ -22,7 +22,7 @@ def _make(context, workplace, examples, run, exported, scores, blessing):
     if found != scores.of:
         raise FailedRun(
             f"{exported.path} is not what was scored, so it is not pushed: it is {found}, and the "
-            f"scores are of {scores.of}. Delete {exported.folder} and start the same command again."
+            f"scores are of {scores.of}. Start the same command again: it scores what is there now."
         )
     lineage = lineage_of(context, examples, run, exported, scores, blessing)
     version = serving.push(context.serving, exported.path, lineage)

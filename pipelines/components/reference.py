@@ -36,6 +36,7 @@ COMPONENT = Component(
     code=(
         "stugan_tf/data",
         "stugan_tf/evaluation",
+        "stugan_tf/arithmetic.py",
         "pipelines/extraction.py",
         "pipelines/components/reference.py",
     ),

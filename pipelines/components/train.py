@@ -21,6 +21,7 @@ CODE = (
     "stugan_tf/runs",
     "stugan_tf/sparsity",
     "stugan_tf/training",
+    "stugan_tf/arithmetic.py",
     "stugan_tf/config.py",
     "stugan_tf/latents.py",
     "stugan_tf/randomness.py",

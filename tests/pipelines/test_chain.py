@@ -38,6 +38,7 @@ class Commands:
         self.protocol = "p"
         self.dies_in = None
         self.phases = ()
+        self.generator = "a generator"
 
     def __call__(self, module, flags, log=None, show=False, keep=()):
         flags = dict(flag.removeprefix("--").partition("=")[::2] for flag in flags)
@@ -91,7 +92,7 @@ class Commands:
             "checkpoint": {"step": step, "weights": flags["weights"], "batch_norm": "inference"},
         }
         (folder / artifact.CARD).write_text(json.dumps(card))
-        (folder / FORMATS[flags["format"]].file).write_text("a generator")
+        (folder / FORMATS[flags["format"]].file).write_text(self.generator)
         interface = Interface(4, (8, 8, 1), 1, False)
         artifact.write_manifest(folder, flags["format"], interface)
 
@@ -312,9 +313,37 @@ def test_files_that_changed_after_they_were_scored_are_not_pushed(start, make_co
     folder = found["export"].path
     (folder / FORMATS["saved_model"].file).write_text("another generator")
     artifact.write_manifest(folder, "saved_model", Interface(4, (8, 8, 1), 1, False))
+    component = chain.COMPONENTS["push"]
     with pytest.raises(FailedRun, match="is not what was scored, so it is not pushed"):
-        chain.run(context)
+        execute(component, context, [found[name] for name in component.inputs])
     assert serving.current(context.serving) is None
+    again = chain.run(context)
+    assert again.made == ["evaluate", "bless", "push"]
+    assert serving.current(context.serving)["scored"] == artifact.facts(folder)
+
+
+def test_an_export_that_is_made_again_with_other_bytes_is_judged_again(start, commands, tmp_path):
+    start()
+    shutil.rmtree(tmp_path / "root" / "export")
+    commands.generator = "the same generator, written in another order"
+    outcome = start()
+    assert outcome.made == ["export", "evaluate", "bless", "push"]
+    assert outcome.artifacts["evaluate"].of == artifact.facts(outcome.artifacts["export"].path)
+    assert outcome.artifacts["push"].version == 1  # It is the same model.
+
+
+def test_a_withdrawn_model_can_still_be_compared_with(start, make_context, commands):
+    """Version 3, compared with 2, is served again; 2 stays withdrawn."""
+    folder = make_context(TRAINING, "", INGEST).serving
+    for seed, scores in enumerate(({"fid": 20.0}, {"fid": 15.0}, {"fid": 10.0, "kid": 0.5})):
+        commands.scores = scores
+        start(TRAINING + f"train.seed = {seed}\n")
+    serving.roll_back(folder, 1)
+    serving.roll_back(folder, 3)
+    compare = "Bless.compare = ['fid', 'kid']\n"  # Version 2 has no KID yet.
+    blessing = start(TRAINING + "train.seed = 2\n", compare).artifacts["bless"]
+    assert blessing.baseline == 2
+    assert "kid is 0.5, equal to 0.5 of version 2" in blessing.words
 
 
 def test_what_is_pushed_was_compared_with_what_is_served(start, make_context, commands):
