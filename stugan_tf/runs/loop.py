@@ -262,7 +262,7 @@ class Training:
 
         Raises:
             InputError: if the workdir cannot be used.
-            FailedRun: if a value was not finite.
+            FailedRun: if a value was not finite, or a weight outside a mask was not zero.
             Interrupted: if a signal asked the run to stop; the run was saved.
         """
         with arithmetic.tensor_float_32(self._allows_tensor_float_32):
@@ -292,7 +292,7 @@ class Training:
                     events = self._events(checkpoints, interruption)
                     try:
                         self._run_events(at, events)
-                        record_end(output, checkpoints.steps()[-1])
+                        record_end(output, at.step)
                         self._on_any_worker(False)  # Wait for all, so that everything is written.
                         return
                     except FailedRun as error:
@@ -317,7 +317,7 @@ class Training:
         )
 
     def _start(self, stored, checkpoints, output, former, begin):
-        """Resumes or starts the run. Returns its step, and 'resumed' or 'started'."""
+        """Resumes or starts the run. Returns its step, and how it begins, in words."""
         step = stored.restore_newest()
         if step is not None:
             self.gan.check_zeros()
