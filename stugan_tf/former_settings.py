@@ -36,7 +36,7 @@ def does_nothing(parameter: str, value: Any) -> bool:
     return True
 
 
-def is_of_nothing(line: str) -> bool:
-    """Whether a line of a `config.gin` says what former runs did without it."""
+def changes_nothing(line: str) -> bool:
+    """Whether a line of a `config.gin` says what runs of the other version do without it."""
     gone = {parameter: nothing for parameter, (nothing, _) in _GONE.items()}
     return line in {f"{parameter} = {value!r}" for parameter, value in (gone | _NEW).items()}

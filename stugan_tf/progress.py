@@ -1,6 +1,5 @@
 """The progress of a long task on stderr: a bar on a terminal, else a line now and then."""
 
-import datetime
 import sys
 import time
 from typing import Any
@@ -11,8 +10,9 @@ from stugan_tf.telling import guarded, say
 
 
 def duration(seconds: float) -> str:
-    """A time in hours, minutes and seconds: `1:02:03`."""
-    return str(datetime.timedelta(seconds=round(seconds)))
+    """A time in hours, minutes and seconds: `1:02:03`, also of days: `49:02:03`."""
+    hours, seconds = divmod(round(seconds), 3600)
+    return f"{hours}:{seconds // 60:02d}:{seconds % 60:02d}"
 
 
 class ProgressBar:

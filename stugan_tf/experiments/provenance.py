@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stugan_tf.errors import InputError
+from stugan_tf.runs.manifest import is_on_cpu, starts_of
 
 # {name: how messages call it}
 FACTS = {
@@ -24,18 +25,18 @@ _MOST_NAMES = 3  # Runs that a line names.
 Made = dict[str, tuple[str, ...]]
 
 
-def made_of(manifests: Iterable[Mapping[str, Any]]) -> Made:
+def made_of(manifests: Iterable[dict[str, Any]]) -> Made:
     """What made a run.
 
     Args:
-        manifests: the content of each run.json of the run, one for each phase.
+        manifests: what `read_manifest` reads of the run, one for each phase.
 
     Returns:
         {name of `FACTS`: its values, in the order of the starts}, without what is not known.
     """
     found: dict[str, list[str]] = {}
     for manifest in manifests:
-        for start in (manifest, *manifest.get("resumes", ())):
+        for start in starts_of(manifest):
             for name, value in _facts(start).items():
                 values = found.setdefault(name, [])
                 if value is not None and value not in values:
@@ -43,25 +44,19 @@ def made_of(manifests: Iterable[Mapping[str, Any]]) -> Made:
     return {name: tuple(values) for name, values in found.items() if values}
 
 
-def _facts(start: Mapping[str, Any]) -> dict[str, str | None]:
+def _facts(start: dict[str, Any]) -> dict[str, str | None]:
     """{name: value} of one start of a run."""
-    versions, data = _object(start.get("versions")), _object(start.get("data"))
-    devices = start.get("devices")
-    listed = sorted({str(device) for device in devices}) if isinstance(devices, list) else []
-    # On a GPU the kernels decide how sums are rounded, not the threads.
-    on_cpu = all(":CPU:" in device for device in listed)
+    versions = start.get("versions", {})
+    devices = sorted({str(device) for device in start.get("devices", ())})
     found = {
-        "data": data.get("fingerprint"),
+        "data": start.get("data", {}).get("fingerprint"),
         "commit": start.get("commit"),
         **{name: versions.get(name) for name in ("stugan_tf", "tensorflow", "keras")},
-        "devices": ", ".join(listed) or None,
-        "threads": start.get("threads") if on_cpu else None,
+        "devices": ", ".join(devices) or None,
+        # On a GPU the kernels decide how sums are rounded, not the threads.
+        "threads": start.get("threads") if is_on_cpu(start) else None,
     }
     return {name: None if value is None else str(value) for name, value in found.items()}
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def check_same_data(made: Mapping[str, Made]) -> None:

@@ -7,15 +7,16 @@ own folder, which `run/phases.json` names; the scores of the cell are then those
 import numbers
 import os
 import pathlib
-import re
 from typing import NamedTuple
 
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import records
 from stugan_tf.experiments.provenance import Made, made_of
-from stugan_tf.files import is_step, read_json_lines
-from stugan_tf.runs.manifest import read_manifest
+from stugan_tf.files import read_json_lines
+from stugan_tf.progress import duration
+from stugan_tf.runs import manifest
 from stugan_tf.runs.status import started, status_of
+from stugan_tf.runs.workdir import total_steps_of
 
 UNREADABLE = (InputError, OSError)  # The records of one cell; the others go on.
 
@@ -42,7 +43,7 @@ class Progress(NamedTuple):
         if self.speed:
             text += f", {self.speed:.3g} steps/s"
             if self.total:
-                text += f", {_duration((self.total - self.step) / self.speed)} left"
+                text += f", {duration((self.total - self.step) / self.speed)} left"
         return text
 
 
@@ -64,18 +65,16 @@ def is_done(folder: str | os.PathLike[str]) -> bool:
 
 def made(folder: str | os.PathLike[str]) -> Made:
     """What made the run of a cell, see `provenance.made_of`."""
-    return made_of(map(read_manifest, _folders(folder)))
+    return made_of(map(manifest.read_manifest, _folders(folder)))
 
 
 def threads_of(folder: str | os.PathLike[str]) -> int | None:
     """The CPU threads of the last start of a run; None if it has not started or does not say."""
     try:
-        manifests = [read_manifest(phase) for phase in _folders(folder)]
+        manifests = [manifest.read_manifest(phase) for phase in _folders(folder)]
     except UNREADABLE:
         return None
-    starts = [start for found in manifests for start in (found, *found.get("resumes", ()))]
-    known = [start["threads"] for start in starts if is_step(start.get("threads"))]
-    return known[-1] if known else None
+    return manifest.threads_of(start for found in manifests for start in manifest.starts_of(found))
 
 
 def _folders(folder):
@@ -124,13 +123,4 @@ def _total_steps(workdir):
         text = (workdir / "config.gin").read_text(encoding="utf-8")
     except (OSError, ValueError):  # ValueError: it is not text.
         return None
-    pattern = r"^(Algorithm\.total_steps|longer\.factor) = (\d+)$"
-    found = dict(re.findall(pattern, text, re.MULTILINE))
-    if "Algorithm.total_steps" not in found:  # It is a macro.
-        return None
-    return int(found["Algorithm.total_steps"]) * int(found.get("longer.factor", 1))
-
-
-def _duration(seconds):
-    hours, seconds = divmod(round(seconds), 3600)
-    return f"{hours}:{seconds // 60:02d}:{seconds % 60:02d}"
+    return total_steps_of(text)

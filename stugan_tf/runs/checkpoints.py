@@ -24,7 +24,7 @@ import tensorflow as tf
 from absl import logging
 
 from stugan_tf.errors import InputError
-from stugan_tf.files import sha256_of, without_patterns, write_atomically
+from stugan_tf.files import read_json, sha256_of, without_patterns, write_atomically
 from stugan_tf.runs.status import kept_steps
 
 FORMAT = 2
@@ -212,10 +212,9 @@ class Checkpoints:
         shutil.rmtree(removed, ignore_errors=True)
 
     def _read_manifest(self, step):
-        try:
-            return json.loads((self._path(step) / "checkpoint.json").read_bytes())
-        except (OSError, ValueError):
-            return {}
+        with contextlib.suppress(OSError, ValueError):  # A checkpoint without one is damaged.
+            return read_json(self._path(step) / "checkpoint.json")
+        return {}
 
     def _path(self, step):
         return self._directory / f"step_{step:08d}"

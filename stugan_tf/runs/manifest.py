@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import stugan_tf
@@ -36,8 +37,9 @@ def record_start(
         **facts: more facts about the run, such as seed and counts, as JSON can hold them.
 
     Returns:
-        A sentence on what computes the run otherwise than before, so that it will not end with the
-        weights of an uninterrupted run; '' if nothing is known to.
+        What now differs from the last start and may change the numbers of the run, in words: with
+        it the run need not end with the weights of an uninterrupted one. '' if nothing is known to
+        differ.
 
     Raises:
         InputError: if the data has changed.
@@ -55,13 +57,28 @@ def record_start(
             )
         manifest.pop("finished", None)  # Steps that were lost may follow.
         manifest.pop("failed", None)
-        resumes = manifest.setdefault("resumes", [])
-        changed = _changed([manifest, *resumes], here)
-        resumes.append({"step": step, **here, **(resumed or {})})
+        changed = _changed(starts_of(manifest), here)
+        manifest.setdefault("resumes", []).append({"step": step, **here, **(resumed or {})})
     else:
         manifest = {**here, "data": data, **facts, "resumes": []}
     write_atomically(path, (json.dumps(manifest, indent=2) + "\n").encode())
     return changed
+
+
+def starts_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The facts of the first and of all later starts of a run, by its `run.json`."""
+    return [manifest, *manifest.get("resumes", ())]
+
+
+def threads_of(starts: Iterable[dict[str, Any]]) -> int | None:
+    """The CPU threads of the last of these starts that says them; None if none does."""
+    known = [start["threads"] for start in starts if is_step(start.get("threads"))]
+    return known[-1] if known else None
+
+
+def is_on_cpu(start: dict[str, Any]) -> bool:
+    """Whether no accelerator is among the devices of a start; also if it does not name any."""
+    return all(":CPU:" in str(device) for device in start.get("devices", ()))
 
 
 def _changed(starts: list[dict[str, Any]], here: dict[str, Any]) -> str:
@@ -70,14 +87,13 @@ def _changed(starts: list[dict[str, Any]], here: dict[str, Any]) -> str:
 
 
 def _changed_threads(starts: list[dict[str, Any]], here: dict[str, Any]) -> str:
-    known = [start["threads"] for start in starts if is_step(start.get("threads"))]
-    on_cpu = all(":CPU:" in name for name in here["devices"])
-    if not known or known[-1] == here["threads"] or not on_cpu:
+    before = threads_of(starts)
+    if before is None or before == here["threads"] or not is_on_cpu(here):
         return ""
     return (
-        f"It has computed with {known[-1]} CPU threads and goes on with {here['threads']}, so it "
-        "rounds sums otherwise than an uninterrupted run. To avoid that, stop it and start it "
-        f"with {THREADS}={known[-1]}."
+        f"It has computed with {before} CPU threads and goes on with {here['threads']}, so it "
+        "rounds some sums differently from an uninterrupted run. To avoid that, stop it and start "
+        f"it with {THREADS}={before}."
     )
 
 
@@ -91,15 +107,14 @@ def _changed_code(last: dict[str, Any], here: dict[str, Any]) -> str:
     if not changes:
         return ""
     return (
-        f"It goes on with other code ({'; '.join(changes)}), which may compute otherwise: see "
+        f"It goes on with other code ({'; '.join(changes)}), which may compute other numbers: see "
         "CHANGELOG.md."
     )
 
 
 def _code_of(start: dict[str, Any]) -> dict[str, str]:
     """What is known of the code at a start: versions of packages and our commit, by name."""
-    found = start.get("versions")
-    versions = found if isinstance(found, dict) else {}
+    versions = start.get("versions", {})
     known = {name: versions.get(name) for name in ("tensorflow", "keras", "stugan_tf")}
     known["commit"] = start.get("commit")
     return {name: value for name, value in known.items() if isinstance(value, str)}
@@ -141,11 +156,15 @@ def read_manifest(workdir: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _check(found: dict[str, Any]) -> None:
     """Raises ValueError unless what the package reads from a `run.json` has the right form."""
-    for name, kind in (("data", dict), ("finished", dict), ("failed", dict), ("resumes", list)):
-        if name in found and not isinstance(found[name], kind):
-            raise ValueError(f"{name!r} is not a JSON {'array' if kind is list else 'object'}")
-    if not all(isinstance(resume, dict) for resume in found.get("resumes", ())):
-        raise ValueError("'resumes' holds something else than JSON objects")
+    objects, arrays = ("data", "versions", "finished", "failed"), ("devices", "resumes")
+    for names, kind, called in ((objects, dict, "object"), (arrays, list, "array")):
+        for name in names:
+            if name in found and not isinstance(found[name], kind):
+                raise ValueError(f"{name!r} is not a JSON {called}")
+    for resume in found.get("resumes", ()):
+        if not isinstance(resume, dict):
+            raise ValueError("'resumes' holds something else than JSON objects")
+        _check(resume)
     if "finished" in found and not is_step(found["finished"].get("step")):
         raise ValueError("'finished' has no 'step'")
     if "failed" in found and not isinstance(found["failed"].get("reason"), str):

@@ -23,7 +23,7 @@ from tensorboard.compat.proto import event_pb2
 
 from stugan_tf.adapters.tensorflow_internals import write_event
 from stugan_tf.errors import InputError
-from stugan_tf.files import write_atomically
+from stugan_tf.files import read_json, write_atomically
 from stugan_tf.runs.events import Event, RunState
 from stugan_tf.runs.workdir import bindings_of
 
@@ -197,9 +197,8 @@ def _check_text(name, value):
 
 def _read(path):
     """{key: record} of trackers.json. What is damaged there counts as absent."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        found = json.loads(path.read_bytes()).items()
-        return {key: record for key, record in found if isinstance(record, dict)}
+    with contextlib.suppress(OSError, ValueError):
+        return {key: found for key, found in read_json(path).items() if isinstance(found, dict)}
     return {}
 
 

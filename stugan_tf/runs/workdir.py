@@ -14,7 +14,7 @@ import tensorflow as tf
 from stugan_tf import files
 from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
-from stugan_tf.former_settings import is_of_nothing
+from stugan_tf.former_settings import changes_nothing
 from stugan_tf.telling import say
 
 # A run may be resumed with other values of these settings: they do not change the results, apart
@@ -183,7 +183,7 @@ def fixed_lines(config: str) -> list[str]:
             continue
         if line[0] != " ":  # Otherwise it continues the value of the line above.
             free = _is_free(line.split(" = ")[0])
-        if not free and not is_of_nothing(line):
+        if not free and not changes_nothing(line):
             fixed.append(line)
     return fixed
 

@@ -139,6 +139,7 @@ DAMAGES = {
     "no index": lambda folder: (folder / "state.index").unlink(),
     "no manifest": lambda folder: (folder / "checkpoint.json").unlink(),
     "torn manifest": lambda folder: (folder / "checkpoint.json").write_text('{"step": 2'),
+    "strange manifest": lambda folder: (folder / "checkpoint.json").write_text("null"),
     "empty folder": lambda folder: [path.unlink() for path in folder.iterdir()],
 }
 

@@ -47,6 +47,8 @@ def test_the_commit_is_none_outside_of_a_checkout(tmp_path, monkeypatch):
         ('{"data": 1}', "'data' is not a JSON object"),
         ('{"resumes": {}}', "'resumes' is not a JSON array"),
         ('{"resumes": [1]}', "'resumes' holds"),
+        ('{"resumes": [{"versions": 3}]}', "'versions' is not a JSON object"),
+        ('{"devices": "CPU"}', "'devices' is not a JSON array"),
         ('{"finished": {"step": "5"}}', "'finished' has no 'step'"),
         ('{"failed": {}}', "'failed' has no 'reason'"),
     ],
