@@ -10,7 +10,8 @@ import importlib.metadata
 import importlib.util
 import os
 import pathlib
-import re
+
+from stugan_tf import config, own_modules
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LIBRARIES = ("tensorflow", "keras", "numpy")
@@ -35,9 +36,16 @@ def of_code(*names: str) -> str:
 
 
 def of_imports(text: str) -> dict[str, str]:
-    """{module: digest of 16 hexadecimal digits} for the modules that a configuration imports."""
-    found = {}
-    for name in re.findall(r"(?m)^\s*(?:import|from)\s+([\w.]+)", text):
+    """{module: digest of 16 hexadecimal digits} for the modules that a configuration imports.
+
+    Modules of the user's own count with those that they import, installed ones by themselves.
+    """
+    names = config.imported(text)
+    found = {
+        name: hashlib.sha256(source.encode()).hexdigest()[:16]
+        for name, source in own_modules.sources(names).items()
+    }
+    for name in names:
         spec = importlib.util.find_spec(name)
         if spec is None or not spec.origin or not os.path.isfile(spec.origin):
             continue

@@ -173,6 +173,15 @@ def written(
         yield from _pieces(binding, pathlib.Path(), str, ())
 
 
+def imported(text: str) -> list[str]:
+    """The complete names of the modules that gin text imports."""
+    return [
+        statement.module
+        for statement, _ in written(bindings=[text])
+        if isinstance(statement, config_parser.ImportStatement)
+    ]
+
+
 def _written_in(path, chain):
     return _pieces(_text_of(path), path.parent, lambda line: f"{path}:{line}", chain)
 

@@ -11,11 +11,10 @@ import io
 import pathlib
 import tokenize
 
-from gin.config_parser import BindingStatement, ImportStatement
+from gin.config_parser import BindingStatement
 
-from stugan_tf import config
+from stugan_tf import config, own_modules
 from stugan_tf.errors import InputError
-from stugan_tf.experiments import own_modules
 
 _DIGITS = 10
 
@@ -112,12 +111,7 @@ class Names:
 
 @functools.lru_cache(maxsize=1024)
 def _imports_in(text):
-    """The names of the modules that a text of gin imports."""
-    return frozenset(
-        statement.module
-        for statement, _ in config.written(bindings=[text])
-        if isinstance(statement, ImportStatement)
-    )
+    return frozenset(config.imported(text))
 
 
 @functools.lru_cache(maxsize=1024)  # Cells share most of their bindings.

@@ -138,10 +138,14 @@ def test_every_component_names_code_that_exists():
         assert len(code_version.of_code(*component.code)) == 16
 
 
-def test_modules_of_the_user_count_as_code(tmp_path, monkeypatch):
-    (tmp_path / "my_models.py").write_text("a = 1\n")
+def test_modules_of_the_user_count_as_code_with_what_they_import(tmp_path, monkeypatch):
+    (tmp_path / "my_models.py").write_text("import my_layers\n")
+    (tmp_path / "my_layers.py").write_text("a = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
-    (name, digest), *_ = code_version.of_imports("import my_models\ntrain.seed = 1\n").items()
-    (tmp_path / "my_models.py").write_text("a = 2\n")
-    assert name == "my_models"
-    assert code_version.of_imports("import my_models\n")["my_models"] != digest
+    before = code_version.of_imports("import my_models\ntrain.seed = 1\n")
+    assert before == code_version.of_imports("import my_models\n")
+    (tmp_path / "my_layers.py").write_text("a = 2\n")
+    after = code_version.of_imports("import my_models\n")
+    assert {name for name in after if after[name] != before[name]} == {"my_layers"}
+    (tmp_path / "my_models.py").write_text("import my_layers  # changed\n")
+    assert code_version.of_imports("import my_models\n")["my_models"] != after["my_models"]

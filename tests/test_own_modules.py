@@ -1,8 +1,8 @@
-"""Modules of the user's own that count in the name of a cell."""
+"""Modules of the user's own that count as part of a configuration."""
 
 import pytest
 
-from stugan_tf.experiments.own_modules import sources
+from stugan_tf.own_modules import sources
 
 
 @pytest.fixture
