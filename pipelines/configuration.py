@@ -1,6 +1,6 @@
 """Splits gin files into what components need: text of the training, text of the scores, settings.
 
-The file of a pipeline is that of a training with further settings. Components run commands that
+The file of a pipeline is the file of a training with further settings. Components run commands that
 know nothing about pipelines, perhaps on another machine. So the text is split here, with all its
 includes.
 """

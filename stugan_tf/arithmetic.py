@@ -1,8 +1,8 @@
 """TF32: whether products and convolutions of float32 may drop bits on a GPU.
 
 Nvidia's GPUs since Ampere multiply float32 numbers faster if each factor is rounded to 10 bits
-after the point, and TensorFlow lets them unless it is told not to. The setting is that of the
-whole process. A function that XLA has compiled may keep the choice made when it was compiled.
+after the point, and TensorFlow lets them unless it is told not to. The setting holds for
+the whole process. A function that XLA has compiled may keep the choice made when it was compiled.
 """
 
 import contextlib

@@ -560,7 +560,7 @@ def _check_rings():
 
 
 def _bound_in(scope, selector):
-    """The bindings that apply to a call in a scope: for each parameter that of the inmost scope."""
+    """The bindings that apply to a call in a scope: for each parameter, the innermost one."""
     found = {}
     for (bound_scope, bound_selector, parameter), binding in _bindings.items():
         inside = f"{scope}/".startswith(f"{bound_scope}/" if bound_scope else "")

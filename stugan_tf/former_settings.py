@@ -1,4 +1,4 @@
-"""Settings that the `config.gin` of former runs has and that were removed, or that it lacks."""
+"""Settings that only the `config.gin` of former runs has, and settings that only it lacks."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ _GONE = {
     "sngan_generator.mask_dense": _MASK_DENSE,
     "sparsify.mask_dense": _MASK_DENSE,
 }
-# {parameter: the value by which runs behave as those from before it existed}
+# {parameter: the value with which runs do what they did before it existed}
 _NEW = {"train.tensor_float_32": True}
 
 
@@ -37,6 +37,6 @@ def does_nothing(parameter: str, value: Any) -> bool:
 
 
 def changes_nothing(line: str) -> bool:
-    """Whether a line of a `config.gin` says what runs of the other version do without it."""
+    """Whether a run whose `config.gin` lacks this line, former or new, does the same."""
     gone = {parameter: nothing for parameter, (nothing, _) in _GONE.items()}
     return line in {f"{parameter} = {value!r}" for parameter, value in (gone | _NEW).items()}

@@ -64,7 +64,7 @@ def check_grid(count: int, size: Sequence[int], columns: int | None = None) -> N
     if pixels > MAX_PIXELS:
         raise InputError(
             f"A picture of {count:,} images in {rows:,} rows and {columns:,} columns would have "
-            f"{pixels:,} pixels; the most is {MAX_PIXELS:,}. Draw fewer images at once."
+            f"{pixels:,} pixels; at most {MAX_PIXELS:,} are allowed. Draw fewer images at once."
         )
 
 

@@ -85,7 +85,7 @@ def say(text: str) -> None:
 
 
 def open_standard_descriptors() -> None:
-    """Opens those of stdin, stdout and stderr that are closed on the null device.
+    """Opens stdin, stdout and stderr on the null device where they are closed.
 
     Otherwise the next file that is opened gets the number of one of them, and what libraries log
     is written into it.

@@ -10,7 +10,7 @@ from stugan_tf.errors import InputError
 
 
 def flags(context, workplace, examples, references):
-    """The flags after those of the run: images, evaluator, cache of statistics."""
+    """The flags that follow the run's own: images, evaluator, cache of statistics."""
     found = [f"--gin_file={examples.gin_file}"]
     if context.configuration.evaluation:
         file = workplace.folder / "evaluation.gin"

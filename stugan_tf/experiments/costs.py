@@ -252,8 +252,8 @@ def _totals(model, account, paper):
     ]
     if model in PAPER_UPDATES:
         lines.append(
-            f"`paper` counts {PAPER_UPDATES[model]} discriminator updates a step; with those of "
-            f"the training, as `updates` in other reports, it is {trained[1].total:.3g}"
+            f"`paper` counts {PAPER_UPDATES[model]} discriminator updates a step; with all that "
+            f"the training makes (`updates` in other reports) it is {trained[1].total:.3g}"
         )
     if known:
         lines.append(f"Table 2 has {known['training']:.3g}")

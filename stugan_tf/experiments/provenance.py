@@ -1,7 +1,7 @@
-"""What made the runs of a table: code, versions, data, hardware; and whether it is the same.
+"""What made the runs of a table: code, versions, data, hardware; and in what the runs differ.
 
-Each run.json records it at every start. Runs on other data are never in one table. Runs of another
-commit, TensorFlow, number of threads or device are, and the table says so.
+Each run.json records it at every start. Runs on different data never share a table. If runs differ
+in commit, versions, number of threads or device, the table says so.
 """
 
 from collections.abc import Iterable, Mapping

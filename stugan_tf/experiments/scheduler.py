@@ -46,8 +46,8 @@ class Job(NamedTuple):
         folder: folder of `log.txt`, `status.json` and the lock; made if needed.
         command: program and arguments.
         is_done: `() -> bool`, whether the job has finished, even if another process ran it.
-        threads: `() -> int`, the CPU threads with which the job was started before, which it gets
-            again; None for a job that was not.
+        threads: `() -> the CPU threads of its last start`, which it gets again; None if it has not
+            started.
     """
 
     name: str

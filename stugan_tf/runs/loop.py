@@ -455,7 +455,7 @@ class Training:
                 for event in events:
                     if isinstance(event, Saving):
                         event.act_if_new(state)
-                state.say("saved, because an image cannot be read. Once it can, the run goes on.")
+                state.say("saved, because an image cannot be read. It goes on once it can be read.")
             raise
 
     def _on_any_worker(self, flag: bool) -> bool:

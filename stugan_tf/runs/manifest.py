@@ -163,7 +163,7 @@ def _check(found: dict[str, Any]) -> None:
                 raise ValueError(f"{name!r} is not a JSON {called}")
     for resume in found.get("resumes", ()):
         if not isinstance(resume, dict):
-            raise ValueError("'resumes' holds something else than JSON objects")
+            raise ValueError("'resumes' holds something other than JSON objects")
         _check(resume)
     if "finished" in found and not is_step(found["finished"].get("step")):
         raise ValueError("'finished' has no 'step'")
