@@ -559,12 +559,16 @@ def _check_rings():
         follow((scope, selector), ())
 
 
+def _applies(bound_scope, scope):
+    """Whether a binding with a scope applies to a call in another scope."""
+    return f"{scope}/".startswith(f"{bound_scope}/" if bound_scope else "")
+
+
 def _bound_in(scope, selector):
     """The bindings that apply to a call in a scope: for each parameter, the innermost one."""
     found = {}
     for (bound_scope, bound_selector, parameter), binding in _bindings.items():
-        inside = f"{scope}/".startswith(f"{bound_scope}/" if bound_scope else "")
-        if bound_selector == selector and inside:
+        if bound_selector == selector and _applies(bound_scope, scope):
             length, _ = found.get(parameter, (-1, None))
             if len(bound_scope) > length:
                 found[parameter] = len(bound_scope), binding
@@ -606,7 +610,7 @@ def _used(calls, also=(), names=()):
             bound_scope, bound_selector, bound_parameter = key
             if (
                 bound_selector == selector
-                and f"{scope}/".startswith(f"{bound_scope}/" if bound_scope else "")
+                and _applies(bound_scope, scope)
                 and (parameters is None or bound_parameter in parameters)
             ):
                 used.add(key)

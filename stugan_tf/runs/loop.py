@@ -407,7 +407,9 @@ class Training:
                 event.before(stop)
             try:
                 self._steps.run(batches, state.step, stop - state.step)
-            except _UNREADABLE:
+            except _UNREADABLE as error:
+                # Reading all images may take hours, and a device can raise such an error, too.
+                state.say(f"{type(error).__name__}: looking for an image that cannot be read")
                 self._name_unreadable(state, events, stop)
                 raise
             state.advance(stop)

@@ -94,7 +94,7 @@ def test_other_samples_are_of_latents_and_labels_as_drawn(make):
 @pytest.mark.budget(
     20, reason="two trainings of compiled updates; untraced ones run in order anyway"
 )
-def test_a_run_whose_image_is_gone_is_saved_before_the_step_that_needs_it(tmp_path):
+def test_a_run_whose_image_is_gone_is_saved_before_the_step_that_needs_it(tmp_path, capsys):
     folder = write_images(tmp_path / "images")
 
     def training(**settings):
@@ -116,6 +116,7 @@ def test_a_run_whose_image_is_gone_is_saved_before_the_step_that_needs_it(tmp_pa
     (folder / f"{number:03}.png").unlink()
     with pytest.raises(InputError, match=rf"{number:03}\.png cannot be read: No such file"):
         interrupted.run(tmp_path / "run", "")
+    assert "step 2: NotFoundError: looking for an image" in capsys.readouterr().err
     assert kept(tmp_path / "run") == [0, 2]
     assert_same_state(states(tmp_path / "run")[2], states(tmp_path / "straight")[2])
 
