@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from stugan_tf.cores import num_cores
 from stugan_tf.files import InUseError, locked, write_atomically
 from stugan_tf.runs.interruption import Interruption
 from stugan_tf.runs.manifest import THREADS
@@ -90,7 +91,7 @@ class Scheduler:
         self._gpus = gpus
         self._poll_seconds = poll_seconds
         self._slots = set(range(processes))
-        self._threads = max(1, (os.cpu_count() or 1) // processes) if processes > 1 else None
+        self._threads = max(1, num_cores() // processes) if processes > 1 else None
         self._running = {}  # Name -> _Running
         self._attempts = collections.Counter()
         self._signals = []

@@ -245,7 +245,7 @@ def test_a_killed_scheduler_takes_its_jobs_with_it(tmp_path):
 
 def test_each_process_gets_its_gpu_and_its_share_of_the_cores(tmp_path, monkeypatch):
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr("stugan_tf.experiments.scheduler.num_cores", lambda: 8)
     program = f"""
         import os, pathlib, time
         here = pathlib.Path({str(tmp_path)!r})
@@ -262,7 +262,7 @@ def test_each_process_gets_its_gpu_and_its_share_of_the_cores(tmp_path, monkeypa
 
 def test_a_job_keeps_the_threads_that_it_had_unless_the_user_chooses_them(tmp_path, monkeypatch):
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr("stugan_tf.experiments.scheduler.num_cores", lambda: 8)
     program = f"""
         import os, pathlib, sys
         threads = os.environ.get("TF_NUM_INTRAOP_THREADS", "all")

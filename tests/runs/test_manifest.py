@@ -87,7 +87,7 @@ def test_another_number_of_threads_is_recorded_and_told(tmp_path, monkeypatch):
 
 def test_without_a_setting_threads_are_the_cores_of_the_process(monkeypatch):
     monkeypatch.delenv(manifest.THREADS, raising=False)
-    monkeypatch.setattr(manifest.os, "sched_getaffinity", lambda _: {1, 4, 5}, raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {1, 4, 5}, raising=False)
     assert manifest.num_threads() == 3
 
 
