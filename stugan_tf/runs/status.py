@@ -4,6 +4,7 @@ The status is read from small files, without TensorFlow and without building a n
 """
 
 import dataclasses
+import numbers
 import os
 import pathlib
 import re
@@ -126,13 +127,24 @@ def _is_phase(record: Any) -> bool:
     if not isinstance(record, dict):
         return False
     texts = [record.get(name) for name in ("name", "state")] + [record.get("folder", "")]
-    ends = [record.get("latest"), record.get("best")]
+    ends = [record[name] for name in ("latest", "best") if record.get(name) is not None]
+    sparsities, scores = record.get("sparsity", {}), record.get("scores", {})
     return (
         all(isinstance(text, str) for text in texts)
-        and all(isinstance(record.get(name, {}), dict) for name in ("sparsity", "scores"))
-        and all(end is None or is_step(end) for end in ends)
+        and all(map(is_step, [*ends, record.get("steps", 0)]))
+        and isinstance(sparsities, dict)
+        and all(isinstance(value, numbers.Real) for value in sparsities.values())
+        and isinstance(scores, dict)
+        and all(map(_is_best, scores.values()))
         and (record["state"] != "finished" or "folder" in record)
     )
+
+
+def _is_best(score: Any) -> bool:
+    """Whether a value is the record of the best score of a phase."""
+    if not isinstance(score, dict):
+        return False
+    return isinstance(score.get("value"), numbers.Real) and is_step(score.get("step"))
 
 
 def started(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:

@@ -137,6 +137,9 @@ def test_a_status_is_read_without_tensorflow(tmp_path):
         '{"phases": [{"name": "dense"}]}',
         '{"phases": [{"name": "dense", "state": "finished"}]}',
         '{"phases": [{"name": "dense", "state": "started", "folder": 1}]}',
+        '{"phases": [{"name": "dense", "state": "waiting", "steps": null}]}',
+        '{"phases": [{"name": "dense", "state": "waiting", "sparsity": {"generator": "0"}}]}',
+        '{"phases": [{"name": "dense", "state": "waiting", "scores": {"fid": 3.0}}]}',
     ],
 )
 def test_damaged_phases_are_named(tmp_path, content):
