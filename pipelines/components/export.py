@@ -3,8 +3,6 @@
 They come before the scores and the blessing, which judge these very files.
 """
 
-import json
-
 from pipelines.artifacts import Exported
 from pipelines.components.train import CODE
 from pipelines.settings import plain
@@ -34,7 +32,7 @@ def _make(context, workplace, examples, run):
         ],
     )
     version = artifact.versions(output)[-1]  # One that was killed may have left an earlier one.
-    card = json.loads((output / str(version) / artifact.CARD).read_text())
+    card = artifact.read_card(output / str(version))
     generator = card["generator"]
     return Exported(
         folder=workplace.folder,
