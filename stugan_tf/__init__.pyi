@@ -19,6 +19,8 @@ from stugan_tf.evaluation import extractors as extractors
 from stugan_tf.evaluation import metrics as metrics
 from stugan_tf.evaluation.evaluator import Evaluator as Evaluator
 from stugan_tf.evaluation.extractors import Extractor as Extractor
+from stugan_tf.fit.monitor import TopologyMonitor as TopologyMonitor
+from stugan_tf.fit.optimizer import SparseOptimizer as SparseOptimizer
 from stugan_tf.images import image_grid as image_grid
 from stugan_tf.images import write_png as write_png
 from stugan_tf.latents import between_classes as between_classes

@@ -19,6 +19,7 @@ ARROWS = {
     "demo": {"serving", "command"},
     "methods": {*METHOD, "runs"},
     "runs": METHOD,
+    "fit": {*LIBRARY, "models", "training", "evaluation", "config"},
     "training": LIBRARY,
     "evaluation": LIBRARY,
     "serving": LIBRARY,

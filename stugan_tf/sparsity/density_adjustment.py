@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import gin
+import keras
 
 from stugan_tf.checks import check_above_zero
 from stugan_tf.errors import InputError
@@ -23,6 +24,7 @@ from stugan_tf.sparsity.topology import check_update, prune_and_regrow_globally
 _TOLERANCE = 0.1
 
 
+@keras.saving.register_keras_serializable("stugan_tf")
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class DensityAdjustment(PeriodicRule):

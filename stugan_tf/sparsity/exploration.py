@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gin
+import keras
 
 from stugan_tf.checks import check_fraction
 from stugan_tf.signatures import Criterion, Schedule
@@ -13,6 +14,7 @@ from stugan_tf.sparsity.rule import PeriodicRule, TrainingState
 from stugan_tf.sparsity.topology import check_update, prune_and_regrow_per_layer
 
 
+@keras.saving.register_keras_serializable("stugan_tf")
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Exploration(PeriodicRule):

@@ -1,17 +1,95 @@
-"""A topology rule applied to a model: gradients for growth, and topology updates of all layers."""
+"""A topology rule applied to a model: gradients for growth, and topology updates of all layers.
+
+`change_topology` is one update. The GAN loop calls it through `Explorer`, and Keras' `fit` through
+`SparseOptimizer`.
+"""
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from stugan_tf.layers.masked import check_not_frozen, masked_layers
+from stugan_tf.layers.kernel_mask import KernelMask
+from stugan_tf.layers.masked import Masked, check_not_frozen, masked_layers
 from stugan_tf.signatures import Seed
 from stugan_tf.sparsity.criteria import Criterion
 from stugan_tf.sparsity.rule import TopologyRule
 from stugan_tf.sparsity.topology import Scores
+
+
+class TopologyChange(NamedTuple):
+    """What a topology update did to one kernel. All tensors have the shape of the kernel."""
+
+    former: tf.Tensor  # The mask before, float32.
+    mask: tf.Tensor  # The mask after, float32.
+    kept: tf.Tensor  # Ones where the weight kept its value, float32.
+
+    def restarts(self) -> tf.Tensor:
+        """Where a weight was dropped, was grown, or starts again from zero; a bool tensor."""
+        return (self.former != self.mask) | ((self.mask > 0) & (self.kept == 0))
+
+
+def wants_hessian_gradient(rule: TopologyRule) -> bool:
+    """Whether a criterion of a rule needs H g."""
+    return any(
+        criterion is not None and Criterion.of(criterion).gradient == "hessian"
+        for criterion in (rule.drop_scores, rule.grow_scores)
+    )
+
+
+def change_topology(
+    rule: TopologyRule,
+    masks: Sequence[KernelMask | Masked],
+    gradients: Sequence[tf.Tensor | tf.Variable],
+    amount: tf.Tensor,
+    seed: Seed,
+    hessian_gradients: Sequence[tf.Tensor] | None = None,
+) -> list[TopologyChange]:
+    """Makes one topology update: assigns masks, and zeroes the kernels outside them.
+
+    An inactive weight that grows is zero. The rule says whether a weight that is dropped and grown
+    at once keeps its value.
+
+    Args:
+        rule: a `TopologyRule`.
+        masks: L masks, each with its kernel.
+        gradients: L gradients for the criteria, in the shapes of the kernels.
+        amount: float64 tensor, the amount of the rule in this step.
+        seed: int [2], for random scores.
+        hessian_gradients: H g for each kernel, if `wants_hessian_gradient`.
+
+    Returns:
+        L changes.
+    """
+    any_rule: Any = rule
+
+    def scores(criterion: Any, number: int) -> list[tf.Tensor]:
+        given: Any = gradients
+        if Criterion.of(criterion).gradient == "hessian":
+            given = hessian_gradients
+        return [
+            criterion(
+                tf.cast(mask.kernel.value, tf.float32),
+                tf.cast(tf.convert_to_tensor(gradient), tf.float32),
+                tf.random.experimental.stateless_fold_in(seed, 2 * index + number, alg="philox"),
+            )
+            for index, (mask, gradient) in enumerate(zip(masks, given, strict=True))
+        ]
+
+    # Tensors, because a `tf.function` captures the variables of a `MirroredStrategy`: traced with
+    # the mask of one layer, it would use this mask for all layers of the same shape.
+    former = [tf.convert_to_tensor(mask.kernel_mask.value) for mask in masks]
+    drop = scores(rule.drop_scores, 0)
+    grow = None if rule.grow_scores is None else scores(rule.grow_scores, 1)
+    updated, kept = any_rule.update(former, Scores(drop, grow), amount)
+    changes = list(map(TopologyChange, former, updated, kept))
+    for mask, change in zip(masks, changes, strict=True):
+        if change.kept is not change.mask:
+            mask.kernel.assign(mask.kernel * tf.cast(change.kept, mask.kernel.dtype))
+        mask.assign_mask(change.mask)
+    return changes
 
 
 class Explorer:
@@ -112,10 +190,7 @@ class Explorer:
     @property
     def wants_hessian_gradient(self) -> bool:
         """Whether a criterion of the rule needs H g."""
-        return self.rule is not None and any(
-            criterion is not None and Criterion.of(criterion).gradient == "hessian"
-            for criterion in (self.rule.drop_scores, self.rule.grow_scores)
-        )
+        return self.rule is not None and wants_hessian_gradient(self.rule)
 
     def density(self) -> float:
         """The fraction of ones in all masks together, a Python float."""
@@ -128,52 +203,25 @@ class Explorer:
 
     def update(
         self, amount: tf.Tensor, seed: Seed, hessian_gradients: Sequence[tf.Tensor] | None = None
-    ) -> None:
-        """Makes one topology update: assigns masks, and zeroes the kernels outside them.
+    ) -> list[TopologyChange]:
+        """Makes one topology update, see `change_topology`.
 
         The observed gradients come from before the weight update of this step, the weights from
-        after it. An inactive weight that grows is zero. The rule says whether a weight that is
-        dropped and grown at once keeps its value.
+        after it.
 
         Args:
             amount: float64 tensor, the amount of the rule in this step, such as the fraction of
                 each layer's weights to replace.
             seed: int [2], for random scores.
             hessian_gradients: H g for each masked layer, if `wants_hessian_gradient`.
+
+        Returns:
+            The change of each masked layer.
         """
         rule: Any = self.rule
-        # Tensors, because a `tf.function` captures the variables of a `MirroredStrategy`: traced
-        # with the mask of one layer, it would use this mask for all layers of the same shape.
-        masks = [tf.convert_to_tensor(layer.kernel_mask.value) for layer in self.layers]
-        drop = self._scores(rule.drop_scores, seed, 0, hessian_gradients)
-        grow = None
-        if rule.grow_scores is not None:
-            grow = self._scores(rule.grow_scores, seed, 1, hessian_gradients)
-        updated, kept = rule.update(masks, Scores(drop, grow), amount)
-        for layer, ever_active, mask, keeps in zip(
-            self.layers, self.ever_active, updated, kept, strict=True
-        ):
-            if keeps is not mask:
-                layer.kernel.assign(layer.kernel * keeps)
-            layer.assign_mask(mask)
-            ever_active.assign(tf.maximum(ever_active, mask))
-
-    def _scores(
-        self,
-        criterion: Any,
-        seed: Seed,
-        number: int,
-        hessian_gradients: Sequence[tf.Tensor] | None,
-    ) -> list[tf.Tensor]:
-        """The scores of all layers by a criterion; `number` is 0 for drop and 1 for grow scores."""
-        gradients: Any = self.growth_gradients
-        if Criterion.of(criterion).gradient == "hessian":
-            gradients = hessian_gradients
-        return [
-            criterion(
-                layer.kernel.value,
-                tf.convert_to_tensor(gradient),
-                tf.random.experimental.stateless_fold_in(seed, 2 * index + number, alg="philox"),
-            )
-            for index, (layer, gradient) in enumerate(zip(self.layers, gradients, strict=True))
-        ]
+        changes = change_topology(
+            rule, self.layers, self.growth_gradients, amount, seed, hessian_gradients
+        )
+        for ever_active, change in zip(self.ever_active, changes, strict=True):
+            ever_active.assign(tf.maximum(ever_active, change.mask))
+        return changes

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gin
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -82,6 +83,7 @@ def constant_sparsity(
     return _tfmot().ConstantSparsity(final, begin_step, frequency=update_interval)
 
 
+@keras.saving.register_keras_serializable("stugan_tf")
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class GradualPruning(TopologyRule):

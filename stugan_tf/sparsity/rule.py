@@ -6,7 +6,7 @@ Drop-and-grow, pruning and density adjustment are rules.
 import abc
 import dataclasses
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.signatures import Criterion, Schedule
 from stugan_tf.sparsity.criteria import check_criterion
 from stugan_tf.sparsity.schedules import check_drop_fraction
+from stugan_tf.sparsity.settings import from_plain, to_plain
 from stugan_tf.sparsity.topology import Scores, check_update
 
 SLOTS = ("keep", "zero", "age")
@@ -162,6 +163,32 @@ class TopologyRule(abc.ABC):
     def logged_drop_fraction(self, progress: float) -> float | None:
         """The drop fraction at `progress` for logs, or None without a drop fraction."""
         return self.drop_fraction(progress) if callable(self.drop_fraction) else self.drop_fraction
+
+    def get_config(self) -> dict[str, Any]:
+        """The settings as plain data, for models that Keras saves.
+
+        Raises:
+            InputError: if a setting cannot be saved, or the rule is not a dataclass and has some.
+        """
+        kind = type(self).__name__
+        if not dataclasses.is_dataclass(self):
+            if vars(self):
+                raise InputError(
+                    f"{kind} cannot be saved with the model, because nothing says which of "
+                    f"{', '.join(vars(self))} its constructor takes. Make it a dataclass, "
+                    "@dataclasses.dataclass(frozen=True), or define get_config."
+                )
+            return {}
+        return {
+            field.name: to_plain(f"{kind}.{field.name}", getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if field.init
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "TopologyRule":
+        """A rule of this class with the settings that `get_config` gave."""
+        return cls(**{name: from_plain(value) for name, value in config.items()})
 
     def description(self, total_steps: int, progress: Callable[[int], float]) -> str:
         """One line about the updates that the rule will make.

@@ -1,0 +1,91 @@
+"""The private parts of Keras' optimizers that the package relies on.
+
+Keras does not say which variable of an optimizer belongs to which variable of the model, where it
+accumulates gradients, and counts the steps of Adam for all weights together.
+tests/adapters/test_optimizer_internals.py fails first when Keras changes them.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+
+class Slot(NamedTuple):
+    """A variable of an optimizer that belongs to a variable of the model and has its shape."""
+
+    reference: keras.Variable
+    name: str  # In Keras: "momentum", "velocity", "average", "gradient_accumulator", ...
+    variable: keras.Variable
+    initializer: Callable[..., tf.Tensor]
+
+
+@contextlib.contextmanager
+def recorded_slots(optimizer: keras.optimizers.Optimizer) -> Iterator[list[Slot]]:
+    """Records the slots that an optimizer creates while it is built inside the context."""
+    slots: list[Slot] = []
+    create = optimizer.add_variable_from_reference
+
+    def recorded(
+        reference_variable: keras.Variable, name: Any = None, initializer: Any = "zeros"
+    ) -> keras.Variable:
+        variable = create(reference_variable, name=name, initializer=initializer)
+        slots.append(Slot(reference_variable, name, variable, keras.initializers.get(initializer)))
+        return variable
+
+    # Not by `setattr`: Keras would track the function.
+    vars(optimizer)["add_variable_from_reference"] = recorded
+    try:
+        yield slots
+    finally:
+        del vars(optimizer)["add_variable_from_reference"]
+
+
+def accumulated_gradients(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
+) -> list[tf.Tensor | None]:
+    """The sums of the gradients of some variables since the last update; None without sums."""
+    if not optimizer.gradient_accumulation_steps:
+        return [None] * len(variables)
+    return [
+        tf.convert_to_tensor(
+            optimizer._accumulated_gradients[optimizer._get_variable_index(variable)]
+        )
+        for variable in variables
+    ]
+
+
+def count_from(optimizer: keras.optimizers.Adam, births: Mapping[int, keras.Variable]) -> None:
+    """Lets Adam correct the bias of each weight by the updates since the weight's own birth.
+
+    Args:
+        optimizer: an `Adam` or `AdamW` that is built.
+        births: {position of a variable in `build`: the number of updates before the birth of each
+            weight, a float variable in the shape of the weights}.
+    """
+    update = optimizer.update_step
+
+    def aged(gradient: Any, variable: Any, learning_rate: Any) -> None:
+        born = births.get(optimizer._get_variable_index(variable))
+        if born is None:
+            update(gradient, variable, learning_rate)
+            return
+        counter = optimizer._iterations
+        # Where gradients are accumulated, the counter counts micro-batches.
+        every = optimizer.gradient_accumulation_steps or 1
+        age = tf.cast(counter.value, born.dtype) - every * tf.convert_to_tensor(born)
+        vars(optimizer)["_iterations"] = age
+        try:
+            update(gradient, variable, learning_rate)
+        finally:
+            vars(optimizer)["_iterations"] = counter
+
+    # Not by `setattr`: Keras would track the function.
+    vars(optimizer)["update_step"] = aged
+
+
+def must_merge_replicas() -> bool:
+    """Whether replicas have to meet in a merge call before a condition that they share."""
+    return not tf.__internal__.distribute.strategy_supports_no_merge_call()
