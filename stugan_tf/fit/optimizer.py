@@ -240,9 +240,11 @@ class SparseOptimizer(keras.optimizers.Optimizer):
             gradient = of_position.get(self._positions[id(kernel)])
             gradient = tf.zeros(kernel.shape) if gradient is None else gradient
             gradient = tf.convert_to_tensor(gradient)  # Of embeddings they are IndexedSlices.
+            if scale is not None:
+                gradient = gradient / scale
             if former is not None:
                 gradient = (gradient + former) / innermost.gradient_accumulation_steps
-            gradients.append(gradient if scale is None else gradient / scale)
+            gradients.append(gradient)
         return gradients
 
     def _change_if(self, is_due: tf.Tensor, gradients: list[tf.Tensor]) -> None:

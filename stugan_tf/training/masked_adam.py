@@ -143,6 +143,18 @@ class MaskedAdam(LocalOptimizer):
         self.assign(slot, moment)
         return moment
 
+    def restart(self, variable: keras.Variable, where: tf.Tensor) -> None:
+        """Lets the moments, and the ages, of some weights start again from zero.
+
+        Args:
+            variable: a variable that the optimizer was built for.
+            where: bool in the shape of the variable, whether a weight starts again.
+        """
+        index, key = self.index_of(variable), self.key_of(variable)
+        slots = [self._second[index], *([] if self._first is None else [self._first[index]])]
+        for slot in [*slots, *([self._ages[key]] if key in self._ages else [])]:
+            self.assign(slot, tf.where(where, tf.zeros_like(slot.value), slot.value))
+
     def rate_at(self, update: int) -> float:
         """The learning rate of update number `update` of the network, counted from 0."""
         if self.schedule is None:

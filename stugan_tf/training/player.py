@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import keras
 import tensorflow as tf
 
+from stugan_tf.errors import InputError
 from stugan_tf.layers.execution import gradients_of_zeros
 from stugan_tf.layers.moving import moving_variables, undisturbed
 from stugan_tf.layers.paths import names_of
@@ -72,8 +73,13 @@ class Player:
             scales_loss: scale the loss, see `LossScale`; for networks that compute in float16.
 
         Raises:
-            InputError: if the regularisation does not fit the model.
+            InputError: if the regularisation does not fit the model, or the rule the optimizer.
         """
+        if rule is not None and rule.slots == "age" and optimizer.moments != "active":
+            raise InputError(
+                f"{type(rule).__name__}.slots = 'age' of the {name} needs an optimizer that counts "
+                "the age of each weight. Set MaskedAdam.moments = 'active', or slots = 'zero'."
+            )
         self.name = name
         self.model = model
         self.optimizer = optimizer
@@ -142,7 +148,10 @@ class Player:
         products = None
         if self.explorer.wants_hessian_gradient:
             products = self._hessian_gradients(objective)
-        self.explorer.update(amount, seed, products)
+        changes = self.explorer.update(amount, seed, products)
+        if self.rule is not None and self.rule.slots != "keep":
+            for layer, change in zip(self.explorer.layers, changes, strict=True):
+                self.optimizer.restart(layer.kernel, change.restarts())
 
     def is_due(self, step: int, total_steps: int) -> bool:
         """Whether the topology may change at a generator step, counted from 1."""

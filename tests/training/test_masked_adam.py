@@ -291,3 +291,25 @@ def test_the_rate_of_any_update_is_known():
     assert MaskedAdam(0.1).rate_at(7) == pytest.approx(0.1)
     optimizer = MaskedAdam(keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5))
     assert [optimizer.rate_at(n) for n in (0, 2, 4)] == pytest.approx([0.1, 0.05, 0.025])
+
+
+@pytest.mark.parametrize("moments", MOMENTS)
+def test_a_weight_that_starts_again_makes_the_first_step_of_another(moments):
+    settings = {"learning_rate": 0.1, "beta_1": 0.5, "moments": moments}
+    model = build(np.ones_like(MASK))
+    kernel = masked_layers(model)[0].kernel
+    optimizer = built(MaskedAdam(**settings), model)
+    for step in range(3):
+        apply(optimizer, model, random_gradients(model, step))
+    where = MASK > 0
+    optimizer.restart(kernel, where)
+    slots = [v.numpy() for v in optimizer.variables if tuple(v.shape) == where.shape]
+    assert len(slots) == {"dense": 2, "active": 3}[moments]
+    for slot in slots:
+        assert not np.any(slot[where])
+        assert np.all(slot[~where])
+    before = kernel.numpy()
+    gradients = random_gradients(model, 9)
+    apply(optimizer, model, gradients)
+    if moments == "active":
+        close(kernel.numpy()[where], (before - 0.1 * np.sign(gradients[0]))[where])

@@ -183,6 +183,30 @@ def test_xla_changes_the_topology_likewise(history):
         assert_close(run.state(), snapshot.state, tolerance=1e-3)
 
 
+class FreshMoments(Exploration):
+    """Moments of the weights that it drops or grows start again."""
+
+    slots = "zero"
+
+
+def test_moments_start_again_where_the_rule_says_so(untraced):
+    run = Run(algorithm(generator_exploration=FreshMoments(update_interval=1)), **SMOOTH)
+    (former,) = run.snapshot().generator_masks
+    after = run.advance().snapshot()
+    (mask,) = after.generator_masks
+    moment = after.state["generator_optimizer/second_moment/conv2d/kernel"]
+    assert np.any(former != mask)
+    assert not np.any(moment[former != mask])
+    assert np.all(moment[former == mask])
+
+
+def test_moments_of_the_paper_have_no_ages(untraced):
+    rule = FreshMoments(update_interval=1)
+    object.__setattr__(rule, "slots", "age")
+    with pytest.raises(InputError, match=r"FreshMoments.slots = 'age' of the generator needs"):
+        Run(algorithm(generator_exploration=rule), **SMOOTH)
+
+
 def hessian_gradients(gan, name, images, step):
     """H g of the kernels by central differences along g, by eager calls of the networks."""
     network, loss = gan.networks[name], non_saturating()
