@@ -229,9 +229,15 @@ class SparseOptimizer(keras.optimizers.Optimizer):
                     "give it SparseOptimizer without one inside."
                 )
             scale = tf.convert_to_tensor(inner.dynamic_scale)
-        positions = range(len(grads))
+        positions: list[int | None] = list(range(len(grads)))
         if variables is not None:
-            positions = [self._positions[id(variable)] for variable in variables]
+            positions = [self._positions.get(id(variable)) for variable in variables]
+            if None in positions:
+                raise InputError(
+                    "SparseOptimizer was built for other variables than it is applied to. Layers "
+                    "were frozen, made trainable or added since. Compile the model again with a "
+                    "new SparseOptimizer."
+                )
         of_position = dict(zip(positions, grads, strict=True))
         kernels = [mask.kernel for mask in self.masks]
         sums = optimizer_internals.accumulated_gradients(innermost, kernels)

@@ -6,6 +6,7 @@ the compiled step.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -61,7 +62,7 @@ def planned_updates(rule: TopologyRule, total_steps: int) -> TopologyUpdates:
     steps, amounts = [], []
     step = rule.next_due(0, total_steps)
     while step is not None:
-        answers = [
+        answers: list[Any] = [
             rule.amount(TrainingState(step, total_steps, step / total_steps, density, None))
             for density in _DENSITIES
         ]
