@@ -50,6 +50,10 @@ def gradients_of(shape, num, seed=3):
     return np.random.default_rng(seed).normal(size=[num, *shape]).astype(np.float32)
 
 
+def sgd():
+    return keras.optimizers.SGD(0.1)
+
+
 def value(variable):
     return keras.ops.convert_to_numpy(variable)
 
@@ -443,6 +447,28 @@ def test_the_length_of_a_training_is_loaded_with_it():
         longer.apply([tf.zeros([5, 4])])
 
 
+def test_a_backup_from_the_middle_of_an_epoch_goes_on():
+    """Keras begins this epoch again, so its first steps come on top of the plan."""
+    optimizer = SparseOptimizer(sgd(), Replacement(), total_steps=8)
+    mask = masked_kernel((5, 4))
+    for _ in range(3):
+        optimizer.apply([tf.ones([5, 4])], [mask.kernel])
+    optimizer.expect(num_epochs=2, steps_per_epoch=4)
+    with pytest.raises(InputError, match="go on to step 12"):
+        optimizer.expect(num_epochs=9, steps_per_epoch=1)
+
+
+def test_layers_that_were_thawed_later_are_refused():
+    model = masked_classifier()
+    model.layers[0].trainable = False
+    optimizer = SparseOptimizer(sgd(), Replacement(), TOTAL)
+    optimizer.build(model.trainable_variables)
+    model.layers[0].trainable = True
+    gradients = [tf.ones(variable.shape) for variable in model.trainable_variables]
+    with pytest.raises(InputError, match="built for other variables than it is applied to"):
+        optimizer.apply(gradients, model.trainable_variables)
+
+
 def test_state_of_something_else_is_not_loaded():
     optimizer = SparseOptimizer(keras.optimizers.SGD(0.1), Replacement(), TOTAL)
     optimizer.build([masked_kernel((5, 4)).kernel])
@@ -451,10 +477,6 @@ def test_state_of_something_else_is_not_loaded():
 
 
 # What it refuses.
-
-
-def sgd():
-    return keras.optimizers.SGD(0.1)
 
 
 @pytest.mark.parametrize(
