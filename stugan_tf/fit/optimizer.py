@@ -45,7 +45,7 @@ class SparseOptimizer(keras.optimizers.Optimizer):
 
     `rule.slots` says what happens to the slots of the inner optimizer, such as moments, where
     weights are dropped or grown (see `TopologyRule`). Where the inner optimizer averages weights
-    (`use_ema`), the average of a dropped weight becomes zero.
+    (`use_ema`), the averages of new weights start from zero.
 
     Attributes:
         inner_optimizer: the optimizer of the weights.

@@ -11,7 +11,8 @@ from stugan_tf.layers.kernel_mask import KernelMask
 from stugan_tf.sparsity.explorer import TopologyChange, change_topology
 from stugan_tf.sparsity.rule import TopologyRule
 
-# Slots that are not moments: an average of weights becomes zero together with its weight, sums of
+# Slots that are not moments. An average of weights starts from zero, like a new weight: Keras also
+# averages what an update adds to inactive weights, before their constraint removes it. Sums of
 # gradients are zero whenever the topology changes.
 _AVERAGE, _SUM = "average", "gradient_accumulator"
 
@@ -101,7 +102,8 @@ class MaskedTopology:
     def _change_slot(self, slot: Slot, change: TopologyChange) -> None:
         variable = slot.variable
         if slot.name == _AVERAGE:
-            variable.assign(variable * tf.cast(change.mask, variable.dtype))
+            stays = (change.mask > 0) & ~change.restarts()
+            variable.assign(tf.where(stays, variable, tf.zeros_like(variable)))
         elif slot.name != _SUM and self._rule.slots != "keep":
             initial = slot.initializer(variable.shape, dtype=variable.dtype)
             variable.assign(tf.where(change.restarts(), initial, variable))

@@ -330,10 +330,16 @@ def test_a_step_that_overflows_changes_no_mask_and_does_not_count(is_inside):
     np.testing.assert_allclose(value(mask.kernel), value(plain.kernel), rtol=1e-6)
 
 
-def test_averages_of_dropped_weights_are_zero_also_at_the_end():
+def test_averages_of_new_weights_start_from_zero_and_zeros_stay_at_the_end():
     mask = masked_kernel((5, 4))
+    before = value(mask.kernel_mask)
     inner = keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5)
-    optimizer = applied(inner, Replacement(), mask, gradients_of((5, 4), 3))
+    optimizer = applied(inner, Replacement(), mask, gradients_of((5, 4), 2))
+    average = value(next(v for v in inner.variables if tuple(v.shape) == (5, 4)))
+    after = value(mask.kernel_mask)
+    assert (after > before).any()
+    np.testing.assert_array_equal(average != 0, (after == 1) & (before == 1))
+    optimizer.apply([tf.ones([5, 4])], [mask.kernel])
     optimizer.finalize_variable_values([mask.kernel])
     mask.check_zeros()
     assert (value(mask.kernel) != 0).any()
