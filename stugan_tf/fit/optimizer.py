@@ -32,7 +32,7 @@ class SparseOptimizer(keras.optimizers.Optimizer):
     """Updates weights by any optimizer of Keras, and masks by a topology rule.
 
         model = st.sparsify(model, 0.9)
-        rule = st.Exploration(update_interval=100)
+        rule = st.RigL(update_interval=100)
         model.compile(st.SparseOptimizer(keras.optimizers.AdamW(1e-3), rule), "mse")
         model.fit(x, y, epochs=5, callbacks=[st.TopologyMonitor()])
 
@@ -454,7 +454,7 @@ def _check_inner(inner: Any) -> None:
 def _check_rule(rule: Any, innermost: keras.optimizers.Optimizer) -> None:
     if not isinstance(rule, TopologyRule):
         raise InputError(
-            "SparseOptimizer.rule must be a TopologyRule, such as st.Exploration(), got "
+            "SparseOptimizer.rule must be a TopologyRule, such as st.RigL(), got "
             f"{rule!r}. For masks that stay, use the inner optimizer by itself."
         )
     kind = type(rule).__name__
@@ -463,7 +463,7 @@ def _check_rule(rule: Any, innermost: keras.optimizers.Optimizer) -> None:
     if rule.needs_balance_ratio:
         raise InputError(
             f"{kind} follows the balance of two networks, which only a GAN has. Use another rule, "
-            "such as st.Exploration(), or train with stugan_tf.Training."
+            "such as st.RigL(), or train with stugan_tf.Training."
         )
     if not rule.is_static and hasattr(rule, "drop_scores") and wants_hessian_gradient(rule):
         raise InputError(

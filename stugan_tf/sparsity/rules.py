@@ -9,7 +9,7 @@ SNIP and GraSP prune once before training: `sparsity.at_initialization`, then `S
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import gin
 import keras
@@ -28,24 +28,10 @@ from stugan_tf.sparsity.topology import Scores, prune_and_regrow_per_layer, prun
 _Masks = Sequence[tf.Tensor]
 
 
-class _Saved:
-    """A rule that Keras can save: a dataclass of numbers and words."""
-
-    def get_config(self) -> dict[str, Any]:
-        """The settings."""
-        fields: Any = self
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(fields)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
-        """A rule with these settings."""
-        return cls(**config)
-
-
 @keras.saving.register_keras_serializable("stugan_tf")
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class Static(_Saved, TopologyRule):
+class Static(TopologyRule):
     """The masks never change."""
 
     drop_scores = staticmethod(criteria.magnitude)
@@ -77,7 +63,7 @@ class Static(_Saved, TopologyRule):
 
 
 @dataclasses.dataclass(frozen=True)
-class _DropAndGrow(_Saved, PeriodicRule):
+class _DropAndGrow(PeriodicRule):
     """Drops the smallest weights of each layer, and grows as many.
 
     The drop fraction falls by a cosine from its first value to `_final`, which it has at `stop`.
@@ -326,7 +312,7 @@ class NM(_DropAndGrow):
 @keras.saving.register_keras_serializable("stugan_tf")
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class GMP(_Saved, PeriodicRule):
+class GMP(PeriodicRule):
     """Gradual magnitude pruning (Zhu & Gupta 2017): from dense, each layer becomes sparser.
 
     After the update at step t a layer has the sparsity
