@@ -47,24 +47,20 @@ class MaskedTopology:
         self.masks = list(masks)
         self._rule = rule
 
-        def variables(name: str, **options: Any) -> list[keras.Variable]:
+        def variables(name: str, start: str) -> list[keras.Variable]:
             return [
-                optimizer.add_variable_from_reference(mask.kernel_mask, name, **options)
+                optimizer.add_variable_from_reference(
+                    mask.kernel_mask, name, _Present(mask) if start == "mask" else start
+                )
                 for mask in self.masks
             ]
 
-        self.ever_active = [
-            optimizer.add_variable_from_reference(
-                mask.kernel_mask, "ever_active", initializer=_Present(mask)
-            )
-            for mask in self.masks
-        ]
-        self.growth_gradients = variables("growth_gradient") if rule.gradient_momentum else []
-        self.births = variables("birth") if rule.slots == "age" else []
-        self._slots = [
-            [slot for slot in slots if slot.reference is mask.kernel or _is_of_mask(slot, mask)]
-            for mask in self.masks
-        ]
+        self.ever_active = variables("ever_active", "mask")
+        self.growth_gradients = (
+            variables("growth_gradient", "zeros") if rule.gradient_momentum else []
+        )
+        self.births = variables("birth", "zeros") if rule.slots == "age" else []
+        self._slots = [[slot for slot in slots if _belongs(slot, mask)] for mask in self.masks]
 
     def average(self, gradients: Sequence[tf.Tensor], is_made: tf.Tensor) -> None:
         """Adds the gradients of a step to the averages that growth sees.
@@ -120,5 +116,6 @@ class _Present(keras.initializers.Initializer):
         return tf.cast(tf.convert_to_tensor(self._mask.kernel_mask.value), dtype)
 
 
-def _is_of_mask(slot: Slot, mask: KernelMask) -> bool:
-    return slot.reference is mask.kernel_mask
+def _belongs(slot: Slot, mask: KernelMask) -> bool:
+    """Whether a slot is of the kernel; `MaskedAdam` has ages in the shape of the mask."""
+    return slot.reference is mask.kernel or slot.reference is mask.kernel_mask
