@@ -28,6 +28,15 @@ struct Layout {
   int64_t targets() const { return transposed ? inputs : outputs; }
   int64_t num_blocks() const { return (sources() + block - 1) / block; }
 
+  // The list of non-zeros, [block][target], that one belongs to.
+  int64_t list(int64_t source, int64_t target) const { return source / block * targets() + target; }
+
+  // Where the shifted tile of a non-zero begins in the packed block, in floats.
+  int32_t offset(int64_t source, int64_t row, int64_t column) const {
+    const int64_t pixel = source % block * tile_pixels + row * tile_width + column;
+    return static_cast<int32_t>(pixel * lanes);
+  }
+
   bool operator==(const Layout& other) const { return key() == other.key(); }
 
  private:
@@ -110,9 +119,8 @@ struct Pattern {
             if (kernel[position] == 0) continue;
             const int64_t source = l.transposed ? output : input;
             const int64_t target = l.transposed ? input : output;
-            const int64_t pixel = (source % l.block) * l.tile_pixels + row * l.tile_width + column;
-            visitor(source / l.block * l.targets() + target, static_cast<int32_t>(position),
-                    static_cast<int32_t>(pixel * l.lanes));
+            visitor(l.list(source, target), static_cast<int32_t>(position),
+                    l.offset(source, row, column));
           }
         }
       }

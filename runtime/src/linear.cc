@@ -1,0 +1,526 @@
+// Layers with kernels. There are four ways to compute one:
+//
+// - Packed: a sparse convolution of stride 1, as in the TensorFlow operation: the batch is cut into
+//   tiles, and each non-zero is multiplied with whole vectors of them.
+// - Gathered: any other sparse layer. The pixels that each output needs are packed together.
+// - Dense: a product of matrices, whose rows are the pixels that each output needs.
+// - ByTaps: the same where it is cheaper to multiply each pixel with all taps of the kernel first,
+//   and to add up the products where they belong: few outputs, or upsampled inputs.
+
+#include <algorithm>
+#include <utility>
+
+#include "activations.h"
+#include "pattern.h"
+#include "steps.h"
+#include "tiling.h"
+
+namespace stugan {
+namespace {
+
+constexpr double kDensest = 0.45;           // A sparse kernel; a denser one is multiplied as dense.
+constexpr int64_t kMaxPacked = 1 << 25;     // Floats that a thread packs at once.
+constexpr int64_t kMaxGathered = 1 << 26;
+constexpr int64_t kMaxMatrix = 1 << 29;     // Floats of a dense kernel.
+constexpr int64_t kMaxTapProducts = 1 << 22;  // Floats of an image.
+
+std::vector<float> numbers(const Weight* weight) {
+  return weight ? weight->dense() : std::vector<float>();
+}
+
+const float* data(const std::vector<float>& numbers) {
+  return numbers.empty() ? nullptr : numbers.data();
+}
+
+template <typename T>
+int64_t bytes(const std::vector<T>& values) {
+  return static_cast<int64_t>(values.size() * sizeof(T));
+}
+
+// Calls visit(tap, input, output, value) for each non-zero of a kernel.
+template <typename Visitor>
+void visit_kernel(const Linear& layer, Visitor visitor) {
+  const int64_t inner = layer.window.transposed ? layer.inputs : layer.outputs;
+  const int64_t outer = layer.window.transposed ? layer.outputs : layer.inputs;
+  layer.kernel->visit([&](int64_t position, float value) {
+    const int64_t i = position % inner, rest = position / inner, o = rest % outer;
+    if (layer.window.transposed) {
+      visitor(rest / outer, i, o, value);
+    } else {
+      visitor(rest / outer, o, i, value);
+    }
+  });
+}
+
+// Non-zeros in lists.
+struct Lists {
+  std::vector<int32_t> begin, offsets;
+  std::vector<float> values;
+
+  // Reads a kernel; place(tap, input, output, &list) -> offset. Those of a list are in the order of
+  // their offsets, whatever the lists are, so that sums are rounded alike.
+  template <typename Place>
+  void read(const Linear& layer, int64_t num_lists, Place place) {
+    begin.assign(num_lists + 1, 0);
+    int64_t list;
+    visit_kernel(layer, [&](int64_t tap, int64_t input, int64_t output, float) {
+      place(tap, input, output, &list);
+      ++begin[list + 1];
+    });
+    for (int64_t i = 0; i < num_lists; ++i) begin[i + 1] += begin[i];
+    std::vector<std::pair<int32_t, float>> placed(begin.back());
+    std::vector<int32_t> next(begin.begin(), begin.end() - 1);
+    visit_kernel(layer, [&](int64_t tap, int64_t input, int64_t output, float value) {
+      const int32_t offset = place(tap, input, output, &list);
+      placed[next[list]++] = {offset, value};
+    });
+    const auto by_offset = [](const auto& a, const auto& b) { return a.first < b.first; };
+    for (int64_t i = 0; i < num_lists; ++i) {
+      std::sort(placed.begin() + begin[i], placed.begin() + begin[i + 1], by_offset);
+    }
+    offsets.reserve(placed.size());
+    values.reserve(placed.size());
+    for (const auto& [offset, value] : placed) {
+      offsets.push_back(offset);
+      values.push_back(value);
+    }
+  }
+
+  int64_t num_bytes() const { return bytes(begin) + bytes(offsets) + bytes(values); }
+};
+
+class LinearStep : public Step {
+ public:
+  LinearStep(const Linear& layer, const MachineCode& code)
+      : layer_(layer),
+        code_(code),
+        bias_(numbers(layer.bias)),
+        scale_(numbers(layer.scale)),
+        shift_(numbers(layer.shift)) {
+    layer_.kernel = layer_.bias = layer_.scale = layer_.shift = nullptr;  // Of the file.
+  }
+
+  int64_t weight_bytes() const override { return bytes(bias_) + bytes(scale_) + bytes(shift_); }
+
+ protected:
+  Prologue before() const { return {data(scale_), data(shift_), layer_.relu}; }
+
+  void activate(const Run& run) const {
+    if (layer_.activation.is_linear()) return;
+    const int64_t pixels = layer_.window.pixels();
+    float* const images = run.at(layer_.output);
+    run.parallel_ranges(pixels, layer_.outputs, [&](int64_t image, int64_t first, int64_t last) {
+      stugan::activate(*code_.loops, layer_.activation,
+                       images + (image * pixels + first) * layer_.outputs, last - first,
+                       layer_.outputs);
+    });
+  }
+
+  // Where the row of an output begins in `addend`, given its number in the batch.
+  const float* addend(const float* addends, int64_t row) const {
+    const Window& w = layer_.window;
+    const int64_t f = layer_.addend_upsampling;
+    if (f == 1) return addends + row * layer_.outputs;
+    const int64_t image = row / w.pixels(), y = row % w.pixels() / w.width, x = row % w.width;
+    const int64_t width = w.width / f;
+    return addends + ((image * (w.height / f) + y / f) * width + x / f) * layer_.outputs;
+  }
+
+  // Fills [taps][count] with where the pixels begin that outputs first, ..., first + count - 1 of
+  // the batch need; with `nothing` where there is no pixel, or no output.
+  void sources(int64_t first, int64_t count, int64_t num_rows, const float* images,
+               const float* nothing, const float** result) const {
+    const Window& w = layer_.window;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = first + i, image = row / w.pixels();
+      const int64_t y = row % w.pixels() / w.width, x = row % w.width;
+      const float* const pixels = images + image * w.memory_pixels() * layer_.inputs;
+      const float** next = result + i;
+      for (int64_t ky = 0; ky < w.size.height; ++ky) {
+        const int64_t iy = row < num_rows ? w.row(y, ky) : -1;
+        for (int64_t kx = 0; kx < w.size.width; ++kx, next += count) {
+          const int64_t ix = iy < 0 ? -1 : w.column(x, kx);
+          *next = ix < 0 ? nothing : pixels + (iy * w.memory_width() + ix) * layer_.inputs;
+        }
+      }
+    }
+  }
+
+  // In how many parts threads share the outputs of a group.
+  static int64_t num_parts(int64_t num_threads, int64_t num_groups, int64_t outputs) {
+    return std::min(outputs, std::max<int64_t>(1, num_threads / std::max<int64_t>(1, num_groups)));
+  }
+
+  Linear layer_;
+  MachineCode code_;
+  std::vector<float> bias_, scale_, shift_;
+};
+
+class Packed : public LinearStep {
+ public:
+  Packed(const Linear& layer, const MachineCode& code, int64_t max_images, int max_threads)
+      : LinearStep(layer, code), num_non_zeros_(layer.kernel->count) {
+    for (int64_t n = 1; n <= max_images; ++n) {
+      for (const int threads : {1, max_threads}) {
+        const Tiling tiling = this->tiling(n, threads);
+        if (lists_[tiling.index].begin.empty()) read(layer, tiling);
+      }
+    }
+  }
+
+  static bool can(const Linear& layer, const MachineCode& code) {
+    const Window& w = layer.window;
+    const int64_t largest = (w.size.height + 3) * (w.size.width + 3) * code.tiles->lanes;
+    return !w.transposed && w.strides.is(1) && w.size.height <= 8 && w.size.width <= 8 &&
+           w.pixels() >= 4 && layer.inputs <= kMaxPacked / largest &&
+           layer.outputs <= kMaxPacked / largest;
+  }
+
+  Needs needs(int64_t num_images) const override {
+    Needs most;
+    for (int index = 0; index < kNumTiles; ++index) {
+      const Tiling t = tiling_of(num_images, index);
+      most.floats = std::max(most.floats, (t.input_pixels() * layer_.inputs +
+                                           t.pixels() * layer_.outputs) * t.lanes);
+      most.pointers = std::max(most.pointers, (t.input_pixels() + 2 * t.pixels()) * t.lanes);
+    }
+    return most;
+  }
+
+  int64_t weight_bytes() const override {
+    int64_t total = LinearStep::weight_bytes();
+    for (const Lists& lists : lists_) total += lists.num_bytes();
+    return total;
+  }
+
+  int64_t num_products() const override { return num_non_zeros_ * layer_.window.pixels(); }
+
+  void run(const Run& run) const override {
+    const Tiling tiling = this->tiling(run.num_images(), run.num_threads());
+    const Lists& lists = lists_[tiling.index];
+    const InstructionSet& code = *code_.tiles;
+    const int64_t inputs = layer_.inputs, outputs = layer_.outputs;
+    const int64_t num_blocks = (inputs + tiling.block() - 1) / tiling.block();
+    const int64_t parts = num_parts(run.num_threads(), tiling.num_groups(), outputs);
+    const int64_t part_size = (outputs + parts - 1) / parts;
+    const float* const images = run.at(layer_.input);
+    const float* const addends = run.at(layer_.addend);
+    float* const results = run.at(layer_.output);
+    run.parallel(tiling.num_groups() * parts, [&](int64_t unit, Scratch& scratch) {
+      const int64_t group = unit / parts, first = unit % parts * part_size;
+      const int64_t count = std::min(part_size, outputs - first);
+      if (count <= 0) return;
+      const int64_t lanes = tiling.lanes;
+      float* const x = scratch.floats.data();
+      float* const y = x + tiling.input_pixels() * lanes * inputs;
+      const float** const from = scratch.pointers.data();
+      const float** const add = from + tiling.input_pixels() * lanes;
+      float** const to = const_cast<float**>(add + tiling.pixels() * lanes);
+      tiling.sources(group, images, inputs, from);
+      code.pack(from, tiling.input_pixels(), inputs, before(), x);
+      for (int64_t block = 0; block < num_blocks; ++block) {
+        code.convolve[tiling.index](x + block * tiling.block() * tiling.input_pixels() * lanes,
+                                    tiling.input_width() * lanes, lists.offsets.data(),
+                                    lists.values.data(),
+                                    lists.begin.data() + block * outputs + first, count,
+                                    block == 0, y);
+      }
+      tiling.targets(group, 1, 1, results + first, outputs, to);
+      if (addends) {
+        tiling.targets(group, 1, layer_.addend_upsampling, addends + first, outputs, add);
+      }
+      code.unpack(y, tiling.pixels(), count, bias_.empty() ? nullptr : bias_.data() + first,
+                  addends ? add : nullptr, to);
+    });
+    activate(run);
+  }
+
+ private:
+  Tiling tiling_of(int64_t num_images, int index) const {
+    const Window& w = layer_.window;
+    const Geometry full{num_images,     w.height,        w.width,           w.input_height,
+                        w.input_width,  w.size.height,   w.size.width,      w.padding.height,
+                        w.padding.width, w.upsampling,   1};
+    const Geometry geometry = layer_.addend_upsampling > 1 ? full : full.flattened();
+    return {geometry, code_.tiles->tiles[index], index, code_.tiles->lanes};
+  }
+
+  Tiling tiling(int64_t num_images, int num_threads) const {
+    const auto cost = [&](const Tiling& tiling) {
+      return tiling.cost(layer_.inputs, layer_.outputs, num_non_zeros_, num_threads);
+    };
+    Tiling best = tiling_of(num_images, 0);
+    for (int index = 1; index < kNumTiles; ++index) {
+      const Tiling other = tiling_of(num_images, index);
+      if (cost(other) < cost(best)) best = other;
+    }
+    return best;
+  }
+
+  void read(const Linear& layer, const Tiling& tiling) {
+    const Window& w = layer.window;
+    const Layout layout{w.size.height,         w.size.width,          layer.inputs,
+                        layer.outputs,         false,                 tiling.block(),
+                        tiling.input_width(),  tiling.input_pixels(), tiling.lanes};
+    lists_[tiling.index].read(layer, layout.num_blocks() * layout.outputs,
+                              [&](int64_t tap, int64_t input, int64_t output, int64_t* list) {
+                                *list = layout.list(input, output);
+                                return layout.offset(input, tap / w.size.width,
+                                                     tap % w.size.width);
+                              });
+  }
+
+  Lists lists_[kNumTiles];  // Those of the tiles that are used.
+  int64_t num_non_zeros_;
+};
+
+class Gathered : public LinearStep {
+ public:
+  Gathered(const Linear& layer, const MachineCode& code)
+      : LinearStep(layer, code), num_non_zeros_(layer.kernel->count) {
+    const int64_t taps = layer.window.taps();
+    lists_.read(layer, layer.outputs,
+                [&](int64_t tap, int64_t input, int64_t output, int64_t* list) {
+                  *list = output;
+                  return static_cast<int32_t>((input * taps + tap) * code.tiles->lanes);
+                });
+  }
+
+  static bool can(const Linear& layer, const MachineCode& code) {
+    return layer.inputs <= kMaxGathered / (layer.window.taps() * code.tiles->lanes);
+  }
+
+  Needs needs(int64_t) const override {
+    const int64_t lanes = code_.tiles->lanes, taps = layer_.window.taps();
+    return {(layer_.inputs * taps + layer_.outputs) * lanes, (taps + 2) * lanes};
+  }
+
+  int64_t weight_bytes() const override { return LinearStep::weight_bytes() + lists_.num_bytes(); }
+  int64_t num_products() const override { return num_non_zeros_ * layer_.window.pixels(); }
+
+  void run(const Run& run) const override {
+    const int64_t lanes = code_.tiles->lanes, taps = layer_.window.taps();
+    const int64_t outputs = layer_.outputs, num_rows = run.num_images() * layer_.window.pixels();
+    const int64_t num_groups = (num_rows + lanes - 1) / lanes;
+    const int64_t parts = num_parts(run.num_threads(), num_groups, outputs);
+    const int64_t part_size = (outputs + parts - 1) / parts;
+    const float* const images = run.at(layer_.input);
+    const float* const addends = run.at(layer_.addend);
+    float* const results = run.at(layer_.output);
+    run.parallel(num_groups * parts, [&](int64_t unit, Scratch& scratch) {
+      const int64_t first_row = unit / parts * lanes, first = unit % parts * part_size;
+      const int64_t count = std::min(part_size, outputs - first);
+      if (count <= 0) return;
+      float* const x = scratch.floats.data();
+      float* const y = x + layer_.inputs * taps * lanes;
+      const float** const from = scratch.pointers.data();
+      const float** const add = from + taps * lanes;
+      float** const to = const_cast<float**>(add + lanes);
+      sources(first_row, lanes, num_rows, images, nullptr, from);
+      code_.tiles->pack(from, taps, layer_.inputs, before(), x);
+      code_.loops->gather(x, lists_.offsets.data(), lists_.values.data(),
+                          lists_.begin.data() + first, count, y);
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        const int64_t row = first_row + lane;
+        to[lane] = row < num_rows ? results + row * outputs + first : nullptr;
+        add[lane] = addends && row < num_rows ? addend(addends, row) + first : nullptr;
+      }
+      code_.tiles->unpack(y, 1, count, bias_.empty() ? nullptr : bias_.data() + first,
+                          addends ? add : nullptr, to);
+    });
+    activate(run);
+  }
+
+ private:
+  Lists lists_;
+  int64_t num_non_zeros_;
+};
+
+class Dense : public LinearStep {
+ public:
+  using LinearStep::LinearStep;
+
+  // Reads the matrix: as the layer computes, or with the outputs of all taps side by side.
+  Status read(const Linear& layer, bool by_taps) {
+    const int64_t panel = code_.loops->panel, taps = layer.window.taps();
+    num_inputs_ = layer.inputs * (by_taps ? 1 : taps);
+    const int64_t num_panels = (layer_.outputs + panel - 1) / panel;
+    if (num_panels * num_inputs_ * panel > kMaxMatrix) {
+      return unsupported("A dense layer is too large for this library.");
+    }
+    STUGAN_RETURN_IF_ERROR(matrix_.reserve(num_panels * num_inputs_ * panel));
+    matrix_.clear();
+    visit_kernel(layer, [&](int64_t tap, int64_t input, int64_t output, float value) {
+      const int64_t row = by_taps ? input : tap * layer.inputs + input;
+      const int64_t column = by_taps ? tap * layer.outputs + output : output;
+      matrix_.data()[(column / panel * num_inputs_ + row) * panel + column % panel] = value;
+    });
+    nothing_.assign(layer.inputs, 0.0f);
+    return {};
+  }
+
+  Needs needs(int64_t) const override { return {0, layer_.window.taps() * code_.loops->rows}; }
+
+  int64_t weight_bytes() const override {
+    return LinearStep::weight_bytes() + matrix_.bytes() + bytes(nothing_);
+  }
+
+  int64_t num_products() const override {
+    return num_inputs_ * layer_.outputs * layer_.window.pixels();
+  }
+
+  void run(const Run& run) const override {
+    const Loops& code = *code_.loops;
+    const int64_t outputs = layer_.outputs, num_rows = run.num_images() * layer_.window.pixels();
+    const int64_t num_panels = (outputs + code.panel - 1) / code.panel;
+    const int64_t block = code.rows * 16;  // Rows whose inputs stay in the cache, panel by panel.
+    const int64_t num_blocks = (num_rows + block - 1) / block;
+    const float* const images = run.at(layer_.input);
+    const float* const addends = run.at(layer_.addend);
+    float* const results = run.at(layer_.output);
+    run.parallel(num_blocks * num_panels, [&](int64_t unit, Scratch& scratch) {
+      const int64_t panel = unit % num_panels, column = panel * code.panel;
+      const int columns = static_cast<int>(std::min<int64_t>(code.panel, outputs - column));
+      const int64_t last = std::min(num_rows, (unit / num_panels + 1) * block);
+      for (int64_t row = unit / num_panels * block; row < last; row += code.rows) {
+        const int count = static_cast<int>(std::min<int64_t>(code.rows, last - row));
+        const float* add[kMaxRows];
+        float* to[kMaxRows];
+        sources(row, count, num_rows, images, nothing_.data(), scratch.pointers.data());
+        for (int i = 0; i < count; ++i) {
+          to[i] = results + (row + i) * outputs + column;
+          if (addends) add[i] = addend(addends, row + i) + column;
+        }
+        code.multiply(scratch.pointers.data(), count, layer_.window.taps(), layer_.inputs,
+                      matrix_.data() + panel * num_inputs_ * code.panel,
+                      bias_.empty() ? nullptr : bias_.data() + column, addends ? add : nullptr,
+                      columns, to);
+      }
+    });
+    activate(run);
+  }
+
+ private:
+  Array<float> matrix_;  // [panel][num_inputs][columns of a panel]
+  int64_t num_inputs_ = 0;
+  std::vector<float> nothing_;
+};
+
+class ByTaps : public LinearStep {
+ public:
+  ByTaps(const Linear& layer, const MachineCode& code, const Place& temporary)
+      : LinearStep(layer, code), products_(product_layer(layer, temporary), code) {}
+
+  static bool is_better(const Linear& layer, int64_t panel) {
+    const Window& w = layer.window;
+    const auto whole = [&](int64_t columns) { return (columns + panel - 1) / panel * panel; };
+    const int64_t direct = w.pixels() * w.taps() * layer.inputs * whole(layer.outputs);
+    const int64_t products = w.memory_pixels() * layer.inputs * whole(w.taps() * layer.outputs);
+    const int64_t sums = 8 * w.pixels() * w.taps() * layer.outputs;
+    return w.taps() > 1 && w.memory_pixels() * w.taps() * layer.outputs <= kMaxTapProducts &&
+           products + sums < direct;
+  }
+
+  Status read(const Linear& layer) { return products_.read(layer, true); }
+
+  Needs needs(int64_t num_images) const override { return products_.needs(num_images); }
+
+  int64_t weight_bytes() const override {
+    return LinearStep::weight_bytes() + products_.weight_bytes();
+  }
+
+  int64_t num_products() const override { return products_.num_products(); }
+
+  void run(const Run& run) const override {
+    products_.run(run);
+    const Window& w = layer_.window;
+    const int64_t outputs = layer_.outputs, stride = w.taps() * outputs;
+    const float* const all = run.at(products_.output());
+    const float* const addends = run.at(layer_.addend);
+    float* const results = run.at(layer_.output);
+    run.parallel_ranges(w.height, w.width * stride, [&](int64_t image, int64_t y, int64_t last) {
+      const float* const products = all + image * w.memory_pixels() * stride;
+      for (; y < last; ++y) {
+        const int64_t first = image * w.pixels() + y * w.width;
+        float* const target = results + first * outputs;
+        for (int64_t x = 0; x < w.width; ++x) {
+          const float* const add = addends ? addend(addends, first + x) : nullptr;
+          for (int64_t i = 0; i < outputs; ++i) {
+            target[x * outputs + i] = (bias_.empty() ? 0 : bias_[i]) + (add ? add[i] : 0);
+          }
+        }
+        for (int64_t tap = 0; tap < w.taps(); ++tap) {
+          const int64_t row = w.row(y, tap / w.size.width);
+          if (row < 0) continue;
+          const float* const source = products + row * w.memory_width() * stride + tap * outputs;
+          for (int64_t x = 0; x < w.width; ++x) {
+            const int64_t column = w.column(x, tap % w.size.width);
+            if (column < 0) continue;
+            for (int64_t i = 0; i < outputs; ++i) {
+              target[x * outputs + i] += source[column * stride + i];
+            }
+          }
+        }
+      }
+    });
+    activate(run);
+  }
+
+ private:
+  // The products of each pixel with all taps.
+  class Products : public Dense {
+   public:
+    using Dense::Dense;
+    const Place& output() const { return layer_.output; }
+  };
+
+  static Linear product_layer(const Linear& layer, const Place& temporary) {
+    Linear result;
+    result.window.height = result.window.input_height = layer.window.memory_pixels();
+    result.inputs = layer.inputs;
+    result.outputs = layer.window.taps() * layer.outputs;
+    result.input = layer.input;
+    result.output = temporary;
+    return result;
+  }
+
+  Products products_;
+};
+
+}  // namespace
+
+bool Linear::is_sparse() const {
+  return kernel->is_coded &&
+         static_cast<double>(kernel->count) <= kDensest * static_cast<double>(kernel->size());
+}
+
+int64_t temporary_size(const Linear& layer, const MachineCode& code) {
+  if (layer.is_sparse() || !ByTaps::is_better(layer, code.loops->panel)) return 0;
+  return layer.window.memory_pixels() * layer.window.taps() * layer.outputs;
+}
+
+Status make_linear(const Linear& layer, const MachineCode& code, int64_t max_images,
+                   int max_threads, const Place& temporary, std::unique_ptr<Step>* step) {
+  if (layer.is_sparse()) {
+    if (Packed::can(layer, code)) {
+      *step = std::make_unique<Packed>(layer, code, max_images, max_threads);
+    } else if (Gathered::can(layer, code)) {
+      *step = std::make_unique<Gathered>(layer, code);
+    } else {
+      return unsupported("A sparse layer has too many inputs for this library.");
+    }
+    return {};
+  }
+  if (temporary.is_there()) {
+    auto made = std::make_unique<ByTaps>(layer, code, temporary);
+    STUGAN_RETURN_IF_ERROR(made->read(layer));
+    *step = std::move(made);
+    return {};
+  }
+  auto made = std::make_unique<Dense>(layer, code);
+  STUGAN_RETURN_IF_ERROR(made->read(layer, false));
+  *step = std::move(made);
+  return {};
+}
+
+}  // namespace stugan
