@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast test-ci test-slow sanitize lint types format lock clean
+.PHONY: help quickstart test test-fast test-ci test-slow test-runtime sanitize lint types format lock clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -29,6 +29,9 @@ test-ci: $(INSTALLED)  ## The longer tests that every change must pass, too
 
 test-slow: $(INSTALLED)  ## What no other run has, and properties by more examples; before a release
 	TEST_BUDGET=0 $(PYTEST) -m "(slow and not ci) or hypothesis" --hypothesis-profile=whole $(TESTS)
+
+test-runtime: $(INSTALLED)  ## The tests of runtime/; builds its library, needs cmake
+	$(RUN) -m pytest runtime/tests
 
 # With -O3 it would take minutes to build. The three checks left out, for null, turn constants of
 # TensorFlow's headers into what GCC says is none; AddressSanitizer sees where null is read. Leaks
