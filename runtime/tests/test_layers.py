@@ -1,5 +1,7 @@
 """Each kind of layer alone computes what Keras computes."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -157,7 +159,7 @@ def test_merging_of_tensors_that_are_repeated(tmp_path, kind):
 def test_concatenation(tmp_path, axis):
     def build(x, _):
         shape = (6, 4, 2) if axis == 1 else (3, 4, 6)
-        other = keras.layers.Reshape(shape)(keras.layers.Dense(np.prod(shape))(
+        other = keras.layers.Reshape(shape)(keras.layers.Dense(math.prod(shape))(
             keras.layers.Flatten()(x)))  # fmt: skip
         return keras.layers.Concatenate(axis=axis)([x, other, x])
 
