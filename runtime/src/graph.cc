@@ -90,7 +90,8 @@ class Reader {
   bool pair(const char* name, int64_t least, int64_t most, Pair* pair) const {
     const auto each = config_[name].elements();
     return config_[name].is_array() && each.size() == 2 &&
-           each[0].integer(least, most, &pair->height) && each[1].integer(least, most, &pair->width);
+           each[0].integer(least, most, &pair->height) &&
+           each[1].integer(least, most, &pair->width);
   }
 
   bool size(const char* name, int64_t* result) const {
@@ -166,7 +167,8 @@ class Reader {
       case Kind::kActivation: return read_activation();
       case Kind::kAdd:
       case Kind::kMultiply: return true;
-      case Kind::kConcatenate: return config_["axis"].integer(-1, 1, &node_.axis) && node_.axis != 0;
+      case Kind::kConcatenate:
+        return config_["axis"].integer(-1, 1, &node_.axis) && node_.axis != 0;
       case Kind::kAttention: {
         float dropout;
         return config_["use_scale"].is_bool() && !config_["use_scale"].is_true() &&

@@ -1,4 +1,5 @@
-// The numbers of a seed, the same as stugan_tf draws: stugan_tf/randomness.py, serving/numbering.py.
+// The numbers of a seed, the same as stugan_tf draws (stugan_tf/randomness.py,
+// stugan_tf/serving/numbering.py).
 
 #ifndef STUGAN_RUNTIME_RANDOM_H_
 #define STUGAN_RUNTIME_RANDOM_H_

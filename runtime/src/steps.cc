@@ -296,7 +296,8 @@ class AttentionStep : public Step {
       float* const scores = scratch.floats.data();
       const float* from[kMaxRows];
       float* to[kMaxRows];
-      const auto multiply = [&](int64_t inner, int64_t columns, const float* matrix, float* result) {
+      const auto multiply = [&](int64_t inner, int64_t columns, const float* matrix,
+                                float* result) {
         for (int64_t column = 0; column < columns; column += code.panel) {
           for (int i = 0; i < count; ++i) to[i] = result + i * columns + column;
           code.multiply(from, count, 1, inner, matrix + column * inner, nullptr, nullptr,
