@@ -18,6 +18,15 @@ from stugan_tf.errors import InputError
 from stugan_tf.signatures import ImageShape
 
 NUM_SAMPLED = 2048
+# What TensorFlow raises if an image is damaged, gone or forbidden.
+UNREADABLE = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.DataLossError,
+    tf.errors.NotFoundError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.UnknownError,
+)
 
 
 class Source:

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -141,6 +141,23 @@ class Sampler:
         return numbered_inputs(
             num_images, gan.latent_dim, gan.num_classes, seed, self._truncation, self._block
         )
+
+    def numbered(self, num_images: int, seed: Seed, classes: Sequence[int] = ()) -> np.ndarray:
+        """Draws the first images of a seed. Image number i does not depend on `num_images`.
+
+        Args:
+            num_images: number of images.
+            seed: int [2].
+            classes: labels, which the images take in turn; if there are none they are drawn.
+
+        Returns:
+            uint8 [num_images, H, W, C].
+        """
+        # Whole blocks, so that even batch statistics do not depend on the number.
+        latents, labels = self.inputs(-(-num_images // self._block) * self._block, seed)
+        if classes:
+            labels = np.resize(np.array(classes, np.int32), len(labels))
+        return np.concatenate(list(self.images_of(latents, labels, seed)))[:num_images]
 
     def images_of(
         self, latents: np.ndarray, labels: np.ndarray, seed: Seed

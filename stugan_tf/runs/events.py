@@ -19,21 +19,18 @@ import tensorflow as tf
 from stugan_tf.checks import check_above_zero, check_natural, check_positive
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.files import JsonLines
-from stugan_tf.images import image_grid, write_png
-from stugan_tf.latents import class_rows
+from stugan_tf.images import write_png
 from stugan_tf.progress import ProgressBar
-from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.runs.interruption import Interruption
 from stugan_tf.runs.scoring import Scoring
 from stugan_tf.sparsity.exploration_rate import churn, exploration_rate
-from stugan_tf.sparsity.sparsify import count_weights
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
 from stugan_tf.training.player import Player
+from stugan_tf.training.samples import Samples
 from stugan_tf.training.steps import Steps
 
-MOST_ROWS = 16  # A grid of more classes has no row for each; its classes are drawn at random.
 # The numbers on the line of progress, with their names in the paper.
 SHOWN = {
     "d_loss": "d_loss",
@@ -265,9 +262,7 @@ class TopologyUpdates(Event):
             self._measure(state, name)
 
     def _measure(self, state: RunState, name: str) -> None:
-        counts = count_weights(self._gan.networks[name])
-        state.sparsities[f"{name}_sparsity"] = counts.sparsity
-        state.sparsities[f"{name}_overall_sparsity"] = counts.overall_sparsity
+        state.sparsities |= self._gan.sparsities(name)
 
     def _changes(self, name: str, former_masks: list[tf.Tensor]) -> dict[str, Any]:
         explorer = self._players[name].explorer
@@ -331,31 +326,11 @@ class SampleGrids(Periodic):
             seed: seed of the run.
         """
         super().__init__(every)
-        self._gan, self._num_samples, self._seed = gan, num_samples, seed
-
-    @property
-    def columns(self) -> int | None:
-        """Images in a row, if the grid has a row for each class; else None."""
-        num_classes = self._gan.num_classes
-        has_rows = self._gan.conditional and num_classes <= min(MOST_ROWS, self._num_samples)
-        return self._num_samples // num_classes if has_rows else None
-
-    def images(self) -> np.ndarray:
-        """The images, float [n, H, W, C].
-
-        If the classes are few, each has a row, and all rows have the same latents.
-        """
-        rows = self._gan.num_classes
-        num_drawn = self.columns or self._num_samples
-        seed = fold((self._seed, 0), Purpose.SAMPLES)
-        latents, labels = draw_latents(num_drawn, self._gan.latent_dim, rows, seed)
-        if self.columns:
-            latents, labels = map(tf.constant, class_rows(latents.numpy(), range(rows)))
-        return self._gan.generate(latents, labels, training=False, averaged=True).numpy()
+        self._samples = Samples(gan, num_samples, seed)
 
     def act(self, state: RunState) -> None:
         """Writes a grid."""
-        state.samples = image_grid(self.images(), self.columns)
+        state.samples = self._samples.grid()
         write_png(state.workdir / "samples" / f"step_{state.step:08d}.png", state.samples)
 
 
@@ -383,7 +358,7 @@ class Log(Periodic):
     def _exploration_rates(self) -> dict[str, Any]:
         """R_s of the networks whose topology changes."""
         return {
-            f"{name}_exploration_rate": exploration_rate(player.explorer.ever_active)[1]
+            f"{name}_exploration_rate": player.exploration_rate()
             for name, player in self._steps.players.items()
             if player.rule is not None
         }

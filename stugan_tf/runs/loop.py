@@ -15,7 +15,7 @@ from stugan_tf import arithmetic
 from stugan_tf.adapters.tensorflow_internals import has_several_workers
 from stugan_tf.checks import check_bool, check_function, check_network_seed
 from stugan_tf.data.inspection import Inspection
-from stugan_tf.data.source import Source
+from stugan_tf.data.source import UNREADABLE, Source
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.layers.execution import check_execution
 from stugan_tf.runs.checkpoints import Checkpoints
@@ -41,21 +41,12 @@ from stugan_tf.runs.trackers import Guarded, Tracker, chosen_trackers
 from stugan_tf.runs.workdir import check_space, claimed, keep, total_steps_of
 from stugan_tf.sparsity.sparsify import Counts, count_weights
 from stugan_tf.training.algorithm import Algorithm
+from stugan_tf.training.batches import distributed_batches
 from stugan_tf.training.gan import GAN
 from stugan_tf.training.player import Player
 from stugan_tf.training.precision import computing_in
 from stugan_tf.training.steps import Steps
 from stugan_tf.training.strategies import is_chief, should_jit
-
-# What TensorFlow raises if an image is damaged, gone or forbidden.
-_UNREADABLE = (
-    tf.errors.InvalidArgumentError,
-    tf.errors.DataLossError,
-    tf.errors.NotFoundError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.PermissionDeniedError,
-    tf.errors.UnknownError,
-)
 
 
 @gin.configurable("train", denylist=["source", "strategy", "gan"])
@@ -170,18 +161,7 @@ class Training:
                 should_jit(jit_compile, strategy),
                 scales_loss=precision == "float16",
             )
-        self._check_schedules()
-
-    def _check_schedules(self) -> None:
-        total = self.algorithm.total_steps
-        for name, rule in self.algorithm.topology_rules.items():
-            if rule is not None and not rule.is_static and not rule.num_updates(total):
-                raise InputError(
-                    f"The {name}'s topology should change {rule.when}, but the training of "
-                    f"{total} steps has no step for it. Lower "
-                    f"{type(rule).__name__}.update_interval, or set Algorithm."
-                    f"{name}_exploration = None for a static topology."
-                )
+        self.algorithm.check_schedules()
 
     @functools.cached_property
     def inspection(self) -> Inspection:
@@ -407,7 +387,7 @@ class Training:
                 event.before(stop)
             try:
                 self._steps.run(batches, state.step, stop - state.step)
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 # Reading all images may take hours, and a device can raise such an error, too.
                 state.say(f"{type(error).__name__}: looking for an image that cannot be read")
                 self._name_unreadable(state, events, stop)
@@ -421,28 +401,7 @@ class Training:
 
     def distributed_batches(self, step):
         """The data set of batches that a run takes after generator step `step`, on its strategy."""
-
-        def batches(context):
-            num_replicas = context.num_replicas_in_sync
-            own = num_replicas // context.num_input_pipelines
-            first = own * context.input_pipeline_id
-            num_parts = self.algorithm.accumulation_steps
-            return self.source.batches(
-                self.algorithm.batch_size,
-                seed=self.seed,
-                start=step * self.algorithm.discriminator_steps,
-                # Each micro-batch is spread over all replicas, so that its images do not depend
-                # on their number.
-                num_replicas=num_parts * num_replicas,
-                replicas=[
-                    part * num_replicas + replica
-                    for part in range(num_parts)
-                    for replica in range(first, first + own)
-                ],
-                read_at_once=self.algorithm.discriminator_steps,
-            )
-
-        return self.strategy.distribute_datasets_from_function(batches)
+        return distributed_batches(self.source, self.algorithm, self.strategy, self.seed, step)
 
     def _name_unreadable(self, state, events, stop):
         """Raises an InputError that names the image that cannot be read, if there is one.

@@ -289,12 +289,8 @@ class Run:
         check_classes("class_id", chosen, self.interface)
         if self.step is None:
             raise InputError("No checkpoint was restored: call `restore` first.")
-        sampler, folded = self.sampler(weights, batch_norm, truncation), sample_seed(seed)
-        # Whole blocks, so that even batch statistics do not depend on `n`.
-        latents, labels = sampler.inputs(-(-n // BLOCK) * BLOCK, folded)
-        if chosen:
-            labels = np.resize(np.array(chosen, np.int32), len(labels))
-        return np.concatenate(list(sampler.images_of(latents, labels, folded)))[:n]
+        sampler = self.sampler(weights, batch_norm, truncation)
+        return sampler.numbered(n, sample_seed(seed), chosen)
 
 
 def sample_seed(seed: int) -> tf.Tensor:

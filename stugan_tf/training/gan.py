@@ -19,7 +19,7 @@ from stugan_tf.layers.rematerialization import Rematerialized
 from stugan_tf.signatures import Average, ImageShape
 from stugan_tf.sparsity.averaged_model import AveragedModel
 from stugan_tf.sparsity.averaging import check_average, sema
-from stugan_tf.sparsity.sparsify import sparsify
+from stugan_tf.sparsity.sparsify import count_weights, sparsify
 from stugan_tf.training import learning_rates  # noqa: F401 - registers them with gin
 from stugan_tf.training.masked_adam import MaskedAdam
 
@@ -54,8 +54,8 @@ class GAN:
         discriminator: Callable[..., keras.Model] = gin.REQUIRED,
         generator_sparsity: float = gin.REQUIRED,
         discriminator_sparsity: float | None = gin.REQUIRED,
-        generator_optimizer: Callable[[], MaskedAdam] = MaskedAdam,
-        discriminator_optimizer: Callable[[], MaskedAdam] = MaskedAdam,
+        generator_optimizer: Callable[[], MaskedAdam] | None = MaskedAdam,
+        discriminator_optimizer: Callable[[], MaskedAdam] | None = MaskedAdam,
         average: Average = sema,
         conditional: bool = False,
         initialization_seed: int | None = None,
@@ -73,7 +73,8 @@ class GAN:
             discriminator: function of the same signature for the discriminator.
             generator_sparsity: s_G, fraction of zeros in [0, 1).
             discriminator_sparsity: s_D, fraction of zeros in [0, 1); None takes s_G.
-            generator_optimizer: called without arguments, returns an optimizer.
+            generator_optimizer: called without arguments, returns an optimizer. None for both:
+                `set_optimizers` brings them later.
             discriminator_optimizer: called without arguments, returns an optimizer.
             average: rule of the averaged generator, one of `sparsity.averaging`.
             conditional: whether the networks take labels, and their factories `num_classes`.
@@ -98,8 +99,9 @@ class GAN:
         check_fraction("GAN.discriminator_sparsity", discriminator_sparsity, advice)
         check_function("GAN.generator", generator)
         check_function("GAN.discriminator", discriminator)
-        check_function("GAN.generator_optimizer", generator_optimizer)
-        check_function("GAN.discriminator_optimizer", discriminator_optimizer)
+        if (generator_optimizer, discriminator_optimizer) != (None, None):
+            check_function("GAN.generator_optimizer", generator_optimizer)
+            check_function("GAN.discriminator_optimizer", discriminator_optimizer)
         check_average("GAN.average", average)
         self.conditional = conditional
         self.num_classes = num_classes
@@ -130,8 +132,23 @@ class GAN:
         self._fused: dict[int, Any] = {}
         self._rematerialized: dict[int, Rematerialized] = {}
         self._mixing: dict[int, Any] = {}
-        self.generator_optimizer = self._build(generator_optimizer(), self.generator)
-        self.discriminator_optimizer = self._build(discriminator_optimizer(), self.discriminator)
+        if generator_optimizer is not None and discriminator_optimizer is not None:
+            self.set_optimizers(generator_optimizer(), discriminator_optimizer())
+
+    def set_optimizers(
+        self, generator_optimizer: MaskedAdam, discriminator_optimizer: MaskedAdam
+    ) -> None:
+        """Replaces the optimizers; call it inside `strategy.scope()`.
+
+        Args:
+            generator_optimizer: a new optimizer, which is built here.
+            discriminator_optimizer: another one.
+
+        Raises:
+            InputError: if one is no `MaskedAdam`, or has been built before.
+        """
+        self.generator_optimizer = self._build(generator_optimizer, self.generator)
+        self.discriminator_optimizer = self._build(discriminator_optimizer, self.discriminator)
 
     @staticmethod
     def _build(optimizer: MaskedAdam, model: keras.Model) -> MaskedAdam:
@@ -227,6 +244,17 @@ class GAN:
         return {
             "generator": self.generator_optimizer,
             "discriminator": self.discriminator_optimizer,
+        }
+
+    def sparsities(self, name: str) -> dict[str, float]:
+        """The present sparsities of the network `name`, by their names in metrics.
+
+        One is that of the weights under masks, one that of all parameters.
+        """
+        counts = count_weights(self.networks[name])
+        return {
+            f"{name}_sparsity": counts.sparsity,
+            f"{name}_overall_sparsity": counts.overall_sparsity,
         }
 
     def check_zeros(self) -> None:

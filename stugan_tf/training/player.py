@@ -12,6 +12,7 @@ from stugan_tf.layers.execution import gradients_of_zeros
 from stugan_tf.layers.moving import moving_variables, undisturbed
 from stugan_tf.layers.paths import names_of
 from stugan_tf.signatures import Seed
+from stugan_tf.sparsity.exploration_rate import exploration_rate
 from stugan_tf.sparsity.explorer import Explorer
 from stugan_tf.sparsity.hessian import hessian_gradients
 from stugan_tf.sparsity.rule import TopologyRule, TrainingState
@@ -269,13 +270,16 @@ class Player:
         path = self.model.trainable_variables[index - 1].path
         return count, f"the gradient of the {self.name}'s {path}"
 
-    def pop_metrics(self) -> dict[str, float]:
-        """Means of the logged values since the last call, by name.
+    def restart_metrics(self) -> None:
+        """Lets the means of `metrics` begin again."""
+        self._sums.assign(tf.zeros_like(self._sums))
+
+    def metrics(self) -> dict[str, float]:
+        """Means of the logged values since `restart_metrics`, by name.
 
         Also the learning rate of the last update, and the loss scale if there is one.
         """
         *sums, count = self._replicas.first(self._sums).numpy()
-        self._sums.assign(tf.zeros_like(self._sums))
         metrics = {
             name: float(total / max(count, 1))
             for name, total in zip(self._logged, sums, strict=True)
@@ -286,6 +290,10 @@ class Player:
             scale = self._replicas.first(self._scale.factor).numpy()
             metrics[f"{self._letter}_loss_scale"] = float(scale)
         return metrics
+
+    def exploration_rate(self) -> float:
+        """R_s: the fraction of the masked weights that have been active at any time."""
+        return float(exploration_rate(self.explorer.ever_active)[1])
 
     def state(self) -> dict[str, tf.Variable]:
         """All variables that later updates depend on, by unique name."""

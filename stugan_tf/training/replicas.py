@@ -32,8 +32,9 @@ class Replicas:
         self._strategy = strategy
         self._jit_compile = jit_compile
         self.num = strategy.num_replicas_in_sync
-        on_cpus = all("CPU" in device for device in strategy.extended.worker_devices)
-        if jit_compile and self.num > 1 and on_cpus:
+        # The strategy outside of any scope has one replica and names no device.
+        devices = strategy.extended.worker_devices if self.num > 1 else ()
+        if jit_compile and devices and all("CPU" in device for device in devices):
             raise InputError(
                 f"train.jit_compile = True does not work on {self.num} replicas on CPUs: "
                 "TensorFlow cannot reduce over them inside a compiled function. Set it to 'auto', "

@@ -1,5 +1,6 @@
 """Algorithm 1, lines 3 to 8, as compiled updates on any `tf.distribute` strategy."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from stugan_tf.arithmetic import tensor_float_32
+from stugan_tf.errors import InputError
 from stugan_tf.layers.moving import undisturbed
 from stugan_tf.randomness import Purpose
 from stugan_tf.training.algorithm import Algorithm
@@ -52,6 +54,11 @@ class Steps:
             InputError: if the batches do not divide among the replicas, or a setting does not fit
                 the networks.
         """
+        if not hasattr(gan, "generator_optimizer"):
+            raise InputError(
+                "The networks have no optimizers: set GAN.generator_optimizer and "
+                "GAN.discriminator_optimizer, such as to @MaskedAdam."
+            )
         algorithm.check_replicas(strategy.num_replicas_in_sync)
         if strategy.num_replicas_in_sync > 1:
             gan.check_adds_no_loss("Training on several replicas")
@@ -284,7 +291,15 @@ class Steps:
     def restart(self) -> None:
         """Forgets rollbacks and sums of metrics, which belong to another run."""
         self.attempt.assign(0)
-        self.pop_metrics()
+        self.restart_metrics()
+
+    def lengthen(self, total_steps: int) -> None:
+        """Gives the training another length, which only topology rules are told.
+
+        Args:
+            total_steps: as in `Algorithm`.
+        """
+        self._algorithm = dataclasses.replace(self._algorithm, total_steps=total_steps)
 
     def first_bad(self) -> tuple[int, str] | None:
         """The first value that was not finite.
@@ -305,10 +320,21 @@ class Steps:
         return min(found)[1:] if found else None
 
     def pop_metrics(self) -> dict[str, float]:
-        """Means of the metrics since the last call, and the loss scales, by name."""
-        metrics = self.discriminator.pop_metrics() | self.generator.pop_metrics()
+        """The `metrics`, whose means then begin again."""
+        metrics = self.metrics()
+        self.restart_metrics()
+        return metrics
+
+    def metrics(self) -> dict[str, float]:
+        """Means of the metrics since `restart_metrics`, and the loss scales, by name."""
+        metrics = self.discriminator.metrics() | self.generator.metrics()
         ratio = self._balance and self._balance.mean(self._read)
         return metrics if ratio is None else {**metrics, "balance_ratio": ratio}
+
+    def restart_metrics(self) -> None:
+        """Lets the means of `metrics` begin again."""
+        for player in self.players.values():
+            player.restart_metrics()
 
     def state(self) -> dict[str, tf.Variable]:
         """All variables that later steps depend on, by unique name."""

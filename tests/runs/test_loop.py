@@ -14,11 +14,11 @@ from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.runs.checkpoints import Checkpoints
-from stugan_tf.runs.events import SampleGrids
 from stugan_tf.runs.loop import Training
 from stugan_tf.runs.scoring import Scoring
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.masked_adam import MaskedAdam
+from stugan_tf.training.samples import Samples
 from tests.helpers.params import first_by_default
 from tests.helpers.projection import projection_discriminator
 from tests.helpers.small import assert_same_state, states
@@ -71,7 +71,7 @@ def conditional_training(**settings):
 
 def test_samples_of_a_conditional_gan_are_rows_of_classes():
     training = conditional_training()
-    grid = SampleGrids(training.gan, every=1, num_samples=25, seed=0)
+    grid = Samples(training.gan, num_samples=25, seed=0)
     latents, _ = draw_latents(2, 4, 10, fold((0, 0), Purpose.SAMPLES))
     rows = grid.images().reshape(10, 2, 8, 8, 1)
     for label, row in enumerate(rows):
@@ -83,7 +83,7 @@ def test_samples_of_a_conditional_gan_are_rows_of_classes():
 def test_other_samples_are_of_latents_and_labels_as_drawn(make):
     training = make()
     # Too few for a row of each class.
-    grid = SampleGrids(training.gan, every=1, num_samples=9, seed=0)
+    grid = Samples(training.gan, num_samples=9, seed=0)
     latents, labels = draw_latents(9, 4, 10, fold((0, 0), Purpose.SAMPLES))
     expected = training.gan.generate(latents, labels, training=False, averaged=True)
     np.testing.assert_array_equal(grid.images(), expected)

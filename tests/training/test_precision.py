@@ -12,8 +12,8 @@ from stugan_tf.errors import InputError
 from stugan_tf.layers import execution
 from stugan_tf.layers.masked import all_layers, masked_layers
 from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense
-from stugan_tf.runs.events import SampleGrids
 from stugan_tf.training.precision import LossScale, computing_in
+from stugan_tf.training.samples import Samples
 from tests.helpers.small_networks import residual_discriminator
 from tests.helpers.stepping import (
     ADAM,
@@ -259,7 +259,7 @@ def test_a_training_sets_the_policy_for_its_networks_only(caplog):
     layers = [layer for model in training.gan.networks.values() for layer in all_layers(model)]
     assert "bfloat16" in {layer.compute_dtype for layer in layers}
     assert {layer.execution for layer in masked_layers(training.gan.generator)} == {"dense"}
-    assert SampleGrids(training.gan, 1, 4, 0).images().dtype == np.float32
+    assert Samples(training.gan, 4, 0).images().dtype == np.float32
     with pytest.raises(InputError, match="precision must be one of float32, bfloat16, float16"):
         tiny_training(precision="half")
     with pytest.raises(ZeroDivisionError), computing_in("float16"):
