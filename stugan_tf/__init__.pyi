@@ -6,6 +6,7 @@ are asked for, and type checkers read the same lines: a new public name is one l
 
 from stugan_tf.data import Inspection as Inspection
 from stugan_tf.data import Source as Source
+from stugan_tf.data import arrays as arrays
 from stugan_tf.data import cifar10 as cifar10
 from stugan_tf.data import digits as digits
 from stugan_tf.data import image_folder as image_folder
@@ -19,6 +20,9 @@ from stugan_tf.evaluation import extractors as extractors
 from stugan_tf.evaluation import metrics as metrics
 from stugan_tf.evaluation.evaluator import Evaluator as Evaluator
 from stugan_tf.evaluation.extractors import Extractor as Extractor
+from stugan_tf.fit.callbacks import SampleGrid as SampleGrid
+from stugan_tf.fit.callbacks import Score as Score
+from stugan_tf.fit.gan import SparseGAN as SparseGAN
 from stugan_tf.fit.monitor import TopologyMonitor as TopologyMonitor
 from stugan_tf.fit.optimizer import SparseOptimizer as SparseOptimizer
 from stugan_tf.images import image_grid as image_grid

@@ -1,5 +1,6 @@
 """Named sources of images; see `Source`."""
 
+from stugan_tf.data.arrays import arrays
 from stugan_tf.data.digits import digits
 from stugan_tf.data.image_folder import image_folder
 from stugan_tf.data.inspection import Inspection
@@ -10,6 +11,7 @@ from stugan_tf.data.tfrecords import tfrecords
 __all__ = [
     "Inspection",
     "Source",
+    "arrays",
     "cifar10",
     "data",
     "digits",

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import gin
+import keras
 import tensorflow as tf
 
 from stugan_tf.contracts import Trial
+from stugan_tf.errors import InputError
 
 
 class Loss(NamedTuple):
@@ -76,6 +78,36 @@ def least_squares() -> Loss:
     return Loss(
         discriminator=lambda real, fake: (_mean((real - 1) ** 2) + _mean(fake**2)) / 2,
         generator=lambda fake: _mean((fake - 1) ** 2) / 2,
+    )
+
+
+def of_labels(loss: keras.losses.Loss) -> Loss:
+    """The adversarial loss that a Keras loss of labels and logits makes.
+
+    The discriminator learns the labels 1 of real and 0 of generated images, by the mean over both.
+    The generator learns to get the label 1. With `BinaryCrossentropy(from_logits=True)` this is
+    `non_saturating` with half the discriminator's loss.
+
+    Args:
+        loss: a loss of labels and logits, such as
+            `keras.losses.BinaryCrossentropy(from_logits=True)`.
+
+    Raises:
+        InputError: if the loss takes probabilities.
+    """
+    if loss.get_config().get("from_logits") is False:
+        raise InputError(
+            f"The loss {type(loss).__name__}(from_logits=False) takes probabilities, but the "
+            "discriminator makes logits. Set from_logits=True, and end the discriminator without a "
+            "sigmoid."
+        )
+
+    def of(logits: tf.Tensor, label: float) -> tf.Tensor:
+        return _mean(loss(tf.fill(tf.shape(logits), label), logits))
+
+    return Loss(
+        discriminator=lambda real, fake: (of(real, 1.0) + of(fake, 0.0)) / 2,
+        generator=lambda fake: of(fake, 1.0),
     )
 
 

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from stugan_tf.evaluation.tfgan import tfgan
-from stugan_tf.training.losses import hinge, least_squares, non_saturating, wasserstein
+from stugan_tf.training.losses import hinge, least_squares, non_saturating, of_labels, wasserstein
 from tests.helpers.params import first_by_default
 
 wargs = tfgan.losses.wargs
@@ -86,3 +87,10 @@ def test_a_mean_of_half_precision_logits_is_taken_in_full():
     loss = hinge().generator(many)
     assert loss.dtype == tf.float32
     assert float(loss) == pytest.approx(-(4096 + 3) / 4097, rel=1e-6)
+
+
+def test_a_loss_of_keras_is_of_the_labels_1_for_real_and_0_for_generated():
+    loss, ours = of_labels(keras.losses.BinaryCrossentropy(from_logits=True)), non_saturating()
+    expected = ours.discriminator(REAL, FAKE) / 2
+    np.testing.assert_allclose(loss.discriminator(REAL, FAKE), expected, rtol=1e-5)
+    np.testing.assert_allclose(loss.generator(FAKE), ours.generator(FAKE), rtol=1e-5)
