@@ -44,6 +44,8 @@ WHOLE = (
     "experiments/test_grids.py",
     "experiments/test_scheduler.py",
     "kernels",
+    "fit/test_compiled.py",
+    "fit/test_gan.py",
     "layers/test_fusion.py",
     "layers/test_rematerialization.py",
     "methods",

@@ -79,6 +79,14 @@ def producer(tensor: keras.KerasTensor) -> tuple[Any, list]:
     return operation, operation._inbound_nodes[node_index].input_tensors
 
 
+def schedule_of(
+    optimizer: keras.optimizers.Optimizer,
+) -> keras.optimizers.schedules.LearningRateSchedule | None:
+    """The schedule of the learning rate of an optimizer; None if the rate is a number."""
+    rate = optimizer._learning_rate
+    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
+
+
 class LocalOptimizer(keras.optimizers.Optimizer):
     """An optimizer that gets gradients already reduced over replicas and updates each locally.
 
@@ -91,6 +99,13 @@ class LocalOptimizer(keras.optimizers.Optimizer):
     ) -> None:
         for gradient, variable in zip(grads, trainable_variables, strict=True):
             self.update_step(gradient, variable, learning_rate)
+
+    def rate_at(self, update: int) -> float:
+        """The learning rate of update number `update` of the network, counted from 0."""
+        schedule = schedule_of(self)
+        if schedule is not None:
+            return float(schedule(tf.constant(update, tf.int64)))
+        return float(keras.ops.convert_to_numpy(self.learning_rate))
 
     def key_of(self, variable: keras.Variable | tf.Variable) -> Any:
         """A key that identifies a variable, the same on each replica."""

@@ -15,7 +15,6 @@ from stugan_tf.fit.settings import (
     Settings,
     adversarial_loss,
     check_settings,
-    checked_optimizer,
 )
 from stugan_tf.layers.execution import check_execution
 from stugan_tf.layers.masked import masked_layers
@@ -26,6 +25,7 @@ from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
 from stugan_tf.training.losses import Loss
 from stugan_tf.training.masked_adam import MaskedAdam
+from stugan_tf.training.optimizers import player_optimizer
 from stugan_tf.training.steps import Steps
 from stugan_tf.training.strategies import should_jit
 
@@ -168,8 +168,8 @@ class SparseGAN(keras.Model):
 
     def compile(
         self,
-        generator_optimizer: MaskedAdam | None = None,
-        discriminator_optimizer: MaskedAdam | None = None,
+        generator_optimizer: keras.optimizers.Optimizer | None = None,
+        discriminator_optimizer: keras.optimizers.Optimizer | None = None,
         loss: Loss | keras.losses.Loss | None = None,
         *,
         steps_per_execution: int = 1,
@@ -181,8 +181,9 @@ class SparseGAN(keras.Model):
         """Says how the networks are trained.
 
         Args:
-            generator_optimizer: a `MaskedAdam`; None means one with the paper's values.
-            discriminator_optimizer: another one.
+            generator_optimizer: a `MaskedAdam`, or any optimizer of Keras. A copy of it is used,
+                `gan.generator_optimizer`. None means a `MaskedAdam` with the paper's values.
+            discriminator_optimizer: as for the generator.
             loss: one of `training.losses`, such as `st.hinge()`, the default; or a Keras loss of
                 labels and logits, such as `keras.losses.BinaryCrossentropy(from_logits=True)`, see
                 `losses.of_labels`.
@@ -206,29 +207,20 @@ class SparseGAN(keras.Model):
         if total_steps is not None:
             check_positive("total_steps", total_steps)
         self._uses_jit = should_jit(jit_compile, self.strategy)
-        optimizers = [
-            checked_optimizer(name, optimizer)
-            for name, optimizer in (
-                ("generator_optimizer", generator_optimizer),
-                ("discriminator_optimizer", discriminator_optimizer),
-            )
-        ]
-        if optimizers[0] is optimizers[1]:
-            raise InputError(
-                "generator_optimizer and discriminator_optimizer are one object. Make an optimizer "
-                "for each network."
-            )
         self._settings = Settings({**settings, "loss": adversarial_loss(loss)}, total_steps)
+        with self.strategy.scope():
+            self.gan.set_optimizers(
+                *(
+                    player_optimizer(name, MaskedAdam() if optimizer is None else optimizer)
+                    for name, optimizer in (
+                        ("generator_optimizer", generator_optimizer),
+                        ("discriminator_optimizer", discriminator_optimizer),
+                    )
+                )
+            )
+        self.generator_optimizer = self.gan.generator_optimizer
+        self.discriminator_optimizer = self.gan.discriminator_optimizer
         super().compile(optimizer=None, steps_per_execution=steps_per_execution, jit_compile=False)
-        try:
-            with self.strategy.scope():
-                self.gan.set_optimizers(*optimizers)
-        except RuntimeError as error:  # Of tf.distribute.
-            raise InputError(
-                f"The optimizers do not belong to the devices of the GAN: {error} Create both "
-                "inside the same `strategy.scope()`."
-            ) from error
-        self.generator_optimizer, self.discriminator_optimizer = optimizers
         self.gan.set_execution(execution)
         self._samplers.clear()
         self._steps, self._loaded = None, {}

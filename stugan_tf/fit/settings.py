@@ -10,7 +10,6 @@ import keras
 from stugan_tf.errors import InputError
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.losses import Loss, hinge, of_labels
-from stugan_tf.training.masked_adam import MaskedAdam
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,19 +45,6 @@ def check_settings(settings: Mapping[str, Any]) -> None:
                 f"`compile` of a SparseGAN has no argument {name!r}.{hint} Its other settings are "
                 f"{', '.join(sorted(known))}."
             )
-
-
-def checked_optimizer(name: str, optimizer: Any) -> MaskedAdam:
-    """The optimizer that `compile` got as `name`, or one with the paper's values."""
-    if optimizer is None:
-        return MaskedAdam()
-    if not isinstance(optimizer, MaskedAdam):
-        raise InputError(
-            f"{name} must be a MaskedAdam, got {optimizer!r}. For "
-            "keras.optimizers.Adam(2e-4, beta_1=0.5) write "
-            "st.MaskedAdam(2e-4, beta_1=0.5, beta_2=0.999)."
-        )
-    return optimizer
 
 
 def adversarial_loss(loss: Any) -> Loss:

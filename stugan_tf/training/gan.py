@@ -22,6 +22,7 @@ from stugan_tf.sparsity.averaging import check_average, sema
 from stugan_tf.sparsity.sparsify import count_weights, sparsify
 from stugan_tf.training import learning_rates  # noqa: F401 - registers them with gin
 from stugan_tf.training.masked_adam import MaskedAdam
+from stugan_tf.training.optimizers import PlayerOptimizer
 
 
 @gin.configurable(denylist=["image_shape", "num_classes", "seed"])
@@ -136,7 +137,7 @@ class GAN:
             self.set_optimizers(generator_optimizer(), discriminator_optimizer())
 
     def set_optimizers(
-        self, generator_optimizer: MaskedAdam, discriminator_optimizer: MaskedAdam
+        self, generator_optimizer: PlayerOptimizer, discriminator_optimizer: PlayerOptimizer
     ) -> None:
         """Replaces the optimizers; call it inside `strategy.scope()`.
 
@@ -145,14 +146,14 @@ class GAN:
             discriminator_optimizer: another one.
 
         Raises:
-            InputError: if one is no `MaskedAdam`, or has been built before.
+            InputError: if one is not a `PlayerOptimizer`, or has been built before.
         """
         self.generator_optimizer = self._build(generator_optimizer, self.generator)
         self.discriminator_optimizer = self._build(discriminator_optimizer, self.discriminator)
 
     @staticmethod
-    def _build(optimizer: MaskedAdam, model: keras.Model) -> MaskedAdam:
-        if not isinstance(optimizer, MaskedAdam):
+    def _build(optimizer: PlayerOptimizer, model: keras.Model) -> PlayerOptimizer:
+        if not isinstance(optimizer, PlayerOptimizer):
             raise InputError(
                 f"The optimizer must be a MaskedAdam, got {type(optimizer).__name__}. Subclass "
                 "MaskedAdam to change it."
@@ -239,7 +240,7 @@ class GAN:
         return {"generator": self.generator, "discriminator": self.discriminator}
 
     @property
-    def optimizers(self) -> dict[str, MaskedAdam]:
+    def optimizers(self) -> dict[str, PlayerOptimizer]:
         """The optimizers of `networks`, by the same names."""
         return {
             "generator": self.generator_optimizer,

@@ -8,29 +8,18 @@ import gin
 import keras
 import tensorflow as tf
 
-from stugan_tf.adapters.keras_internals import LocalOptimizer
 from stugan_tf.checks import check_above_zero, check_fraction
 from stugan_tf.errors import InputError
 from stugan_tf.layers.kernel_mask import mask_of, masks_of
-from stugan_tf.layers.paths import names_of, unique
 from stugan_tf.training.learning_rates import check_schedule
+from stugan_tf.training.optimizers import PlayerOptimizer, check_options
 
 MOMENTS = ("dense", "active")
-
-# Arguments of Keras' optimizers that would do nothing here, or move weights after the masks.
-_REFUSED = {
-    "gradient_accumulation_steps": "Set Algorithm.accumulation_steps.",
-    "loss_scale_factor": "Set train.precision = 'float16', which scales the loss by itself.",
-    "use_ema": "The average of the generator is GAN.average.",
-    "ema_momentum": "The average of the generator is GAN.average, with Algorithm.average_decay.",
-    "ema_overwrite_frequency": "The average of the generator is GAN.average.",
-}
-_WITHOUT_EFFECT = {"use_ema": False, "ema_momentum": 0.99}  # Keras' defaults, in its configs.
 
 
 @keras.saving.register_keras_serializable("stugan_tf")
 @gin.configurable
-class MaskedAdam(LocalOptimizer):
+class MaskedAdam(PlayerOptimizer):
     """Adam (Kingma & Ba, 2015), which may forget the moments of weights that are dropped.
 
     As with any optimizer of Keras, masked weights stay zero by their `KernelMask`.
@@ -77,7 +66,7 @@ class MaskedAdam(LocalOptimizer):
         check_fraction("MaskedAdam.beta_1", beta_1)
         check_fraction("MaskedAdam.beta_2", beta_2)
         check_above_zero("MaskedAdam.epsilon", epsilon)
-        _check_options(kwargs)
+        check_options("MaskedAdam", kwargs)
         try:
             super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         except ValueError as error:  # Keras found a misspelt argument.
@@ -155,37 +144,6 @@ class MaskedAdam(LocalOptimizer):
         for slot in [*slots, *([self._ages[key]] if key in self._ages else [])]:
             self.assign(slot, tf.where(where, tf.zeros_like(slot.value), slot.value))
 
-    def rate_at(self, update: int) -> float:
-        """The learning rate of update number `update` of the network, counted from 0."""
-        if self.schedule is None:
-            return float(self.learning_rate.numpy())
-        return float(self.schedule(tf.constant(update, tf.int64)))
-
-    def state(self, model: keras.Model) -> dict[str, tf.Variable]:
-        """All variables by unique name, such as `second_moment/block2_c1/kernel`.
-
-        Args:
-            model: the model that this optimizer was built for.
-
-        Returns:
-            {name: `tf.Variable`}.
-        """
-        # Keras names a slot by the path of its variable, with other separators.
-        prefixes = {
-            variable.path.replace("/", "_") + "_": name
-            for name, variable in zip(names_of(model), model.variables, strict=True)
-        }
-
-        def name_of(variable: keras.Variable) -> str:
-            fitting = [prefix for prefix in prefixes if variable.name.startswith(prefix)]
-            if not fitting:
-                return variable.name
-            prefix = max(fitting, key=len)
-            return f"{variable.name.removeprefix(prefix)}/{prefixes[prefix]}"
-
-        names = unique(map(name_of, self.variables))
-        return {n: variable.value for n, variable in zip(names, self.variables, strict=True)}
-
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         return {
@@ -195,18 +153,6 @@ class MaskedAdam(LocalOptimizer):
             "epsilon": self.epsilon,
             "moments": self.moments,
         }
-
-
-def _check_options(options: dict[str, Any]) -> None:
-    """Raises InputError for an option of Keras' optimizers that is wrong or would do nothing."""
-    for name, advice in _REFUSED.items():
-        if options.get(name) not in (None, _WITHOUT_EFFECT.get(name)):
-            raise InputError(f"MaskedAdam.{name} is not supported, got {options[name]!r}. {advice}")
-    for name in ("clipnorm", "global_clipnorm", "clipvalue"):
-        if options.get(name) is not None:
-            check_above_zero(f"MaskedAdam.{name}", options[name])
-    if options.get("weight_decay"):
-        check_above_zero("MaskedAdam.weight_decay", options["weight_decay"])
 
 
 def _one_minus_power(base: float, exponent: tf.Tensor) -> tf.Tensor:

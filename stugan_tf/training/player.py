@@ -16,7 +16,7 @@ from stugan_tf.sparsity.exploration_rate import exploration_rate
 from stugan_tf.sparsity.explorer import Explorer
 from stugan_tf.sparsity.hessian import hessian_gradients
 from stugan_tf.sparsity.rule import TopologyRule, TrainingState
-from stugan_tf.training.masked_adam import MaskedAdam
+from stugan_tf.training.optimizers import PlayerOptimizer
 from stugan_tf.training.orthogonality import OrthogonalRegularization
 from stugan_tf.training.precision import LossScale
 from stugan_tf.training.replicas import Replicas
@@ -37,7 +37,7 @@ class Player:
     Attributes:
         name: name of the network, in messages and in the names of its variables.
         model: a Keras model.
-        optimizer: a `MaskedAdam` that was built for the model.
+        optimizer: a `PlayerOptimizer` that was built for the model.
         rule: the `TopologyRule`, or None if the topology stays.
         explorer: the `Explorer` of the model.
         keeps_gradients: whether updates accumulate gradients in variables.
@@ -47,7 +47,7 @@ class Player:
         self,
         name: str,
         model: keras.Model,
-        optimizer: MaskedAdam,
+        optimizer: PlayerOptimizer,
         objective: Callable[..., LossFunction],
         logged: tuple[str, ...],
         game: Sequence[keras.Model],
@@ -62,7 +62,7 @@ class Player:
         Args:
             name: name of the network, such as 'generator'.
             model: a Keras model.
-            optimizer: a `MaskedAdam` that was built for the model.
+            optimizer: a `PlayerOptimizer` that was built for the model.
             objective: the objective, see above.
             logged: names of the scalars that the objective returns, such as ('g_loss',). Other
                 metrics of the player begin with the same letter.
