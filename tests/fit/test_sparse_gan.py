@@ -29,7 +29,7 @@ from tests.helpers.fitting import (
 
 @pytest.fixture(scope="module", autouse=True)
 def _untraced():
-    """Steps are run line by line; test_compiled.py has them as compiled functions."""
+    """Steps are run line by line; test_compiled_fit.py has them as compiled functions."""
     with tracing.untraced():
         yield
 
