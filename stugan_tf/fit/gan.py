@@ -298,8 +298,7 @@ class SparseGAN(keras.Model):
                 f"This fit would end at step {last}, after total_steps = {algorithm.total_steps} "
                 "of `compile`. Train fewer epochs, or compile with a larger total_steps."
             )
-        with feed.reading():
-            logs = self._run_epochs(feed, algorithm, callbacks, epochs, per_epoch)
+        logs = self._run_epochs(feed, algorithm, callbacks, epochs, per_epoch)
         callbacks.on_train_end(logs)
         return self.history
 
@@ -324,7 +323,8 @@ class SparseGAN(keras.Model):
             while self.step < begin + per_epoch and not self.stop_training:
                 callbacks.on_train_batch_begin(self.step - begin)
                 stop = min(self.step + self.steps_per_execution, begin + per_epoch)
-                self._run_steps(batches, algorithm, stop)
+                with feed.reading():
+                    self._run_steps(batches, algorithm, stop)
                 logs = {**self._steps.metrics(), **self._sparsities}
                 callbacks.on_train_batch_end(self.step - begin - 1, logs)
             logs = {**(logs or {}), **self._exploration_rates()}

@@ -26,7 +26,7 @@ class Settings:
 
     def algorithm(self, batch_size: int | None, last: int) -> Algorithm:
         """The `Algorithm` of a training that ends at step `last` unless `compile` says where."""
-        settings: dict[str, Any] = {"total_steps": self.total_steps or last, **self.given}
+        settings: dict[str, Any] = {"total_steps": self.total_steps or max(last, 1), **self.given}
         if batch_size is not None:
             settings = {"generator_batch_size": batch_size, **settings, "batch_size": batch_size}
         return Algorithm(**settings)
