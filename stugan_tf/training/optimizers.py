@@ -1,12 +1,13 @@
 """What a player needs of its optimizer, and any optimizer of Keras as one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from stugan_tf.adapters.keras_internals import LocalOptimizer, schedule_of
+from stugan_tf.adapters.optimizer_internals import Slot, recorded_slots
 from stugan_tf.checks import check_above_zero
 from stugan_tf.errors import InputError
 from stugan_tf.layers.paths import names_of, unique
@@ -30,6 +31,27 @@ class PlayerOptimizer(LocalOptimizer):
     """
 
     moments = "dense"
+    _slots: list[Slot]
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Creates the slots, and remembers whose they are."""
+        if self.built:
+            return
+        with recorded_slots(self) as slots:
+            super().build(variables)
+        vars(self)["_slots"] = slots  # Not by `setattr`: Keras would track them.
+
+    def restart(self, variable: keras.Variable, where: tf.Tensor) -> None:
+        """Lets the slots of some weights start again from their initial values.
+
+        Args:
+            variable: a variable that the optimizer was built for.
+            where: bool in the shape of the variable, whether a weight starts again.
+        """
+        for slot in self._slots:
+            if slot.reference is variable:
+                initial = slot.initializer(slot.variable.shape, dtype=slot.variable.dtype)
+                self.assign(slot.variable, tf.where(where, initial, slot.variable.value))
 
     def state(self, model: keras.Model) -> dict[str, tf.Variable]:
         """All variables by unique name, such as `second_moment/block2_c1/kernel`.
