@@ -39,7 +39,7 @@ class PlayerOptimizer(LocalOptimizer):
             return
         with recorded_slots(self) as slots:
             super().build(variables)
-        vars(self)["_slots"] = slots  # Not by `setattr`: Keras would track them.
+        self.__dict__["_slots"] = slots  # Not by `setattr`: Keras would track them.
 
     def restart(self, variable: keras.Variable, where: tf.Tensor) -> None:
         """Lets the slots of some weights start again from their initial values.
