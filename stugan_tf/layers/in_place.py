@@ -59,7 +59,8 @@ class KernelMasks(keras.layers.Layer):
             masks.append(KernelMask(kernel, ones, Kernel(layer, kernel).name, layer))
             if kernel.name == "kernel":
                 replace_product(masks[-1])
-        self.mask_variables = [mask.kernel_mask for mask in masks]
+            # Checkpoints of TensorFlow find variables in attributes only.
+            setattr(self, ones.name, ones)
         vars(self)["masks"] = masks  # Not an attribute of state, so Keras does not look inside.
         self.built = True
 

@@ -16,7 +16,12 @@ from stugan_tf.errors import InputError
 from stugan_tf.layers.in_place import mask_in_place
 from stugan_tf.layers.kernel_mask import KernelMask, kernel_masks, masks_of
 from stugan_tf.layers.maskable import maskable_kernels
-from stugan_tf.layers.masked import check_not_frozen, mask_layers, unmasked_kernels
+from stugan_tf.layers.masked import (
+    check_not_frozen,
+    mask_layers,
+    masked_layers,
+    unmasked_kernels,
+)
 from stugan_tf.signatures import Distribution, MaskDraw, Shape
 from stugan_tf.sparsity.distributions import check_draw, densities_by, erk, exact_mask
 from stugan_tf.tables import columns
@@ -106,6 +111,7 @@ def sparsify(
                 "or attention that trains. Frozen layers get no masks, and embeddings only with "
                 "embeddings=True."
             )
+        _warn_of_unbuilt_layers(model)
         names = [kernel.name for kernel in kernels]
         shapes = [tuple(kernel.variable.shape) for kernel in kernels]
         densities = _densities(distribution, [kernel.fans for kernel in kernels], sparsity)
@@ -147,7 +153,7 @@ def _chosen_masks(
     model: keras.Model, mask_dense: bool | None
 ) -> tuple[keras.Model, list[KernelMask]]:
     """A model whose author or configuration has chosen what has masks, and these masks of ones."""
-    is_plain = not kernel_masks(model)
+    is_plain = mask_dense is not None and not masked_layers(model)
     if mask_dense or is_plain:
         model = mask_layers(model, bool(mask_dense))
     if is_plain:  # Otherwise its author has chosen.
@@ -167,6 +173,16 @@ def _chosen_masks(
             "masks would add to them. Build the model again."
         )
     return model, masks
+
+
+def _warn_of_unbuilt_layers(model: keras.Model) -> None:
+    """Warns of layers that have no kernels yet: they will be dense."""
+    unbuilt = [layer.name for layer in all_layers(model) if not layer.built]
+    if unbuilt:
+        _warn(
+            f"{', '.join(unbuilt[:4])}{', ...' if unbuilt[4:] else ''} of {model.name!r} "
+            "are not built, so they get no masks. Call the model once before it is made sparse."
+        )
 
 
 def _warn_of_bare_kernels(model: keras.Model) -> None:

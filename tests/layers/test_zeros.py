@@ -79,7 +79,7 @@ def test_all_optimizers_are_there():
 )
 def test_when_weights_are_overwritten_with_their_averages(make, wrap):
     """Keras does so at the end of `fit`, without constraints."""
-    train(sparsify(classifier(wrap), 0.5), make())
+    train(sparsify(classifier(wrap), 0.5), make(), run_eagerly=True)
 
 
 @pytest.mark.ci

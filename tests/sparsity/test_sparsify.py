@@ -172,6 +172,21 @@ def test_a_model_that_is_not_built_is_refused(wrap):
     assert count_weights(sparsify(model, 0.5)).sparsity == 0.5
 
 
+def test_layers_that_are_not_built_yet_are_named(caplog):
+    class Late(keras.Model):
+        def __init__(self):
+            super().__init__(name="mine")
+            self.used, self.unused = layers.Dense(3), layers.Dense(2, name="late")
+
+        def call(self, inputs):
+            return self.used(inputs)
+
+    model = Late()
+    model(np.zeros((1, 4)))
+    sparsify(model, 0.5)
+    assert "late of 'mine' are not built, so they get no masks" in caplog.text
+
+
 def test_a_layer_without_any_weight_is_refused():
     model = keras.Sequential([keras.Input([8, 8, 1]), keras.layers.Conv2D(2, 1)])
     with pytest.raises(InputError, match="keeps none of its 2 weights"):
@@ -200,9 +215,10 @@ def test_even_after_the_model_with_the_first_masks_is_gone():
     model = keras.Sequential([keras.Input((8, 3)), layers.Conv1D(4, 3), layers.Conv1D(4, 3)])
     sparsify(model, 0.5, mask_dense=False)
     gc.collect()
-    for mask_dense in (None, False):
-        with pytest.raises(InputError, match=r"is already sparse.*Build the model again"):
-            sparsify(model, 0.5, mask_dense=mask_dense)
+    with pytest.raises(InputError, match=r"is already under a mask.*build the layers again"):
+        sparsify(model, 0.5, mask_dense=False)
+    with pytest.raises(InputError, match=r"is already sparse.*Build the model again"):
+        sparsify(model, 0.5)
 
 
 def test_the_report_tells_what_is_sparse_and_what_stays_dense():
