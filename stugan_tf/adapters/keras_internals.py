@@ -91,18 +91,18 @@ def is_rebuilt_from_layers(layer: keras.layers.Layer) -> bool:
 
     This holds for functional and sequential models that do not describe themselves in another way.
     """
-    kind = type(layer)
+    kind: Any = type(layer)
     if kind.get_config is Functional.get_config:
         return functional_like_constructor(kind)
     return kind.get_config is keras.Sequential.get_config
 
 
-def has_default_config(kind: type) -> bool:
+def has_default_config(kind: Any) -> bool:
     """Whether Keras derives the configuration of a class of layers from its constructor."""
     return is_default(kind.get_config)
 
 
-def mark_default_config(get_config: Callable) -> Callable:
+def mark_default_config(get_config: Any) -> Any:
     """Marks a `get_config` as one that leaves the configuration to Keras."""
     get_config._is_default = True
     return get_config

@@ -9,9 +9,10 @@ and subclassed models around them. Functional and sequential models are describe
 
 import base64
 import functools
+import math
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import keras
 import numpy as np
@@ -33,6 +34,11 @@ from stugan_tf.errors import InputError
 from stugan_tf.layers.execution import replace_product
 from stugan_tf.layers.kernel_mask import KernelMask, kernel_masks, mask_of, masks_of
 from stugan_tf.layers.maskable import Kernel
+
+if TYPE_CHECKING:
+    _Base: TypeAlias = keras.layers.Layer  # Each class made of `SparseLayer` has one more base.
+else:
+    _Base = object
 
 _SAVED = "kernel_masks"  # The key of the masks in a configuration.
 _REGISTERED = "stugan_tf>SparseLayer"
@@ -61,12 +67,12 @@ class KernelMasks(keras.layers.Layer):
                 replace_product(masks[-1])
             # Checkpoints of TensorFlow find variables in attributes only.
             setattr(self, ones.name, ones)
-        vars(self)["masks"] = masks  # Not an attribute of state, so Keras does not look inside.
+        object.__setattr__(self, "masks", masks)  # Keras does not take it for state.
         self.built = True
 
     def save_own_variables(self, store: Any) -> None:
         """Saves the masks. Raises InputError if a weight outside them is not zero."""
-        for mask in vars(self)["masks"]:
+        for mask in self.masks:
             mask.check_zeros()
         super().save_own_variables(store)
 
@@ -97,14 +103,14 @@ def plain_config(layer: keras.layers.Layer) -> dict[str, Any]:
 
 
 @keras.saving.register_keras_serializable("stugan_tf")
-class SparseLayer:
+class SparseLayer(_Base):
     """What a layer with masks in place does besides what its class does: it remembers its masks.
 
     Attributes:
         plain: the class that the layer had before.
     """
 
-    plain: type
+    plain: Any
 
     def get_config(self) -> dict[str, Any]:
         """The configuration of the plain layer, with its class and the masks of all kernels."""
@@ -118,7 +124,7 @@ class SparseLayer:
         """Makes the layer again. It gets its masks as soon as it is built."""
         plain = dict(config)
         kept = plain.pop(_SAVED, None)
-        made_here = getattr(cls, "plain", None)
+        made_here: Any = getattr(cls, "plain", None)
         if kept is None:
             return made_here.from_config(plain)
         if made_here is not None and class_description(made_here) == kept["class"]:
@@ -176,11 +182,12 @@ def _keep_masks(model: keras.layers.Layer) -> None:
 
 def _change_class(layer: keras.layers.Layer) -> None:
     if not isinstance(layer, SparseLayer):
-        object.__setattr__(layer, "__class__", _sparse_class(type(layer)))
+        plain: Any = type(layer)
+        object.__setattr__(layer, "__class__", _sparse_class(plain))
 
 
 @functools.cache
-def _sparse_class(plain: type) -> type:
+def _sparse_class(plain: Any) -> type:
     """A subclass that remembers masks, under the name of the plain class."""
     body: dict[str, Any] = {
         "plain": plain,
@@ -236,6 +243,8 @@ def _packed(mask: KernelMask) -> str:
 
 
 def _unpacked(described: Mapping[str, Any]) -> np.ndarray:
-    shape = tuple(described["shape"])
-    bits = np.frombuffer(zlib.decompress(base64.b64decode(described["ones"])), np.uint8)
-    return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(np.float32)
+    shape, size = tuple(described["shape"]), math.prod(described["shape"])
+    # A damaged file makes no more than the bits of this shape.
+    bits = zlib.decompressobj().decompress(base64.b64decode(described["ones"]), size // 8 + 1)
+    ones = np.unpackbits(np.frombuffer(bits, np.uint8), count=size)
+    return ones.reshape(shape).astype(np.float32)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -30,7 +31,7 @@ class KernelMask(keras.constraints.Constraint):
         kernel: keras.Variable,
         kernel_mask: keras.Variable,
         name: str,
-        layer: keras.layers.Layer | None = None,
+        layer: Any = None,
     ) -> None:
         """Becomes the constraint of `kernel`."""
         self.kernel = kernel

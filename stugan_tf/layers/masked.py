@@ -163,7 +163,9 @@ def set_execution(model: keras.Model, execution: str) -> keras.Model:
         InputError: if `execution` is not one of the three.
     """
     check_execution("execution", execution)
-    for layer in (*kernel_masks(model), *masked_layers(model)):
+    for mask in kernel_masks(model):
+        mask.execution = execution
+    for layer in masked_layers(model):  # Those that are not built have no mask yet.
         layer.execution = execution
     return model
 
