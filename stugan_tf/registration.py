@@ -7,7 +7,7 @@ imported when it is first needed.
 
 import importlib
 import importlib.abc
-import importlib.util
+import importlib.machinery
 import sys
 from importlib.machinery import ModuleSpec
 from typing import Any
@@ -57,12 +57,13 @@ class _AfterKeras(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if fullname != "keras":
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        # TensorFlow asks where Keras is before it imports it, so this may be called again.
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def exec_module(module: Any) -> None:
+                sys.meta_path.remove(self)
                 execute(module)
                 _register()
 

@@ -140,7 +140,10 @@ class Masked(keras.layers.Wrapper):
 
 
 def masked_layers(model: keras.Model) -> list[Masked]:
-    """All `Masked` layers inside a model, each once, in the order in which Keras lists them."""
+    """All `Masked` layers inside a model, each once, in the order in which Keras lists them.
+
+    A model that `sparsify` masked in place has none: `kernel_masks` lists the masks of both.
+    """
     return [layer for layer in all_layers(model) if isinstance(layer, Masked)]
 
 

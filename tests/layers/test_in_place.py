@@ -204,7 +204,7 @@ def test_a_model_inside_and_a_part_of_a_model_keep_their_masks(tmp_path):
 
 @pytest.mark.ci
 def test_checkpoints_of_tensorflow_have_the_masks(tmp_path):
-    model, other = sparsify(subclassed()[0], 0.5), sparsify(subclassed()[0], 0.5, seed=1)
+    model, other = (sparsify(nested()[0], 0.5, seed=seed) for seed in (0, 1))
     path = tf.train.Checkpoint(model).save(tmp_path / "checkpoint")
     tf.train.Checkpoint(other).restore(path).assert_consumed()
     check_same_masks(other, model)
