@@ -15,14 +15,26 @@ from typing import Any
 # {class that Keras may find in a saved model: its module}.
 SAVED = {
     "ConditionalBatchNormalization": "stugan_tf.layers.conditional",
+    "DensityAdjustment": "stugan_tf.sparsity.density_adjustment",
+    "Exploration": "stugan_tf.sparsity.exploration",
+    "GMP": "stugan_tf.sparsity.rules",
+    "GradualPruning": "stugan_tf.sparsity.pruning",
     "LearnedScale": "stugan_tf.layers.conditional",
     "Masked": "stugan_tf.layers.masked",
     "MaskedAdam": "stugan_tf.training.masked_adam",
+    "MomentumGrowth": "stugan_tf.sparsity.rules",
+    "NM": "stugan_tf.sparsity.rules",
     "Orthogonal": "stugan_tf.layers.initializers",
+    "RigL": "stugan_tf.sparsity.rules",
+    "SET": "stugan_tf.sparsity.rules",
+    "SRigL": "stugan_tf.sparsity.rules",
+    "STU": "stugan_tf.sparsity.rules",
     "SparseLayer": "stugan_tf.layers.in_place",
+    "SparseOptimizer": "stugan_tf.fit.optimizer",
     "SpectralConv2D": "stugan_tf.layers.spectral",
     "SpectralDense": "stugan_tf.layers.spectral",
     "SpectralEmbedding": "stugan_tf.layers.spectral",
+    "Static": "stugan_tf.sparsity.rules",
     "SumPooling2D": "stugan_tf.layers.pooling",
 }
 

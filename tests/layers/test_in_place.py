@@ -11,10 +11,12 @@ import tensorflow as tf
 from keras import layers
 
 from stugan_tf.errors import InputError
+from stugan_tf.fit.optimizer import SparseOptimizer
 from stugan_tf.layers.in_place import plain_class
 from stugan_tf.layers.kernel_mask import kernel_masks
 from stugan_tf.layers.masked import check_zeros, set_execution
 from stugan_tf.sparsity.flops import layer_costs
+from stugan_tf.sparsity.rules import RigL
 from stugan_tf.sparsity.sparsify import count_weights, sparsify
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
@@ -200,6 +202,25 @@ def test_a_model_inside_and_a_part_of_a_model_keep_their_masks(tmp_path):
         saved.save(tmp_path / f"{number}.keras")
         check_same_masks(keras.models.load_model(tmp_path / f"{number}.keras"), saved)
     check_same_masks(copy.deepcopy(encoder), encoder)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("make", [nested, subclassed])
+def test_a_topology_that_changes_goes_on_after_loading(make, tmp_path):
+    model, inputs = make()
+    sparsify(model, 0.5)
+    rule = RigL(update_interval=1)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(SparseOptimizer(keras.optimizers.Adam(), rule, total_steps=20), loss)
+    before = masks_of(model)
+    train(model, inputs, epochs=2)
+    assert any(np.any(mask != first) for mask, first in zip(masks_of(model), before, strict=True))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for trained_on in (model, loaded):
+        train(trained_on, inputs, epochs=2)
+    check_same_masks(loaded, model)
+    np.testing.assert_array_equal(loaded(inputs), model(inputs))
 
 
 @pytest.mark.ci
