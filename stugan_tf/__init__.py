@@ -11,6 +11,8 @@ first used: importing the package alone imports neither TensorFlow nor Keras.
 import ast
 import pkgutil
 
+from stugan_tf.registration import register_with_keras
+
 __version__ = "0.1.0"
 
 
@@ -23,6 +25,7 @@ def _listed():
 
 _MODULES = _listed()
 __all__ = sorted(_MODULES)
+register_with_keras()
 
 
 def __getattr__(name):

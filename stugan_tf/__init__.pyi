@@ -30,10 +30,12 @@ from stugan_tf.images import write_png as write_png
 from stugan_tf.latents import between_classes as between_classes
 from stugan_tf.latents import between_latents as between_latents
 from stugan_tf.latents import class_rows as class_rows
+from stugan_tf.layers.kernel_mask import kernel_masks as kernel_masks
 from stugan_tf.layers.masked import Masked as Masked
 from stugan_tf.layers.masked import mask_layers as mask_layers
 from stugan_tf.layers.masked import masked_layers as masked_layers
 from stugan_tf.layers.masked import set_execution as set_execution
+from stugan_tf.layers.masked import unmasked_kernels as unmasked_kernels
 from stugan_tf.models.biggan import biggan_discriminator as biggan_discriminator
 from stugan_tf.models.biggan import biggan_generator as biggan_generator
 from stugan_tf.models.sngan import sngan_discriminator as sngan_discriminator
@@ -84,6 +86,7 @@ from stugan_tf.sparsity.schedules import linear_drop_fraction as linear_drop_fra
 from stugan_tf.sparsity.sparsify import Counts as Counts
 from stugan_tf.sparsity.sparsify import count_weights as count_weights
 from stugan_tf.sparsity.sparsify import sparsify as sparsify
+from stugan_tf.sparsity.sparsify import sparsity_report as sparsity_report
 from stugan_tf.sparsity.structured import constant_fan_in_mask as constant_fan_in_mask
 from stugan_tf.sparsity.structured import n_of_m_mask as n_of_m_mask
 from stugan_tf.sparsity.topology import prune_and_regrow as prune_and_regrow

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import stugan_tf as st
+from stugan_tf.registration import SAVED
 
 ROOT = pathlib.Path(__file__).parents[1]
 HEAVY = ("tensorflow", "keras", "gin", "numpy")
@@ -61,3 +62,15 @@ def test_the_package_and_its_errors_import_nothing_heavy():
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "[]"
+
+
+def test_all_that_keras_saves_is_found_by_name():
+    """Classes that register themselves with Keras are in the table of those that it may load."""
+    registered = {
+        (node.name, ".".join(path.relative_to(ROOT).with_suffix("").parts))
+        for path in (ROOT / "stugan_tf").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+        and any("register_keras_serializable" in ast.unparse(one) for one in node.decorator_list)
+    }
+    assert registered == set(SAVED.items())

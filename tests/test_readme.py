@@ -33,8 +33,8 @@ def test_without_gin_a_model_is_sparse_and_stays_so():
     counts = st.count_weights(model)
     assert abs(counts.sparsity - 0.9) < 0.01
     images = np.random.default_rng(0).normal(size=[4, 8, 8, 3])
-    before = [layer.kernel.numpy() for layer in st.masked_layers(model)]
+    before = [layer.kernel.numpy() for layer in st.kernel_masks(model)]
     model.fit(images, np.ones([4, 16]), verbose=0)
-    for layer, kernel in zip(st.masked_layers(model), before, strict=True):
+    for layer, kernel in zip(st.kernel_masks(model), before, strict=True):
         assert np.any(layer.kernel.numpy() != kernel)
         assert not np.any(layer.kernel.numpy()[layer.kernel_mask.numpy() == 0])

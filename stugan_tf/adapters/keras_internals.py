@@ -2,15 +2,22 @@
 
 Keras has no public walk over the calls of a functional model or over layers inside custom layers.
 `model.losses` holds the losses of the last call only, and its optimizers reduce gradients over
-replicas by themselves.
+replicas by themselves. Layers that are built take no more layers, classes made at run time cannot
+be saved, and averages of weights are assigned without constraints.
 tests/adapters/test_keras_internals.py fails first when Keras changes them.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common.stateless_scope import in_stateless_scope
+from keras.src.models.functional import Functional, functional_like_constructor
+from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES
+from keras.src.saving.serialization_lib import serialize_with_public_class
+from keras.src.utils.python_utils import is_default
 
 
 def all_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
@@ -85,6 +92,81 @@ def schedule_of(
     """The schedule of the learning rate of an optimizer; None if the rate is a number."""
     rate = optimizer._learning_rate
     return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
+
+
+def is_rebuilt_from_layers(layer: keras.layers.Layer) -> bool:
+    """Whether the configuration of a layer is that of the layers inside, as Keras writes it.
+
+    This holds for functional and sequential models that do not describe themselves in another way.
+    """
+    kind: Any = type(layer)
+    if kind.get_config is Functional.get_config:
+        return functional_like_constructor(kind)
+    return kind.get_config is keras.Sequential.get_config
+
+
+def has_default_config(kind: Any) -> bool:
+    """Whether Keras derives the configuration of a class of layers from its constructor."""
+    return is_default(kind.get_config)
+
+
+def mark_default_config(get_config: Any) -> Any:
+    """Marks a `get_config` as one that leaves the configuration to Keras."""
+    get_config._is_default = True
+    return get_config
+
+
+def add_layer(layer: keras.layers.Layer, name: str, added: keras.layers.Layer) -> None:
+    """Makes a layer an attribute of another one that may be built already.
+
+    Keras finds its variables and saves them with those of the other layer.
+    """
+    locked = layer._tracker.locked
+    layer._tracker.unlock()
+    setattr(layer, name, added)
+    if locked:
+        layer._lock_state()
+
+
+def set_path(variable: keras.Variable, path: str) -> None:
+    """Sets the path of a variable that was created outside the scope of its layer."""
+    variable._path = path
+
+
+def forget_traces(model: keras.Model) -> None:
+    """The next `fit` of a model traces its step again: constraints are looked up in tracing."""
+    model.train_function = None
+
+
+def is_stateless() -> bool:
+    """Whether Keras computes shapes or traces without state: variables cannot be assigned."""
+    return in_stateless_scope()
+
+
+def class_description(kind: type) -> dict[str, Any]:
+    """What `keras.saving.deserialize_keras_object` needs to find a class, without a `config`."""
+    described = serialize_with_public_class(kind)
+    return {key: described[key] for key in ("module", "class_name", "registered_name")}
+
+
+def save_as(kind: type, registered_name: str) -> None:
+    """Objects of a class are saved under the name of another class, which loads them."""
+    GLOBAL_CUSTOM_NAMES[kind] = registered_name
+
+
+def after_finalizing(function: Callable[[Iterable[keras.Variable]], None]) -> None:
+    """Calls a function with the variables whenever an optimizer has finalized their values.
+
+    Keras does so at the end of `fit`.
+    """
+    finalize = keras.optimizers.Optimizer.finalize_variable_values
+
+    @functools.wraps(finalize)
+    def finalize_variable_values(self: Any, var_list: Sequence[keras.Variable]) -> None:
+        finalize(self, var_list)
+        function(var_list)
+
+    keras.optimizers.Optimizer.finalize_variable_values = finalize_variable_values
 
 
 class LocalOptimizer(keras.optimizers.Optimizer):

@@ -15,6 +15,7 @@ from stugan_tf.adapters.tensorflow_internals import is_compiled_by_xla
 from stugan_tf.errors import InputError
 from stugan_tf.kernels import library, tuning
 from stugan_tf.kernels.convolution import Choice, masked_convolution
+from stugan_tf.layers.kernel_mask import KernelMask
 
 EXECUTIONS = ("dense", "sparse", "auto")
 
@@ -60,7 +61,7 @@ def densely() -> Iterator[None]:
         _context.densely = former
 
 
-def is_supported(layer: keras.layers.Layer) -> bool:
+def is_supported(layer: Any) -> bool:
     """Whether a Keras layer can run on its non-zeros.
 
     It can if it computes in float32 and is a dense layer or an NHWC convolution of stride 1. An
@@ -97,11 +98,58 @@ def zero_gradients() -> bool | tf.Tensor:
     return getattr(_context, "wanted", True)
 
 
+def is_replaceable(layer: keras.layers.Layer) -> bool:
+    """Whether a layer is a convolution as Keras computes it.
+
+    Keras calls `convolution_op` so that it can be replaced. A spectral layer calls it with
+    W / sigma. Subclasses that override it are left alone.
+    """
+    own = getattr(type(layer), "convolution_op", None)
+    return own is keras.layers.Conv2D.convolution_op
+
+
+def replace_product(masked: KernelMask) -> None:
+    """Lets the product of a layer with its masked kernel run on the non-zeros.
+
+    From now on the layer computes by the execution of the mask. Layers without such a product go on
+    computing densely.
+    """
+    layer: Any = masked.layer
+    if is_replaceable(layer):
+        convolve = layer.convolution_op
+
+        def convolution_op(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+            outputs = product(masked, inputs, kernel)
+            return convolve(inputs, kernel) if outputs is None else outputs
+
+        layer.convolution_op = convolution_op
+        return
+
+    def matmul_op(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        outputs = product(masked, inputs, kernel)
+        return keras.ops.matmul(inputs, kernel) if outputs is None else outputs
+
+    if hasattr(layer, "matmul_op"):
+        layer.matmul_op = matmul_op
+    elif getattr(type(layer), "call", None) is keras.layers.Dense.call:
+        call = layer.call
+
+        def multiply(inputs: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
+            if masked.execution == "dense" or not is_supported(layer):
+                return call(inputs, *args, **kwargs)
+            outputs = matmul_op(inputs, layer.kernel)
+            if layer.use_bias:
+                outputs = outputs + layer.bias
+            return outputs if layer.activation is None else layer.activation(outputs)
+
+        layer.call = multiply
+
+
 def choose(masked: Any, size: Any, **fused: Any) -> Choice:
     """The `Choice` of a masked layer by its execution.
 
     Args:
-        masked: a `Masked` layer.
+        masked: a `KernelMask` or a `Masked` layer.
         size: (B, H, W) of its inputs. An unknown size is None.
         **fused: the operations fused with it, by their names in `tuning.Problem`.
     """
@@ -125,20 +173,21 @@ def choose(masked: Any, size: Any, **fused: Any) -> Choice:
         return tuning.fastest(problem)
 
 
-def product(masked: Any, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor | None:
+def product(masked: KernelMask, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor | None:
     """The convolution or matrix product of a masked layer.
 
     Args:
-        masked: a `Masked` layer around a layer that `is_supported`.
+        masked: the mask of the kernel of a layer.
         inputs: float32 [B, H, W, C], or [..., C] for a matrix product.
         kernel: float32 [h, w, C, C'] or [C, C'], zero outside the mask.
 
     Returns:
         The outputs. None where the layer should compute as it would without a mask: because dense
-        execution is chosen, or because the kernels cannot run.
+        execution is chosen, or because the kernels cannot run or do not support the layer.
     """
-    if masked.execution == "dense" or not can_run():
+    if masked.execution == "dense" or not is_supported(masked.layer) or not can_run():
         return None
+    inputs, kernel = tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel)
     if len(kernel.shape) == 4:
         choice = choose(masked, inputs.shape[:3])
         if choice == DENSE:

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from stugan_tf.adapters.keras_internals import functional, nodes, producer
 from stugan_tf.kernels.convolution import Normalization, masked_convolution, moments
-from stugan_tf.layers.execution import choose, is_supported, zero_gradients
+from stugan_tf.layers.execution import choose, is_replaceable, is_supported, zero_gradients
 from stugan_tf.layers.masked import Masked
 from stugan_tf.layers.spectral import SpectralConv2D
 
@@ -155,7 +155,7 @@ def is_fusible(masked: Masked) -> bool:
         isinstance(layer, keras.layers.Conv2D)
         # Subclasses that override `call` compute something else.
         and type(layer).call in (keras.layers.Conv2D.call, SpectralConv2D.call)
-        and masked.is_replaceable
+        and is_replaceable(masked.layer)
         and masked.compute_dtype == "float32"
         and masked.activity_regularizer is None
         and is_supported(layer)

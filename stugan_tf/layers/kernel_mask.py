@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from stugan_tf.adapters.keras_internals import after_finalizing, all_layers, own_weights
 from stugan_tf.errors import InputError
 
 
@@ -20,13 +22,23 @@ class KernelMask(keras.constraints.Constraint):
         kernel: the variable.
         kernel_mask: a variable of zeros and ones in the shape of the kernel. It is not trained.
         name: name of the layer, for messages.
+        layer: the layer that has the kernel, or None if it is not known.
+        execution: how products with the kernel are computed, see `layers.masked.set_execution`.
     """
 
-    def __init__(self, kernel: keras.Variable, kernel_mask: keras.Variable, name: str) -> None:
+    def __init__(
+        self,
+        kernel: keras.Variable,
+        kernel_mask: keras.Variable,
+        name: str,
+        layer: Any = None,
+    ) -> None:
         """Becomes the constraint of `kernel`."""
         self.kernel = kernel
         self.kernel_mask = kernel_mask
         self.name = name
+        self.layer = layer
+        self.execution = "dense"
         self._own_constraint = kernel.constraint
         kernel.constraint = self
 
@@ -46,7 +58,16 @@ class KernelMask(keras.constraints.Constraint):
 
         Args:
             mask: float32 zeros and ones in the shape of the kernel.
+
+        Raises:
+            InputError: if the mask has another shape.
         """
+        shape, expected = tuple(mask.shape), tuple(self.kernel.shape)
+        if shape != expected:
+            raise InputError(
+                f"The mask for {self.name!r} must have the shape of its kernel, {expected}, got "
+                f"{shape}. Is it the mask of another layer or model?"
+            )
         self.kernel_mask.assign(mask)
         self.kernel.assign(self.kernel * tf.cast(mask, self.kernel.dtype))
 
@@ -79,10 +100,32 @@ class KernelMask(keras.constraints.Constraint):
 
 def mask_of(variable: keras.Variable) -> KernelMask | None:
     """The `KernelMask` of a variable, or None if it is under no mask."""
-    constraint = variable.constraint
+    constraint = getattr(variable, "constraint", None)
     return constraint if isinstance(constraint, KernelMask) else None
 
 
 def masks_of(variables: Iterable[keras.Variable]) -> list[KernelMask]:
     """The masks of those variables that are under one, in the order of the variables."""
     return [mask for mask in map(mask_of, variables) if mask is not None]
+
+
+def kernel_masks(model: keras.layers.Layer) -> list[KernelMask]:
+    """The masks of all kernels of a model, each once, in the order in which Keras lists the layers.
+
+    It does not matter how a kernel got its mask: by `Masked`, or in place by `sparsify`.
+
+    Args:
+        model: a model or layer. Layers that are not built have no kernels and so no masks.
+    """
+    found = {id(mask): mask for layer in all_layers(model) for mask in masks_of(own_weights(layer))}
+    return list(found.values())
+
+
+def _zero_again(variables: Iterable[keras.Variable]) -> None:
+    for mask in masks_of(variables):
+        mask.kernel.assign(mask(mask.kernel))
+
+
+# With `use_ema`, Keras overwrites weights with their averages at the end of `fit` and applies no
+# constraint. The averages are taken before constraints are applied, so they have no zeros.
+after_finalizing(_zero_again)

@@ -1,7 +1,6 @@
 """A layer whose kernel stays zero under a mask: where models and sparsity meet."""
 
 import math
-import weakref
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,8 +16,8 @@ from stugan_tf.adapters.keras_internals import (
 )
 from stugan_tf.errors import InputError
 from stugan_tf.layers.conditional import ConditionalBatchNormalization
-from stugan_tf.layers.execution import check_execution, is_supported, product
-from stugan_tf.layers.kernel_mask import KernelMask
+from stugan_tf.layers.execution import check_execution, replace_product
+from stugan_tf.layers.kernel_mask import KernelMask, kernel_masks, mask_of
 from stugan_tf.layers.spectral import SpectralNormalization
 from stugan_tf.signatures import Shape
 
@@ -32,9 +31,6 @@ CONVOLUTIONS = (
     keras.layers.Conv3DTranspose,
 )
 
-# The layers that have ever been wrapped: a second mask would not know the zeros of the first.
-_wrapped: weakref.WeakSet = weakref.WeakSet()
-
 
 @keras.saving.register_keras_serializable("stugan_tf")
 class Masked(keras.layers.Wrapper):
@@ -44,10 +40,6 @@ class Masked(keras.layers.Wrapper):
     (Sec. 4.3). `KernelMask`, the constraint of the kernel, restores the invariant after each update
     of any optimizer of Keras. Other code that changes the kernel must do so itself, e.g. by
     `assign_mask`. A dense layer has a mask of ones.
-
-    Attributes:
-        execution: how the product with the kernel is computed: `dense`, `sparse` or `auto`. See
-            `set_execution`.
 
     Args:
         layer: a layer with a `kernel`, e.g. a convolution or dense layer.
@@ -61,63 +53,50 @@ class Masked(keras.layers.Wrapper):
     def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
         kwargs.setdefault("name", layer.name)
         super().__init__(layer, **kwargs)
-        self.execution = "dense"
+        self._execution = "dense"
 
     def build(self, input_shape: Shape) -> None:
         """Builds the wrapped layer, then a mask of ones in the shape of its kernel."""
         super().build(input_shape)
-        if not isinstance(getattr(self.layer, "kernel", None), keras.Variable):
+        kernel = getattr(self.layer, "kernel", None)
+        if not isinstance(kernel, keras.Variable):
             raise InputError(
                 f"`Masked` needs a layer with one `kernel`, got {type(self.layer).__name__} "
                 f"{self.layer.name!r}. Wrap a convolution or dense layer."
             )
-        if self.layer in _wrapped:
+        if mask_of(kernel) is not None:
             raise InputError(
                 f"Layer {self.layer.name!r} is already under a mask, and a second one would add to "
                 "its zeros. Go on with the model that has the first mask, or build the layers "
                 "again for each model."
             )
-        _wrapped.add(self.layer)
         # In Keras `mask` means time steps, hence the longer name.
         self.kernel_mask = self.add_weight(
             name="kernel_mask",
-            shape=self.layer.kernel.shape,
+            shape=kernel.shape,
             initializer="ones",
             trainable=False,
             autocast=False,
         )
-        self._mask = KernelMask(self.layer.kernel, self.kernel_mask, self.name)
-        # Keras calls `convolution_op` so that it can be replaced. A spectral layer calls it with
-        # W / sigma. Subclasses that override it are left alone.
-        if self.is_replaceable:
-            self._convolve_densely = self.layer.convolution_op
-            self.layer.convolution_op = self._convolve
-        elif hasattr(self.layer, "matmul_op"):
-            self.layer.matmul_op = self._matmul
+        self._mask = KernelMask(kernel, self.kernel_mask, self.name, self.layer)
+        self._mask.execution = self._execution
+        replace_product(self._mask)
         self.built = True
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Calls the wrapped layer. Keras passes `training` on by itself."""
-        is_dense = self.execution == "dense" or not is_supported(self.layer)
-        if is_dense or type(self.layer) is not keras.layers.Dense:
-            return self.layer(inputs)
-        outputs = self._matmul(inputs, self.layer.kernel)
-        if self.layer.use_bias:
-            outputs = outputs + self.layer.bias
-        return outputs if self.layer.activation is None else self.layer.activation(outputs)
+        return self.layer(inputs)
 
-    def _convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        outputs = self._sparse_product(inputs, kernel)
-        return self._convolve_densely(inputs, kernel) if outputs is None else outputs
+    @property
+    def execution(self) -> str:
+        """How the product with the kernel is computed, see `set_execution`."""
+        return self._mask.execution if self.built else self._execution
 
-    def _matmul(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        outputs = self._sparse_product(inputs, kernel)
-        return keras.ops.matmul(inputs, kernel) if outputs is None else outputs
-
-    def _sparse_product(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor | None:
-        if not is_supported(self.layer):
-            return None
-        return product(self, tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel))
+    @execution.setter
+    def execution(self, execution: str) -> None:
+        self._execution = execution
+        if self.built:
+            self._mask.execution = execution
 
     def save_own_variables(self, store: Any) -> None:
         """Saves the mask. Raises InputError if a weight outside it is not zero."""
@@ -131,12 +110,6 @@ class Masked(keras.layers.Wrapper):
     def density(self) -> float:
         """The fraction of ones in the mask, a Python float."""
         return self._mask.density()
-
-    @property
-    def is_replaceable(self) -> bool:
-        """Whether the wrapped layer is a convolution as Keras computes it."""
-        own = getattr(type(self.layer), "convolution_op", None)
-        return own is keras.layers.Conv2D.convolution_op
 
     def effective_kernel(self, training: bool) -> tf.Tensor:
         """The kernel that the layer computes with: W, or W / sigma(W)."""
@@ -167,7 +140,10 @@ class Masked(keras.layers.Wrapper):
 
 
 def masked_layers(model: keras.Model) -> list[Masked]:
-    """All `Masked` layers inside a model, each once, in the order in which Keras lists them."""
+    """All `Masked` layers inside a model, each once, in the order in which Keras lists them.
+
+    A model that `sparsify` masked in place has none: `kernel_masks` lists the masks of both.
+    """
     return [layer for layer in all_layers(model) if isinstance(layer, Masked)]
 
 
@@ -190,24 +166,26 @@ def set_execution(model: keras.Model, execution: str) -> keras.Model:
         InputError: if `execution` is not one of the three.
     """
     check_execution("execution", execution)
-    for layer in masked_layers(model):
+    for mask in kernel_masks(model):
+        mask.execution = execution
+    for layer in masked_layers(model):  # Those that are not built have no mask yet.
         layer.execution = execution
     return model
 
 
 def check_zeros(model: keras.Model) -> None:
     """Raises InputError if a weight of a model is outside the mask of its layer and not zero."""
-    for layer in masked_layers(model):
-        layer.check_zeros()
+    for mask in kernel_masks(model):
+        mask.check_zeros()
 
 
 def check_not_frozen(model: keras.Model) -> None:
     """Raises InputError if a masked layer of a model is frozen: its weights could not change."""
     trained = {id(variable) for variable in model.trainable_variables}
-    for layer in masked_layers(model):
-        if id(layer.kernel) not in trained:
+    for mask in kernel_masks(model):
+        if id(mask.kernel) not in trained:
             raise InputError(
-                f"Layer {layer.name!r} of {model.name!r} is under a mask and frozen (trainable = "
+                f"Layer {mask.name!r} of {model.name!r} is under a mask and frozen (trainable = "
                 "False): masks are for layers that train. Leave the layer outside `Masked`, or "
                 "set trainable = True."
             )
@@ -225,7 +203,7 @@ class Unmasked(NamedTuple):
 def unmasked_kernels(model: keras.Model) -> list[Unmasked]:
     """The trainable weights of rank 2 or more that are not under masks, one entry for each tensor.
 
-    Biases and the scales of norms have rank 1 and are left out.
+    Biases are left out, and so are the scales of norms, which have rank 1.
 
     Args:
         model: a built Keras model.
@@ -237,14 +215,14 @@ def unmasked_kernels(model: keras.Model) -> list[Unmasked]:
         if isinstance(layer, keras.layers.Wrapper) and not isinstance(layer, Masked)
     }
     bare = {id(variable) for variable in model.trainable_variables}
-    bare -= {id(layer.kernel) for layer in masked_layers(model)}
+    bare -= {id(mask.kernel) for mask in kernel_masks(model)}
     found = {}
     for layer in layers:
         kind = type(layer).__name__
         if id(layer) in wrappers:
             kind = f"{type(wrappers[id(layer)]).__name__}({kind})"
         for variable in own_weights(layer):
-            rank = len(variable.shape)
+            rank = 1 if variable.name.endswith("bias") else len(variable.shape)
             # A wrapper may list the kernel of the layer inside as its own.
             if rank >= 2 and id(variable) in bare and not isinstance(layer, keras.layers.Wrapper):
                 size = math.prod(variable.shape)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
-from stugan_tf.layers.masked import masked_layers
+from stugan_tf.layers.kernel_mask import kernel_masks
 
 
 def moving_variables(*models: keras.Model) -> list[tf.Variable]:
@@ -20,7 +20,7 @@ def moving_variables(*models: keras.Model) -> list[tf.Variable]:
     Returns:
         A list of `tf.Variable`.
     """
-    masks = {id(layer.kernel_mask) for model in models for layer in masked_layers(model)}
+    masks = {id(mask.kernel_mask) for model in models for mask in kernel_masks(model)}
     return [
         variable.value
         for model in models

@@ -23,7 +23,7 @@ from stugan_tf.adapters.tensorflow_internals import is_compiled_by_xla, stop_rec
 from stugan_tf.errors import InputError
 from stugan_tf.layers.execution import gradients_of_zeros, zero_gradients
 from stugan_tf.layers.graph import output_size, tensor_size
-from stugan_tf.layers.masked import masked_layers
+from stugan_tf.layers.kernel_mask import kernel_masks
 
 
 class Rematerialized:
@@ -81,7 +81,7 @@ class Segment:
             outputs = keras.tree.flatten(node.operation(*args, **kwargs))
             known |= {id(tensor): new for tensor, new in zip(node.outputs, outputs, strict=True)}
         self._model = keras.Model(inputs, [known[id(tensor)] for tensor in part.outputs])
-        self._masks = {id(layer.kernel_mask) for layer in masked_layers(self._model)}
+        self._masks = {id(mask.kernel_mask) for mask in kernel_masks(self._model)}
 
     def __call__(self, inputs: list[tf.Tensor], training: bool) -> list[tf.Tensor]:
         """Computes the outputs and moves the state."""

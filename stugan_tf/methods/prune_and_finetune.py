@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from stugan_tf.checks import check_fraction
 from stugan_tf.errors import InputError
-from stugan_tf.layers.masked import masked_layers
+from stugan_tf.layers.kernel_mask import kernel_masks
 from stugan_tf.methods.masking import prune
 from stugan_tf.methods.phases import Phase, Phases
 from stugan_tf.methods.pretraining import DENSE, dense_phase
@@ -58,7 +58,7 @@ def prune_and_finetune(
         parent.restore(training)
         masks = {}
         for name, sparsity in pruned.items():
-            layers = masked_layers(training.gan.networks[name])
+            layers = kernel_masks(training.gan.networks[name])
             masks[name] = pruning([layer.kernel.value for layer in layers], sparsity)
         prune(training, masks)
         return {"pruning": pruning.__name__, "sparsities": pruned}

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from stugan_tf.checks import check_fraction, check_positive
 from stugan_tf.errors import InputError
-from stugan_tf.layers.masked import masked_layers
+from stugan_tf.layers.kernel_mask import kernel_masks
 from stugan_tf.methods.masking import prune
 from stugan_tf.methods.phases import Phase, Phases
 from stugan_tf.methods.pretraining import DENSE, dense_phase
@@ -85,7 +85,7 @@ def _round(number: int, rate: float, pruned: list[str]) -> Phase:
 
 def _pruned(network, rate):
     """The masks of a network after one more round."""
-    layers = masked_layers(network)
+    layers = kernel_masks(network)
     return prune_remaining(
         [tf.convert_to_tensor(layer.kernel.value) for layer in layers],
         [tf.convert_to_tensor(layer.kernel_mask.value) for layer in layers],

@@ -20,6 +20,7 @@ import numpy as np
 from stugan_tf.adapters.keras_internals import functional, nodes
 from stugan_tf.errors import InputError
 from stugan_tf.layers.conditional import ConditionalBatchNormalization, LearnedScale
+from stugan_tf.layers.in_place import plain_class, plain_config
 from stugan_tf.layers.masked import Masked, check_zeros
 from stugan_tf.layers.spectral import (
     SpectralConv2D,
@@ -127,15 +128,16 @@ class _Tracing:
 
     def _add_plain(self, layer, inputs, shape):
         inner = layer.layer if type(layer) is Masked else layer
-        kind = _NAMES.get(type(inner), type(inner).__name__)
-        is_keras = getattr(keras.layers, kind, None) in (type(inner), None) or type(inner) in _NAMES
+        plain = plain_class(inner)
+        kind = _NAMES.get(plain, plain.__name__)
+        is_keras = getattr(keras.layers, kind, None) in (plain, None) or plain in _NAMES
         if kind not in KINDS or not is_keras or kind == "BatchNormalization":
             raise InputError(
                 f"Layer {layer.name!r}, a {type(inner).__name__}, cannot be exported: the plain "
                 f"layers of an artifact are {', '.join(KINDS)}; BatchNormalization and the layers "
                 "of stugan_tf fold into them."
             )
-        config = {**inner.get_config(), "name": layer.name}
+        config = {**plain_config(inner), "name": layer.name}
         if kind == "Reshape":  # One size may have been left open.
             config["target_shape"] = shape[1:]
         arguments = checked_arguments(kind, layer.name, config)

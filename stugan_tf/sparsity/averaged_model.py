@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from stugan_tf import signatures
-from stugan_tf.layers.masked import masked_layers
+from stugan_tf.layers.kernel_mask import kernel_masks
 from stugan_tf.layers.paths import names_of
 from stugan_tf.sparsity.averaging import Average
 
@@ -32,7 +32,7 @@ class AveragedModel:
         """
         self.model = copy
         self._rule = rule
-        layers = list(zip(masked_layers(copy), masked_layers(original), strict=True))
+        layers = list(zip(kernel_masks(copy), kernel_masks(original), strict=True))
         self.seen = [
             tf.Variable(theirs.kernel_mask.value > 0, trainable=False) for _, theirs in layers
         ]
@@ -71,7 +71,7 @@ class AveragedModel:
         named = dict(zip(names, self.model.variables, strict=True))
         state = {f"averaged/{name}": variable.value for name, variable in named.items()}
         by_variable = {id(variable): name for name, variable in named.items()}
-        for layer, seen in zip(masked_layers(self.model), self.seen, strict=True):
+        for layer, seen in zip(kernel_masks(self.model), self.seen, strict=True):
             state[f"averaged_seen/{by_variable[id(layer.kernel)]}"] = seen
         return state
 

@@ -18,6 +18,7 @@ import keras
 
 from stugan_tf.adapters.keras_internals import all_layers, functional, nodes, own_weights
 from stugan_tf.errors import InputError
+from stugan_tf.layers.kernel_mask import mask_of
 from stugan_tf.layers.masked import Masked
 from stugan_tf.signatures import Distribution
 from stugan_tf.sparsity.distributions import erk
@@ -174,8 +175,7 @@ def _costs(layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> lis
     if not isinstance(layer, keras.layers.Layer) or isinstance(layer, keras.layers.Embedding):
         return []
     if isinstance(layer, Masked):
-        (cost,) = _costs(layer.layer, inputs, outputs)
-        return [cost._replace(name=layer.name, masked=True, active=layer.num_active())]
+        return [cost._replace(name=layer.name) for cost in _costs(layer.layer, inputs, outputs)]
     if isinstance(layer, keras.layers.SpectralNormalization):
         return _costs(layer.layer, inputs, outputs)
     if isinstance(layer, keras.layers.TimeDistributed):
@@ -205,8 +205,10 @@ def _costs(layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> lis
 
 def _kernel_cost(name: str, kernel: keras.Variable, uses: Sequence[int | None]) -> LayerCost:
     """The cost of a kernel whose weights are each used once for each element of these sizes."""
-    size = math.prod(kernel.shape)
-    return _known(LayerCost(name, tuple(kernel.shape), masked=False, active=size, macs=size), uses)
+    mask, size = mask_of(kernel), math.prod(kernel.shape)
+    active = size if mask is None else mask.num_active()
+    cost = LayerCost(name, tuple(kernel.shape), mask is not None, active, macs=size)
+    return _known(cost, uses)
 
 
 def _known(cost: LayerCost, uses: Sequence[int | None]) -> LayerCost:
@@ -259,23 +261,12 @@ def _einsum_uses(layer: keras.layers.EinsumDense, shape: Shape) -> list[int | No
 def _uncounted_costs(layer: keras.layers.Layer) -> list[LayerCost]:
     """The kernels of a layer of another kind, and of the layers inside it."""
     reason = f"a {type(layer).__name__} is not one of the kinds that are counted"
-    inside = all_layers(layer)
-    masked = {id(one.kernel): one for one in inside if isinstance(one, Masked)}
     kernels = {
         id(variable): (one.name, variable)
-        for one in inside
+        for one in all_layers(layer)
         if not isinstance(one, keras.layers.Embedding)
         for variable in own_weights(one)
         if len(variable.shape) >= 2
     }
-    return [
-        LayerCost(
-            name=name,
-            kernel_shape=tuple(kernel.shape),
-            masked=key in masked,
-            active=masked[key].num_active() if key in masked else math.prod(kernel.shape),
-            macs=0,
-            uncounted=reason,
-        )
-        for key, (name, kernel) in kernels.items()
-    ]
+    costs = [_kernel_cost(name, kernel, ()) for name, kernel in kernels.values()]
+    return [cost._replace(macs=0, uncounted=reason) for cost in costs]

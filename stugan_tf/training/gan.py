@@ -13,7 +13,8 @@ from stugan_tf.checks import check_bool, check_fraction, check_function, check_n
 from stugan_tf.errors import InputError
 from stugan_tf.layers.execution import can_run, warn_unused
 from stugan_tf.layers.fusion import fuse
-from stugan_tf.layers.masked import check_zeros, masked_layers, set_execution
+from stugan_tf.layers.kernel_mask import kernel_masks
+from stugan_tf.layers.masked import check_zeros, set_execution
 from stugan_tf.layers.mixing import mixing_classes
 from stugan_tf.layers.rematerialization import Rematerialized
 from stugan_tf.signatures import Average, ImageShape
@@ -273,7 +274,7 @@ class GAN:
         execution is always dense, because the sparse kernels support float32 only.
         """
         models = (self.generator, self.discriminator, self.averaged.model)
-        dtypes = {layer.layer.compute_dtype for model in models for layer in masked_layers(model)}
+        dtypes = {mask.layer.compute_dtype for model in models for mask in kernel_masks(model)}
         if execution != "dense" and not dtypes <= {"float32"}:
             warn_unused(f"they are for float32, and layers compute in {', '.join(sorted(dtypes))}")
             execution = "dense"

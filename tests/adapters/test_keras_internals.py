@@ -8,14 +8,23 @@ from keras import layers
 
 from stugan_tf.adapters.keras_internals import (
     LocalOptimizer,
+    add_layer,
     added_losses,
     adding_layer,
     all_layers,
+    class_description,
+    forget_traces,
     functional,
+    has_default_config,
     is_functional,
+    is_rebuilt_from_layers,
+    is_stateless,
+    mark_default_config,
     nodes,
     own_weights,
     producer,
+    save_as,
+    set_path,
 )
 
 ADAPTER = "Keras has changed: adapt stugan_tf/adapters/keras_internals.py"
@@ -129,3 +138,81 @@ def test_a_layer_has_weights_of_its_own():
     outer(inputs)
     assert own_weights(outer) == [], ADAPTER
     assert [weight.name for weight in own_weights(outer.held)] == ["kernel", "bias"], ADAPTER
+
+
+class FunctionalLike(keras.Model):
+    """Keras describes it by its layers."""
+
+
+class SelfDescribed(keras.Model):
+    def get_config(self):
+        return {}
+
+
+def test_which_models_are_made_again_from_their_layers(model):
+    sequential = keras.Sequential([keras.Input((3,)), layers.Dense(3)])
+    like = FunctionalLike(model.inputs, model.outputs)
+    for rebuilt in (model, sequential, like):
+        assert is_rebuilt_from_layers(rebuilt), ADAPTER
+    for other in (Subclassed(), SelfDescribed(), Holder(sequential), layers.Dense(3)):
+        assert not is_rebuilt_from_layers(other), ADAPTER
+
+
+def test_whether_keras_derives_a_configuration():
+    assert has_default_config(Holder), ADAPTER
+    assert not has_default_config(layers.Dense), ADAPTER
+    derived = type("Derived", (Holder,), {"get_config": lambda self: Holder.get_config(self)})
+    assert not has_default_config(derived), ADAPTER
+    mark_default_config(derived.get_config)
+    assert has_default_config(derived), ADAPTER
+
+
+def test_a_built_layer_takes_one_more_and_stays_locked():
+    outer, added = layers.Dense(3), layers.Dense(2)
+    outer.build((None, 3))
+    added.build((None, 3))
+    add_layer(outer, "added", added)
+    assert outer.added is added
+    assert [variable.shape for variable in outer.variables] == [(3, 3), (3,), (3, 2), (2,)], ADAPTER
+    with pytest.raises(ValueError, match="cannot add new elements of state"):
+        outer.more = layers.Dense(1)
+
+
+def test_a_variable_takes_a_path():
+    variable = keras.Variable(np.zeros(2), name="mine")
+    set_path(variable, "layer/mine")
+    assert (variable.path, variable.name) == ("layer/mine", "mine"), ADAPTER
+
+
+def test_a_step_is_traced_again_when_its_traces_are_forgotten(model):
+    model.compile("sgd", "mse")
+    model.train_on_batch(np.zeros((1, 3)), np.zeros((1, 3)))
+    former = model.train_function
+    forget_traces(model)
+    model.train_on_batch(np.zeros((1, 3)), np.zeros((1, 3)))
+    assert model.train_function is not former, ADAPTER
+
+
+def test_where_variables_cannot_be_assigned():
+    assert not is_stateless(), ADAPTER
+    with keras.StatelessScope():
+        assert is_stateless(), ADAPTER
+
+
+@keras.saving.register_keras_serializable("adapter", "saved")
+class Loading(layers.Layer):
+    pass
+
+
+def test_classes_are_described_and_saved_under_other_names():
+    for kind in (layers.Dense, Loading):
+        described = {**class_description(kind), "config": {**kind(**_sizes(kind)).get_config()}}
+        assert type(keras.saving.deserialize_keras_object(described)) is kind, ADAPTER
+    made = type("Made", (Loading,), {})
+    save_as(made, "adapter>saved")
+    saved = keras.saving.serialize_keras_object(made())
+    assert type(keras.saving.deserialize_keras_object(saved)) is Loading, ADAPTER
+
+
+def _sizes(kind):
+    return {"units": 3} if kind is layers.Dense else {}

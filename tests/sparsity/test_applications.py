@@ -1,0 +1,49 @@
+"""All models of `keras.applications`, sparse: a step, zeros, and saving."""
+
+import keras
+import numpy as np
+import pytest
+
+from stugan_tf.layers.kernel_mask import kernel_masks
+from stugan_tf.layers.masked import check_zeros, unmasked_kernels
+from stugan_tf.sparsity.sparsify import count_weights, sparsify
+
+SMALL = ("EfficientNetB0", "MobileNetV2")
+SIZES = {"InceptionResNetV2": 75, "InceptionV3": 75, "NASNetLarge": 331, "NASNetMobile": 224}
+BUILDERS = sorted(
+    name
+    for name, value in vars(keras.applications).items()
+    if callable(value) and name[0].isupper()
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.ci if name in SMALL else pytest.mark.slow)
+        for name in BUILDERS
+    ],
+)
+def test_a_model_is_sparse_trains_and_is_loaded(name, tmp_path):
+    size = SIZES.get(name, 71 if name == "Xception" else 32)
+    build = getattr(keras.applications, name)
+    model = build(weights=None, classes=10, input_shape=(size, size, 3))
+    images = np.random.default_rng(0).random((2, size, size, 3)).astype(np.float32)
+    sparsify(model, 0.9)
+    assert unmasked_kernels(model) == []
+    counts = count_weights(model)
+    assert counts.sparsity == pytest.approx(0.9, abs=1e-3)
+    step(model, images)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert count_weights(loaded) == counts
+    for mask, expected in zip(kernel_masks(loaded), kernel_masks(model), strict=True):
+        np.testing.assert_array_equal(mask.kernel_mask, expected.kernel_mask)
+    np.testing.assert_array_equal(loaded(images), model(images))
+    step(loaded, images)
+
+
+def step(model, images):
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+    model.train_on_batch(images, np.array([0, 1]))
+    check_zeros(model)
