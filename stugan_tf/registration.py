@@ -29,6 +29,7 @@ SAVED = {
     "SET": "stugan_tf.sparsity.rules",
     "SRigL": "stugan_tf.sparsity.rules",
     "STU": "stugan_tf.sparsity.rules",
+    "SparseGAN": "stugan_tf.fit.gan",
     "SparseLayer": "stugan_tf.layers.in_place",
     "SparseOptimizer": "stugan_tf.fit.optimizer",
     "SpectralConv2D": "stugan_tf.layers.spectral",

@@ -17,7 +17,7 @@ from stugan_tf.fit.settings import (
     check_settings,
 )
 from stugan_tf.layers.execution import check_execution
-from stugan_tf.layers.masked import masked_layers
+from stugan_tf.layers.masked import all_layers
 from stugan_tf.randomness import Purpose, fold
 from stugan_tf.signatures import Average, ImageShape
 from stugan_tf.sparsity import averaging
@@ -604,6 +604,6 @@ def _image_shape_of(generator: keras.Model) -> ImageShape:
 
 
 def _computes_in_float16(gan: GAN) -> bool:
-    """Whether masked layers compute in float16, whose gradients need a loss scale."""
-    layers = [layer for model in gan.networks.values() for layer in masked_layers(model)]
-    return any(layer.layer.compute_dtype == "float16" for layer in layers)
+    """Whether layers compute in float16, whose gradients need a loss scale."""
+    layers = [layer for model in gan.networks.values() for layer in all_layers(model)]
+    return any(layer.compute_dtype == "float16" for layer in layers)

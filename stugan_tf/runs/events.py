@@ -243,7 +243,7 @@ class TopologyUpdates(Event):
         """Keeps a copy of the masks that `step` changes."""
         changes = self._algorithm.changes_topology(step)
         self._former = {
-            name: [tf.identity(layer.kernel_mask.value) for layer in player.explorer.layers]
+            name: [tf.identity(layer.kernel_mask.value) for layer in player.explorer.masks]
             for name, player in self._players.items()
             if changes[name]
         }
@@ -267,11 +267,11 @@ class TopologyUpdates(Event):
     def _changes(self, name: str, former_masks: list[tf.Tensor]) -> dict[str, Any]:
         explorer = self._players[name].explorer
         rates, _ = exploration_rate(explorer.ever_active)
-        masks = [layer.kernel_mask.value for layer in explorer.layers]
+        masks = [layer.kernel_mask.value for layer in explorer.masks]
         flat = [tf.concat([tf.reshape(m, [-1]) for m in ms], 0) for ms in (former_masks, masks)]
         values = {f"{name}_churn/total": churn(*flat)}
         for layer, rate, former, mask in zip(
-            explorer.layers, rates, former_masks, masks, strict=True
+            explorer.masks, rates, former_masks, masks, strict=True
         ):
             values[f"{name}_exploration_rate/{layer.name}"] = rate
             values[f"{name}_churn/{layer.name}"] = churn(former, mask)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from stugan_tf.layers.kernel_mask import KernelMask
-from stugan_tf.layers.masked import Masked, check_not_frozen, masked_layers
+from stugan_tf.layers.kernel_mask import KernelMask, kernel_masks
+from stugan_tf.layers.masked import check_not_frozen
 from stugan_tf.signatures import Seed
 from stugan_tf.sparsity.criteria import Criterion
 from stugan_tf.sparsity.rule import TopologyRule
@@ -41,7 +41,7 @@ def wants_hessian_gradient(rule: TopologyRule) -> bool:
 
 def change_topology(
     rule: TopologyRule,
-    masks: Sequence[KernelMask | Masked],
+    masks: Sequence[KernelMask],
     gradients: Sequence[tf.Tensor | tf.Variable],
     amount: tf.Tensor,
     seed: Seed,
@@ -96,7 +96,7 @@ class Explorer:
     """The masks of a network, the rule that changes them, and the state that this needs.
 
     Attributes:
-        layers: the masked layers.
+        masks: the masks of the kernels.
         rule: a `TopologyRule`, or None if the topology stays.
         ever_active: for each masked layer, 1 where a weight was active at any time (ITOP).
         growth_gradients: for each masked layer, the gradient that growth sees; empty if the
@@ -118,17 +118,17 @@ class Explorer:
             InputError: if a masked layer is frozen.
         """
         self._may_miss = may_miss
-        self.layers = masked_layers(model)
+        self.masks = kernel_masks(model)
         self.rule = rule
         check_not_frozen(model)
         indices = {id(variable): i for i, variable in enumerate(model.trainable_variables)}
-        self._gradient_indices = [indices[id(layer.kernel)] for layer in self.layers]
+        self._gradient_indices = [indices[id(layer.kernel)] for layer in self.masks]
         self.ever_active = [
-            tf.Variable(layer.kernel_mask.value, trainable=False) for layer in self.layers
+            tf.Variable(layer.kernel_mask.value, trainable=False) for layer in self.masks
         ]
         self.growth_gradients = [
             tf.Variable(tf.zeros_like(layer.kernel.value), trainable=False)
-            for layer in self.layers
+            for layer in self.masks
             if rule is not None
         ]
 
@@ -144,7 +144,7 @@ class Explorer:
 
     def restart(self, masks: Sequence[tf.Tensor]) -> None:
         """Replaces the masks of all layers, and starts `ever_active` from them."""
-        for layer, ever_active, mask in zip(self.layers, self.ever_active, masks, strict=True):
+        for layer, ever_active, mask in zip(self.masks, self.ever_active, masks, strict=True):
             layer.assign_mask(mask)
             ever_active.assign(mask)
 
@@ -154,7 +154,7 @@ class Explorer:
         Whether inactive weights have a gradient depends on the execution of the layers.
         """
         active = list(gradients)
-        for layer, index in zip(self.layers, self._gradient_indices, strict=True):
+        for layer, index in zip(self.masks, self._gradient_indices, strict=True):
             active[index] *= layer.kernel_mask.value
         return [tf.norm(gradient) for gradient in active]
 
@@ -194,8 +194,8 @@ class Explorer:
 
     def density(self) -> float:
         """The fraction of ones in all masks together, a Python float."""
-        sizes = sum(math.prod(layer.kernel.shape) for layer in self.layers)
-        return sum(layer.num_active() for layer in self.layers) / sizes
+        sizes = sum(math.prod(layer.kernel.shape) for layer in self.masks)
+        return sum(layer.num_active() for layer in self.masks) / sizes
 
     def kernel_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """The gradients of the masked kernels, taken from those of all trainable variables."""
@@ -220,7 +220,7 @@ class Explorer:
         """
         rule: Any = self.rule
         changes = change_topology(
-            rule, self.layers, self.growth_gradients, amount, seed, hessian_gradients
+            rule, self.masks, self.growth_gradients, amount, seed, hessian_gradients
         )
         for ever_active, change in zip(self.ever_active, changes, strict=True):
             ever_active.assign(tf.maximum(ever_active, change.mask))

@@ -151,7 +151,7 @@ class Player:
             products = self._hessian_gradients(objective)
         changes = self.explorer.update(amount, seed, products)
         if self.rule is not None and self.rule.slots != "keep":
-            for layer, change in zip(self.explorer.layers, changes, strict=True):
+            for layer, change in zip(self.explorer.masks, changes, strict=True):
                 self.optimizer.restart(layer.kernel, change.restarts())
 
     def is_due(self, step: int, total_steps: int) -> bool:
@@ -246,8 +246,8 @@ class Player:
 
     def _hessian_gradients(self, objective: Callable[[], LossFunction]) -> Sequence[tf.Tensor]:
         """H g for each masked kernel; g is the gradient of the active weights only."""
-        masks = [layer.kernel_mask.value for layer in self.explorer.layers]
-        kernels = [layer.kernel.value for layer in self.explorer.layers]
+        masks = [layer.kernel_mask.value for layer in self.explorer.masks]
+        kernels = [layer.kernel.value for layer in self.explorer.masks]
 
         def gradients() -> list[tf.Tensor]:
             found, _ = self._differentiate(objective(), grows=True)
@@ -299,7 +299,7 @@ class Player:
         """All variables that later updates depend on, by unique name."""
         names = names_of(self.model)
         by_variable = {id(v): n for n, v in zip(names, self.model.variables, strict=True)}
-        kernels = [by_variable[id(layer.kernel)] for layer in self.explorer.layers]
+        kernels = [by_variable[id(layer.kernel)] for layer in self.explorer.masks]
         state = dict(zip(names, self.model.variables, strict=True))
         state = {f"{self.name}/{name}": variable.value for name, variable in state.items()}
         for name, variable in self.optimizer.state(self.model).items():

@@ -247,7 +247,7 @@ class Listener:
 
     def __init__(self, explorer):
         self._explorer, self._update = explorer, explorer.update
-        kernels = [layer.kernel.value for layer in explorer.layers]
+        kernels = [layer.kernel.value for layer in explorer.masks]
         self.kernels, self.masks, self.products = (
             [tf.Variable(tf.zeros_like(kernel), trainable=False) for kernel in kernels]
             for _ in range(3)
@@ -256,7 +256,7 @@ class Listener:
 
     def __call__(self, amount, seed, products):
         for layer, product, *kept in zip(
-            self._explorer.layers, products, self.kernels, self.masks, self.products, strict=True
+            self._explorer.masks, products, self.kernels, self.masks, self.products, strict=True
         ):
             for variable, value in zip(
                 kept, (layer.kernel.value, layer.kernel_mask.value, product), strict=True
