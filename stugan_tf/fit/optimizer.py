@@ -6,7 +6,7 @@ the same step. The function that changes it is the same, too (`change_topology`)
 
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -22,6 +22,20 @@ from stugan_tf.layers.kernel_mask import KernelMask, masks_of
 from stugan_tf.randomness import fold
 from stugan_tf.sparsity.explorer import wants_hessian_gradient
 from stugan_tf.sparsity.rule import SLOTS, TopologyRule
+
+# What they do to a weight depends on no other weight.
+_WEIGHT_BY_WEIGHT = (
+    keras.optimizers.SGD,
+    keras.optimizers.RMSprop,
+    keras.optimizers.Adagrad,
+    keras.optimizers.Adadelta,
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.Adamax,
+    keras.optimizers.Nadam,
+    keras.optimizers.Ftrl,
+    keras.optimizers.Lion,
+)
 
 # For each mask the optimizer that changes it.
 _changed_by: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -179,6 +193,8 @@ class SparseOptimizer(keras.optimizers.Optimizer):
             _check_slots(innermost, [slot.variable for slot in slots])
         self._topology = MaskedTopology(self, self.rule, masks, slots)
         self._positions = {id(variable): i for i, variable in enumerate(variables)}
+        for mask in masks:
+            mask.needs_gradient_of_zeros = _asking(weakref.ref(self))
         if self.rule.slots == "age":
             positions = [self._positions[id(mask.kernel)] for mask in masks]
             optimizer_internals.count_from(
@@ -213,6 +229,24 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         if len(updates.steps):
             is_due, _ = updates.at(self._step())
             self._change_if(is_due & is_made, gradients)
+
+    def needs_gradient_of_zeros(self) -> bool | tf.Tensor:
+        """Whether the next update needs the gradient of weights outside their masks.
+
+        Layers in sparse execution ask. If not, they leave it zero, which saves time. The growth of
+        weights needs it, and so does an optimizer that lets inactive weights influence others.
+        """
+        rule, innermost = self.rule, _innermost(self)
+        grows = rule.grow_scores is not None and not rule.is_static
+        if (
+            type(innermost) not in _WEIGHT_BY_WEIGHT
+            or innermost.clipnorm
+            or innermost.global_clipnorm
+            or (grows and (rule.slots == "keep" or rule.gradient_momentum))
+            or self.total_steps is None
+        ):
+            return True
+        return self._plan().at(self._step() + 1)[0] if grows else False
 
     def _kernel_gradients(
         self, grads: Sequence[Any], variables: Sequence[keras.Variable] | None
@@ -415,6 +449,16 @@ def _innermost(optimizer: Any) -> Any:
     while "inner_optimizer" in vars(optimizer):
         optimizer = optimizer.inner_optimizer
     return optimizer
+
+
+def _asking(optimizer: "weakref.ref[SparseOptimizer]") -> Callable[[], bool | tf.Tensor]:
+    """Asks an optimizer whether it needs the gradient of zeros, as long as it is there."""
+
+    def needs_gradient_of_zeros() -> bool | tf.Tensor:
+        asked = optimizer()
+        return True if asked is None else asked.needs_gradient_of_zeros()
+
+    return needs_gradient_of_zeros
 
 
 def _num_replicas() -> int:

@@ -36,13 +36,14 @@ def check_execution(name: str, execution: str) -> None:
 def gradients_of_zeros(wanted: bool | tf.Tensor) -> Iterator[None]:
     """Says whether layers called inside need the gradient of weights outside their masks.
 
-    Without this context they compute it, as dense execution does. Where it is not wanted, sparse
-    execution leaves it zero and saves the work.
+    Without this context they compute it, as dense execution does, unless what trains them says that
+    it needs none (`KernelMask.needs_gradient_of_zeros`). Where it is not wanted, sparse execution
+    leaves it zero and saves the work.
 
     Args:
         wanted: a Python bool, or a bool tensor of the function that is being traced.
     """
-    former = getattr(_context, "wanted", True)
+    former = getattr(_context, "wanted", None)
     _context.wanted = wanted
     try:
         yield
@@ -93,9 +94,12 @@ def obstacle() -> str | None:
     return None
 
 
-def zero_gradients() -> bool | tf.Tensor:
-    """The innermost `gradients_of_zeros` that is open here; True without one."""
-    return getattr(_context, "wanted", True)
+def zero_gradients(mask: KernelMask | None = None) -> bool | tf.Tensor:
+    """The innermost `gradients_of_zeros` that is open here; without one what the mask says."""
+    wanted = getattr(_context, "wanted", None)
+    if wanted is None and mask is not None and mask.needs_gradient_of_zeros is not None:
+        wanted = mask.needs_gradient_of_zeros()
+    return True if wanted is None else wanted
 
 
 def is_replaceable(layer: keras.layers.Layer) -> bool:
@@ -194,7 +198,7 @@ def product(masked: KernelMask, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tens
             return None
         mask = masked.kernel_mask.value
         return masked_convolution(
-            inputs, kernel, mask, masked.layer.padding, choice, zero_gradients()
+            inputs, kernel, mask, masked.layer.padding, choice, zero_gradients(masked)
         )
     *rows, channels = inputs.shape
     choice = choose(masked, (math.prod(size or _USUAL_BATCH for size in rows), 1, 1))
@@ -206,7 +210,7 @@ def product(masked: KernelMask, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tens
         masked.kernel_mask.value[None, None],
         "valid",
         choice,
-        zero_gradients(),
+        zero_gradients(masked),
     )
     return tf.reshape(outputs, tf.concat([tf.shape(inputs)[:-1], outputs.shape[-1:]], axis=0))
 

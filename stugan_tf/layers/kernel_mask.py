@@ -1,7 +1,7 @@
 """The mask of one kernel, tied to the kernel as its constraint: zeros stay zeros."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -24,6 +24,9 @@ class KernelMask(keras.constraints.Constraint):
         name: name of the layer, for messages.
         layer: the layer that has the kernel, or None if it is not known.
         execution: how products with the kernel are computed, see `layers.masked.set_execution`.
+        needs_gradient_of_zeros: function that says, each time that the layer is called, whether the
+            next update needs the gradient of the weights outside the mask: a bool or a bool
+            scalar. None if nobody knows, which counts as True.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class KernelMask(keras.constraints.Constraint):
         self.name = name
         self.layer = layer
         self.execution = "dense"
+        self.needs_gradient_of_zeros: Callable[[], bool | tf.Tensor] | None = None
         self._own_constraint = kernel.constraint
         kernel.constraint = self
 

@@ -14,6 +14,8 @@ from keras import layers
 
 from stugan_tf.errors import InputError
 from stugan_tf.fit.optimizer import SparseOptimizer
+from stugan_tf.layers.kernel_mask import kernel_masks
+from stugan_tf.layers.masked import set_execution
 from stugan_tf.sparsity.criteria import (
     criterion,
     gradient_flow,
@@ -26,6 +28,7 @@ from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.sparsity.pruning import GradualPruning
 from stugan_tf.sparsity.rule import PeriodicRule, TopologyRule
 from stugan_tf.sparsity.schedules import constant_drop_fraction
+from stugan_tf.sparsity.sparsify import sparsify
 from stugan_tf.sparsity.topology import (
     prune_and_regrow_from_zero,
     prune_and_regrow_per_layer,
@@ -621,3 +624,54 @@ def test_gradual_pruning_reaches_its_sparsity():
         warnings.simplefilter("ignore")
         applied(sgd(), rule, mask, gradients_of((5, 4), TOTAL))
     assert mask.num_active() == 1  # 5 % of 20
+
+
+def convolutional():
+    keras.utils.set_random_seed(0)
+    images = keras.Input([6, 6, 4])
+    outputs = layers.Conv2D(8, 3, padding="same", activation="relu")(images)
+    outputs = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3)(outputs))
+    return sparsify(keras.Model(images, layers.Dense(3)(outputs)), 0.7)
+
+
+@pytest.mark.usefixtures("operations")
+def test_sparse_execution_trains_as_dense_execution_does():
+    x, y = gradients_of([6, 6, 4], 24), gradients_of([3], 24)
+    trained = []
+    for execution in ("dense", "sparse"):
+        model = set_execution(convolutional(), execution)
+        rule = Replacement(update_interval=3, slots="zero")
+        optimizer = SparseOptimizer(keras.optimizers.Adam(0.01), rule, total_steps=12)
+        model.compile(optimizer, "mse", jit_compile=False)
+        model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+        trained.append(model)
+    for dense, sparse in zip(*map(kernel_masks, trained), strict=True):
+        np.testing.assert_array_equal(value(sparse.kernel_mask), value(dense.kernel_mask))
+        np.testing.assert_allclose(value(sparse.kernel), value(dense.kernel), atol=1e-5)
+
+
+@pytest.mark.usefixtures("operations")
+@pytest.mark.parametrize(
+    ("inner", "slots", "always"),
+    [
+        ({}, "zero", False),
+        ({}, "age", False),
+        ({}, "keep", True),
+        ({"global_clipnorm": 1.0}, "zero", True),
+    ],
+)
+def test_sparse_execution_leaves_out_gradients_that_nobody_sees(inner, slots, always):
+    model = set_execution(convolutional(), "sparse")
+    rule = Replacement(update_interval=2, slots=slots)
+    optimizer = SparseOptimizer(keras.optimizers.Adam(0.01, **inner), rule, total_steps=4)
+    optimizer.build(model.trainable_variables)
+    mask = kernel_masks(model)[0]
+    found = []
+    for _ in range(4):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(model(gradients_of([6, 6, 4], 4)) ** 2)
+        weights = [variable.value for variable in model.trainable_variables]
+        gradients = tape.gradient(loss, weights)
+        found.append(bool(np.any(gradients[0].numpy()[value(mask.kernel_mask) == 0])))
+        optimizer.apply(gradients, model.trainable_variables)
+    assert found == ([True] * 4 if always else [False, True, False, False])
