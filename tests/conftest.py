@@ -79,7 +79,7 @@ WHOLE = (
 )
 
 # TensorFlow traces on first use, so the first example of a property takes far longer.
-hypothesis.settings.register_profile("usual", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.register_profile("usual", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.register_profile("whole", deadline=None, derandomize=True, max_examples=100)
 hypothesis.settings.load_profile("usual")
 

@@ -83,7 +83,7 @@ def distance(step, expected, rounding):
     )
 
 
-@pytest.fixture(scope="module", params=["bfloat16", "float16"])
+@pytest.fixture(scope="module", params=[pytest.param("bfloat16", marks=pytest.mark.ci), "float16"])
 def half(request, tracing):
     """A run in half precision after its four steps, and what its first was like."""
     del tracing

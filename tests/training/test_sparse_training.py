@@ -168,7 +168,7 @@ def dense(tracing):
     return record(Run("dense", networks=NETWORKS[tracing]))
 
 
-@pytest.fixture(scope="module", params=["sparse", "auto"])
+@pytest.fixture(scope="module", params=["sparse", pytest.param("auto", marks=pytest.mark.ci)])
 def sparse(request, tracing):
     """Snapshots of a run on the non-zeros; `auto` with choices as measurements may make them."""
     with pytest.MonkeyPatch.context() as patch:
