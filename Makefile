@@ -30,7 +30,7 @@ test-ci: $(INSTALLED)  ## The longer tests that every change must pass, too
 test-slow: $(INSTALLED)  ## What no other run has, and properties by more examples; before a release
 	TEST_BUDGET=0 $(PYTEST) -m "(slow and not ci) or hypothesis" --hypothesis-profile=whole $(TESTS)
 
-test-runtime: $(INSTALLED)  ## The tests of runtime/; builds its library, needs cmake
+test-runtime: $(INSTALLED)  ## The tests of runtime/, with the library built first
 	$(RUN) -m pytest runtime/tests
 
 # With -O3 it would take minutes to build. The three checks left out, for null, turn constants of

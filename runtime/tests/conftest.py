@@ -15,5 +15,7 @@ def pytest_configure():
         return
     build = ROOT / "build"
     for command in (["-S", ROOT, "-B", build], ["--build", build, "--parallel"]):
-        subprocess.run(["cmake", *command], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, "-m", "cmake", *command], check=True, stdout=subprocess.DEVNULL
+        )
     os.environ["STUGAN_RUNTIME_LIBRARY"] = str(build / "libstugan.so")
