@@ -18,7 +18,7 @@ quickstart: $(INSTALLED)  ## Train a small sparse GAN; needs Python and make, no
 TESTS ?=
 PYTEST = $(RUN) -m pytest --numprocesses=2 --dist=loadfile
 
-test: $(INSTALLED)  ## The tests of every day: six minutes on two cores
+test: $(INSTALLED)  ## The tests of every day: seven minutes on two cores
 	$(PYTEST) $(TESTS)
 
 test-fast: $(INSTALLED)  ## Those of them that train no GAN and run no command

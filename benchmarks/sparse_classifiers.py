@@ -34,6 +34,7 @@ _EPOCHS = flags.DEFINE_integer("epochs", 10, "Epochs of each cell.")
 _WIDTH = flags.DEFINE_integer("width", 32, "Channels of the first two convolutions.")
 _BATCH = flags.DEFINE_integer("batch", 128, "Images in a step.")
 _RATE = flags.DEFINE_float("learning_rate", 2e-3, "Learning rate at the start.")
+_INTERVAL = flags.DEFINE_integer("update_interval", 100, "Steps between topology updates.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
 _SPARSITIES = flags.DEFINE_list("sparsities", ["0.8", "0.9", "0.95"], "Sparsities.")
 _METHODS = flags.DEFINE_list("methods", list(METHODS), f"Some of {', '.join(METHODS)}.")
@@ -48,7 +49,7 @@ def network(image_shape, num_classes, width):
         for _ in range(2):
             layers += [
                 keras.layers.Conv2D(width * 2**stage, 3, padding="same", use_bias=False),
-                keras.layers.BatchNormalization(),
+                keras.layers.BatchNormalization(momentum=0.9),
                 keras.layers.ReLU(),
             ]
         if stage < 2:
@@ -71,9 +72,9 @@ def compiled(method, sparsity, seed, image_shape, num_classes, total_steps):
     decay = keras.optimizers.schedules.CosineDecay(_RATE.value, total_steps)
     optimizer = keras.optimizers.Adam(decay)
     rule = {
-        "set": lambda: st.SET(update_interval=100),
-        "rigl": lambda: st.RigL(update_interval=100),
-        "gmp": lambda: st.GMP(final_sparsity=sparsity, update_interval=100),
+        "set": lambda: st.SET(update_interval=_INTERVAL.value),
+        "rigl": lambda: st.RigL(update_interval=_INTERVAL.value),
+        "gmp": lambda: st.GMP(update_interval=_INTERVAL.value, final_sparsity=sparsity),
     }.get(method)
     if method != "dense":
         model = st.sparsify(model, 0.0 if method == "gmp" else sparsity, seed=seed)
