@@ -81,9 +81,7 @@ def test_a_report_of_what_would_be_trained_lists_the_phases(use):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "method", ["prune_and_finetune_gd", pytest.param("tickets_gd", marks=pytest.mark.ci)]
-)
+@pytest.mark.parametrize("method", ["prune_and_finetune_gd", "tickets_gd"])
 def test_a_method_killed_at_random_moments_ends_like_an_uninterrupted_one(method, tmp_path):
     bindings = [
         "SPARSITY = 0.36",

@@ -203,7 +203,7 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_kills", [pytest.param(1, marks=pytest.mark.ci), 10])
+@pytest.mark.parametrize("num_kills", [1, 10])
 def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(
     num_kills, uninterrupted, tmp_path
 ):

@@ -309,7 +309,7 @@ def train_in_two_parts(workdir, first, second, algorithm):
 
 
 @pytest.mark.ci
-@pytest.mark.usefixtures("tracing")
+@pytest.mark.usefixtures("untraced")
 def test_a_run_goes_on_under_another_execution(tmp_path):
     resumed, straight = train_in_two_parts(tmp_path, "sparse", "dense", tiny_algorithm())
     for one, other in zip(kernels(resumed), kernels(straight), strict=True):
