@@ -634,6 +634,7 @@ def convolutional():
     return sparsify(keras.Model(images, layers.Dense(3)(outputs)), 0.7)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("operations")
 def test_sparse_execution_trains_as_dense_execution_does():
     x, y = gradients_of([6, 6, 4], 24), gradients_of([3], 24)
