@@ -21,6 +21,15 @@ class Slot(NamedTuple):
     variable: keras.Variable
     initializer: Callable[..., tf.Tensor]
 
+    def restart(self, where: tf.Tensor) -> None:
+        """Gives the slots of some weights their initial values again.
+
+        Args:
+            where: bool in the shape of the variable, whether a weight starts again.
+        """
+        initial = self.initializer(self.variable.shape, dtype=self.variable.dtype)
+        self.variable.assign(tf.where(where, initial, self.variable.value))
+
 
 @contextlib.contextmanager
 def recorded_slots(optimizer: keras.optimizers.Optimizer) -> Iterator[list[Slot]]:

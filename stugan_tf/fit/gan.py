@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from stugan_tf.adapters.keras_internals import all_layers
 from stugan_tf.checks import check_above_zero, check_natural, check_positive, check_seed
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.evaluation.sampling import Sampler
@@ -17,7 +18,6 @@ from stugan_tf.fit.settings import (
     check_settings,
 )
 from stugan_tf.layers.execution import check_execution
-from stugan_tf.layers.masked import all_layers
 from stugan_tf.randomness import Purpose, fold
 from stugan_tf.signatures import Average, ImageShape
 from stugan_tf.sparsity import averaging

@@ -395,10 +395,8 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         _innermost(self).exclude_from_weight_decay(var_list, var_names)
 
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
-        """Lets the inner optimizer set the last values of the weights; zeros stay zeros."""
+        """Lets the inner optimizer set the last values of the weights."""
         self.inner_optimizer.finalize_variable_values(var_list)
-        for mask in masks_of(var_list):
-            mask.kernel.assign(mask(mask.kernel))
 
     def save_own_variables(self, store: Any) -> None:
         """Saves the state of the topology; Keras saves the inner optimizer by itself."""

@@ -101,8 +101,7 @@ class MaskedTopology:
             stays = (change.mask > 0) & ~change.restarts()
             variable.assign(tf.where(stays, variable, tf.zeros_like(variable)))
         elif slot.name != _SUM and self._rule.slots != "keep":
-            initial = slot.initializer(variable.shape, dtype=variable.dtype)
-            variable.assign(tf.where(change.restarts(), initial, variable))
+            slot.restart(change.restarts())
 
 
 class _Present(keras.initializers.Initializer):

@@ -50,8 +50,7 @@ class PlayerOptimizer(LocalOptimizer):
         """
         for slot in self._slots:
             if slot.reference is variable:
-                initial = slot.initializer(slot.variable.shape, dtype=slot.variable.dtype)
-                self.assign(slot.variable, tf.where(where, initial, slot.variable.value))
+                slot.restart(where)
 
     def state(self, model: keras.Model) -> dict[str, tf.Variable]:
         """All variables by unique name, such as `second_moment/block2_c1/kernel`.
