@@ -21,7 +21,7 @@ from stugan_tf.fit.updates import TopologyUpdates, planned_updates
 from stugan_tf.layers.kernel_mask import KernelMask, masks_of
 from stugan_tf.randomness import fold
 from stugan_tf.sparsity.explorer import wants_hessian_gradient
-from stugan_tf.sparsity.rule import SLOTS, TopologyRule
+from stugan_tf.sparsity.rule import TopologyRule, check_slots
 
 # What they do to a weight depends on no other weight.
 _WEIGHT_BY_WEIGHT = (
@@ -500,8 +500,7 @@ def _check_rule(rule: Any, innermost: keras.optimizers.Optimizer) -> None:
             f"{rule!r}. For masks that stay, use the inner optimizer by itself."
         )
     kind = type(rule).__name__
-    if rule.slots not in SLOTS:
-        raise InputError(f"{kind}.slots must be one of {', '.join(SLOTS)}, got {rule.slots!r}.")
+    check_slots(f"{kind}.slots", rule.slots)
     if rule.needs_balance_ratio:
         raise InputError(
             f"{kind} follows the balance of two networks, which only a GAN has. Use another rule, "

@@ -16,7 +16,6 @@ from absl import logging
 from stugan_tf.checks import check_fraction
 from stugan_tf.errors import InputError
 from stugan_tf.layers.kernel_mask import KernelMask, masks_of
-from stugan_tf.layers.masked import Masked
 from stugan_tf.layers.moving import undisturbed
 from stugan_tf.sparsity.criteria import Criterion, connection_sensitivity, gradient_flow
 from stugan_tf.sparsity.hessian import hessian_gradients
@@ -83,11 +82,11 @@ def grasp(
     return _pruned(model, x, y, loss, sparsity, gradient_flow)
 
 
-def warn_of_empty_layers(masks: Iterable[KernelMask | Masked], network: str) -> None:
+def warn_of_empty_layers(masks: Iterable[KernelMask], network: str) -> None:
     """Logs a warning that names the layers that have lost all their weights.
 
     Args:
-        masks: objects with `name` and `num_active`.
+        masks: masks of kernels.
         network: what the layers are in, for the message.
     """
     empty = [mask.name for mask in masks if not mask.num_active()]

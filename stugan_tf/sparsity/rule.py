@@ -201,6 +201,12 @@ class TopologyRule(abc.ABC):
         return f"at most {self.num_updates(total_steps)} topology updates, {self.when}"
 
 
+def check_slots(name: str, slots: Any) -> None:
+    """Raises InputError unless `slots`, the value of a setting, is one of `SLOTS`."""
+    if slots not in SLOTS:
+        raise InputError(f"{name} must be one of {', '.join(SLOTS)}, got {slots!r}.")
+
+
 def check_rule(name: str, rule: TopologyRule, total_steps: int) -> None:
     """Raises InputError unless a rule keeps the contract of `TopologyRule`.
 
@@ -221,8 +227,7 @@ def check_rule(name: str, rule: TopologyRule, total_steps: int) -> None:
     if callable(rule.drop_fraction):
         check_drop_fraction(f"{kind}.drop_fraction", rule.drop_fraction)
     check_fraction(f"{kind}.gradient_momentum", rule.gradient_momentum)
-    if rule.slots not in SLOTS:
-        raise InputError(f"{kind}.slots must be one of {', '.join(SLOTS)}, got {rule.slots!r}.")
+    check_slots(f"{kind}.slots", rule.slots)
     trial = Trial(f"{kind}.is_due", rule.is_due, "`(step, total_steps) -> bool`")
     answer = trial.of(step=1, total_steps=total_steps)
     if not isinstance(answer, (bool, np.bool_)):

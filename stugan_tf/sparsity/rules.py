@@ -18,7 +18,7 @@ import tensorflow as tf
 from stugan_tf.checks import check_above_zero, check_fraction, check_positive
 from stugan_tf.errors import InputError
 from stugan_tf.sparsity import criteria, schedules
-from stugan_tf.sparsity.rule import SLOTS, PeriodicRule, TopologyRule, TrainingState
+from stugan_tf.sparsity.rule import PeriodicRule, TopologyRule, TrainingState, check_slots
 from stugan_tf.sparsity.structured import (
     prune_and_regrow_constant_fan_in,
     prune_and_regrow_n_of_m,
@@ -97,8 +97,7 @@ class _DropAndGrow(PeriodicRule):
                 f"got {self.stop!r}. Exploration.stop can be a step."
             )
         check_fraction(f"{name}.gradient_momentum", self.gradient_momentum)
-        if self.slots not in SLOTS:
-            raise InputError(f"{name}.slots must be one of {', '.join(SLOTS)}, got {self.slots!r}.")
+        check_slots(f"{name}.slots", self.slots)
 
     def logged_drop_fraction(self, progress: float) -> float:
         """The drop fraction at `progress`, a fraction of the training."""
@@ -230,7 +229,7 @@ class MomentumGrowth(_DropAndGrow):
 @keras.saving.register_keras_serializable("stugan_tf")
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class SRigL(_DropAndGrow):
+class SRigL(RigL):
     """Structured RigL (Lasby et al. 2023): all neurons of a layer have as many inputs.
 
     Neurons with too few salient weights lose all, and the others share theirs; see
@@ -250,8 +249,6 @@ class SRigL(_DropAndGrow):
         InputError: if a value is impossible.
     """
 
-    stop: float | None = 0.75
-    slots: str = "zero"
     min_salient: float = 0.3
 
     def __post_init__(self) -> None:
@@ -267,7 +264,7 @@ class SRigL(_DropAndGrow):
 @keras.saving.register_keras_serializable("stugan_tf")
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class NM(_DropAndGrow):
+class NM(RigL):
     """N:M masks: of each m inputs in a row, n are active. RigL within these groups.
 
     Start from `sparsify(model, 0.5, uniform, draw=n_of_m_mask)`, then `Static` keeps the masks, and
@@ -289,8 +286,6 @@ class NM(_DropAndGrow):
         InputError: if a value is impossible.
     """
 
-    stop: float | None = 0.75
-    slots: str = "zero"
     n: int = 2
     m: int = 4
 
