@@ -5,9 +5,9 @@
     python -m benchmarks.sparse_classifiers --output=DIR --collect_only
     python -m benchmarks.sparse_classifiers --output=DIR --timing
 
-Each cell (method, sparsity, seed) is a network of six convolutions, batch norm and one dense layer,
-trained by Adam with a cosine, on images that are flipped at random. All kernels are under masks. A
-cell leaves a JSON file, so the command can be killed and started again: it goes on with the epoch
+Each cell (method, sparsity, seed) is a network of seven convolutions, batch norm and one dense
+layer, trained by Adam with a cosine, on images that are flipped at random. All kernels are under
+masks. A cell leaves a JSON file, so the command can be killed and started again: it goes on with the epoch
 that was lost. `--collect_only` writes the table of what is there. `--timing` measures a training
 step of each sparsity beside the dense network in turn, and needs an idle machine.
 """
@@ -31,7 +31,7 @@ METHODS = ("dense", "static", "set", "rigl", "gmp")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.", required=True)
 _DATA = flags.DEFINE_enum("data", "cifar10", ["cifar10", "digits"], "Images.")
 _EPOCHS = flags.DEFINE_integer("epochs", 10, "Epochs of each cell.")
-_WIDTH = flags.DEFINE_integer("width", 32, "Channels of the first two convolutions.")
+_WIDTH = flags.DEFINE_integer("width", 32, "Channels of the first three convolutions.")
 _BATCH = flags.DEFINE_integer("batch", 128, "Images in a step.")
 _RATE = flags.DEFINE_float("learning_rate", 2e-3, "Learning rate at the start.")
 _INTERVAL = flags.DEFINE_integer("update_interval", 100, "Steps between topology updates.")
@@ -43,15 +43,18 @@ _TIMING = flags.DEFINE_bool("timing", False, "Only measure steps.")
 
 
 def network(image_shape, num_classes, width):
-    """Six convolutions in three stages, each with batch norm and ReLU; one dense layer."""
-    layers = [keras.Input(image_shape)]
+    """A strided convolution, then two in each of three stages, and one dense layer."""
+
+    def convolution(filters, strides=1):
+        return [
+            keras.layers.Conv2D(filters, 3, strides, padding="same", use_bias=False),
+            keras.layers.BatchNormalization(momentum=0.9),
+            keras.layers.ReLU(),
+        ]
+
+    layers = [keras.Input(image_shape), *convolution(width, strides=2)]
     for stage in range(3):
-        for _ in range(2):
-            layers += [
-                keras.layers.Conv2D(width * 2**stage, 3, padding="same", use_bias=False),
-                keras.layers.BatchNormalization(momentum=0.9),
-                keras.layers.ReLU(),
-            ]
+        layers += convolution(width * 2**stage) + convolution(width * 2**stage)
         if stage < 2:
             layers.append(keras.layers.MaxPooling2D())
     layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(num_classes)]
@@ -72,6 +75,7 @@ def compiled(method, sparsity, seed, image_shape, num_classes, total_steps):
     decay = keras.optimizers.schedules.CosineDecay(_RATE.value, total_steps)
     optimizer = keras.optimizers.Adam(decay)
     rule = {
+        "static": st.Static,
         "set": lambda: st.SET(update_interval=_INTERVAL.value),
         "rigl": lambda: st.RigL(update_interval=_INTERVAL.value),
         "gmp": lambda: st.GMP(update_interval=_INTERVAL.value, final_sparsity=sparsity),
@@ -110,7 +114,9 @@ def train(folder, method, sparsity, seed):
         verbose=0,
         callbacks=[backup, Progress()],
     )
-    tested = test.in_order(500).map(lambda images, labels, *_: (images, labels))
+    tested = test.in_order(500).map(
+        lambda images, labels: (tf.cast(images, tf.float32) / 127.5 - 1, labels)
+    )
     loss, accuracy = model.evaluate(tested, verbose=0)
     counts = st.count_weights(model) if method != "dense" else None
     return {
