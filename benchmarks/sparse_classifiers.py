@@ -7,9 +7,9 @@
 
 Each cell (method, sparsity, seed) is a network of seven convolutions, batch norm and one dense
 layer, trained by Adam with a cosine, on images that are flipped at random. All kernels are under
-masks. A cell leaves a JSON file, so the command can be killed and started again: it goes on with the epoch
-that was lost. `--collect_only` writes the table of what is there. `--timing` measures a training
-step of each sparsity beside the dense network in turn, and needs an idle machine.
+masks. A cell leaves a JSON file, so the command can be killed and started again: it goes on with
+the epoch that was lost. `--collect_only` writes the table of what is there. `--timing` measures a
+training step of each sparsity beside the dense network in turn, and needs an idle machine.
 """
 
 import itertools

@@ -14,6 +14,7 @@ from stugan_tf import command, config  # isort: skip - quiets TensorFlow before 
 from absl import flags
 
 from stugan_tf import models  # noqa: F401 - registers them with gin
+from stugan_tf.adapters.host_memory import reuse_freed_memory
 from stugan_tf.data import data
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
@@ -58,6 +59,7 @@ def main(_: list[str]) -> None:
         raise InputError("--shared is for one process: leave it out, or choose another --strategy.")
     config.parse_gin(FLAGS.gin_file, FLAGS.gin_param)
     strategy = create_strategy(FLAGS.strategy)  # First, because it may choose devices.
+    reuse_freed_memory()
     method = chosen_method(config.value_of)
 
     where = ""
