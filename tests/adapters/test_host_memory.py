@@ -8,26 +8,22 @@ import pytest
 
 # Faults of allocating 5,120 pages forty times in a thread, after TensorFlow has changed malloc.
 FAULTS = """
-import resource, threading
+import concurrent.futures, resource
 import tensorflow as tf
 from stugan_tf.adapters.host_memory import reuse_freed_memory
 
 print(reuse_freed_memory())
 tf.data.Dataset.from_generator(lambda: iter(()), output_signature=tf.TensorSpec([]))
 
-def allocate():
-    for _ in range(40):
-        tf.zeros([5, 1024, 1024])
-
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    thread = threading.Thread(target=allocate)
-    thread.start()
-    thread.join()
+    for _ in range(40):
+        tf.zeros([5, 1024, 1024])
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-faults()
-print(faults())
+with concurrent.futures.ThreadPoolExecutor(1) as thread:
+    thread.submit(faults).result()
+    print(thread.submit(faults).result())
 """
 
 
