@@ -70,7 +70,7 @@ def load_times(folder, latents, rounds):
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
-        load(folder)(latents=latents)
+        load(folder, by="tensorflow")(latents=latents)
         times.append(time.perf_counter() - start)
         gc.collect()
     return times
@@ -97,7 +97,7 @@ def measure(root, sparsity, width, rounds):
             {"format": kind, "precision": precision, "sparsity": sparsity, "bytes": plain}
             | {"bytes_gzip": zipped, "load_ms": loading}
         )
-        served.append(load(folder))
+        served.append(load(folder, by="tensorflow"))
     for batch in BATCHES:
         some = latents[:batch]
         calls = [lambda one=one, some=some: list(one.batches(some, None)) for one in served]

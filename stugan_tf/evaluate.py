@@ -197,7 +197,7 @@ class Evaluation:
     def _score_artifact(self):
         """Scores an exported generator, prints its scores, and writes them to --output."""
         folder = artifact.find(local_path(FLAGS.artifact, "--artifact"))
-        generator = load(folder)
+        generator = load(folder, by="tensorflow")  # Scores do not depend on what is installed.
         print(f"{folder} by the evaluator of {self._workdir}", file=sys.stderr)
         start = time.monotonic()
 

@@ -133,7 +133,8 @@ class ArtifactSampler:
 
 def _exported():
     """The generator of an artifact."""
-    generator = load(local_path(FLAGS.artifact, "--artifact"))
+    # Pictures do not depend on what is installed, and TensorFlow mixes classes.
+    generator = load(local_path(FLAGS.artifact, "--artifact"), by="tensorflow")
     _check_classes(generator.interface)
     if FLAGS.interpolate == "classes":
         generator.check_mixes()

@@ -89,7 +89,8 @@ def open_exhibits(paths: tuple[str, ...]) -> tuple[Exhibit, ...]:
     Raises:
         InputError: if an artifact or its model card is missing or damaged.
     """
-    loaded = [(load(path), path) for path in paths]
+    # TensorFlow mixes classes, as walks do.
+    loaded = [(load(path, by="tensorflow"), path) for path in paths]
     return tuple(
         Exhibit(name, generator, _facts(path, generator.about))
         for name, (generator, path) in zip(short_names(paths), loaded, strict=True)

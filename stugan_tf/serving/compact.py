@@ -150,6 +150,15 @@ def read(path: str | os.PathLike[str]) -> tuple[graphs.Graph, dict[str, Any]]:
         ) from None
 
 
+def read_manifest(data: bytes) -> dict[str, Any]:
+    """The manifest of a file that was read and checked before.
+
+    Args:
+        data: the bytes of the file.
+    """
+    return json.loads(_metadata(data)["manifest"])
+
+
 def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:120] or type(error).__name__
 

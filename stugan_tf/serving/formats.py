@@ -161,7 +161,7 @@ def _read_tflite(
     folder: pathlib.Path, interface: Interface, about: dict[str, Any]
 ) -> ServedGenerator:
     compute, mix = lite.read(folder / FORMATS["tflite"].file, interface)
-    return ServedGenerator(interface, compute, about, mix)
+    return ServedGenerator(interface, compute, about, mix, computed_by="TensorFlow Lite")
 
 
 def _write_onnx(
@@ -176,7 +176,7 @@ def _read_onnx(
     folder: pathlib.Path, interface: Interface, about: dict[str, Any]
 ) -> ServedGenerator:
     compute, mix = onnx_file.read(folder / FORMATS["onnx"].file, interface)
-    return ServedGenerator(interface, compute, about, mix)
+    return ServedGenerator(interface, compute, about, mix, computed_by="ONNX Runtime")
 
 
 FORMATS = {

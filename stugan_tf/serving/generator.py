@@ -21,6 +21,7 @@ class ServedGenerator:
     Attributes:
         interface: sizes and classes of the generator.
         about: the manifest of the artifact.
+        computed_by: what computes the images: 'TensorFlow', or another program and its version.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class ServedGenerator:
         compute: Callable[..., Any],
         about: dict[str, Any],
         mix: Callable[..., Any] | str,
+        computed_by: str = "TensorFlow",
     ) -> None:
         """Takes the functions that compute images.
 
@@ -38,9 +40,11 @@ class ServedGenerator:
             about: the manifest of the artifact.
             mix: `(latents, weights [B, num_classes]) -> float32 [B, H, W, C]`, or the reason why
                 the generator takes no mixtures of classes.
+            computed_by: what computes the images.
         """
         self.interface = interface
         self.about = about
+        self.computed_by = computed_by
         self._compute = compute
         self._mix = mix
 

@@ -1,15 +1,21 @@
 """Loads artifacts: `stugan_tf.serving.load(path)`."""
 
 import os
+import pathlib
 
+from absl import logging
+
+from stugan_tf.errors import InputError
 from stugan_tf.files import local_path
-from stugan_tf.serving import artifact
+from stugan_tf.serving import artifact, runtime
 from stugan_tf.serving.formats import format_of, read_sparse_file
 from stugan_tf.serving.generator import ServedGenerator
 from stugan_tf.serving.interface import Interface
 
+EXECUTORS = ("auto", "tensorflow", "runtime")
 
-def load(path: str | os.PathLike[str]) -> ServedGenerator:
+
+def load(path: str | os.PathLike[str], by: str = "auto") -> ServedGenerator:
     """Loads the generator of an exported artifact.
 
         generator = load("exported")                 # the newest version in this folder
@@ -20,18 +26,52 @@ def load(path: str | os.PathLike[str]) -> ServedGenerator:
     writer you trust. Files of the format `sparse` may come from anybody. To be sure that nothing
     else is read, give the path of the `.safetensors` file, not of its folder.
 
+    A sparse file is computed at its non-zeros where the library in runtime/ is installed and reads
+    it, else by TensorFlow, with all zeros. The images are the same, up to rounding. `computed_by`
+    of the generator says which, and the log.
+
     Args:
         path: the folder that `export` wrote, one version in it, or a single `.safetensors` file of
             the format `sparse`.
+        by: 'tensorflow' or 'runtime' (stugan_runtime, sparse files only), or 'auto' for the one or
+            the other. Only TensorFlow computes mixtures of classes.
 
     Raises:
-        InputError: if the path holds no artifact, or the artifact is damaged or of another version.
+        InputError: if the path holds no artifact, the artifact is damaged or of another version, or
+            `by` does not compute it.
     """
+    if by not in EXECUTORS:
+        raise InputError(f"by must be 'auto', 'tensorflow' or 'runtime', got {by!r:.60}.")
     path = local_path(path, "The path of the artifact")
     if path.is_file():
-        return read_sparse_file(path)
+        return _read_sparse(path, by)
     folder = artifact.find(path)
     manifest = artifact.read_manifest(folder)
     interface = Interface.from_json(manifest.get("interface"))
     artifact.check_files(folder, manifest)
-    return format_of(manifest["kind"]).read(folder, interface, manifest)
+    used = format_of(manifest["kind"])
+    if used.name != "sparse":
+        if by == "runtime":
+            raise InputError(
+                f'{folder} is of the format {used.name}; by="runtime" loads files of the format '
+                "sparse. Leave it out."
+            )
+        return used.read(folder, interface, manifest)
+    generator = _read_sparse(folder / used.file, by)
+    if generator.interface != interface:
+        raise InputError(f"{folder} is damaged: its manifest belongs to another generator.")
+    return generator
+
+
+def _read_sparse(path: pathlib.Path, by: str) -> ServedGenerator:
+    """The generator in a sparse file, computed by what `by` says."""
+    if by == "tensorflow":
+        return read_sparse_file(path)
+    try:
+        generator, reason = runtime.read(path), ""
+    except InputError as error:  # TensorFlow may read it, or says what is wrong with it.
+        if by == "runtime":
+            raise
+        generator, reason = read_sparse_file(path), f": {error}"
+    logging.info("%s is computed by %s%s", path, generator.computed_by, reason)
+    return generator

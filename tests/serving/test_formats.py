@@ -137,7 +137,7 @@ def test_mixtures_of_classes_are_those_of_the_trained_generator(written, name, k
     latents, _ = inputs_of(model)
     weights = between_classes([7], [2], CLASSES, 5)
     expected = images_of(mixing_classes(model), latents, weights)
-    (images,) = load(written(name, kind)).batches(latents, weights)
+    (images,) = load(written(name, kind), by="tensorflow").batches(latents, weights)
     np.testing.assert_allclose(images, expected, rtol=0, atol=1e-5)
 
 
