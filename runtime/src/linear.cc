@@ -103,7 +103,30 @@ class LinearStep : public Step {
   int64_t weight_bytes() const override { return bytes(bias_) + bytes(scale_) + bytes(shift_); }
 
  protected:
-  Prologue before() const { return {data(scale_), data(shift_), layer_.relu}; }
+  // What is done to inputs.
+  //   sources: `count` pixels of `images`, or null.
+  //   pointers: room for twice as many, if scales are those of images.
+  Prologue before(const Run& run, const float* images, const float* const* sources, int64_t count,
+                  const float** pointers) const {
+    Prologue result{data(scale_), data(shift_), layer_.relu};
+    if (!layer_.image_scale.is_there()) return result;
+    const float* const scales = run.at(layer_.image_scale);
+    const float* const shifts = run.at(layer_.image_shift);
+    const int64_t size = layer_.window.memory_pixels() * layer_.inputs;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t image = sources[i] ? (sources[i] - images) / size : 0;
+      pointers[i] = scales + image * layer_.inputs;
+      pointers[count + i] = shifts + image * layer_.inputs;
+    }
+    result.scales = pointers;
+    result.shifts = pointers + count;
+    return result;
+  }
+
+  // Pointers that `before` needs.
+  int64_t num_pointers(int64_t count) const {
+    return layer_.image_scale.is_there() ? 2 * count : 0;
+  }
 
   void activate(const Run& run) const {
     if (layer_.activation.is_linear()) return;
@@ -182,7 +205,8 @@ class Packed : public LinearStep {
       const Tiling t = tiling_of(num_images, index);
       most.floats = std::max(most.floats, (t.input_pixels() * layer_.inputs +
                                            t.pixels() * layer_.outputs) * t.lanes);
-      most.pointers = std::max(most.pointers, (t.input_pixels() + 2 * t.pixels()) * t.lanes);
+      most.pointers = std::max(most.pointers, (t.input_pixels() + 2 * t.pixels()) * t.lanes +
+                                                  num_pointers(t.input_pixels() * t.lanes));
     }
     return most;
   }
@@ -216,8 +240,10 @@ class Packed : public LinearStep {
       const float** const from = scratch.pointers.data();
       const float** const add = from + tiling.input_pixels() * lanes;
       float** const to = const_cast<float**>(add + tiling.pixels() * lanes);
+      const float** const more = add + 2 * tiling.pixels() * lanes;
       tiling.sources(group, images, inputs, from);
-      code.pack(from, tiling.input_pixels(), inputs, before(), x);
+      code.pack(from, tiling.input_pixels(), inputs,
+                before(run, images, from, tiling.input_pixels() * lanes, more), x);
       for (int64_t block = 0; block < num_blocks; ++block) {
         code.convolve[tiling.index](x + block * tiling.block() * tiling.input_pixels() * lanes,
                                     tiling.input_width() * lanes, lists.offsets.data(),
@@ -292,7 +318,8 @@ class Gathered : public LinearStep {
 
   Needs needs(int64_t) const override {
     const int64_t lanes = code_.tiles->lanes, taps = layer_.window.taps();
-    return {(layer_.inputs * taps + layer_.outputs) * lanes, (taps + 2) * lanes};
+    return {(layer_.inputs * taps + layer_.outputs) * lanes,
+            (taps + 2) * lanes + num_pointers(taps * lanes)};
   }
 
   int64_t weight_bytes() const override { return LinearStep::weight_bytes() + lists_.num_bytes(); }
@@ -317,7 +344,8 @@ class Gathered : public LinearStep {
       const float** const add = from + taps * lanes;
       float** const to = const_cast<float**>(add + lanes);
       sources(first_row, lanes, num_rows, images, nullptr, from);
-      code_.tiles->pack(from, taps, layer_.inputs, before(), x);
+      code_.tiles->pack(from, taps, layer_.inputs,
+                        before(run, images, from, taps * lanes, add + 2 * lanes), x);
       code_.loops->gather(x, lists_.offsets.data(), lists_.values.data(),
                           lists_.begin.data() + first, count, y);
       for (int64_t lane = 0; lane < lanes; ++lane) {

@@ -46,6 +46,12 @@ int64_t Network::weight_bytes() const {
   return total;
 }
 
+int64_t Network::num_products() const {
+  int64_t total = 0;
+  for (const auto& step : steps_) total += step->num_products();
+  return total;
+}
+
 int64_t Network::workspace_bytes() const {
   const Needs needs = this->needs(max_images_);
   return num_threads() * (4 * (arena_size_ * max_images_ + needs.floats) +

@@ -33,6 +33,9 @@ class Network {
   int64_t num_nonzero() const { return num_nonzero_; }
   int64_t weight_bytes() const;
 
+  // Multiplications by weights for an image.
+  int64_t num_products() const;
+
   // The most memory that images in the making take.
   int64_t workspace_bytes() const;
 

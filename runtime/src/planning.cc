@@ -239,14 +239,19 @@ class Planner {
     }
     layer.kernel = n.kernel;
     layer.bias = n.bias;
-    const int input = choose_input(n, &layer);
+    int scale = -1, shift = -1;
+    const int input = choose_input(n, &layer, &scale, &shift);
     std::vector<int> nodes{input};
+    if (scale >= 0) nodes.insert(nodes.end(), {scale, shift});
     if (addend >= 0) nodes.push_back(addend);
-    add(i, nodes, [layer](const Planner& p, const Planned& planned, int64_t max_images,
+    const bool by_image = scale >= 0, has_addend = addend >= 0;
+    add(i, nodes, [layer, by_image, has_addend](const Planner& p, const Planned& planned, int64_t max_images,
                           std::unique_ptr<Step>* step) {
       Linear placed = layer;
       placed.input = p.place(planned.nodes[0]);
-      if (planned.nodes.size() > 1) placed.addend = p.place(planned.nodes[1]);
+      if (by_image) placed.image_scale = p.place(planned.nodes[1]);
+      if (by_image) placed.image_shift = p.place(planned.nodes[2]);
+      if (has_addend) placed.addend = p.place(planned.nodes.back());
       placed.output = p.place(planned.output);
       return make_linear(placed, p.code_, max_images, p.num_threads_, planned.temporary, step);
     });
@@ -255,7 +260,8 @@ class Planner {
   }
 
   // Fills in the window of a layer and what is done to its input. Returns the node that it reads.
-  int choose_input(const Node& n, Linear* layer) const {
+  //   image_scale, image_shift: receive the nodes of those of each image, if there are any.
+  int choose_input(const Node& n, Linear* layer, int* image_scale, int* image_shift) const {
     Window& w = layer->window;
     layer->inputs = node(n.inputs[0]).channels();
     layer->outputs = n.channels();
@@ -284,10 +290,37 @@ class Planner {
       } else if (is_sparse && before.kind == Kind::kScale && !layer->scale) {
         layer->scale = before.kernel;
         layer->shift = before.bias;
+      } else if (int tensor; is_sparse && !layer->scale &&
+                             is_affine_by_image(at, &tensor, image_scale, image_shift)) {
+        return tensor;
       } else {
         return at;
       }
     }
+  }
+
+  // Whether a node is tensor * scale + shift, with a scale and shift of each image.
+  bool is_affine_by_image(int i, int* tensor, int* scale, int* shift) const {
+    int scaled, of_sum, of_product;
+    if (!is_by_channel(i, Kind::kAdd, &scaled, &of_sum) ||
+        !is_by_channel(scaled, Kind::kMultiply, tensor, &of_product)) {
+      return false;
+    }
+    *scale = of_product;
+    *shift = of_sum;
+    return true;
+  }
+
+  // Whether a node is the sum (product) of a tensor and one number for each of its channels.
+  bool is_by_channel(int i, Kind kind, int* tensor, int* vector) const {
+    const Node& n = node(i);
+    if (n.kind != kind || n.inputs.size() != 2) return false;
+    for (const int side : {0, 1}) {
+      *tensor = n.inputs[side];
+      *vector = n.inputs[1 - side];
+      if (node(*tensor).shape == n.shape && is_vector_for(*vector, *tensor)) return true;
+    }
+    return false;
   }
 
   // Whether a node's tensor has one number for each channel of another's.
@@ -314,16 +347,11 @@ class Planner {
       found = true;
     } else {
       const auto take = [&](Kind kind, int* vector) {
-        const Node& n = node(at);
-        if (!can_go_on() || n.kind != kind || n.inputs.size() != 2) return;
-        for (const int side : {0, 1}) {
-          const int tensor = n.inputs[side], other = n.inputs[1 - side];
-          if (node(tensor).shape != n.shape || !is_vector_for(other, tensor)) continue;
-          *vector = other;
-          at = tensor;
-          found = true;
-          return;
-        }
+        int tensor, other;
+        if (!can_go_on() || !is_by_channel(at, kind, &tensor, &other)) return;
+        *vector = other;
+        at = tensor;
+        found = true;
       };
       take(Kind::kAdd, &shift);
       take(Kind::kMultiply, &scale);

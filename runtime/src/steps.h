@@ -156,6 +156,7 @@ struct Linear {
   const Weight* bias = nullptr;   // Or null, as is `scale`.
   const Weight* scale = nullptr;  // Done to inputs of sparse layers.
   const Weight* shift = nullptr;
+  Place image_scale, image_shift; // [inputs] of each image, in place of these; or nowhere.
   bool relu = false;
   Activation activation;          // Done to outputs.
 

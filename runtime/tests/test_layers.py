@@ -187,6 +187,32 @@ def test_embedding_and_scaling_by_class(tmp_path):
 
 
 @few
+@given(
+    st.integers(1, 6),
+    st.integers(1, 20),
+    st.sampled_from([1, 3]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(1, 3),
+)
+def test_scaling_by_class_before_a_convolution(tmp_path, size, width, window, relu, grows, stride):
+    """Each image has a scale and shift of its own, and the padding has none."""
+
+    def build(x, labels):
+        scale, shift = (
+            keras.layers.Reshape([1, 1, width])(keras.layers.Embedding(CLASSES, width)(labels))
+            for _ in range(2)
+        )
+        outputs = keras.layers.Add()([shift, keras.layers.Multiply()([x, scale])])
+        outputs = keras.layers.ReLU()(outputs) if relu else outputs
+        outputs = keras.layers.UpSampling2D()(outputs) if grows else outputs
+        return keras.layers.Conv2D(3, window, stride, "same")(outputs)
+
+    shape = (size, size + 1, width)
+    check(build, shape, tmp_path, conditional=True, num_images=7, density=0.3)
+
+
+@few
 @given(st.integers(1, 6), st.integers(1, 20), densities, st.booleans(), st.booleans())
 def test_what_is_done_in_passing(tmp_path, size, width, density, pointwise, shared):
     """Scale, ReLU and upsampling before a convolution; bias, addition and tanh after it."""

@@ -26,6 +26,10 @@ struct Prologue {
   const float* scale;  // [channels] or null, as is `shift`.
   const float* shift;
   bool relu;
+  // In place of these, those of the image of each pixel: as its sources, [num_pixels][lanes], each
+  // the first of `channels` floats. Not read where there is no source.
+  const float* const* scales = nullptr;
+  const float* const* shifts = nullptr;
 };
 
 // y = gamma * (x - mean) * inverse_deviation + beta of each channel, and a ReLU after it if asked.

@@ -82,8 +82,9 @@ inline void transpose(Vector* rows) {
 // NaN stays NaN.
 inline Vector rectified(Vector x) { return x < Vector{} ? Vector{} : x; }
 
-// `is_plain`: nothing is done to the values.
-template <bool is_plain>
+enum Before { kNothing, kAlike, kByImage };  // What is done to values that are packed.
+
+template <Before how>
 void pack(const float* const* sources, int64_t num_pixels, int64_t channels,
           const Prologue& before, float* packed) {
   const int64_t stride = num_pixels * L;
@@ -98,12 +99,18 @@ void pack(const float* const* sources, int64_t num_pixels, int64_t channels,
 #pragma GCC unroll 16
       for (int lane = 0; lane < L; ++lane) {
         rows[lane] = source[lane] ? Vector(*(const Unaligned*)(source[lane] + channel)) : Vector{};
+        if (how == kByImage && source[lane]) {
+          const int64_t i = pixel * L + lane;
+          rows[lane] = rows[lane] * *(const Unaligned*)(before.scales[i] + channel) +
+                       *(const Unaligned*)(before.shifts[i] + channel);
+        }
       }
       transpose(rows);
 #pragma GCC unroll 16
       for (int i = 0; i < L; ++i) {
         Vector row = rows[i];
-        if (!is_plain) {
+        if (how == kByImage && before.relu) row = rectified(row);
+        if (how == kAlike) {
           if (before.scale) row = row * before.scale[channel + i] + before.shift[channel + i];
           if (before.relu) row = rectified(row);
           if (before.scale) row *= inside;  // The padding comes after all this.
@@ -114,8 +121,13 @@ void pack(const float* const* sources, int64_t num_pixels, int64_t channels,
     for (; channel < channels; ++channel) {
       for (int lane = 0; lane < L; ++lane) {
         float value = source[lane] ? source[lane][channel] : 0;
-        if (!is_plain && source[lane]) {
-          if (before.scale) value = value * before.scale[channel] + before.shift[channel];
+        if (how != kNothing && source[lane]) {
+          const int64_t i = pixel * L + lane;
+          if (how == kByImage) {
+            value = value * before.scales[i][channel] + before.shifts[i][channel];
+          } else if (before.scale) {
+            value = value * before.scale[channel] + before.shift[channel];
+          }
           if (before.relu) value = value < 0 ? 0 : value;
         }
         target[channel * stride + lane] = value;
@@ -126,10 +138,12 @@ void pack(const float* const* sources, int64_t num_pixels, int64_t channels,
 
 void pack_any(const float* const* sources, int64_t num_pixels, int64_t channels,
               const Prologue& before, float* packed) {
-  if (before.scale || before.relu) {
-    pack<false>(sources, num_pixels, channels, before, packed);
+  if (before.scales) {
+    pack<kByImage>(sources, num_pixels, channels, before, packed);
+  } else if (before.scale || before.relu) {
+    pack<kAlike>(sources, num_pixels, channels, before, packed);
   } else {
-    pack<true>(sources, num_pixels, channels, before, packed);
+    pack<kNothing>(sources, num_pixels, channels, before, packed);
   }
 }
 
