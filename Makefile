@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast test-ci test-slow test-runtime sanitize lint types format lock clean
+.PHONY: help quickstart test test-fast test-ci test-slow test-runtime sanitize fuzz lint types format lock clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -43,6 +43,18 @@ sanitize: $(INSTALLED)  ## The kernels' tests under AddressSanitizer and UBSan
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	TEST_BUDGET=0 $(RUN) -m pytest --exitfirst --capture=sys tests/kernels/test_*convolution.py
+
+# Half of the time for files that may be hostile, half for models that must be right. What is found
+# stays in runtime/build-fuzz, as do new inputs, from which the next call goes on.
+SECONDS ?= 60
+FUZZ := runtime/build-fuzz
+FUZZING = -max_total_time=$$(($(SECONDS) / 2)) -timeout=100 -rss_limit_mb=3000 -print_final_stats=1
+fuzz: $(INSTALLED)  ## Hostile files and random models for runtime/, SECONDS=60; needs clang
+	$(RUN) -m cmake -S runtime -B $(FUZZ) -DSTUGAN_FUZZ=ON -DCMAKE_CXX_COMPILER=clang++
+	$(RUN) -m cmake --build $(FUZZ) --parallel 2
+	mkdir -p $(FUZZ)/files $(FUZZ)/models
+	cd $(FUZZ) && ./fuzz_files files ../fuzz/files -max_len=65536 $(FUZZING)
+	cd $(FUZZ) && ./fuzz_models models ../fuzz/models -max_len=600 -len_control=0 $(FUZZING)
 
 lint: $(INSTALLED)  ## Check style and formatting
 	$(RUN) -m ruff check
