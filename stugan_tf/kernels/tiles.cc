@@ -17,21 +17,50 @@ typedef int32_t Indices __attribute__((vector_size(4 * L)));
 
 static_assert(L == 4 || L == 8 || L == 16, "transpose() knows these");
 
-inline Vector shuffle(Vector a, Vector b, Indices indices) {
-  return __builtin_shuffle(a, b, indices);
+// The numbers from 0 to n - 1 as arguments of a template: Numbers<0, 1, ..., n - 1>.
+template <int... i>
+struct Numbers {};
+template <int n, int... i>
+struct Count : Count<n - 1, n - 1, i...> {};
+template <int... i>
+struct Count<0, i...> {
+  typedef Numbers<i...> type;
+};
+
+// Lane i of the result is lane Order::lane(i) of a and b, b's being counted from L on. The compilers
+// take constants only.
+template <typename Order, int... i>
+inline Vector shuffle(Vector a, Vector b, Numbers<i...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, Order::lane(i)...);
+#else
+  return __builtin_shuffle(a, b, Indices{Order::lane(i)...});
+#endif
 }
+
+template <typename Order>
+inline Vector shuffle(Vector a, Vector b) {
+  return shuffle<Order>(a, b, typename Count<L>::type());
+}
+
+// a0 b0 a2 b2 ... for n = 1, a0 a1 b0 b1 a4 a5 ... for n = 2.
+template <int n>
+struct Low {
+  static constexpr int lane(int i) { return i & n ? L + i - n : i; }
+};
+
+// a1 b1 a3 b3 ... for n = 1.
+template <int n>
+struct High {
+  static constexpr int lane(int i) { return i & n ? L + i : i + n; }
+};
 
 // Swaps the off-diagonal halves of every 2n x 2n block of the matrix whose rows i and i + n are a
 // and b: one butterfly of a transposition.
 template <int n>
 inline void butterfly(Vector& a, Vector& b) {
-  Indices low, high;
-  for (int i = 0; i < L; ++i) {
-    low[i] = i & n ? L + i - n : i;
-    high[i] = i & n ? L + i : i + n;
-  }
-  const Vector mixed = shuffle(a, b, low);
-  b = shuffle(a, b, high);
+  const Vector mixed = shuffle<Low<n>>(a, b);
+  b = shuffle<High<n>>(a, b);
   a = mixed;
 }
 
@@ -175,16 +204,9 @@ void convolve(const float* x, int64_t row_stride, const int32_t* offsets, const 
 typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
 
 inline Four sum_lanes(Vector a, Vector b, Vector c, Vector d) {
-  Indices even, odd, low, high;
-  for (int i = 0; i < L; ++i) {
-    even[i] = i & 1 ? L + i - 1 : i;  // a0 b0 a2 b2 ...
-    odd[i] = i & 1 ? L + i : i + 1;   // a1 b1 a3 b3 ...
-    low[i] = i & 2 ? L + i - 2 : i;
-    high[i] = i & 2 ? L + i : i + 2;
-  }
-  const Vector ab = shuffle(a, b, even) + shuffle(a, b, odd);
-  const Vector cd = shuffle(c, d, even) + shuffle(c, d, odd);
-  const Vector abcd = shuffle(ab, cd, low) + shuffle(ab, cd, high);  // a b c d a b c d ...
+  const Vector ab = shuffle<Low<1>>(a, b) + shuffle<High<1>>(a, b);
+  const Vector cd = shuffle<Low<1>>(c, d) + shuffle<High<1>>(c, d);
+  const Vector abcd = shuffle<Low<2>>(ab, cd) + shuffle<High<2>>(ab, cd);  // a b c d a b c d ...
   Four sums = Four{};
 #pragma GCC unroll 4
   for (int i = 0; i < L / 4; ++i) sums += ((const Four*)&abcd)[i];
