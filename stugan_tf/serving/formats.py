@@ -144,7 +144,9 @@ def _write_html(
     with tempfile.TemporaryDirectory() as aside:
         _write_sparse(pathlib.Path(aside), graph, interface, settings)
         file = (pathlib.Path(aside) / FORMATS["sparse"].file).read_bytes()
-    title = str(settings.about.get("name", "Generator"))
+    title = str(settings.about.get("name", "generator"))
+    if source := settings.about.get("training", {}).get("data", {}).get("source"):
+        title += f", trained on {source}"
     item_size = np.dtype(compact.DTYPES[settings.precision]).itemsize
     page.write(folder / FORMATS["html"].file, title, file, interface.image_shape[-1], item_size)
     return ["A page for any browser, which computes at the non-zeros; it opens from a disk."]

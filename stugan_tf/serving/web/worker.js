@@ -48,6 +48,7 @@ const tasks = {
   async open({module, file}) {
     const parts = await Promise.all([contents(module), contents(file)]);
     generator = await Generator.open(...parts);
+    tasks.grid({seed: 0, truncation: null, label: null, first: 0, count: 1}); // Compiles, untimed.
     return {about: generator.about};
   },
 
