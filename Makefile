@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast test-ci test-slow test-runtime wasm sanitize lint types format lock clean
+.PHONY: help quickstart test test-fast test-ci test-slow test-runtime sanitize lint types format lock clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -36,6 +36,7 @@ test-runtime: $(INSTALLED)  ## The tests of runtime/, with the library built fir
 	$(RUN) -m pytest runtime/tests
 
 # Of another version, Zig would make other bytes. Its first build takes minutes.
+.PHONY: wasm
 wasm: $(INSTALLED)  ## Build the WebAssembly module of pages again, after a change of runtime/
 	$(RUN) -m pip install --quiet ziglang==0.17.1
 	$(RUN) runtime/build_wasm.py
