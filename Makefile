@@ -13,6 +13,8 @@ help:  ## This list
 quickstart: $(INSTALLED)  ## Train a small sparse GAN; needs Python and make, nothing else
 	$(RUN) -m stugan_tf.train --gin_file=gin/quickstart.gin --workdir=runs/quickstart
 	@echo "Sample grids: runs/quickstart/samples/"
+	@echo "A page that draws digits in any browser, exported/1/generator.html:"
+	@echo "    $(RUN) -m stugan_tf.export --format=html --workdir=runs/quickstart --output=exported"
 
 # Each file is run by one process, which shares what its tests train; TESTS names files or one test.
 TESTS ?=
@@ -32,6 +34,12 @@ test-slow: $(INSTALLED)  ## What no other run has, and properties by more exampl
 
 test-runtime: $(INSTALLED)  ## The tests of runtime/, with the library built first
 	$(RUN) -m pytest runtime/tests
+
+# Of another version, Zig would make other bytes. Its first build takes minutes.
+.PHONY: wasm
+wasm: $(INSTALLED)  ## Build the WebAssembly module of pages again, after a change of runtime/
+	$(RUN) -m pip install --quiet ziglang==0.17.1
+	$(RUN) runtime/build_wasm.py
 
 # With -O3 it would take minutes to build. The three checks left out, for null, turn constants of
 # TensorFlow's headers into what GCC says is none; AddressSanitizer sees where null is read. Leaks

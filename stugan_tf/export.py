@@ -4,6 +4,7 @@
     --format=tflite           for TensorFlow Lite (LiteRT)
     --format=onnx             for ONNX Runtime, OpenVINO and others
     --format=sparse           one file as small as its non-zeros
+    --format=html             a page that draws in any browser
     --precision=float16       of the weights; tflite also knows int8
 
 Each export is the next version in its folder, DIR/1, DIR/2 and so on, with a model card.

@@ -60,6 +60,7 @@ def test_every_folder_with_code_is_a_package_and_gin_is_none():
         "stugan_tf.kernels",
         "stugan_tf.evaluation.digits_classifier",
         "stugan_tf.experiments",
+        "stugan_tf.serving.web",
     ],
 )
 def test_every_file_that_is_not_python_is_in_the_wheel(package):

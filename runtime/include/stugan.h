@@ -57,7 +57,8 @@ typedef struct {
   int64_t num_nonzero;
   int64_t weight_bytes;        /* Memory of weights, as they are computed with. */
   int64_t workspace_bytes;     /* The most memory of all else while images are made. */
-  const char* instruction_set; /* "baseline", "x86-64-v3" or "x86-64-v4". */
+  const char* instruction_set; /* "baseline", "x86-64-v3", "x86-64-v4", "neon" or
+                                  "simd128". */
 } stugan_description;
 
 /* The version of the interface that the library has: STUGAN_VERSION when it was built. */

@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -15,11 +14,12 @@
 #include "random.h"
 #include "status.h"
 #include "stugan.h"
+#include "threads.h"
 
 struct stugan_generator {
   stugan::Interface interface;
   stugan::Network network;
-  std::mutex mutex;  // One call at a time uses the network.
+  stugan::Mutex mutex;  // One call at a time uses the network.
 };
 
 namespace stugan {
@@ -94,7 +94,7 @@ Status generate(stugan_generator* generator, int64_t num_images, const float* la
   for (int64_t i = 0; i < size; ++i) {
     if (!std::isfinite(latents[i])) return wrong_argument("latents must be finite.");
   }
-  const std::lock_guard<std::mutex> lock(generator->mutex);
+  const Lock lock(generator->mutex);
   return generator->network.generate(num_images, latents, labels, images);
 }
 

@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "activations.h"
-#include "pattern.h"
+#include "layout.h"
 #include "steps.h"
 #include "tiling.h"
 

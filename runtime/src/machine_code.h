@@ -19,21 +19,32 @@ struct MachineCode {
   const Loops* loops;
 };
 
+// What the baseline is: that of the compiler's target.
+#if defined(__aarch64__)
+constexpr const char* kBaselineName = "neon";
+#elif defined(__wasm_simd128__)
+constexpr const char* kBaselineName = "simd128";
+#else
+constexpr const char* kBaselineName = "baseline";
+#endif
+
 // The best code for this machine, or the one that STUGAN_INSTRUCTION_SET names if that is less.
 inline MachineCode machine_code() {
   const MachineCode all[] = {
-    {"baseline", &kBaseline, &kBaselineLoops},
+    {kBaselineName, &kBaseline, &kBaselineLoops},
 #ifdef STUGAN_X86_64
     {"x86-64-v3", &kX86V3, &kX86V3Loops},
     {"x86-64-v4", &kX86V4, &kX86V4Loops},
 #endif
   };
   int level = machine_level();
+#ifndef __wasi__  // Its environment would have to be asked for.
   if (const char* const wanted = std::getenv("STUGAN_INSTRUCTION_SET")) {
     for (int i = 0; i < level; ++i) {
       if (std::strcmp(all[i].name, wanted) == 0) level = i;
     }
   }
+#endif
   return all[level];
 }
 

@@ -1,17 +1,44 @@
-// A pool of threads that share a loop.
+// A pool of threads that share a loop. Where there are no threads (STUGAN_SINGLE_THREADED) it is the
+// caller alone.
 
 #ifndef STUGAN_RUNTIME_THREADS_H_
 #define STUGAN_RUNTIME_THREADS_H_
 
-#include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
+
+#ifndef STUGAN_SINGLE_THREADED
+#include <atomic>
+#include <condition_variable>
 #include <mutex>
 #include <thread>
 #include <vector>
+#endif
 
 namespace stugan {
+
+#ifdef STUGAN_SINGLE_THREADED
+
+class Mutex {};
+
+class Lock {
+ public:
+  explicit Lock(Mutex&) {}
+};
+
+class Pool {
+ public:
+  bool start(int num_threads) { return num_threads == 1; }
+  int size() const { return 1; }
+  void parallel(int64_t num_units, const std::function<void(int64_t, int)>& work) {
+    for (int64_t unit = 0; unit < num_units; ++unit) work(unit, 0);
+  }
+};
+
+#else
+
+using Mutex = std::mutex;
+using Lock = std::lock_guard<std::mutex>;
 
 class Pool {
  public:
@@ -48,6 +75,8 @@ class Pool {
   std::condition_variable has_work_;
   std::vector<std::thread> threads_;
 };
+
+#endif  // STUGAN_SINGLE_THREADED
 
 }  // namespace stugan
 

@@ -7,14 +7,18 @@ pipelines. A new format is one entry and its two functions.
 import dataclasses
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+import numpy as np
 
 from stugan_tf.errors import InputError
 from stugan_tf.serving import compact, lite, onnx_file, saved_model
 from stugan_tf.serving.generator import ServedGenerator
 from stugan_tf.serving.graph import Graph, to_keras
 from stugan_tf.serving.interface import Interface
+from stugan_tf.serving.web import page
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +138,29 @@ def _read_sparse(
     return generator
 
 
+def _write_html(
+    folder: pathlib.Path, graph: Graph, interface: Interface, settings: Settings
+) -> list[str]:
+    with tempfile.TemporaryDirectory() as aside:
+        _write_sparse(pathlib.Path(aside), graph, interface, settings)
+        file = (pathlib.Path(aside) / FORMATS["sparse"].file).read_bytes()
+    title = str(settings.about.get("name", "generator"))
+    if source := settings.about.get("training", {}).get("data", {}).get("source"):
+        title += f", trained on {source}"
+    item_size = np.dtype(compact.DTYPES[settings.precision]).itemsize
+    page.write(folder / FORMATS["html"].file, title, file, interface.image_shape[-1], item_size)
+    return ["A page for any browser, which computes at the non-zeros; it opens from a disk."]
+
+
+def _read_html(
+    folder: pathlib.Path, interface: Interface, about: dict[str, Any]
+) -> ServedGenerator:
+    with tempfile.TemporaryDirectory() as aside:
+        path = pathlib.Path(aside) / FORMATS["sparse"].file
+        path.write_bytes(page.read(folder / FORMATS["html"].file))
+        return _read_sparse(path.parent, interface, about)
+
+
 def _write_saved_model(
     folder: pathlib.Path, graph: Graph, interface: Interface, settings: Settings
 ) -> list[str]:
@@ -213,6 +240,14 @@ FORMATS = {
             precisions=tuple(compact.DTYPES),
             write=_write_sparse,
             read=_read_sparse,
+            trusted=False,
+        ),
+        Format(
+            name="html",
+            file="generator.html",
+            precisions=tuple(compact.DTYPES),
+            write=_write_html,
+            read=_read_html,
             trusted=False,
         ),
     )

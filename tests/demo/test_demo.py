@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import pathlib
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 
 import stugan_tf
 from stugan_tf.demo import exhibits
+from tests.helpers.browsers import chromium
 from tests.helpers.exhibited import exhibit, write
 from tests.helpers.served_networks import served_generator, unlike_new
 
@@ -165,20 +165,9 @@ def test_markdown_in_a_name_stays_text(page):
 
 @pytest.fixture(scope="module")
 def browser():
-    """A browser for which there is no network but this machine, as a person holds it."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    if chromium is None:
-        pytest.skip("There is no Chromium on the path. Debian: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=chromium,
-            # Nothing else resolves, whatever the machine could reach.
-            args=["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
-        )
+    """See `chromium`."""
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

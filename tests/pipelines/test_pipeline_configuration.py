@@ -96,7 +96,7 @@ def test_what_changes_nothing_is_no_change(text, same):
         ("Beam.options = '--flink_master=x'", "list of texts"),
         ("Score.gin_files = 'scores.gin'", "list of texts"),
         ("Score.checkpoint = 'newest'", "'latest', 'best', a step"),
-        ("Export.format = 'npz'", "'saved_model', 'tflite', 'onnx', 'sparse'"),
+        ("Export.format = 'npz'", "'saved_model', 'tflite', 'onnx', 'sparse', 'html'"),
         ("Bless.at_most = {'fid': '20'}", "Bless.at_most['fid'] must be a number"),
         ("Bless.min_sparsity = '0.8'", "Bless.min_sparsity must be a number"),
         ("Evaluator.metrics = ['kid']", "Bless asks for fid, but Evaluator.metrics = ['kid']"),

@@ -67,6 +67,7 @@ def drawn(folder, *flags):
 EXPORTS = pytest.mark.budget(12, "What it exports is shared by the tests that follow.")
 SAVED_MODEL = ("--format=saved_model",)
 SPARSE = ("--format=sparse",)
+PAGE = ("--format=html", "--precision=float16")
 LITE = ("--format=tflite", "--batch_size=1", "--batch_size=64")
 
 
@@ -76,6 +77,7 @@ LITE = ("--format=tflite", "--batch_size=1", "--batch_size=64")
     first_by_default(
         ("conditional", SPARSE, ("--interpolate=classes", "--num=15", "--columns=5")),
         ("plain", SPARSE, ("--num=9", "--truncation=0.7", "--seed=2")),
+        ("plain", PAGE, ("--num=4",)),
         ("plain", LITE, ("--num=16", "--columns=8", "--interpolate=latents")),
         ("conditional", SAVED_MODEL, ("--classes", "--columns=3")),
         ("conditional", SAVED_MODEL, ("--interpolate=classes", "--num=15", "--columns=5")),

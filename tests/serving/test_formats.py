@@ -65,6 +65,8 @@ def written(tmp_path_factory):
         ("sngan", "sparse", "float32", 1e-5),
         ("biggan_imagenet", "sparse", "float32", 1e-5),
         pytest.param("biggan_imagenet", "sparse", "float16", 0.01, marks=pytest.mark.ci),
+        ("sngan", "html", "float32", 1e-5),
+        pytest.param("biggan_imagenet", "html", "float16", 0.01, marks=pytest.mark.ci),
         ("sngan", "onnx", "float32", 1e-5),
         pytest.param("biggan", "onnx", "float32", 1e-5, marks=pytest.mark.ci),
         ("biggan_imagenet", "onnx", "float32", 1e-5),
@@ -328,7 +330,7 @@ def test_a_format_reads_what_has_no_manifest_yet(written):
 
 def test_a_format_that_there_is_not_is_told_in_words():
     with pytest.raises(
-        InputError, match=r"no format 'npz'. Choose .* saved_model, tflite, onnx and sp"
+        InputError, match=r"no format 'npz'. Choose .* saved_model, tflite, onnx, sparse and ht"
     ):
         format_of("npz")
 
@@ -354,4 +356,4 @@ def test_every_format_takes_its_own_precisions():
     for one in FORMATS.values():
         for precision in one.precisions:
             one.check(precision, [1] if one.fixed_batches else None)
-    assert [name for name, one in FORMATS.items() if not one.trusted] == ["sparse"]
+    assert [name for name, one in FORMATS.items() if not one.trusted] == ["sparse", "html"]
