@@ -2,10 +2,11 @@
 
 The file of a pipeline is the file of a training with further settings. Components run commands that
 know nothing about pipelines, perhaps on another machine. So the text is split here, with all its
-includes.
+includes. Components ask for the same text again and again: each text is parsed once.
 """
 
 import dataclasses
+import functools
 import json
 import typing
 from collections.abc import Sequence
@@ -62,6 +63,7 @@ def read(files: Sequence[str], params: Sequence[str] = ()) -> Configuration:
     if not files:
         raise InputError("--gin_file is missing. Try --gin_file=gin/pipelines/digits.gin.")
     config.parse_gin(files, params)
+    computed = config.value_of("Evaluator.metrics")
     of_training: list[str] = []
     of_pipeline: list[str] = []
     for selector, text in config.statements(files, params):
@@ -69,18 +71,19 @@ def read(files: Sequence[str], params: Sequence[str] = ()) -> Configuration:
         (of_pipeline if f"{name}.".startswith(_OURS) else of_training).append(text)
     pipeline = "".join(of_pipeline)
     found = settings(pipeline)
-    score = found.score
-    config.parse_gin(score.gin_files, score.gin_params)
-    evaluation = "".join(text for _, text in config.statements(score.gin_files, score.gin_params))
-    training = "".join(of_training)
-    _check_scores(training + evaluation, found.bless)
-    return Configuration(training, evaluation, pipeline)
+    evaluation = ""
+    if found.score.gin_files or found.score.gin_params:
+        of_score = found.score.gin_files, found.score.gin_params
+        config.parse_gin(*of_score)
+        evaluation = "".join(text for _, text in config.statements(*of_score))
+        later = config.value_of("Evaluator.metrics")
+        computed = computed if later is None else later
+    _check_scores(computed, found.bless)
+    return Configuration("".join(of_training), evaluation, pipeline)
 
 
-def _check_scores(text, bless):
-    """Raises InputError if the blessing needs scores that the training does not compute."""
-    config.parse_gin((), [text])
-    computed = config.value_of("Evaluator.metrics")
+def _check_scores(computed, bless):
+    """Raises InputError if the blessing needs scores that are not computed; None means all."""
     missing = {*bless.at_most, *bless.at_least, *bless.compare} - set(computed or METRICS)
     if missing:
         raise InputError(
@@ -90,6 +93,7 @@ def _check_scores(text, bless):
         )
 
 
+@functools.cache
 def settings(pipeline: str) -> Settings:
     """The `Settings` that gin text configures."""
     config.parse_gin((), [pipeline])
@@ -101,6 +105,7 @@ def settings(pipeline: str) -> Settings:
     )
 
 
+@functools.cache
 def canonical(text: str) -> str:
     """Gin text without parts that change nothing: comments, order, overridden and free settings.
 
@@ -116,6 +121,7 @@ def source(training: str) -> Source:
     return data()
 
 
+@functools.cache
 def scores_while_training(training: str) -> bool:
     """Whether a training uses `Evaluator`, so that `Evaluator.cache_dir` may be set."""
     config.parse_gin((), [training])

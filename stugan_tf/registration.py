@@ -1,10 +1,12 @@
-"""Lets Keras load our layers and optimizers in a process that has only imported `stugan_tf`.
+"""Modules that are imported late: they register their classes with Keras and with gin.
 
+Keras can load our layers and optimizers in a process that has only imported `stugan_tf`.
 `import stugan_tf` imports neither Keras nor our layers. So it leaves a note for Keras: as soon as
 Keras is there, each class that it may find in a saved model is registered by its name alone, and
 imported when it is first needed.
 """
 
+import contextlib
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -48,6 +50,12 @@ def register_with_keras() -> None:
         sys.meta_path.insert(0, _AfterKeras())
 
 
+def gin_unlocked() -> contextlib.AbstractContextManager[Any]:
+    """A context in which modules may register with gin although a parsed file has locked it."""
+    gin = sys.modules.get("gin")  # What is not imported is not locked.
+    return gin.unlock_config() if gin else contextlib.nullcontext()
+
+
 def _register() -> None:
     registered = importlib.import_module("keras").saving.get_custom_objects()
     for name, module in SAVED.items():
@@ -59,7 +67,9 @@ def _later(name: str, module: str) -> type:
     """A class that stands for another one until Keras makes an object of it."""
 
     def from_config(config: dict) -> Any:
-        return getattr(importlib.import_module(module), name).from_config(config)
+        with gin_unlocked():
+            found = getattr(importlib.import_module(module), name)
+        return found.from_config(config)
 
     return type(name, (), {"from_config": staticmethod(from_config)})
 

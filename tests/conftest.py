@@ -5,6 +5,7 @@ tests to others does without it.
 """
 
 import contextlib
+import functools
 import gc
 import os
 import pathlib
@@ -20,6 +21,9 @@ from absl import flags, logging
 from absl.testing import flagsaver
 
 pytest_plugins = ["tests.helpers.budget"]
+
+# Imports make millions of objects that stay: until all is collected no garbage is looked for.
+gc.disable()
 
 # Its handler keeps the stderr that is there when it is imported: warnings go to pytest's report,
 # not between the lines that a command prints.
@@ -89,6 +93,14 @@ hypothesis.settings.register_profile("whole", deadline=None, derandomize=True, m
 hypothesis.settings.load_profile("usual")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _never_without_power():
+    """Files need not reach the disk before a test goes on: each would take ten milliseconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def mirrored():
     """One for all tests: a second one would number its collective operations as the first did."""
@@ -108,6 +120,14 @@ def operations():
         if "could not be" in str(error):
             raise
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def tfgan():
+    """TF-GAN. Its import takes a second, which processes without such a test are spared."""
+    from stugan_tf.evaluation.tfgan import tfgan
+
+    return tfgan
 
 
 @pytest.fixture
@@ -185,18 +205,30 @@ def _prepare_tensorflow():
         )
 
 
+def pytest_ignore_collect(collection_path, config):
+    """`make test-fast` does not even import the files that it leaves out."""
+    if "not whole" in config.option.markexpr and _is_whole(collection_path):
+        return True
+    return None
+
+
 def pytest_collection_modifyitems(items):
     """Marks what trains GANs or runs commands."""
     for item in items:
-        place = item.path.relative_to(HERE)
-        if any(place.is_relative_to(whole) for whole in WHOLE) or "use" in item.fixturenames:
+        if _is_whole(item.path) or "use" in item.fixturenames:
             item.add_marker(pytest.mark.whole)
+
+
+@functools.cache
+def _is_whole(path):
+    return any(path.is_relative_to(HERE / whole) for whole in WHOLE)
 
 
 def pytest_collection_finish():
     """What was imported never goes, and it is most of the heap: garbage is looked for elsewhere."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(trylast=True)

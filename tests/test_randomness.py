@@ -6,11 +6,12 @@ import scipy.stats
 import tensorflow as tf
 
 from stugan_tf.randomness import Purpose, draw_latents, fold
+from tests.helpers.params import first_by_default
 
 SEED = tf.constant([3, 4], tf.int64)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("jit_compile", first_by_default(False, True), ids=["graph", "xla"])
 def test_a_compiled_step_draws_what_an_eager_one_does(jit_compile):
     def draw(step):
         return draw_latents(64, 32, 10, fold(SEED, Purpose.GENERATOR_UPDATE, step))

@@ -18,7 +18,8 @@ from stugan_tf.former_settings import changes_nothing
 from stugan_tf.telling import say
 
 # A run may be resumed with other values of these settings: they do not change the results, apart
-# from the rounding of `execution`.
+# from the rounding of `execution`. `Evaluator.metrics` is not one of them: it is a part of the
+# protocol of scores, which decides what `best_by` and `patience` compare.
 FREE = (
     "execution",
     "steps_per_execution",

@@ -14,6 +14,7 @@ import keras
 
 from stugan_tf.contracts import called
 from stugan_tf.errors import InputError
+from stugan_tf.registration import gin_unlocked
 
 _ROOM = __name__.rpartition(".")[0]
 
@@ -108,7 +109,8 @@ def _found(place: str) -> Any:
     if module.rpartition(".")[0] != _ROOM:
         return None
     try:
-        found = getattr(importlib.import_module(module), name, None)
+        with gin_unlocked():
+            found = getattr(importlib.import_module(module), name, None)
     except ImportError:
         return None
     return found if getattr(found, "__module__", None) == module else None

@@ -17,7 +17,14 @@ def paths(tmp_path_factory):
 
 
 @pytest.fixture(
-    params=["digits", "numbers", "folder", "folder streamed", "records", "records streamed"]
+    params=[
+        "digits",
+        "folder",
+        "records streamed",
+        pytest.param("numbers", marks=pytest.mark.ci),
+        pytest.param("folder streamed", marks=pytest.mark.ci),
+        pytest.param("records", marks=pytest.mark.ci),
+    ]
 )
 def source(request, paths):
     """One source of each kind, of 11 images where that is ours to say."""

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -20,6 +20,7 @@ from stugan_tf.data.decoding import decode, square
 from stugan_tf.data.sharding import Encoding, Sharding, turned
 from stugan_tf.errors import InputError
 from tests.helpers.numbered_images import encode, numbered, short_png, write_folder
+from tests.helpers.params import examples
 
 PNG = Encoding(image_size=8, image_format="png")
 SIZES = [(1, 1), (1, 40), (33, 2), (500, 375), (8, 8), (7, 9), (64, 63)]  # width, height
@@ -121,7 +122,7 @@ def test_adobe_inks_are_inverted_and_plain_ones_are_not():
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 20))
-@settings(max_examples=30)
+@examples(30)
 def test_an_image_of_any_size_is_its_centre_square(width, height, image_size):
     pixels = np.asarray(picture((width, height), width))
     image = square(decode(encode(pixels), "", 3), image_size).numpy().astype(int)
@@ -163,7 +164,7 @@ def test_every_shard_is_a_random_sample(tmp_path):
 
 
 @given(num_images=st.integers(1, 30), num_shards=st.integers(1, 30))
-@settings(max_examples=20)
+@examples(20)
 def test_shards_differ_by_one_image_at_most(tmp_path_factory, num_images, num_shards):
     folder = tmp_path_factory.mktemp("folder")
     for index in range(num_images):
@@ -191,7 +192,7 @@ class Killed(BaseException):
 
 
 @given(st.integers(0, 11), st.booleans())
-@settings(max_examples=8)
+@examples(8)
 def test_resumed_equals_uninterrupted(tmp_path_factory, kill_at, in_the_write):
     path = tmp_path_factory.mktemp("kill")
     folder = write_folder(path / "folder", num_images=11)
@@ -235,7 +236,7 @@ def test_finished_shards_are_not_written_again_and_torn_ones_are(tmp_path):
 COMMAND = [sys.executable, "-m", "stugan_tf.shard"]
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_killed_command_goes_on_whatever_the_number_of_workers(tmp_path):
     zoo, out = write_zoo(tmp_path / "zoo"), tmp_path / "out"
     (tmp_path / "zoo" / "日本語" / "bad.webp").write_bytes(b"RIFF")

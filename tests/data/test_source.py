@@ -42,6 +42,7 @@ def test_starting_late_equals_skipping(source, start):
 
 
 @pytest.mark.ci
+@pytest.mark.parametrize("source", ["digits", "folder streamed", "records streamed"], indirect=True)
 def test_slices_of_replicas_make_up_the_global_batch(source):
     whole = first(source, 3)
     in_turn = first(source, 9, num_replicas=3, replicas=(0, 1, 2))
@@ -219,7 +220,7 @@ def test_where_images_are_must_be_said(source, setting):
     assert "Set them in a gin file" in config.message_of(caught.value)
 
 
-@pytest.mark.parametrize("start", first_by_default(4, 0, 11))
+@pytest.mark.parametrize("start", first_by_default(4, 11, 0, in_ci=1))
 def test_one_pass_in_order_has_every_image_as_stored(source, start):
     passes = list(source.in_order(3, start).as_numpy_iterator())
     records = source.records().map(source.load).as_numpy_iterator()

@@ -1,14 +1,23 @@
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 
 from stugan_tf.data import cifar10, imagenet2012, tfds_images
 from stugan_tf.errors import InputError
 from tests.helpers.params import first_by_default
 
-needs_cifar10 = pytest.mark.skipif(
-    not tfds.builder("cifar10").is_prepared(), reason="cifar10 is not prepared"
-)
+
+@pytest.fixture(scope="module")
+def tfds():
+    """Its import takes a second, which processes without these tests are spared."""
+    import tensorflow_datasets
+
+    return tensorflow_datasets
+
+
+@pytest.fixture(scope="module")
+def prepared_cifar10(tfds):
+    if not tfds.builder("cifar10").is_prepared():
+        pytest.skip("cifar10 is not prepared")
 
 
 def test_shapes_and_classes_are_known_unprepared(tmp_path):
@@ -45,15 +54,15 @@ def test_impossible_sets_are_refused(arguments, message):
         tfds_images(**arguments)
 
 
-@needs_cifar10
+@pytest.mark.usefixtures("prepared_cifar10")
 def test_an_unknown_split_is_refused():
     with pytest.raises(InputError, match="no split 'validation'"):
         cifar10("validation").inspect()
 
 
-@needs_cifar10
+@pytest.mark.usefixtures("prepared_cifar10")
 @pytest.mark.parametrize("cache_gib", first_by_default(0, 1))
-def test_a_slice_has_the_images_tfds_gives(cache_gib):
+def test_a_slice_has_the_images_tfds_gives(tfds, cache_gib):
     source = tfds_images("cifar10", "test[10:20]", cache_gib=cache_gib)
     expected = tfds.load("cifar10", split="test[10:20]", as_supervised=True, batch_size=-1)
     images, labels = next(iter(source.batches(10, seed=0)))
@@ -67,7 +76,7 @@ def test_a_slice_has_the_images_tfds_gives(cache_gib):
     )
 
 
-def prepare(folder, dtype=np.uint8):
+def prepare(tfds, folder, dtype=np.uint8):
     """Prepares a data set of three images, whose pixels are 0, 1 and 2, in a folder."""
     features = {
         "image": tfds.features.Image(shape=(4, 4, 1), dtype=dtype),
@@ -86,20 +95,20 @@ def prepare(folder, dtype=np.uint8):
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
-def test_images_that_are_not_of_8_bits_are_refused(tmp_path, dtype):
-    folder = prepare(tmp_path, dtype)
+def test_images_that_are_not_of_8_bits_are_refused(tfds, tmp_path, dtype):
+    folder = prepare(tfds, tmp_path, dtype)
     with pytest.raises(InputError, match=f"three are {np.dtype(dtype).name}.*only uint8"):
         tfds_images("three", data_dir=folder)
 
 
 @pytest.mark.parametrize("name", ["data [v1]", "a*b?\\"])
-def test_a_set_may_be_in_a_folder_of_any_name(tmp_path, name):
-    source = tfds_images("three", data_dir=prepare(tmp_path / name))
+def test_a_set_may_be_in_a_folder_of_any_name(tfds, tmp_path, name):
+    source = tfds_images("three", data_dir=prepare(tfds, tmp_path / name))
     assert source.inspect().class_counts == (2, 1)
 
 
-def test_a_set_in_another_format_is_refused_by_its_name(tmp_path):
-    folder = prepare(tmp_path)
+def test_a_set_in_another_format_is_refused_by_its_name(tfds, tmp_path):
+    folder = prepare(tfds, tmp_path)
     info = tmp_path / "three" / "1.0.0" / "dataset_info.json"
     info.write_text(info.read_text().replace('"tfrecord"', '"array_record"'))
     with pytest.raises(InputError, match=r"stored as array_record.*--file_format=tfrecord"):

@@ -1,5 +1,7 @@
 """Small networks in every format that extractors read."""
 
+import shutil
+
 import keras
 import pytest
 import tensorflow as tf
@@ -13,16 +15,21 @@ def net():
     return Net()
 
 
-@pytest.fixture
-def saved_net(net, tmp_path):
-    """Path of a SavedModel."""
-    tf.saved_model.save(net, str(tmp_path / "net"), signatures=net.__call__)
-    return str(tmp_path / "net")
+@pytest.fixture(scope="session")
+def _saved_net(tmp_path_factory):
+    path, net = tmp_path_factory.mktemp("saved") / "net", Net()
+    tf.saved_model.save(net, str(path), signatures=net.__call__)
+    return path
 
 
 @pytest.fixture
-def keras_net(tmp_path):
-    """Path of a .keras file for images of 8 x 8 x 3."""
+def saved_net(_saved_net, tmp_path):
+    """Path of a SavedModel of `net`."""
+    return str(shutil.copytree(_saved_net, tmp_path / "net"))
+
+
+@pytest.fixture(scope="session")
+def _keras_net(tmp_path_factory):
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
@@ -34,5 +41,12 @@ def keras_net(tmp_path):
             layers.Dense(6, name="logits"),
         ]
     )
-    model.save(tmp_path / "net.keras")
-    return str(tmp_path / "net.keras")
+    path = tmp_path_factory.mktemp("saved") / "net.keras"
+    model.save(path)
+    return path
+
+
+@pytest.fixture
+def keras_net(_keras_net, tmp_path):
+    """Path of a .keras file for images of 8 x 8 x 3."""
+    return str(shutil.copy(_keras_net, tmp_path / "net.keras"))

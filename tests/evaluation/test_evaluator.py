@@ -210,7 +210,6 @@ class TooManyFeatures(Projection):
             "Evaluator.num_images: 250 images are too few.* over 400",
         ),
         ({"extractor": NoLogits}, "projection gives no logits, which inception_score needs"),
-        ({"extractor": digits_classifier()}, "without parentheses"),
         ({"metrics": ["fids"]}, "Evaluator.metrics: 'fids' is not one of fid, .*import the module"),
         ({"metrics": []}, "Evaluator.metrics is empty"),
         ({"metrics": "fid"}, r"must be a list of names, got 'fid'. Write .* \['fid'\]"),
@@ -232,6 +231,11 @@ class TooManyFeatures(Projection):
 def test_bad_settings_are_refused_before_sampling(make, settings, told):
     with pytest.raises(InputError, match=told):
         make(**settings)
+
+
+def test_an_extractor_in_place_of_what_makes_it_is_refused(make):
+    with pytest.raises(InputError, match="without parentheses"):
+        make(extractor=digits_classifier())
 
 
 def test_published_moments_of_another_extractor_are_refused(make, tmp_path):
@@ -272,7 +276,7 @@ def test_a_gan_is_traced_once_and_goes_when_nobody_else_holds_it(make, batch_nor
     assert evaluator(SmallGAN())["inception_score"] > 0
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_hundred_evaluations_need_no_more_memory_than_a_few(make):
     gan, evaluator = SmallGAN(), make()
     for _ in range(10):

@@ -19,6 +19,7 @@ from stugan_tf.evaluation.extractors import (
 from stugan_tf.evaluation.preprocessing import Preprocessing
 from stugan_tf.evaluation.weights import sha256_of_keras, sha256_of_saved_model
 from tests.helpers.networks import Net, random_images
+from tests.helpers.params import first_by_default
 
 
 def in_range(images):
@@ -86,7 +87,7 @@ def test_images_are_resized_before_the_network(keras_net):
     np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.fixture(params=["saved_model", "keras_model", "digits_classifier"])
+@pytest.fixture(params=first_by_default("saved_model", "digits_classifier", "keras_model"))
 def make(request, saved_net, keras_net):
     """A function without arguments that makes an extractor."""
     return {

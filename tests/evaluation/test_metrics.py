@@ -23,7 +23,6 @@ from stugan_tf.evaluation.metrics import (
     precision_recall,
 )
 from stugan_tf.evaluation.moments import Moments
-from stugan_tf.evaluation.tfgan import tfgan
 
 
 def rng(seed=0):
@@ -142,7 +141,7 @@ def test_frechet_distance_grows_with_the_square_of_the_scale(scale, seed):
 
 
 @pytest.mark.parametrize("num_images", [40, 500])
-def test_frechet_distance_equals_tf_gan(num_images):
+def test_frechet_distance_equals_tf_gan(num_images, tfgan):
     real = rng(1).normal(size=[num_images, 64])
     generated = rng(2).normal(0.3, 1.2, [num_images, 64])
     expected = tfgan.eval.frechet_classifier_distance_from_activations(
@@ -487,7 +486,7 @@ def resident():
         pytest.skip("/proc/self/statm cannot be read here")
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_scoring_again_and_again_needs_no_more_memory():
     def score():
         features, other = rng().normal(size=[2, 120, 32])

@@ -1,3 +1,5 @@
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -6,10 +8,19 @@ from stugan_tf.errors import InputError
 from stugan_tf.evaluation.sampling import BATCH_NORMS, NUM_STANDING, Sampler
 from stugan_tf.images import to_uint8
 from stugan_tf.randomness import draw_latents, fold
+from tests.helpers import tracing
 from tests.helpers.params import first_by_default
 from tests.helpers.stand_ins import SmallGAN
 
 SEED = (5, 0)
+
+
+@pytest.fixture(autouse=True)
+def _untraced(request):
+    """What is drawn is looked at; test_evaluator.py has it compiled. Replicas need functions."""
+    traced = "mirrored" in request.fixturenames
+    with contextlib.nullcontext() if traced else tracing.untraced():
+        yield
 
 
 def one_device():

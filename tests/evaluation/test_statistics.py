@@ -221,7 +221,7 @@ def computed():
     return put
 
 
-@pytest.mark.parametrize("damage", first_by_default(*DAMAGE))
+@pytest.mark.parametrize("damage", first_by_default(*DAMAGE, in_ci=5))
 def test_a_damaged_cache_is_as_none_and_a_line_says_so(computed, tmp_path, damage, capsys):
     entry = computed(tmp_path)
     whole = entry.find()

@@ -73,6 +73,7 @@ def test_models_of_plain_keras_are_trained_with_labels_by_a_loss_of_keras():
     np.testing.assert_array_equal(images[:2], gan.generate(2, labels=7))
 
 
+@pytest.mark.slow
 def test_on_two_devices_fit_trains_as_a_run_does(mirrored, tmp_path):
     static = {"generator_exploration": None}
     with mirrored.scope():

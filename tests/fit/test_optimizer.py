@@ -35,6 +35,7 @@ from stugan_tf.sparsity.topology import (
     prune_per_layer,
 )
 from tests.helpers.masked_models import masked_classifier, masked_kernel
+from tests.helpers.params import examples
 
 TOTAL = 20
 
@@ -187,7 +188,7 @@ def test_masks_follow_a_table_worked_by_hand():
     assert value(optimizer.ever_active[0]).tolist() == [[1, 1, 1, 1, 1, 1]]
 
 
-@hypothesis.settings(max_examples=8)
+@examples(8)
 @hypothesis.given(
     density=st.floats(0.0, 1.0),
     fraction=st.floats(0.0, 1.0),

@@ -75,6 +75,7 @@ class StopAt(keras.callbacks.Callback):
             raise StopError
 
 
+@pytest.mark.ci
 def test_a_fit_that_goes_on_ends_like_one_that_was_never_stopped(whole, tmp_path):
     def backup():
         return keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=1)

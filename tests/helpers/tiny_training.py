@@ -1,4 +1,4 @@
-"""A training of four steps of a small SNGAN on the digits, and evaluators that need no network."""
+"""A training of four steps of a small GAN on the digits, and evaluators that need no network."""
 
 import functools
 from typing import ClassVar
@@ -7,17 +7,16 @@ import tensorflow as tf
 
 from stugan_tf.data import digits
 from stugan_tf.layers.masked import masked_layers
-from stugan_tf.models.sngan import sngan_generator
 from stugan_tf.runs.loop import Training
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
-from tests.helpers.small_networks import residual_discriminator
+from tests.helpers.smallest_networks import smallest_discriminator, smallest_generator
 
 
 def tiny_gan(**settings):
     networks = {
-        "generator": functools.partial(sngan_generator, width=4, latent_dim=4),
-        "discriminator": residual_discriminator,
+        "generator": functools.partial(smallest_generator, width=4, latent_dim=4),
+        "discriminator": functools.partial(smallest_discriminator, width=4),
     }
     return functools.partial(
         GAN, **{**networks, "generator_sparsity": 0.5, "discriminator_sparsity": 0.3, **settings}

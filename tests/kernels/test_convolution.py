@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stugan_tf.kernels.convolution import (
@@ -21,6 +21,7 @@ from stugan_tf.kernels.convolution import (
     masked_convolution,
     paddings,
 )
+from tests.helpers.params import examples
 
 pytestmark = pytest.mark.usefixtures("operations")
 
@@ -117,7 +118,7 @@ def assert_close(actual, expected):
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
-@settings(max_examples=100)
+@examples(100)
 @given(problem=problems(), instruction_set=st.sampled_from(INSTRUCTION_SETS))
 def test_whole_numbers_give_exactly_the_dense_product(product, problem, instruction_set):
     outputs = problem.sparse(product, instruction_set)
@@ -126,7 +127,7 @@ def test_whole_numbers_give_exactly_the_dense_product(product, problem, instruct
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
-@settings(max_examples=30)
+@examples(30)
 @given(problem=problems(), instruction_set=st.sampled_from(INSTRUCTION_SETS))
 def test_real_numbers_give_the_dense_product_to_five_digits(product, problem, instruction_set):
     # Of one sign: where sums cancel, no precision can be promised.
@@ -174,7 +175,7 @@ def test_a_convolution_worked_by_hand():
 
 
 @pytest.mark.parametrize("product", ["forward", "input_gradient"])
-@settings(max_examples=50)
+@examples(50)
 @given(
     problem=small_problems,
     value=st.sampled_from([np.nan, np.inf, -np.inf]),
@@ -198,7 +199,7 @@ def test_a_weight_that_is_not_finite_reaches_what_it_reaches_dense(
 
 
 @pytest.mark.parametrize("product", ["forward", "input_gradient"])
-@settings(max_examples=50)
+@examples(50)
 @given(
     problem=small_problems,
     value=st.sampled_from([np.nan, np.inf]),
@@ -228,7 +229,7 @@ def test_an_activation_that_is_not_finite_reaches_only_what_a_weight_connects_to
     np.testing.assert_array_equal(outputs[~sees], expected[~sees])
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(small_problems, st.sampled_from(["images", "gradient"]))
 def test_what_is_not_finite_is_not_hidden_from_the_gradient_of_the_kernel(problem, name):
     """More weights than these may get NaN: outside of an image a tile counts 0 times activations.
@@ -281,7 +282,7 @@ def edit(kernel, kind, argument, random):
     return kernel * 2 if kind == "scale" and np.all(np.abs(kernel) < 100) else kernel
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(problem=small_problems, edits=edits, seed=seeds)
 def test_a_kernel_that_changes_is_never_computed_with_a_former_pattern(problem, edits, seed):
     random = np.random.default_rng(seed)
@@ -387,7 +388,7 @@ def test_every_choice_gives_the_same_numbers(choice, wanted):
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-@settings(max_examples=20)
+@examples(20)
 @given(
     problem=problems(least_batch=1, most_batch=3, most_channels=6),
     choice=st.sampled_from(CHOICES),
@@ -504,7 +505,7 @@ def test_the_error_says_what_came_and_what_was_expected():
 
 
 @pytest.mark.ci
-@settings(max_examples=50)
+@examples(50)
 @given(small_problems, st.lists(st.booleans(), min_size=3, max_size=3))
 def test_the_shape_while_tracing_is_that_of_the_result(problem, known):
     """Also where the number or size of the images is not known then."""

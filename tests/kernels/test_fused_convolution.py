@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stugan_tf.kernels import library
@@ -18,6 +18,7 @@ from stugan_tf.kernels.convolution import (
     moments,
     paddings,
 )
+from tests.helpers.params import examples
 
 pytestmark = pytest.mark.usefixtures("operations")
 
@@ -159,7 +160,7 @@ def assert_close(actual, expected, tolerance, message):
     assert difference <= tolerance * scale, f"{message}: {difference} of {scale}"
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     problem=problems(),
     choice=st.builds(Choice, st.booleans(), st.booleans(), st.booleans()),
@@ -176,7 +177,7 @@ def test_fused_is_the_same_as_apart_and_so_are_its_gradients(problem, choice, ze
         assert_close(actual[name].numpy(), value.numpy(), 2e-4, name)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(problem=problems(), instruction_set=st.sampled_from(INSTRUCTION_SETS))
 def test_every_instruction_set_computes_the_same(problem, instruction_set):
     random = np.random.default_rng(problem.seed)
@@ -218,7 +219,7 @@ def test_every_instruction_set_computes_the_same(problem, instruction_set):
     assert_close(actual.numpy(), expected.numpy(), 1e-5, "gradient of the kernel")
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     rows=st.integers(1, 700),
     channels=st.integers(1, 40),
@@ -235,7 +236,7 @@ def test_moments_are_exact_even_far_from_zero(rows, channels, offset, instructio
     np.testing.assert_allclose(variance, exact.var(0), rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     rows=st.integers(2, 400),
     channels=st.integers(1, 40),

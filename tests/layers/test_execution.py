@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
 
@@ -20,6 +20,7 @@ from stugan_tf.layers.execution import gradients_of_zeros
 from stugan_tf.layers.masked import Masked, masked_layers, set_execution
 from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense
 from tests.helpers.comparison import assert_same, everything, randomize
+from tests.helpers.params import examples
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
 CHOICES = [Choice(*parts) for parts in itertools.product([False, True], repeat=3)]
@@ -109,7 +110,7 @@ def check(layer, inputs, mode, choice, training, unknown):
 
 @pytest.mark.ci
 @pytest.mark.usefixtures("operations")
-@settings(max_examples=40)
+@examples(40)
 @given(
     kind=st.sampled_from([layers.Conv2D, SpectralConv2D]),
     problem=convolutions(),
@@ -130,7 +131,7 @@ def test_convolutions_are_those_of_dense_execution(
 
 @pytest.mark.ci
 @pytest.mark.usefixtures("operations")
-@settings(max_examples=20)
+@examples(20)
 @given(
     kind=st.sampled_from([layers.Dense, SpectralDense]),
     units=st.integers(1, 9),

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
 
@@ -14,7 +14,7 @@ from stugan_tf.layers.spectral import SpectralConv2D
 from stugan_tf.models.biggan import biggan_discriminator, biggan_generator
 from stugan_tf.models.sngan import sngan_discriminator, sngan_generator
 from tests.helpers.comparison import assert_same, everything, randomize
-from tests.helpers.params import first_by_default
+from tests.helpers.params import examples, first_by_default
 
 pytestmark = pytest.mark.usefixtures("operations")
 
@@ -103,7 +103,7 @@ BIGGANS = {
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize(("network", "kind"), BIGGANS)
+@pytest.mark.parametrize(("network", "kind"), first_by_default(*reversed(BIGGANS), in_ci=0))
 def test_biggan_is_the_same_though_conditional_normalization_is_not_fused(network, kind):
     shape, settings = BIGGANS[network, kind]
     if network == "generator":
@@ -167,14 +167,14 @@ def check_any_model(data, training):
     check(model, images, modes=(training,))
 
 
-@settings(max_examples=4)
+@examples(4)
 @given(data=st.data(), training=st.booleans())
 def test_any_model_is_the_same(data, training):
     check_any_model(data, training)
 
 
 @pytest.mark.slow
-@settings(max_examples=100)
+@examples(100)
 @given(data=st.data(), training=st.booleans())
 def test_any_of_many_models_is_the_same(data, training):
     check_any_model(data, training)

@@ -18,6 +18,7 @@ from stugan_tf.layers.masked import check_zeros, set_execution
 from stugan_tf.sparsity.flops import layer_costs
 from stugan_tf.sparsity.rules import RigL
 from stugan_tf.sparsity.sparsify import count_weights, sparsify
+from tests.helpers.params import first_by_default
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
 NUMBERS = np.random.default_rng(0).integers(0, 10, size=(4, 6))
@@ -103,11 +104,7 @@ def nested():
     return keras.Model(images, layers.Dense(3)(outputs)), IMAGES
 
 
-MODELS = [
-    convolutions,
-    subclassed,
-    *(pytest.param(make, marks=pytest.mark.ci) for make in (sequences, sequential, nested)),
-]
+MODELS = first_by_default(convolutions, subclassed, sequences, sequential, nested)
 
 
 def masks_of(model):
@@ -172,7 +169,12 @@ def test_a_clone_has_the_masks_and_takes_the_weights(make, tmp_path):
 @pytest.mark.ci
 @pytest.mark.parametrize(
     "imports",
-    ["import stugan_tf, keras", "import keras, stugan_tf", "import stugan_tf, tensorflow, keras"],
+    first_by_default(
+        "import stugan_tf, keras",
+        "import keras, stugan_tf",
+        "import stugan_tf, tensorflow, keras",
+        in_ci=0,
+    ),
 )
 def test_a_new_process_that_has_imported_the_package_can_load_it(imports, tmp_path):
     model = sparsify(sequential()[0], 0.5)
@@ -205,7 +207,7 @@ def test_a_model_inside_and_a_part_of_a_model_keep_their_masks(tmp_path):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("make", [nested, subclassed])
+@pytest.mark.parametrize("make", [nested, pytest.param(subclassed, marks=pytest.mark.slow)])
 def test_a_topology_that_changes_goes_on_after_loading(make, tmp_path):
     model, inputs = make()
     sparsify(model, 0.5)

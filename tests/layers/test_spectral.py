@@ -6,6 +6,7 @@ import tensorflow as tf
 from stugan_tf.layers.masked import Masked
 from stugan_tf.layers.spectral import SpectralConv2D, SpectralDense, SpectralEmbedding
 from tests.helpers import reference
+from tests.helpers.params import first_by_default
 
 LAYERS = {
     "convolution": (lambda: SpectralConv2D(5, (3, 3), padding="same"), (4, 6, 6, 2)),
@@ -37,7 +38,7 @@ def build(name):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize("compiled", first_by_default(False, True), ids=["eager", "graph"])
 def test_calls_follow_the_reference(name, compiled):
     """One iteration per call in training mode, none in inference mode, sigma from the result."""
     layer, twin, inputs = build(name)
@@ -61,7 +62,7 @@ def test_a_call_rewrites_neither_kernel_nor_bias(name):
         np.testing.assert_array_equal(variable, value)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", first_by_default(*LAYERS))
 def test_sigma_converges_to_the_largest_singular_value(name):
     layer, _, _ = build(name)
     for _ in range(100):
@@ -208,7 +209,7 @@ def test_where_vectors_vanish_epsilon_bounds_them():
 
 
 @pytest.mark.parametrize("settings", [{}, BIGGAN], ids=["pytorch", "biggan"])
-@pytest.mark.parametrize("kind", [SpectralConv2D, SpectralDense, SpectralEmbedding])
+@pytest.mark.parametrize("kind", first_by_default(SpectralConv2D, SpectralDense, SpectralEmbedding))
 def test_a_layer_of_zeros_computes_zero_and_comes_back_to_life(kind, settings):
     """As after pruning that took the whole layer; 0 / 0 would spoil the loss of the network."""
     make = {SpectralConv2D: (4, 3), SpectralDense: (4,), SpectralEmbedding: (6, 4)}[kind]

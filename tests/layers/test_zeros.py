@@ -9,6 +9,7 @@ from keras import layers, optimizers
 from stugan_tf.layers.kernel_mask import kernel_masks
 from stugan_tf.layers.masked import Masked, check_zeros
 from stugan_tf.sparsity.sparsify import sparsify
+from tests.helpers.params import first_by_default
 
 FEATURES = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
 LABELS = np.arange(12) % 3
@@ -47,13 +48,16 @@ def check(model):
         assert np.all(mask.kernel.numpy()[zeros] == 0)
 
 
+OTHERS = sorted({*OPTIMIZERS} - {"AdamW", "SGD", "Lion", "MultiOptimizer"})
+
+
 def ema(**kwargs):
     return optimizers.Adam(0.1, use_ema=True, ema_momentum=0.5, **kwargs)
 
 
 @pytest.mark.parametrize(
     "name",
-    [name if name == "AdamW" else pytest.param(name, marks=pytest.mark.ci) for name in OPTIMIZERS],
+    first_by_default("AdamW", "SGD", "Lion", "MultiOptimizer", *OTHERS, in_ci=3),
 )
 def test_with_every_optimizer(name):
     arguments = [0.1]

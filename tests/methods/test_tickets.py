@@ -111,7 +111,7 @@ def test_a_discriminator_of_sparsity_0_is_only_reset(uninterrupted):
         np.testing.assert_array_equal(state[name], beginning[name])
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_run_killed_inside_and_between_rounds_ends_like_an_uninterrupted_one(
     uninterrupted, tmp_path, monkeypatch
 ):

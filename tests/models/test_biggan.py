@@ -104,13 +104,14 @@ def test_the_networks_for_imagenet_have_the_sizes_of_the_paper(width, generator,
 # Density, share of the dense FLOPs and density of some layers, as the authors' logs print them.
 @pytest.mark.parametrize(
     ("density", "flops", "layers"),
-    [
+    first_by_default(
         (0.05, 0.0525, {"block0_conv1": 0.0340358, "block2_conv_sc": 0.3039569, "output_conv": 1}),
         (0.1, 0.1024, {"block1_conv2": 0.0693771, "block0_conv_sc": 0.6195721, "output_conv": 1}),
         (0.2, 0.2021, {"block2_conv1": 0.1539931, "block1_conv_sc": 1, "output_conv": 1}),
         (0.3, 0.3019, {"block2_conv1": 0.2597, "block1_conv_sc": 1, "output_conv": 1}),
         (0.5, 0.5013, {"block2_conv1": 0.4712, "block1_conv_sc": 1, "output_conv": 1}),
-    ],
+        in_ci=1,
+    ),
 )
 def test_theoretical_cost_of_the_sparse_generator(generator, density, flops, layers):
     check_cost(sparsify(with_full_masks(generator), 1 - density), density, flops, layers)
@@ -118,12 +119,13 @@ def test_theoretical_cost_of_the_sparse_generator(generator, density, flops, lay
 
 @pytest.mark.parametrize(
     ("density", "flops", "layers"),
-    [
+    first_by_default(
         (0.05, 0.0547, {"block0_conv1": 1, "block1_conv_sc": 0.3835, "block3_conv2": 0.0429}),
         (0.1, 0.1044, {"block0_conv_sc": 1, "block1_conv_sc": 0.7815, "block2_conv1": 0.0875}),
         (0.3, 0.3034, {"block0_conv1": 1, "block1_conv_sc": 1, "block3_conv1": 0.2876}),
         (0.5, 0.5025, {"block0_conv_sc": 1, "block1_conv_sc": 1, "block0_conv2": 0.4911}),
-    ],
+        in_ci=1,
+    ),
 )
 def test_theoretical_cost_of_the_sparse_discriminator(discriminator, density, flops, layers):
     check_cost(sparsify(with_full_masks(discriminator), 1 - density), density, flops, layers)
@@ -408,7 +410,8 @@ def test_gradients_flow_to_all_weights(network, kind):
         assert np.any(gradient != 0), variable.path
 
 
-@pytest.mark.parametrize(("network", "kind"), first_by_default(*BOTH))
+@pytest.mark.ci
+@pytest.mark.parametrize(("network", "kind"), first_by_default(*BOTH, in_ci=1))
 def test_a_saved_network_goes_on_where_it_was(network, kind, tmp_path):
     model, inputs = small(network, kind)
     model(inputs, training=True)

@@ -1,6 +1,7 @@
 """The pipeline with commands that take no time: what is made again, and what is refused."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shlex
@@ -105,8 +106,16 @@ def commands(monkeypatch):
     return found
 
 
+@pytest.fixture(scope="module")
+def images():
+    """Six of them, which are looked at once for all tests."""
+    source = Numbers(6)
+    source.inspect = functools.cache(source.inspect)
+    return source
+
+
 @pytest.fixture
-def ingested(monkeypatch):
+def ingested(monkeypatch, images):
     """Beam takes a second; what it does is tested elsewhere."""
 
     unreadable = {}
@@ -125,7 +134,7 @@ def ingested(monkeypatch):
         }
 
     monkeypatch.setattr(ingestion, "ingest", ingest)
-    monkeypatch.setattr(configuration, "source", lambda training: Numbers(6))
+    monkeypatch.setattr(configuration, "source", lambda training: images)
     ingest_component.source_of.cache_clear()
     return unreadable
 

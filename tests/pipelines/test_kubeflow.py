@@ -7,7 +7,7 @@ import pathlib
 import pytest
 import yaml
 
-from pipelines import chain, configuration, kubeflow
+from pipelines import chain, configuration
 from pipelines.configuration import Configuration
 from pipelines.settings import Cluster
 from stugan_tf import config
@@ -23,7 +23,15 @@ SETTINGS = Cluster(
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
+def kubeflow():
+    """It imports KFP, which processes without these tests are spared."""
+    from pipelines import kubeflow
+
+    return kubeflow
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory, kubeflow):
     path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
     found = configuration.read([ROOT / "gin/pipelines/digits.gin"])
     config.parse_gin()
@@ -85,7 +93,7 @@ def test_all_steps_see_the_volume(compiled):
 
 
 @pytest.mark.parametrize("name", [name for name in chain.COMPONENTS if name != "check"])
-def test_components_take_what_the_chain_hands_them(name):
+def test_components_take_what_the_chain_hands_them(name, kubeflow):
     """`pod.execute` puts the plan first, then the others as they come."""
     parameters = [*inspect.signature(getattr(kubeflow, name)).parameters]
     handed = [kubeflow.OUTPUTS[one] for one in chain.COMPONENTS[name].inputs if one != "check"]
@@ -94,7 +102,7 @@ def test_components_take_what_the_chain_hands_them(name):
 
 
 @pytest.mark.ci
-def test_the_example_is_up_to_date(tmp_path):
+def test_the_example_is_up_to_date(tmp_path, kubeflow):
     found = configuration.read([ROOT / "gin/pipelines/digits.gin"])
     cluster = configuration.settings(found.pipeline).cluster
     config.parse_gin()

@@ -13,11 +13,12 @@ import pytest
 from pipelines import serving, steps
 from pipelines.configuration import Configuration
 from stugan_tf.serving import load
+from tests.helpers.commands import SMALLEST, TINY
 
 ROOT = pathlib.Path(__file__).parents[2]
 PIPELINE = f"""
 import pipelines.settings
-include '{ROOT}/tests/helpers/tiny.gin'
+include '{SMALLEST}'
 Algorithm.total_steps = 40
 train.checkpoint_every = 5
 Ingest.num_shards = 2
@@ -81,7 +82,14 @@ def test_the_digits_pipeline(tmp_path):
     after = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.name != ".lock"}
     assert after == before
 
-    # A model that hardly learnt is refused, and the version stays.
+
+@pytest.mark.slow
+def test_a_model_that_hardly_learnt_is_refused_and_the_version_stays(tmp_path):
+    gin, root = tmp_path / "pipeline.gin", tmp_path / "root"
+    gin.write_text(PIPELINE.replace(str(SMALLEST), str(TINY)))  # It learns more in 40 steps.
+    first = run(gin, root)
+    assert first.returncode == 0, first.stderr
+    record = serving.current(root / "serving")
     worse = run(
         gin, root, "--gin_param=MaskedAdam.learning_rate = 1e-9", "--gin_param=train.seed = 1"
     )

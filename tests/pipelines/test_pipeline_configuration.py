@@ -109,6 +109,23 @@ def test_wrong_settings_are_refused(line, message):
     assert message in config.message_of(error.value)
 
 
+def test_each_text_is_parsed_once(monkeypatch):
+    parsed, parse = [], config.parse_gin
+
+    def count(files=(), bindings=()):
+        parsed.append((tuple(files), tuple(bindings)))
+        parse(files, bindings)
+
+    monkeypatch.setattr(config, "parse_gin", count)
+    score = "Score.gin_params = ['Evaluator.num_images = 321']"
+    found = configuration.read([ROOT / "gin/pipelines/digits.gin"], ["train.seed = 321", score])
+    for _ in range(2):
+        configuration.settings(found.pipeline)
+        configuration.canonical(found.training)
+        configuration.scores_while_training(found.evaluation)
+    assert len(parsed) == len(set(parsed)) <= 5
+
+
 def test_a_training_that_scores_itself_is_told_where_the_cache_is():
     assert configuration.scores_while_training("train.evaluator = @Evaluator")
     assert configuration.scores_while_training("train.evaluator = @monitor/Evaluator")

@@ -5,11 +5,12 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stugan_tf.errors import InputError
 from stugan_tf.runs.checkpoints import Checkpoints
+from tests.helpers.params import examples
 
 
 def variables(shape=(3, 4), **more):
@@ -178,7 +179,7 @@ def two_checkpoints(tmp_path_factory):
     return directory
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(file=st.integers(0, 2), position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_no_flipped_bit_ever_restores_a_wrong_value(two_checkpoints, file, position, bit):
     path = sorted((two_checkpoints / "step_00000002").iterdir())[file]

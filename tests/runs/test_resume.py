@@ -22,10 +22,11 @@ from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.runs.interruption import Interrupted
 from stugan_tf.sparsity.exploration import Exploration
 from tests.helpers import small, tracing
+from tests.helpers.commands import SMALLEST
 from tests.helpers.params import first_by_default
 from tests.helpers.small import KilledError, killed, small_training, states
 
-TINY = pathlib.Path(__file__).parents[1] / "helpers" / "tiny.gin"
+ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 4
 EXPLORING = {
     "total_steps": STEPS,
@@ -142,10 +143,11 @@ def test_a_damaged_newest_checkpoint_is_trained_again(straight, tmp_path, caplog
 
 
 def start(workdir, *parameters, method=None):
-    command = [sys.executable, "-m", "stugan_tf.train", f"--gin_file={TINY}"]
+    command = [sys.executable, "-m", "stugan_tf.train", f"--gin_file={SMALLEST}"]
     command += [f"--gin_file={method}"] if method else []
     command += [f"--workdir={workdir}", *(f"--gin_param={p}" for p in parameters)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, text=True, **pipes)  # It imports our networks.
 
 
 def finish(process, code=0):
@@ -238,7 +240,7 @@ ADAPT = [
     ],
 )
 def test_a_killed_run_of_a_method_ends_like_an_uninterrupted_one(tmp_path, method, settings):
-    file = pathlib.Path(__file__).parents[2] / "gin" / "methods" / f"{method}.gin"
+    file = ROOT / "gin" / "methods" / f"{method}.gin"
     settings = [*settings, "Algorithm.total_steps = 30", "train.checkpoint_every = 2"]
     finish(start(tmp_path / "uninterrupted", *settings, method=file))
     for delay in (0.05, 0.2):

@@ -1,6 +1,7 @@
 """Trackers: what they are given, a run that goes on in them, and that they cost no run anything."""
 
 import json
+import struct
 import sys
 import types
 
@@ -126,14 +127,52 @@ def test_wandb_has_a_resumed_run_once_with_all_it_is_given(tmp_path, monkeypatch
     assert len(stand_in.runs) == 2
 
 
-def test_wandb_itself_takes_what_it_is_given(tmp_path):
+def wandb_records(path):
+    """What a file of W&B holds: protocol buffers in a log of LevelDB, after seven bytes of its own.
+
+    The log consists of blocks of 32 KiB. Pieces of records have a header of seven bytes, which do
+    not go over the end of a block.
+    """
+    record_of = pytest.importorskip("wandb.proto.wandb_internal_pb2").Record.FromString
+    data, at, record = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if (left := 2**15 - at % 2**15) < 7:
+            at += left
+            continue
+        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        at += 7 + length
+        record += data[at - length : at]
+        if kind in (1, 4):  # A whole record, or the last piece of one.
+            yield record_of(record)
+            record = b""
+
+
+def test_wandb_itself_has_a_resumed_run_once_with_all_it_is_given(tmp_path):
     pytest.importorskip("wandb")
-    track(WandB("digits", mode="offline"), tmp_path / "run", 0, [2, 4])
-    track(WandB("digits", mode="offline"), tmp_path / "run", 4, [6])
-    identity = json.loads((tmp_path / "run" / "trackers.json").read_text())["WandB /digits"]
+    workdir = tmp_path / "run [1]"
+    track(WandB("digits", mode="offline"), workdir, 0, [2, 4], status="interrupted")
+    track(WandB("digits", mode="offline"), workdir, 4, [4, 6])
+    identity = json.loads((workdir / "trackers.json").read_text())["WandB /digits"]
     assert identity["step"] == 6
-    files = list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
-    assert {path.name for path in files} == {f"run-{identity['id']}.wandb"}
+    files = sorted((workdir / "wandb").glob("offline-run-*/*.wandb"))
+    assert [path.name for path in files] == [f"run-{identity['id']}.wandb"] * 2
+    found = [record for path in files for record in wandb_records(path)]
+    runs = [record.run for record in found if record.HasField("run")]
+    assert [run.run_id for run in runs] == [identity["id"]] * 2
+    for run in runs:
+        assert (run.project, run.display_name) == ("digits", "run [1]")
+        config = {update.key: update.value_json for update in run.config.update}
+        assert config["GAN.generator_sparsity"] == '"0.9"'
+    logged = [
+        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in line.item}
+        for line in (record.history for record in found if record.HasField("history"))
+    ]
+    assert [line["evaluation/fid"] for line in logged] == [2, 4, 6]
+    for line in logged:
+        assert (line["training/d_loss"], line["generator_churn/block1 c1"]) == (0.5, 0.25)
+        assert (line["samples/height"], line["samples/width"]) == (18, 18)
+    assert [record.exit.exit_code for record in found if record.HasField("exit")] == [1, 0]
+    assert sum(record.HasField("preempting") for record in found) == 1
 
 
 @pytest.mark.parametrize(("tracker", "extra"), [(MLflow(), "mlflow"), (WandB(), "wandb")])

@@ -100,3 +100,9 @@ def test_trackers_and_other_free_settings_do_not_make_another_configuration(tmp_
     settle(tmp_path, FREE + FIXED)
     with pytest.raises(InputError, match=r"(?s)- train.seed = 1.*\+ train.seed = 2"):
         settle(tmp_path, FIXED.replace("seed = 1", "seed = 2"))
+
+
+def test_scores_that_choose_the_best_checkpoint_stay_those_of_the_start(tmp_path):
+    settle(tmp_path, "Evaluator.metrics = ('fid',)\n")
+    with pytest.raises(InputError, match=r"\+ Evaluator.metrics = \('fid', 'kid'\)"):
+        settle(tmp_path, "Evaluator.metrics = ('fid', 'kid')\n")

@@ -81,6 +81,7 @@ LITE = ("--format=tflite", "--batch_size=1", "--batch_size=64")
         ("plain", LITE, ("--num=16", "--columns=8", "--interpolate=latents")),
         ("conditional", SAVED_MODEL, ("--classes", "--columns=3")),
         ("conditional", SAVED_MODEL, ("--interpolate=classes", "--num=15", "--columns=5")),
+        in_ci=3,
     ),
 )
 def test_an_artifact_draws_the_picture_of_its_run(runs, exported, flags, run, how):
@@ -223,6 +224,7 @@ def test_an_export_is_scored_as_it_is_by_the_evaluator_of_its_run(runs, exported
         (["--output=scores.txt"], "--output=scores.txt must end in .json"),
         (["--workdir="], "--workdir is missing: the folder of the run whose evaluator scores"),
         (["--watch_minutes=5"], "--watch_minutes is for --watch"),
+        in_ci=3,
     ),
 )
 def test_evaluate_tells_what_makes_no_sense_of_an_artifact(runs, exported, flags, told):

@@ -12,9 +12,10 @@ from stugan_tf.layers.masked import masked_layers
 from stugan_tf.layers.spectral import SpectralConv2D
 from stugan_tf.serving.folding import fold_into_plain_layers
 from stugan_tf.serving.graph import from_json, to_json, to_keras
+from tests.helpers.params import first_by_default
 from tests.helpers.served_networks import generator, images_of, inputs_of
 
-NETWORKS = ["sngan", "biggan", "biggan_imagenet"]
+NETWORKS = first_by_default("sngan", "biggan_imagenet", "biggan", by_default=2)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

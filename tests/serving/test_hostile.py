@@ -16,7 +16,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow.lite.python import schema_py_generated as schema
 
@@ -28,6 +28,7 @@ from stugan_tf.serving.formats import FORMATS
 from stugan_tf.serving.graph import Graph, Node, to_keras
 from stugan_tf.serving.interface import Interface
 from stugan_tf.serving.loading import load
+from tests.helpers.params import examples
 
 INTERFACE = Interface(4, (4, 4, 3), 3, True)
 NAME = FORMATS["sparse"].file
@@ -156,7 +157,7 @@ def places(values, path=()):
 
 
 @pytest.mark.ci
-@settings(max_examples=settings().max_examples // 3)
+@examples(33)
 @given(st.data())
 def test_any_change_of_a_sealed_manifest_is_read_or_refused(data, scratch, draw):
     def change(manifest):
@@ -181,7 +182,7 @@ def test_any_change_of_a_sealed_header_is_read_or_refused(data, scratch, draw):
     read_or_refused(scratch)
 
 
-@settings(max_examples=settings().max_examples // 3)
+@examples(33)
 @given(st.data())
 def test_any_change_of_a_sealed_body_is_read_or_refused(data, scratch, draw):
     header, body = header_of(data)

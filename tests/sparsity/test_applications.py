@@ -8,7 +8,7 @@ from stugan_tf.layers.kernel_mask import kernel_masks
 from stugan_tf.layers.masked import check_zeros, unmasked_kernels
 from stugan_tf.sparsity.sparsify import count_weights, sparsify
 
-SMALL = ("EfficientNetB0", "MobileNetV2")
+SMALL = ("MobileNetV2",)
 SIZES = {"InceptionResNetV2": 75, "InceptionV3": 75, "NASNetLarge": 331, "NASNetMobile": 224}
 BUILDERS = sorted(
     name

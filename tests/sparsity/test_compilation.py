@@ -17,7 +17,10 @@ MASKS, *SCORES = ([x, x[0]] for x in EXPLORATION)
 SCORES = topology.Scores(*SCORES)
 
 
-@pytest.mark.parametrize("jit_compile", first_by_default(False, True), ids=["graph", "xla"])
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    "jit_compile", first_by_default(True, False, in_ci=0), ids=["xla", "graph"]
+)
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [

@@ -4,12 +4,12 @@ import gin
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stugan_tf.errors import InputError
 from stugan_tf.sparsity.distributions import bernoulli_mask, er, erk, exact_mask, uniform
-from tests.helpers.params import first_by_default
+from tests.helpers.params import examples, first_by_default
 
 SNGAN_G = [(3, 3, 256, 256)] * 6 + [(1, 1, 256, 256)] * 3 + [(3, 3, 256, 3)]
 SNGAN_D = [(3, 3, 3, 128), (1, 1, 3, 128)] + [(3, 3, 128, 128)] * 7 + [(1, 1, 128, 128)]
@@ -113,7 +113,7 @@ def test_impossible_shapes_are_refused(distribution, shapes):
         distribution(shapes, 0.5)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(density=st.floats(0, 1), seed=st.tuples(*[st.integers(0, 2**31 - 1)] * 2))
 def test_exact_mask_has_exactly_its_share_of_ones(density, seed):
     mask = exact_mask((3, 3, 2, 4), density, seed).numpy()

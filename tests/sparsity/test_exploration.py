@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
 
@@ -22,6 +22,7 @@ from stugan_tf.sparsity.topology import (
     prune_and_regrow_per_layer,
 )
 from tests.helpers import reference
+from tests.helpers.params import examples
 
 DENSITIES = [0.3, 1.0, 0.5, 0.1]
 SEED = tf.constant([1, 2], tf.int64)
@@ -77,7 +78,7 @@ def explored():
     return model, Explorer(model, Exploration())
 
 
-@settings(max_examples=10)
+@examples(10)
 @given(seed=st.integers(0, 1000), drop_fraction=st.integers(0, 1000).map(lambda n: n / 1000))
 def test_a_topology_update_follows_equations_3_and_4(explored, seed, drop_fraction):
     """Grown weights are 0, a weight dropped and regrown keeps its value, dense layers stay."""

@@ -7,6 +7,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from stugan_tf.sparsity.magnitude_pruning import prune_jointly, prune_remaining, prune_uniformly
+from tests.helpers.params import examples
 
 SHAPES = [(3, 3, 2, 4), (1, 1, 4, 4), (5, 3)]
 SIZE = 72 + 16 + 15
@@ -32,7 +33,7 @@ def flat(tensors):
 
 
 @pytest.mark.ci
-@hypothesis.settings(max_examples=12)
+@examples(12)
 @hypothesis.given(
     st.integers(0, 1000), st.sampled_from([None, 2]), st.sampled_from([0.0, 0.1, 0.5, 0.9, 0.95])
 )

@@ -54,7 +54,7 @@ def masks_of(model):
 
 
 @pytest.mark.parametrize("make", MODELS)
-@pytest.mark.parametrize("sparsity", first_by_default(0.8, 0.0, 0.3, 0.5))
+@pytest.mark.parametrize("sparsity", first_by_default(0.8, 0.0, 0.3, 0.5, in_ci=1))
 @pytest.mark.parametrize("distribution", [erk, uniform])
 def test_any_model_is_sparse_after_one_line(make, sparsity, distribution):
     """The budget is met, kernels keep their values or are zero, all else is as before."""

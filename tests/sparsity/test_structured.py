@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -22,6 +22,7 @@ from stugan_tf.sparsity.structured import (
 )
 from stugan_tf.sparsity.topology import Scores, top_k_mask
 from tests.helpers import reference
+from tests.helpers.params import examples, first_by_default
 
 SHAPE = (3, 3, 6, 5)  # 54 inputs of 5 neurons; 4 does not divide the 6 channels.
 TRICKY = [0.0, -0.0, 1.0, -1.0, 3.4e38, math.inf, -math.inf, math.nan]
@@ -82,7 +83,7 @@ def srigl(mask, drop, grow, drop_fraction, min_salient):
 
 @pytest.mark.parametrize(
     "compile_",
-    [lambda f: f, tf.function, tf.function(jit_compile=True)],
+    first_by_default(lambda f: f, tf.function, tf.function(jit_compile=True)),
     ids=["eager", "graph", "xla"],
 )
 def test_each_row_marks_what_top_k_of_the_row_marks(compile_):
@@ -90,7 +91,7 @@ def test_each_row_marks_what_top_k_of_the_row_marks(compile_):
     tricky = arrays(np.float32, (3, 7), elements=st.sampled_from(TRICKY), fill=st.nothing())
     bits = arrays(np.int32, (3, 7)).map(lambda bits: bits.view(np.float32))
 
-    @settings(max_examples=20)
+    @examples(20)
     @given(
         scores=tricky | bits,
         k=arrays(np.int32, 3, elements=st.integers(0, 8)),
@@ -106,7 +107,7 @@ def test_each_row_marks_what_top_k_of_the_row_marks(compile_):
 
 
 @given(shape=shapes, seed=st.integers(0, 99), p=fractions, gamma=st.sampled_from([0.0, 0.3, 0.95]))
-@settings(max_examples=15)
+@examples(15)
 def test_a_constant_fan_in_is_that_of_srigl(shape, seed, p, gamma):
     mask, drop, grow = case(shape, seed)
     updated = regrow_constant_fan_in(
@@ -120,7 +121,7 @@ def test_a_constant_fan_in_is_that_of_srigl(shape, seed, p, gamma):
 
 
 @given(shape=shapes, seed=st.integers(0, 99), gamma=st.sampled_from([0.0, 0.5, 0.95]))
-@settings(max_examples=4)
+@examples(4)
 def test_all_neurons_that_are_left_have_one_fan_in_over_many_updates(shape, seed, gamma):
     """And together they have as many weights as before, up to the rounding of one fan-in."""
     mask = constant_fan_in_mask(shape, 0.4, (0, seed))
@@ -162,7 +163,7 @@ def test_an_ablated_neuron_returns_if_its_gradients_are_large():
 
 
 @given(shape=shapes, seed=st.integers(0, 99), p=fractions, n=st.integers(1, 3))
-@settings(max_examples=15)
+@examples(15)
 def test_n_of_m_keeps_the_best_of_each_group_and_fills_it(shape, seed, p, n):
     mask, drop, grow = case(shape, seed, density=0.7)
     updated = regrow_n_of_m(tf.constant(mask), drop, grow, p, n, 3).numpy()
@@ -198,7 +199,9 @@ def test_a_dense_kernel_becomes_its_largest_two_of_four():
 
 REGROWS = pytest.mark.parametrize(
     "regrow",
-    [lambda *layer: regrow_constant_fan_in(*layer, 0.3), lambda *layer: regrow_n_of_m(*layer)],
+    first_by_default(
+        lambda *layer: regrow_constant_fan_in(*layer, 0.3), lambda *layer: regrow_n_of_m(*layer)
+    ),
     ids=["fan-in", "n of m"],
 )
 
@@ -225,7 +228,7 @@ def test_a_program_holds_no_numbers_for_each_weight(regrow):
 
 
 @given(shape=shapes, seed=st.integers(0, 99), density=st.floats(0.01, 1))
-@settings(max_examples=10)
+@examples(10)
 def test_draws_have_the_structure_and_the_density(shape, seed, density):
     fan_in = math.prod(shape[:-1])
     drawn = constant_fan_in_mask(shape, density, (0, seed)).numpy()

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -24,12 +24,13 @@ from stugan_tf.sparsity.topology import (
     top_k_mask,
 )
 from tests.helpers import reference
+from tests.helpers.params import examples, first_by_default
 
 SHAPE = (3, 3, 2, 4)  # one shape, so that each function is traced and compiled once
 TRICKY = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3.4e38, math.inf, -math.inf, math.nan]
 modes = pytest.mark.parametrize(
     "compile_",
-    [lambda f: f, tf.function, tf.function(jit_compile=True)],
+    first_by_default(lambda f: f, tf.function, tf.function(jit_compile=True)),
     ids=["eager", "graph", "xla"],
 )
 
@@ -68,7 +69,8 @@ def reference_prune_and_regrow(mask, drop_scores, grow_scores, drop_fraction):
 
 
 @pytest.mark.parametrize(
-    "update", [prune_and_regrow_per_layer, prune_and_regrow_globally, prune_globally]
+    "update",
+    first_by_default(prune_and_regrow_globally, prune_and_regrow_per_layer, prune_globally),
 )
 def test_a_compiled_update_holds_no_numbers_for_each_weight(update):
     """A literal as large as a kernel makes a program as large as the network."""
@@ -98,11 +100,12 @@ def test_nan_ranks_below_minus_infinity_and_zeros_are_equal():
 
 
 @modes
+@pytest.mark.hypothesis
 def test_top_k_marks_what_a_stable_sort_puts_first(compile_):
     compiled = compile_(top_k_mask)
 
     @given(scores=scores(), k=st.integers(0, math.prod(SHAPE)))
-    @settings(max_examples=50)
+    @examples(50)
     def check(scores, k):
         expected = np.zeros(SHAPE, np.float32)
         expected.flat[best_first(scores, range(scores.size))[:k]] = 1
@@ -128,11 +131,12 @@ def test_prune_and_regrow_by_hand():
 
 
 @modes
+@pytest.mark.hypothesis
 def test_prune_and_regrow_follows_equations_3_and_4(compile_):
     compiled = compile_(prune_and_regrow)
 
     @given(mask=masks(), drop_scores=scores(), grow_scores=scores(), drop_fraction=fractions)
-    @settings(max_examples=50)
+    @examples(50)
     def check(mask, drop_scores, grow_scores, drop_fraction):
         updated = compiled(mask, drop_scores, grow_scores, tf.constant(drop_fraction, tf.float64))[
             0
@@ -202,7 +206,7 @@ def scores_and_mask(seed, shape=(4, 5, 3)):
     return mask, *rng.normal(size=(2, *shape)).astype(np.float32)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(seed=st.integers(0, 1000), drop=st.integers(0, 20), density=st.integers(0, 20))
 def test_a_density_asked_for_is_met_exactly(seed, drop, density):
     """The lowest go, then the highest come: more go than asked for if too many would be left."""
@@ -224,7 +228,7 @@ def test_elsewhere_nothing_returns_that_was_dropped():
     """As many are dropped as asked for, or as there are zeros to take their place."""
     regrow = tf.function(functools.partial(prune_and_regrow, may_return=False))
 
-    @settings(max_examples=30)
+    @examples(30)
     @given(seed=st.integers(0, 1000), drop=st.integers(0, 20), density=densities)
     def check(seed, drop, density):
         mask, drop_scores, grow_scores = scores_and_mask(seed)
@@ -252,7 +256,7 @@ def test_elsewhere_a_dense_layer_stays_as_it_is():
 def test_from_zero_what_survives_is_what_was_not_dropped():
     update = tf.function(prune_and_regrow_from_zero)
 
-    @settings(max_examples=30)
+    @examples(30)
     @given(seed=st.integers(0, 1000), drop=st.integers(0, 20))
     def check(seed, drop):
         mask, drop_scores, grow_scores = scores_and_mask(seed)
@@ -282,7 +286,7 @@ def test_bernoulli_growth_takes_each_zero_whose_number_is_small_enough():
     """The authors' random growth: rand() < dropped / zeros, among the zeros after the drop."""
     regrow = tf.function(functools.partial(prune_and_regrow, exactly=False))
 
-    @settings(max_examples=30)
+    @examples(30)
     @given(seed=st.integers(0, 1000), drop=st.integers(0, 20))
     def check(seed, drop):
         mask, drop_scores, _ = scores_and_mask(seed)
@@ -312,7 +316,7 @@ def test_bernoulli_growth_keeps_the_number_on_average_and_dense_layers_dense():
     assert tf.reduce_all(updated == 1)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(seed=st.integers(0, 1000), sparsity=st.integers(0, 40))
 def test_pruning_only_drops_and_to_the_number_asked_for(seed, sparsity):
     mask, scores, _ = scores_and_mask(seed)

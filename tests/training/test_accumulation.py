@@ -77,7 +77,7 @@ def test_batch_norm_sees_one_micro_batch_at_a_time():
     assert len(compared) == 2 * 3
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @TRACED
 def test_two_replicas_take_the_steps_of_one(mirrored, history):
     """A micro-batch is spread over the replicas: batch norm over both sees the same images."""

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
 
@@ -15,6 +15,7 @@ from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.sparsity.density_adjustment import DensityAdjustment
 from stugan_tf.training.augmentation import Augmentation
 from stugan_tf.training.balance import BalanceMeter, BalanceRatio, balance_ratio
+from tests.helpers.params import examples
 from tests.helpers.stepping import (
     BATCH_SIZE,
     IMAGES,
@@ -31,7 +32,7 @@ def test_the_ratio_by_hand():
     assert balance_ratio(tf.constant(1.0), tf.constant(3.0), tf.constant(1.0)) == 0
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(
     size=st.integers(1, 5), values=st.lists(st.integers(-9, 9).map(float), min_size=1, max_size=14)
 )

@@ -7,6 +7,7 @@ from stugan_tf.errors import InputError
 from stugan_tf.layers.masked import Masked, masked_layers
 from stugan_tf.training.masked_adam import MOMENTS, MaskedAdam
 from tests.helpers import reference
+from tests.helpers.params import first_by_default
 
 BETAS = [(0.0, 0.9), (0.0, 0.999), (0.5, 0.9)]
 MASK = (np.arange(20).reshape(4, 5) % 3 == 0).astype(np.float32)
@@ -112,7 +113,7 @@ def test_weights_outside_the_mask_are_exactly_zero_after_every_step(moments, bet
             assert np.all(layer.kernel.numpy()[mask == 1] != 0)
 
 
-@pytest.mark.parametrize("num_steps", [0, 1, 10, 60])
+@pytest.mark.parametrize("num_steps", first_by_default(10, 0, 1, 60))
 @pytest.mark.parametrize(("beta_1", "beta_2"), BETAS)
 def test_the_first_step_of_a_grown_weight_is_about_the_learning_rate(num_steps, beta_1, beta_2):
     """Whatever its former gradients were and however late it grows, with active moments."""
@@ -272,7 +273,7 @@ def test_a_constraint_of_the_kernel_comes_before_the_mask(constraint):
             np.testing.assert_allclose(again, kernel, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("moments", MOMENTS)
+@pytest.mark.parametrize("moments", first_by_default(*MOMENTS))
 def test_a_compiled_model_trains_and_goes_on_after_it_was_loaded(tmp_path, moments):
     x, y = np.random.default_rng(0).normal(size=[2, 8, 4]), np.ones([8, 2])
     model = build()

@@ -114,9 +114,7 @@ def test_losses_and_gradients_are_close_to_those_in_float32(half, first_in_float
 
 @pytest.mark.slow
 @TRACED
-@pytest.mark.parametrize(
-    "half", ["bfloat16", pytest.param("float16", marks=pytest.mark.ci)], indirect=True
-)
+@pytest.mark.parametrize("half", ["float16", "bfloat16"], indirect=True)
 def test_xla_takes_about_the_same_step(half):
     """It rounds elsewhere: what it fuses it computes without rounding in between."""
     run, first = first_step_in(half.precision, jit_compile=True)
@@ -126,7 +124,7 @@ def test_xla_takes_about_the_same_step(half):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", [pytest.param("bfloat16", marks=pytest.mark.ci), "float16"])
+@pytest.mark.parametrize("precision", ROUNDING)
 def test_micro_batches_under_xla_make_about_the_step_of_the_whole_batch(precision):
     """Gradients of micro-batches are added in float32, so these err no more."""
     _, whole = first_step_in(precision, **PLAIN)

@@ -1,17 +1,25 @@
 """Steps of a GAN that rematerialises are those of one that does not."""
 
+import functools
+
 import numpy as np
 import pytest
 
 from stugan_tf.layers.graph import activation_size
+from stugan_tf.models.sngan import sngan_generator
 from stugan_tf.runs.plan import describe, memory_estimate
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.sparsity.training_flops import CONVENTIONS, Cost, constant_stretch, training_flops
+from tests.helpers.small_networks import residual_discriminator
 from tests.helpers.stepping import Run, algorithm, assert_close, assert_replicas_agree
-from tests.helpers.tiny_training import tiny_algorithm, tiny_training
+from tests.helpers.tiny_training import tiny_algorithm, tiny_gan, tiny_training
 
 NUM_STEPS = 3
 TRACED = pytest.mark.parametrize("tracing", ["traced"], indirect=True)
+OF_BLOCKS = tiny_gan(
+    generator=functools.partial(sngan_generator, width=4, latent_dim=4),
+    discriminator=residual_discriminator,
+)
 # To trace and compile topology updates takes longer than all else; the training below has them.
 SETTINGS = {"generator_exploration": None}
 
@@ -37,14 +45,14 @@ def test_steps_are_the_usual_ones(history):
     check(history, tolerance=1e-4)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @TRACED
 def test_two_replicas_normalise_by_both_again(mirrored, history):
     """Batch norm over both replicas meets in the backward pass, too."""
     assert_replicas_agree(check(history, strategy=mirrored))
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @TRACED
 def test_xla_takes_the_same_steps(history):
     check(history, jit_compile=True)
@@ -73,7 +81,8 @@ def test_a_training_with_it_is_the_training_without(tmp_path):
     exploration = Exploration(update_interval=2)
     for rematerialize in (False, True):
         training = tiny_training(
-            algorithm=tiny_algorithm(generator_exploration=exploration),
+            OF_BLOCKS,
+            tiny_algorithm(generator_exploration=exploration),
             execution="sparse",
             rematerialize=rematerialize,
         )
@@ -85,7 +94,7 @@ def test_a_training_with_it_is_the_training_without(tmp_path):
 
 @pytest.mark.ci
 def test_the_plan_knows_of_it():
-    trainings = [tiny_training(rematerialize=r) for r in (False, True)]
+    trainings = [tiny_training(OF_BLOCKS, rematerialize=r) for r in (False, True)]
     plain, rematerializing = (training.gan for training in trainings)
     says = ["rematerialisation: backward passes" in describe(training) for training in trainings]
     assert says == [False, True]

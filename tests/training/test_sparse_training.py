@@ -39,8 +39,8 @@ pytestmark = pytest.mark.usefixtures("operations")
 SHAPE = (8, 8, 1)
 BATCH_SIZE = 8
 SEED = 3
-INTERVAL = 6
-NUM_STEPS = 14
+INTERVAL = 3
+NUM_STEPS = 7
 # With beta_1 = 0 Adam's first step is the sign of the gradient; this epsilon is large against
 # rounding errors, which would otherwise become whole steps.
 ADAM = {"learning_rate": 3e-3, "beta_1": 0.0, "epsilon": 1e-3, "moments": "active"}
@@ -75,6 +75,9 @@ SNGAN = {
 }
 
 
+TRACED_SLOWLY = pytest.mark.parametrize(
+    "tracing", ["untraced", pytest.param("traced", marks=pytest.mark.slow)], indirect=True
+)
 # Line by line a large network would take long.
 NETWORKS = {"untraced": SMALL, "traced": SNGAN}
 
@@ -168,7 +171,7 @@ def dense(tracing):
     return record(Run("dense", networks=NETWORKS[tracing]))
 
 
-@pytest.fixture(scope="module", params=["sparse", pytest.param("auto", marks=pytest.mark.ci)])
+@pytest.fixture(scope="module", params=["sparse", pytest.param("auto", marks=pytest.mark.slow)])
 def sparse(request, tracing):
     """Snapshots of a run on the non-zeros; `auto` with choices as measurements may make them."""
     with pytest.MonkeyPatch.context() as patch:
@@ -236,6 +239,7 @@ def test_all_updates_keep_zeros_and_counts(sparse):
     ],
     ids=["dense moments", "gradient momentum", "clipping"],
 )
+@TRACED_SLOWLY
 @pytest.mark.usefixtures("tracing")
 def test_what_needs_the_gradients_of_all_weights_gets_them_in_every_step(settings):
     dense, sparse = Run("dense", **settings), Run("sparse", **settings)
@@ -317,6 +321,7 @@ def test_a_run_goes_on_under_another_execution(tmp_path):
 
 
 @pytest.mark.ci
+@TRACED_SLOWLY
 @pytest.mark.usefixtures("tracing")
 def test_a_resumed_sparse_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
     exploration = Exploration(update_interval=3)

@@ -280,7 +280,7 @@ def test_two_replicas_take_the_steps_of_one(two_replicas, history):
         assert_close(two_replicas.state(), history[step].state, tolerance=1e-3)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_replicas_agree_although_each_normalises_by_its_own_part(mirrored):
     settings = algorithm(
         discriminator_exploration=Exploration(update_interval=2, grow_scores=random_scores)
