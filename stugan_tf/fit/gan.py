@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from stugan_tf.adapters.keras_internals import all_layers
 from stugan_tf.checks import check_above_zero, check_natural, check_positive, check_seed
+from stugan_tf.data.source import UNREADABLE
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.evaluation.sampling import Sampler
 from stugan_tf.fit.feed import Feed, feed_of
@@ -339,7 +340,11 @@ class SparseGAN(keras.Model):
         while self.step < stop:
             due = algorithm.next_topology_update(self.step)
             end = stop if due is None else min(stop, due)
-            self._steps.run(batches, self.step, end - self.step)
+            try:
+                self._steps.run(batches, self.step, end - self.step)
+            except UNREADABLE:
+                self.step = self._steps.num_done() or self.step
+                raise
             self.step = end
             if end == due:
                 self._sparsities = self._measured_sparsities()

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from stugan_tf.data import arrays, digits
+from stugan_tf.data import Source, arrays, digits
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.files import read_json_lines
 from stugan_tf.fit.callbacks import SampleGrid, Score
@@ -99,6 +99,27 @@ def test_a_keras_file_holds_the_networks_and_once_compiled_the_training(whole, t
     fitted(loaded, initial_epoch=EPOCHS)  # No step is left.
     assert loaded.step == gan.step
     assert_same(loaded.gan, gan.gan)
+
+
+class Failing(Source):
+    """Images that tell their number, of which one cannot be loaded."""
+
+    name, image_shape, num_classes, num_images, cache_gib = "failing", (8, 8, 1), 1, 40, 0.0
+    failing = -1
+
+    def load(self, record):
+        tf.debugging.assert_none_equal(record, tf.constant(self.failing, tf.int64))
+        return tf.cast(tf.fill([8, 8, 1], record), tf.uint8), tf.constant(0)
+
+
+def test_a_fit_whose_image_cannot_be_read_is_after_the_step_before():
+    gan, source = made(steps_per_execution=4, discriminator_steps=2), Failing()
+    images, _ = next(iter(source.batches(24, seed=gan.seed)))
+    source.failing = int(np.rint((images[21, 0, 0, 0] + 1) * 127.5))  # In the third step.
+    with pytest.raises(InputError, match=rf"Image number {source.failing} of failing"):
+        fitted(gan, source, steps_per_epoch=4, epochs=1)
+    assert gan.step == 2
+    assert int(gan.gan.discriminator_optimizer.iterations) == 4
 
 
 def test_images_do_not_depend_on_their_number(whole):
