@@ -5,6 +5,7 @@ Keras is there, each class that it may find in a saved model is registered by it
 imported when it is first needed.
 """
 
+import contextlib
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -40,6 +41,17 @@ SAVED = {
 }
 
 
+def imported(module: str, name: str) -> Any:
+    """An object of a module of ours, which is imported if need be.
+
+    A program that has parsed a configuration of its own has locked gin. Our modules register their
+    configurables all the same.
+    """
+    gin = sys.modules.get("gin")
+    with contextlib.nullcontext() if gin is None else gin.unlock_config():
+        return getattr(importlib.import_module(module), name)
+
+
 def register_with_keras() -> None:
     """Registers the classes now, or as soon as Keras is imported."""
     if "keras" in sys.modules:
@@ -59,7 +71,7 @@ def _later(name: str, module: str) -> type:
     """A class that stands for another one until Keras makes an object of it."""
 
     def from_config(config: dict) -> Any:
-        return getattr(importlib.import_module(module), name).from_config(config)
+        return imported(module, name).from_config(config)
 
     return type(name, (), {"from_config": staticmethod(from_config)})
 

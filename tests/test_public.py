@@ -64,6 +64,16 @@ def test_the_package_and_its_errors_import_nothing_heavy():
     assert run.stdout.strip() == "[]"
 
 
+def test_a_program_that_has_locked_gin_can_use_it():
+    """Parsing locks gin, and our modules register with it when they are imported."""
+    program = (
+        "import gin, stugan_tf as st\n"
+        "gin.parse_config(''); gin.finalize(); st.hinge; st.RigL\n"
+        "from stugan_tf.registration import imported; imported('stugan_tf.sparsity.rules', 'GMP')"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
 def test_all_that_keras_saves_is_found_by_name():
     """Classes that register themselves with Keras are in the table of those that it may load."""
     registered = {

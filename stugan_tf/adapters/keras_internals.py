@@ -145,6 +145,25 @@ def after_finalizing(function: Callable[[Iterable[keras.Variable]], None]) -> No
     keras.optimizers.Optimizer.finalize_variable_values = finalize_variable_values
 
 
+def after_averaging(
+    function: Callable[[Iterable[tuple[keras.Variable, keras.Variable]]], None],
+) -> None:
+    """Calls a function with pairs of (variable, average) whenever an optimizer has averaged.
+
+    Keras does so after each update with `use_ema`, before it applies constraints.
+    """
+    average = keras.optimizers.Optimizer._update_model_variables_moving_average
+
+    @functools.wraps(average)
+    def update(self: Any, trainable_variables: Sequence[keras.Variable]) -> None:
+        average(self, trainable_variables)
+        averages = self._model_variables_moving_average if self.use_ema else ()
+        pairs = zip(trainable_variables, averages, strict=False)
+        function(pair for pair in pairs if pair[1] is not None)
+
+    keras.optimizers.Optimizer._update_model_variables_moving_average = update
+
+
 class LocalOptimizer(keras.optimizers.Optimizer):
     """An optimizer that gets gradients already reduced over replicas and updates each locally.
 

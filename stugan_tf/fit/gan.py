@@ -116,7 +116,7 @@ class SparseGAN(keras.Model):
                     "that is called with it."
                 )
             image_shape = _image_shape_of(generator)
-        self.image_shape = image_shape
+        self.image_shape = image_shape = _checked_shape(image_shape)
         self.seed = seed
         self.strategy = tf.distribute.get_strategy()
         with self.strategy.scope():
@@ -456,10 +456,14 @@ class SparseGAN(keras.Model):
         if weights not in WEIGHTS:
             raise InputError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}.")
         classes = [] if labels is None else np.atleast_1d(labels).tolist()
-        if classes and self.num_classes is None:
+        if labels is not None and self.num_classes is None:
             raise InputError("labels are for a conditional GAN, and this one takes none.")
-        if not set(classes) <= set(range(self.num_classes or 0)):
-            raise InputError(f"labels must be below {self.num_classes}, got {labels!r}.")
+        known = all(type(one) is int and 0 <= one < (self.num_classes or 0) for one in classes)
+        if labels is not None and not (classes and known):
+            raise InputError(
+                f"labels must be a class below {self.num_classes}, or a list of some, "
+                f"got {labels!r}. None draws random ones."
+            )
         key = weights, truncation
         if key not in self._samplers:  # Each is compiled at first use.
             self._samplers[key] = Sampler(
@@ -594,6 +598,17 @@ def _factory(network: Any) -> Any:
         return made[-1]
 
     return make
+
+
+def _checked_shape(image_shape: Any) -> ImageShape:
+    """(H, W, C) as it was given; raises InputError unless it can be the shape of images."""
+    shape = tuple(image_shape) if isinstance(image_shape, Sequence) else ()
+    if len(shape) != 3 or not all(type(size) is int and size > 0 for size in shape):
+        raise InputError(
+            "SparseGAN.image_shape must be (H, W, C), three positive integers such as (32, 32, 3), "
+            f"got {image_shape!r}."
+        )
+    return shape
 
 
 def _image_shape_of(generator: keras.Model) -> ImageShape:

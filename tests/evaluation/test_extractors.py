@@ -355,9 +355,9 @@ def test_a_network_for_channels_first_is_refused_where_no_shape_tells(tmp_path):
 
     module = ChannelsFirst()
     tf.saved_model.save(module, str(tmp_path / "net"), signatures=module.__call__)
-    for size in (None, (40, 56)):
+    for size, resize in ((None, "none"), ((40, 56), "bilinear")):
         with pytest.raises(InputError, match=r"as many as an image has rows.*\[B, H, W, C\]"):
-            saved_model(str(tmp_path / "net"), logits=None, size=size, resize="bilinear")
+            saved_model(str(tmp_path / "net"), logits=None, size=size, resize=resize)
 
 
 @pytest.mark.parametrize("units", [96, 95])

@@ -1,5 +1,7 @@
 """`SparseGAN`: the steps of a run behind Keras' `fit`, its callbacks and its files."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -153,6 +155,7 @@ PIXELS = np.linspace(-1, 1, 8 * 64, dtype=np.float32).reshape(8, 8, 8, 1)
         (digits(16), {}, r"images \(16, 16, 1\), but the networks are for images \(8, 8, 1\)"),
         (PIXELS[..., 0], {}, r"\[N, H, W, C\], got the shape \(8, 8, 8\).*images\[..., None\]"),
         (PIXELS * 127.5 + 127.5, {}, r"in \[-1, 1\], got \[0, 255\].*images / 127.5 - 1"),
+        (PIXELS * np.nan, {}, "Images must be finite"),
         (PIXELS / 2 + 0.5, {}, r"look like \[0, 1\].*2 \* images - 1"),
         (PIXELS.astype(np.int32), {}, r"uint8, or float in \[-1, 1\], got int32"),
         (dataset(PIXELS), {}, r"single images \(8, 8, 1\).*dataset.batch\(64\)"),
@@ -218,8 +221,10 @@ def test_labels_that_are_missing_or_unknown_are_refused():
         gan.fit(digits())
     with pytest.raises(InputError, match=r"labels of int64 \(None, 3\).*one-hot"):
         gan.fit(dataset(PIXELS, np.eye(3, dtype=np.int64)[np.zeros(8, int)]).batch(4))
-    with pytest.raises(InputError, match=r"labels must be below 3, got 3"):
-        gan.generate(2, labels=3)
+    for labels in (3, -1, True, 1.0, "1", [[1], [2]], []):
+        with pytest.raises(InputError, match=rf"class below 3, .*got {re.escape(repr(labels))}"):
+            gan.generate(2, labels=labels)
+    assert gan.generate(2, labels=np.array([2, 0])).shape == (2, 8, 8, 1)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +259,9 @@ def test_a_compilation_that_cannot_work_is_refused(unfit, arguments, told):
 def test_what_a_fit_needs_is_asked_for():
     with pytest.raises(InputError, match=r"needs image_shape = \(H, W, C\)"):
         SparseGAN(**NETWORKS, **SPARSITIES)
+    for shape in ((8, 8), (8.0, 8, 1), (8, 8, 0), "8x8", 8):
+        with pytest.raises(InputError, match=r"image_shape must be \(H, W, C\), three"):
+            SparseGAN(**NETWORKS, **SPARSITIES, image_shape=shape)
     gan = SparseGAN(**NETWORKS, **SPARSITIES, image_shape=(8, 8, 1))
     with pytest.raises(InputError, match=r"not compiled. Call `gan.compile\("):
         gan.fit(digits())
