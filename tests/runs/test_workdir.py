@@ -100,3 +100,10 @@ def test_trackers_and_other_free_settings_do_not_make_another_configuration(tmp_
     settle(tmp_path, FREE + FIXED)
     with pytest.raises(InputError, match=r"(?s)- train.seed = 1.*\+ train.seed = 2"):
         settle(tmp_path, FIXED.replace("seed = 1", "seed = 2"))
+
+
+@pytest.mark.parametrize("name", ["漢" * 100, "x" * 300, "e\udce9" * 100])
+def test_a_numbered_folder_has_a_name_that_file_systems_take(tmp_path, name):
+    with numbered(tmp_path / "runs", name) as folder:
+        assert folder.is_dir()
+        assert folder.name.startswith(f"00000-{name[0]}")
