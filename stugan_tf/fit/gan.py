@@ -225,6 +225,7 @@ class SparseGAN(keras.Model):
         self.gan.set_execution(execution)
         self._samplers.clear()
         self._steps, self._loaded = None, {}
+        self._trained = self._ids_of_trained()
 
     def fit(
         self,
@@ -268,6 +269,11 @@ class SparseGAN(keras.Model):
             raise InputError(
                 "The GAN is not compiled. Call "
                 "`gan.compile(generator_optimizer, discriminator_optimizer, loss)` first."
+            )
+        if self._ids_of_trained() != self._trained:
+            raise InputError(
+                "Layers of the networks were frozen or made trainable since `compile`. Set them "
+                "back, or compile the GAN again."
             )
         check_positive("epochs", epochs)
         check_natural("initial_epoch", initial_epoch)
@@ -355,6 +361,11 @@ class SparseGAN(keras.Model):
                 f"At step {step}, {what} was not finite. Load the weights that were saved last, "
                 "and go on with lower learning rates."
             )
+
+    def _ids_of_trained(self) -> tuple[int, ...]:
+        """Identifies the variables that are trained."""
+        networks = self.gan.networks.values()
+        return tuple(id(v) for model in networks for v in model.trainable_variables)
 
     def _measured_sparsities(self) -> dict[str, float]:
         return {k: v for name in self.gan.networks for k, v in self.gan.sparsities(name).items()}

@@ -124,6 +124,13 @@ def test_a_fit_whose_image_cannot_be_read_is_after_the_step_before():
     assert int(gan.gan.discriminator_optimizer.iterations) == 4
 
 
+def test_layers_that_were_frozen_since_compile_are_told():
+    gan = made(generator_exploration=None)
+    gan.generator.trainable = False
+    with pytest.raises(InputError, match="were frozen or made trainable since `compile`"):
+        fitted(gan)
+
+
 def test_images_do_not_depend_on_their_number(whole):
     gan = whole[0]
     images = gan.generate(5, seed=1)
