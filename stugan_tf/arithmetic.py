@@ -2,13 +2,19 @@
 
 Nvidia's GPUs since Ampere multiply float32 numbers faster if each factor is rounded to 10 bits
 after the point, and TensorFlow lets them unless it is told not to. The setting holds for
-the whole process. A function that XLA has compiled may keep the choice made when it was compiled.
+the whole process. Usual kernels ask for it whenever they run. XLA writes it into a program when it
+compiles it (`operand_precision={highest,highest}` where TF32 is forbidden), and finds compiled
+programs by the name of the function alone. So a function that runs under both choices needs one
+`tf.function` for each.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import tensorflow as tf
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -25,3 +31,23 @@ def tensor_float_32(allowed: bool) -> Iterator[None]:
 def uses_tensor_float_32() -> bool:
     """Whether TF32 is allowed now; it is used only where the hardware has it."""
     return tf.config.experimental.tensor_float_32_execution_enabled()
+
+
+def by_tensor_float_32(make: Callable[[], T]) -> Callable[[], T]:
+    """Makes an object for each choice of TF32, such as a `tf.function` that XLA compiles.
+
+    Args:
+        make: called once where TF32 is allowed and once where it is not, each when needed.
+
+    Returns:
+        A function without arguments that returns the object for the present choice.
+    """
+    made: dict[bool, T] = {}
+
+    def chosen() -> T:
+        allowed = uses_tensor_float_32()
+        if allowed not in made:
+            made[allowed] = make()
+        return made[allowed]
+
+    return chosen

@@ -1,9 +1,9 @@
 """The private parts of Keras that the package relies on.
 
 Keras has no public walk over the calls of a functional model or over layers inside custom layers.
-`model.losses` holds the losses of the last call only, and its optimizers reduce gradients over
-replicas by themselves. Layers that are built take no more layers, classes made at run time cannot
-be saved, and averages of weights are assigned without constraints.
+Its optimizers reduce gradients over replicas by themselves. Layers that are built take no more
+layers, classes made at run time cannot be saved, and averages of weights are assigned without
+constraints.
 tests/adapters/test_keras_internals.py fails first when Keras changes them.
 """
 
@@ -54,30 +54,6 @@ def nodes(graph: keras.Model) -> list[Any]:
 def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
     """The weights of a layer itself, without those of layers inside it; frozen ones too."""
     return list(layer._trainable_variables)
-
-
-def added_losses(model: keras.Model) -> list[tf.Tensor]:
-    """What layers added in the last call: activity regularizers and `add_loss`.
-
-    Keras forgets it at the next call of a model that has these layers.
-    """
-    return [loss for layer in all_layers(model) for loss in layer._get_own_losses()]
-
-
-def adding_layer(model: keras.Model) -> keras.layers.Layer | None:
-    """A layer that adds a loss in a call, or None.
-
-    The model is called once, on a sample of zeros, without changing any variable: in training mode,
-    unless statistics that are synchronized over replicas forbid it.
-    """
-    layers = all_layers(model)
-    training = not any(getattr(layer, "synchronized", False) for layer in layers)
-    zeros = [tf.zeros([1, *(size or 1 for size in x.shape[1:])], x.dtype) for x in model.inputs]
-    with keras.StatelessScope(collect_losses=True):
-        model(zeros if len(zeros) > 1 else zeros[0], training=training)
-        found = next((layer for layer in layers if layer._get_own_losses()), None)
-        model._clear_losses()
-    return found
 
 
 def producer(tensor: keras.KerasTensor) -> tuple[Any, list]:
@@ -167,6 +143,25 @@ def after_finalizing(function: Callable[[Iterable[keras.Variable]], None]) -> No
         function(var_list)
 
     keras.optimizers.Optimizer.finalize_variable_values = finalize_variable_values
+
+
+def after_averaging(
+    function: Callable[[Iterable[tuple[keras.Variable, keras.Variable]]], None],
+) -> None:
+    """Calls a function with pairs of (variable, average) whenever an optimizer has averaged.
+
+    Keras does so after each update with `use_ema`, before it applies constraints.
+    """
+    average = keras.optimizers.Optimizer._update_model_variables_moving_average
+
+    @functools.wraps(average)
+    def update(self: Any, trainable_variables: Sequence[keras.Variable]) -> None:
+        average(self, trainable_variables)
+        averages = self._model_variables_moving_average if self.use_ema else ()
+        pairs = zip(trainable_variables, averages, strict=False)
+        function(pair for pair in pairs if pair[1] is not None)
+
+    keras.optimizers.Optimizer._update_model_variables_moving_average = update
 
 
 class LocalOptimizer(keras.optimizers.Optimizer):

@@ -1,5 +1,7 @@
 """Images that are arrays in memory, as a source."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -70,7 +72,9 @@ def check_pixels(what: str, lowest: float, highest: float) -> None:
 
     Images in [0, 1] are not told apart from bright ones, unless none is below 0.
     """
-    if not (lowest >= -1 and highest <= 1):  # Also refuses what is not a number.
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        raise InputError(f"{what} must be finite numbers, but some are NaN or infinite.")
+    if lowest < -1 or highest > 1:
         raise InputError(
             f"{what} of floats must be in [-1, 1], got [{lowest:.4g}, {highest:.4g}]. Scale pixels "
             "from 0 to 255 by `images / 127.5 - 1`."

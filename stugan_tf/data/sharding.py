@@ -2,7 +2,8 @@
 
 The content of a shard is a function of the folder and the configuration alone. It does not depend
 on the number of processes or on earlier calls. A shard that the manifest beside it calls finished
-is kept, any other is written again. So a job that was killed goes on when it is started again.
+is kept, unless an image of it now has another size in bytes; any other is written again. So a job
+that was killed goes on when it is started again.
 """
 
 import concurrent.futures
@@ -11,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -191,10 +193,13 @@ class Sharding:
         """
         with self._locked():
             manifest = self._manifest()
+            sizes = {name: self._sizes(images) for name, images in self._parts().items()}
             finished = {
                 name: found
                 for name, found in manifest["shards"].items()
-                if self._is_whole(name, found) and (skip_corrupt or not found["skipped"])
+                if self._is_whole(name, found)
+                and (skip_corrupt or not found["skipped"])
+                and found.get("source_sizes") in (None, sizes.get(name))
             }
             manifest["shards"] = finished
             self._write(manifest)
@@ -209,6 +214,7 @@ class Sharding:
                         "num_images": shard.num_images,
                         "num_bytes": shard.num_bytes,
                         "skipped": relative,
+                        "source_sizes": sizes[shard.name],
                     }
                     self._write(manifest)
                 on_shard(shard)
@@ -220,23 +226,41 @@ class Sharding:
 
     def tasks(self, finished: Collection[str] = (), skip_corrupt: bool = False) -> list[Task]:
         """The shards to write: all but those whose names are in `finished`."""
+        return [
+            Task(
+                self._output / name,
+                [self._images[image] for image in chosen],
+                [int(self._labels[image]) for image in chosen],
+                self._encoding,
+                skip_corrupt,
+            )
+            for name, chosen in self._parts().items()
+            if name not in finished
+        ]
+
+    def _parts(self) -> dict[str, list[int]]:
+        """{name of a shard: its images, as places in the listing}."""
         order = sorted(range(self.num_images), key=self._place)
-        tasks = []
-        for index in range(self.num_shards):
-            start, end = (self.num_images * i // self.num_shards for i in (index, index + 1))
-            name = f"{self._split}-{index:05}-of-{self.num_shards:05}.tfrecord"
-            if name not in finished:
-                chosen = order[start:end]
-                tasks.append(
-                    Task(
-                        self._output / name,
-                        [self._images[image] for image in chosen],
-                        [int(self._labels[image]) for image in chosen],
-                        self._encoding,
-                        skip_corrupt,
-                    )
-                )
-        return tasks
+        bounds = [self.num_images * i // self.num_shards for i in range(self.num_shards + 1)]
+        return {
+            f"{self._split}-{index:05}-of-{self.num_shards:05}.tfrecord": order[start:end]
+            for index, (start, end) in enumerate(itertools.pairwise(bounds))
+        }
+
+    def _sizes(self, images: Sequence[int]) -> str | None:
+        """A digest of the sizes of files, to notice that an image is another one under its name.
+
+        None for images at an address, where a size may take as long as the image.
+        """
+        digest = hashlib.sha256()
+        for image in images:
+            path = self._images[image]
+            if "://" in path:
+                return None
+            with contextlib.suppress(OSError):  # What cannot be read is told when it is written.
+                digest.update(f"{os.path.getsize(path)}".encode())
+            digest.update(b"\0")
+        return digest.hexdigest()[:16]
 
     def _place(self, image: int) -> bytes:
         """A random key, made by a hash because NumPy's generators may change with its version."""

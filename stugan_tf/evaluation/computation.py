@@ -17,6 +17,8 @@ from stugan_tf.evaluation.weights import content
 # Attributes that say how a node is run, or what is known of its outputs, not what it computes.
 _OF_THE_RUNTIME = ("config", "config_proto", "executor_type", "metadata", "shared_name", "token")
 
+_OF_PYTHON = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
+
 
 def sha256_of_computation(concrete: Any) -> str:
     """Hex digest of a concrete function: its graph and the values that it captured.
@@ -41,6 +43,13 @@ def sha256_of_computation(concrete: Any) -> str:
         )
     nodes = _Nodes(graph.node, digests, functions)
     return _digest(*(nodes.of(output.name) for output in concrete.outputs))
+
+
+def calls_python(concrete: Any) -> bool:
+    """Whether a concrete function calls Python code, which no graph holds."""
+    graph = concrete.graph.as_graph_def()
+    bodies = [graph.node, *(function.node_def for function in graph.library.function)]
+    return any(node.op in _OF_PYTHON for nodes in bodies for node in nodes)
 
 
 def _digest(*parts: Any) -> str:

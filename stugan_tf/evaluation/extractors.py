@@ -15,11 +15,12 @@ import gin
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from stugan_tf.adapters.keras_internals import functional, nodes
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import inception
-from stugan_tf.evaluation.computation import sha256_of_computation, traced
+from stugan_tf.evaluation.computation import calls_python, sha256_of_computation, traced
 from stugan_tf.evaluation.digits_classifier import model as digits
 from stugan_tf.evaluation.preprocessing import Preprocessing
 from stugan_tf.evaluation.weights import (
@@ -175,6 +176,14 @@ class Extractor:
         features, logits = trials[0]
         if logits is not None:
             self._check_logits(np.concatenate([logits for _, logits in trials]))
+        self._check_layout(features.shape[1], height, width)
+        if calls_python(run):
+            logging.warning(
+                "%s calls Python code (tf.py_function or tf.numpy_function), which is not in the "
+                "digest of what it computes. Give it another name or sha256 whenever that code "
+                "changes; otherwise statistics of real images that are kept do not fit it.",
+                self.name,
+            )
         num_logits = None if logits is None else logits.shape[1]
         return features.shape[1], num_logits, sha256_of_computation(run)
 
@@ -204,6 +213,25 @@ class Extractor:
                 f"is {largest:.3g}) with the other images of its batch: they depend on the whole "
                 "batch, or on chance. Scores need a network in inference mode: export it with "
                 "training=False, with moving statistics and without dropout."
+            )
+
+    def _check_layout(self, num_features: int, height: int, width: int) -> None:
+        """Raises InputError if there is a feature for each row of the images, whatever their size.
+
+        A network for [B, C, H, W] does that to images [B, H, W, C] if it pools over its H and W.
+        """
+        if num_features != height:
+            return
+        higher = tf.zeros([3, height + 16, width, self.channels])
+        try:
+            features, _ = traced(self._network, tf.TensorSpec(higher.shape, tf.float32))(higher)
+        except Exception:
+            return  # It is for images of one size, and so not of unknown layout.
+        if self._flat("features", features).shape[1] == height + 16:
+            raise InputError(
+                f"The features of {self.name} are as many as an image has rows, whatever its size. "
+                "So it takes images [B, C, H, W] and would pool over width and colours. Export it "
+                "for images [B, H, W, C]."
             )
 
     def _check_logits(self, logits: np.ndarray) -> None:

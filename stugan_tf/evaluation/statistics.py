@@ -1,8 +1,9 @@
 """What scores need of a set of images: the moments of its features, and some of the features.
 
 The statistics of real images are kept between runs. The name of their file is made of what they
-were computed from: the fingerprint of the data, the extractor's weights, what it computes, and the
-preprocessing. What a file holds is checked when it is opened. A damaged file is made again.
+were computed from: the fingerprint of the data and the size of its images, the extractor's weights,
+what it computes, the preprocessing, and the version of the code that runs it. What a file holds is
+checked when it is opened. A damaged file is made again.
 """
 
 import dataclasses
@@ -30,6 +31,9 @@ if TYPE_CHECKING:  # The table of metrics imports this, and must not import Tens
     from stugan_tf.evaluation.extractors import Extractor
 
 SECONDS = 60  # between savings of unfinished statistics
+# Raise it when the code gives other features for the same images and extractor, or keeps others.
+# Version 2 never uses TF32; workers of Beam did before.
+VERSION = 2
 STORED = 10_000  # least number of features in the cache; evaluators that need fewer share them
 
 
@@ -193,7 +197,12 @@ class CacheEntry:
             "fingerprint": inspection.fingerprint,
             "num_images": inspection.num_images,
         }
-        content = {"extractor": extractor.protocol, **self._protocol}
+        content = {
+            "version": VERSION,
+            "extractor": extractor.protocol,
+            "image_shape": list(inspection.image_shape),
+            **self._protocol,
+        }
         del content["source"]  # A name is not content.
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
         folder = cache_dir or cache_folder() / "statistics"

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from stugan_tf.adapters.keras_internals import all_layers
 from stugan_tf.checks import check_above_zero, check_natural, check_positive, check_seed
+from stugan_tf.data.source import UNREADABLE
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.evaluation.sampling import Sampler
 from stugan_tf.fit.feed import Feed, feed_of
@@ -115,7 +116,7 @@ class SparseGAN(keras.Model):
                     "that is called with it."
                 )
             image_shape = _image_shape_of(generator)
-        self.image_shape = image_shape
+        self.image_shape = image_shape = _checked_shape(image_shape)
         self.seed = seed
         self.strategy = tf.distribute.get_strategy()
         with self.strategy.scope():
@@ -224,6 +225,7 @@ class SparseGAN(keras.Model):
         self.gan.set_execution(execution)
         self._samplers.clear()
         self._steps, self._loaded = None, {}
+        self._trained = self._ids_of_trained()
 
     def fit(
         self,
@@ -267,6 +269,11 @@ class SparseGAN(keras.Model):
             raise InputError(
                 "The GAN is not compiled. Call "
                 "`gan.compile(generator_optimizer, discriminator_optimizer, loss)` first."
+            )
+        if self._ids_of_trained() != self._trained:
+            raise InputError(
+                "Layers of the networks were frozen or made trainable since `compile`. Set them "
+                "back, or compile the GAN again."
             )
         check_positive("epochs", epochs)
         check_natural("initial_epoch", initial_epoch)
@@ -339,7 +346,11 @@ class SparseGAN(keras.Model):
         while self.step < stop:
             due = algorithm.next_topology_update(self.step)
             end = stop if due is None else min(stop, due)
-            self._steps.run(batches, self.step, end - self.step)
+            try:
+                self._steps.run(batches, self.step, end - self.step)
+            except UNREADABLE:
+                self.step = self._steps.num_done() or self.step
+                raise
             self.step = end
             if end == due:
                 self._sparsities = self._measured_sparsities()
@@ -350,6 +361,11 @@ class SparseGAN(keras.Model):
                 f"At step {step}, {what} was not finite. Load the weights that were saved last, "
                 "and go on with lower learning rates."
             )
+
+    def _ids_of_trained(self) -> tuple[int, ...]:
+        """Identifies the variables that are trained."""
+        networks = self.gan.networks.values()
+        return tuple(id(v) for model in networks for v in model.trainable_variables)
 
     def _measured_sparsities(self) -> dict[str, float]:
         return {k: v for name in self.gan.networks for k, v in self.gan.sparsities(name).items()}
@@ -451,10 +467,14 @@ class SparseGAN(keras.Model):
         if weights not in WEIGHTS:
             raise InputError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}.")
         classes = [] if labels is None else np.atleast_1d(labels).tolist()
-        if classes and self.num_classes is None:
+        if labels is not None and self.num_classes is None:
             raise InputError("labels are for a conditional GAN, and this one takes none.")
-        if not set(classes) <= set(range(self.num_classes or 0)):
-            raise InputError(f"labels must be below {self.num_classes}, got {labels!r}.")
+        known = all(type(one) is int and 0 <= one < (self.num_classes or 0) for one in classes)
+        if labels is not None and not (classes and known):
+            raise InputError(
+                f"labels must be a class below {self.num_classes}, or a list of some, "
+                f"got {labels!r}. None draws random ones."
+            )
         key = weights, truncation
         if key not in self._samplers:  # Each is compiled at first use.
             self._samplers[key] = Sampler(
@@ -589,6 +609,17 @@ def _factory(network: Any) -> Any:
         return made[-1]
 
     return make
+
+
+def _checked_shape(image_shape: Any) -> ImageShape:
+    """(H, W, C) as it was given; raises InputError unless it can be the shape of images."""
+    shape = tuple(image_shape) if isinstance(image_shape, Sequence) else ()
+    if len(shape) != 3 or not all(type(size) is int and size > 0 for size in shape):
+        raise InputError(
+            "SparseGAN.image_shape must be (H, W, C), three positive integers such as (32, 32, 3), "
+            f"got {image_shape!r}."
+        )
+    return shape
 
 
 def _image_shape_of(generator: keras.Model) -> ImageShape:

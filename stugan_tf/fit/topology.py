@@ -11,8 +11,7 @@ from stugan_tf.layers.kernel_mask import KernelMask
 from stugan_tf.sparsity.explorer import TopologyChange, change_topology
 from stugan_tf.sparsity.rule import TopologyRule
 
-# Slots that are not moments. An average of weights starts from zero, like a new weight: Keras also
-# averages what an update adds to inactive weights, before their constraint removes it. Sums of
+# Slots that are not moments. An average of weights starts from zero, like a new weight. Sums of
 # gradients are zero whenever the topology changes.
 _AVERAGE, _SUM = "average", "gradient_accumulator"
 

@@ -141,6 +141,14 @@ class SparseLayer(_Base):
         super().build_from_config(config)
         self._settle()
 
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        """Refuses LoRA, as Keras does for kernels with constraints."""
+        del args, kwargs
+        raise InputError(
+            f"Layer {self.name!r} has a mask. LoRA would add a dense product to its kernel, and "
+            "Keras saves the sum. Call enable_lora before st.sparsify: then the layer stays dense."
+        )
+
     def _post_build(self) -> None:
         super()._post_build()
         self._settle()

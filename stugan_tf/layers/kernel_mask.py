@@ -7,7 +7,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from stugan_tf.adapters.keras_internals import after_finalizing, all_layers, own_weights
+from stugan_tf.adapters.keras_internals import (
+    after_averaging,
+    after_finalizing,
+    all_layers,
+    own_weights,
+)
 from stugan_tf.errors import InputError
 
 
@@ -48,12 +53,13 @@ class KernelMask(keras.constraints.Constraint):
 
     def __call__(self, w: tf.Tensor) -> tf.Tensor:
         """The kernel, zero outside the mask, and under the constraint that it had before."""
-        w = self._zeroed(tf.convert_to_tensor(w))
+        w = self.zeroed(tf.convert_to_tensor(w))
         if self._own_constraint is None:
             return w
-        return self._zeroed(tf.convert_to_tensor(self._own_constraint(w)))
+        return self.zeroed(tf.convert_to_tensor(self._own_constraint(w)))
 
-    def _zeroed(self, w: tf.Tensor) -> tf.Tensor:
+    def zeroed(self, w: tf.Tensor) -> tf.Tensor:
+        """A tensor of the shape of the kernel, zero outside the mask."""
         # Not a product: zero times infinity is not zero.
         return tf.where(self.kernel_mask.value > 0, w, tf.zeros_like(w))
 
@@ -84,7 +90,12 @@ class KernelMask(keras.constraints.Constraint):
         return self.num_active() / math.prod(self.kernel.shape)
 
     def check_zeros(self) -> None:
-        """Raises InputError unless the kernel is zero outside the mask."""
+        """Raises InputError unless the kernel is zero outside the mask, and used as it is."""
+        if getattr(self.layer, "lora_enabled", False):
+            raise InputError(
+                f"Layer {self.name!r} adds a dense product to its kernel (enable_lora), so it is "
+                "not sparse as its mask says. LoRA is for layers without masks."
+            )
         mask = tf.convert_to_tensor(self.kernel_mask.value)
         outside = tf.where(mask == 0, tf.convert_to_tensor(self.kernel.value), 0)
         number = int(tf.math.count_nonzero(outside))
@@ -130,6 +141,15 @@ def _zero_again(variables: Iterable[keras.Variable]) -> None:
         mask.kernel.assign(mask(mask.kernel))
 
 
-# With `use_ema`, Keras overwrites weights with their averages at the end of `fit` and applies no
-# constraint. The averages are taken before constraints are applied, so they have no zeros.
+def _zero_averages(pairs: Iterable[tuple[keras.Variable, keras.Variable]]) -> None:
+    for variable, average in pairs:
+        mask = mask_of(variable)
+        if mask is not None:
+            average.assign(mask.zeroed(tf.convert_to_tensor(average)))
+
+
+# With `use_ema`, Keras averages weights before it applies constraints. So the averages would have
+# no zeros, and `SwapEMAWeights` would validate and save them. At the end of `fit` Keras overwrites
+# weights with averages, which may come from an older file, and applies no constraint.
+after_averaging(_zero_averages)
 after_finalizing(_zero_again)

@@ -46,13 +46,23 @@ class Rematerialized:
         self._inputs, self._outputs, self._structure = graph.inputs, graph.outputs, graph.output
         self.segments = [Segment(part) for part in parts_of(graph)]
 
-    def __call__(self, inputs: Any, training: bool = False) -> Any:
-        """The outputs of the model for these arguments."""
+    def __call__(
+        self, inputs: Any, training: bool = False, added: list[tf.Tensor] | None = None
+    ) -> Any:
+        """The outputs of the model for these arguments.
+
+        Args:
+            inputs: as the model takes them.
+            training: whether it computes in training mode.
+            added: a list, to which the losses are appended that layers add in this call.
+        """
         inputs = map(tf.convert_to_tensor, keras.tree.flatten(inputs))
         known = {id(tensor): value for tensor, value in zip(self._inputs, inputs, strict=True)}
         for segment in self.segments:
-            outputs = segment([known[id(tensor)] for tensor in segment.part.inputs], training)
+            outputs, losses = segment([known[id(x)] for x in segment.part.inputs], training)
             known |= {id(t): value for t, value in zip(segment.part.outputs, outputs, strict=True)}
+            if added is not None:
+                added += losses
         outputs = [known[id(tensor)] for tensor in self._outputs]
         return keras.tree.pack_sequence_as(self._structure, outputs)
 
@@ -83,8 +93,10 @@ class Segment:
         self._model = keras.Model(inputs, [known[id(tensor)] for tensor in part.outputs])
         self._masks = {id(mask.kernel_mask) for mask in kernel_masks(self._model)}
 
-    def __call__(self, inputs: list[tf.Tensor], training: bool) -> list[tf.Tensor]:
-        """Computes the outputs and moves the state."""
+    def __call__(
+        self, inputs: list[tf.Tensor], training: bool
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Computes the outputs and what layers add to the loss, and moves the state."""
         weights = self._model.trainable_variables
         state = [v for v in self._model.non_trainable_variables if id(v) not in self._masks]
         variables = [*weights, *state]
@@ -94,9 +106,10 @@ class Segment:
 
         def run(arguments: Sequence[tf.Tensor]) -> tuple[list, list]:
             values = zip(variables, arguments[len(inputs) :], strict=True)
-            with keras.StatelessScope(state_mapping=values) as scope:
+            with keras.StatelessScope(state_mapping=values, collect_losses=True) as scope:
                 outputs = self._model(list(arguments[: len(inputs)]), training=training)
-            return keras.tree.flatten(outputs), [scope.get_current_value(v) for v in state]
+            moved = [scope.get_current_value(variable) for variable in state]
+            return [*keras.tree.flatten(outputs), *scope.losses], moved
 
         @tf.custom_gradient
         def call(*arguments: tf.Tensor) -> Any:
@@ -112,7 +125,10 @@ class Segment:
 
             return outputs, gradients
 
-        return call(*inputs, *(tf.identity(variable.value) for variable in variables))
+        values = (tf.identity(variable.value) for variable in variables)
+        found = keras.tree.flatten(call(*inputs, *values))
+        num_outputs = len(self.part.outputs)
+        return found[:num_outputs], found[num_outputs:]
 
 
 def _gradients(

@@ -390,7 +390,7 @@ class Training:
             except UNREADABLE as error:
                 # Reading all images may take hours, and a device can raise such an error, too.
                 state.say(f"{type(error).__name__}: looking for an image that cannot be read")
-                self._name_unreadable(state, events, stop)
+                self._name_unreadable(state, events)
                 raise
             state.advance(stop)
             for event in events:
@@ -403,16 +403,24 @@ class Training:
         """The data set of batches that a run takes after generator step `step`, on its strategy."""
         return distributed_batches(self.source, self.algorithm, self.strategy, self.seed, step)
 
-    def _name_unreadable(self, state, events, stop):
+    def _name_unreadable(self, state, events):
         """Raises an InputError that names the image that cannot be read, if there is one.
 
-        If only one step was to be made, it had not begun, because `distributed_batches` reads all
-        batches of a step at once. So the run is saved. Otherwise an update may have been cut off.
+        The step that needs the image has not begun, because `distributed_batches` reads all batches
+        of a step at once. So the run is saved after the step before.
         """
         try:
             self.source.diagnose()
         except InputError:
-            if stop == state.step + 1:
+            done = self._steps.num_done()
+            if not self.is_chief:
+                # The first worker waits in the middle of a step, where it cannot be saved.
+                state.say(
+                    "not saved, because only the first worker writes the run, and an image cannot "
+                    "be read here. Once it can be read, the run goes on from its last checkpoint."
+                )
+            elif done is not None and self._steps.first_bad() is None:
+                state.advance(done)
                 for event in events:
                     if isinstance(event, Saving):
                         event.act_if_new(state)

@@ -81,6 +81,11 @@ def open_run(
     Raises:
         InputError: if there is no run, no such checkpoint, or a binding is wrong.
     """
+    for name, given in (("gin_params", gin_params), ("gin_files", gin_files)):
+        if isinstance(given, (str, os.PathLike)):
+            raise InputError(
+                f"{name} of open_run must be a list, got {given!r}. Write [{given!r}]."
+            )
     folder = run_folder(local_path(workdir, "--workdir"))
     file = configuration_file(folder)
     with _plain_errors():
@@ -286,6 +291,8 @@ class Run:
         chosen = [] if class_id is None else np.atleast_1d(class_id).tolist()
         if chosen and not self.interface.conditional:
             raise InputError(f"class_id {NEEDS_LABELS}")
+        if class_id is not None and not chosen:
+            raise InputError("class_id is an empty list. Name a class, or leave it out.")
         check_classes("class_id", chosen, self.interface)
         if self.step is None:
             raise InputError("No checkpoint was restored: call `restore` first.")

@@ -73,9 +73,11 @@ def run_folder(workdir: str | os.PathLike[str]) -> pathlib.Path:
     a checkpoint.
 
     Raises:
-        InputError: if there are phases, but no checkpoint yet.
+        InputError: if there are phases, but no checkpoint yet; or if it is a file.
     """
     workdir = pathlib.Path(workdir)
+    if workdir.is_file():
+        raise InputError(f"{workdir} is a file. Give the folder of a run.")
     phases = read_phases(workdir)
     if not phases:
         return workdir

@@ -46,7 +46,7 @@ def numbered(root: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
 
     Args:
         root: folder of all runs; made if needed.
-        name: name of the run.
+        name: name of the run. What is longer than a file system takes is left out.
 
     Yields:
         The path of the workdir.
@@ -54,7 +54,9 @@ def numbered(root: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
     with files.locked(root / ".numbering.lock", f"{root}/", say):
         matches = (re.match(r"\d+", entry.name) for entry in root.iterdir())
         number = 1 + max((int(match[0]) for match in matches if match), default=-1)
-        folder = root / f"{number:05d}-{name}"
+        # Names of folders have at most 255 bytes, and other files may be named after them.
+        short = os.fsencode(name)[:200].decode(errors="ignore")
+        folder = root / f"{number:05d}-{short}"
         folder.mkdir()
     try:
         yield folder

@@ -8,9 +8,10 @@ import gin
 import keras
 import tensorflow as tf
 
-from stugan_tf.adapters.keras_internals import added_losses, adding_layer, functional
+from stugan_tf.adapters.keras_internals import functional
 from stugan_tf.checks import check_bool, check_fraction, check_function, check_network_seed
 from stugan_tf.errors import InputError
+from stugan_tf.layers.added_losses import call_with_losses
 from stugan_tf.layers.execution import can_run, warn_unused
 from stugan_tf.layers.fusion import fuse
 from stugan_tf.layers.kernel_mask import kernel_masks
@@ -31,6 +32,10 @@ class GAN:
     """Generator and discriminator, sparse from the first step (Algorithm 1, lines 1 and 2).
 
     Must be created inside `strategy.scope()`.
+
+    What the layers of a network add to a loss (regularizers, `add_loss`) is part of its loss. With
+    several replicas or micro-batches, each adds it for its own images, and the mean is taken: a
+    mean over images stays as it is, a sum over images becomes that of one part.
 
     Attributes:
         generator: maps latents [B, latent_dim] to images [B, H, W, C] in [-1, 1]. A conditional
@@ -285,12 +290,7 @@ class GAN:
             self.rematerialize()
 
     def rematerialize(self) -> None:
-        """From now on backward passes compute activations again, see `Rematerialized`.
-
-        Raises:
-            InputError: if a layer of a network adds a loss: it would be lost.
-        """
-        self.check_adds_no_loss("train.rematerialize = True")
+        """From now on backward passes compute activations again, see `Rematerialized`."""
         models = list(self.networks.values())
         models += [self._fused[id(model)] for model in models if self._fused]
         self._rematerialized = {id(model): Rematerialized(model) for model in models}
@@ -309,6 +309,17 @@ class GAN:
         """The variant of a model that `set_execution` and `rematerialize` ask for."""
         model = self._fused[id(model)] if self._fused and can_run() else model
         return self._rematerialized.get(id(model), model) if training else model
+
+    def _call(self, model: Any, inputs: Any, training: bool, added: list | None) -> tf.Tensor:
+        """The outputs of a variant of a model, float32; its losses are appended to `added`."""
+        if isinstance(model, Rematerialized):
+            outputs = model(inputs, training=training, added=added)
+        elif added is None:
+            outputs = model(inputs, training=training)
+        else:
+            outputs, losses = call_with_losses(model, inputs, training)
+            added += losses
+        return tf.cast(outputs, tf.float32)
 
     def generate(
         self,
@@ -339,10 +350,7 @@ class GAN:
         else:
             model = self._computing(model, training)
         inputs = [latents, labels] if self.conditional else latents
-        images = tf.cast(model(inputs, training=training), tf.float32)
-        if added is not None:
-            added += added_losses(self.generator)
-        return images
+        return self._call(model, inputs, training, added)
 
     def discriminate(
         self, images: tf.Tensor, labels: tf.Tensor, added: list[tf.Tensor] | None = None
@@ -359,20 +367,7 @@ class GAN:
         """
         discriminator = self._computing(self.discriminator, training=True)
         inputs = [images, labels] if self.conditional else images
-        logits = tf.cast(discriminator(inputs, training=True), tf.float32)
-        if added is not None:
-            added += added_losses(self.discriminator)
-        return logits
-
-    def check_adds_no_loss(self, setting: str) -> None:
-        """Raises InputError if a layer adds losses in its calls, which `setting` would lose."""
-        for name, model in self.networks.items():
-            layer = adding_layer(model)
-            if layer is not None:
-                raise InputError(
-                    f"{setting} would lose the loss that layer {layer.name!r} of the {name} adds "
-                    "in its calls (`add_loss` or an activity regularizer). Leave out one of them."
-                )
+        return self._call(discriminator, inputs, True, added)
 
 
 def _check_new(name: str, model: keras.Model, built: dict[int, str]) -> None:

@@ -101,6 +101,8 @@ class Player:
         self._first_bad = tf.Variable([-1, -1], dtype=tf.int64, trainable=False)
         # A scaled loss needs them: whether to make an update is decided outside the compiled one.
         self.keeps_gradients = num_parts > 1 or scales_loss
+        # The number of the update that was begun last: its first batch was read.
+        self._begun = tf.Variable(-1, dtype=tf.int64, trainable=False)
         # What micro-batches leave for the update: gradients and the values to log.
         self._accumulated = [
             tf.Variable(tf.zeros(shape), trainable=False)
@@ -164,12 +166,14 @@ class Player:
 
     def _descend_at_once(self, *arguments: Any) -> None:
         *batch, count, grows = arguments
+        self._begun.assign(count)
         loss = self._objective(*batch, count, part=0)
         gradients, logged = self._gathered(*self._differentiate(loss, grows))
         self._descend(gradients, logged, count, grows)
 
     def _add_part(self, *arguments: Any) -> None:
         *batch, count, grows, part = arguments
+        self._begun.assign(count)
         loss = self._objective(*batch, count, part=part)
         gradients, logged = self._differentiate(loss, grows)
         for total, value in zip(self._accumulated, [*gradients, logged], strict=True):
@@ -269,6 +273,15 @@ class Player:
             return count, f"the {self.name}'s loss"
         path = self.model.trainable_variables[index - 1].path
         return count, f"the gradient of the {self.name}'s {path}"
+
+    @property
+    def begun(self) -> int:
+        """The number of the update that was begun last, after its first batch was read."""
+        return int(self._replicas.first(self._begun).numpy())
+
+    @begun.setter
+    def begun(self, count: int) -> None:
+        self._begun.assign(count)
 
     def restart_metrics(self) -> None:
         """Lets the means of `metrics` begin again."""

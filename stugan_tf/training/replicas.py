@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from stugan_tf.arithmetic import by_tensor_float_32
 from stugan_tf.errors import InputError
 
 
@@ -44,19 +45,38 @@ class Replicas:
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Makes a function that runs `function` on all replicas, for use in a graph."""
         if self._jit_compile:
-            function = tf.function(function, jit_compile=True, autograph=False)
+            chosen = by_tensor_float_32(
+                lambda: tf.function(function, jit_compile=True, autograph=False)
+            )
         else:
-            function = tf.autograph.experimental.do_not_convert(function)
+            plain = tf.autograph.experimental.do_not_convert(function)
+
+            def chosen() -> Callable[..., Any]:
+                return plain
 
         @tf.autograph.experimental.do_not_convert
         def on_all(*arguments: Any) -> Any:
-            return self._strategy.run(function, arguments)
+            return self._strategy.run(chosen(), arguments)
 
         return on_all
 
+    def calling(self, function: Callable[..., Any], autograph: bool = True) -> Callable[..., Any]:
+        """Makes a graph of a function that calls what `compiled` has made, for the host.
+
+        Under XLA there is one where TF32 is allowed and one where it is not, see `arithmetic`.
+
+        Args:
+            function: it calls functions that `compiled` has made.
+            autograph: whether its loops and conditions become those of the graph.
+        """
+        if not self._jit_compile:
+            return tf.function(function, autograph=autograph)
+        chosen = by_tensor_float_32(lambda: tf.function(function, autograph=autograph))
+        return lambda *arguments: chosen()(*arguments)
+
     def from_host(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Makes a compiled function for the host that runs `function` on all replicas."""
-        return tf.function(self.compiled(function), autograph=False)
+        return self.calling(self.compiled(function), autograph=False)
 
     def mean(self, tensors: Sequence[Any]) -> Sequence[tf.Tensor]:
         """The means of tensors over replicas; call it on each replica."""

@@ -60,8 +60,6 @@ class Steps:
                 "GAN.discriminator_optimizer, such as to @MaskedAdam."
             )
         algorithm.check_replicas(strategy.num_replicas_in_sync)
-        if strategy.num_replicas_in_sync > 1:
-            gan.check_adds_no_loss("Training on several replicas")
         self._gan = gan
         self._algorithm = algorithm
         self._game = (gan.generator, gan.discriminator)
@@ -102,7 +100,7 @@ class Steps:
         if self._balance or self.discriminator.explorer.wants_hessian_gradient:
             size = algorithm.batch_size // (algorithm.accumulation_steps * replicas.num)
             self._last_batch = _LastBatch(size, gan.discriminator.inputs[0].shape[1:])
-        self._updates = tf.function(self._run_updates)
+        self._updates = replicas.calling(self._run_updates)
         self._update_average = replicas.compiled(self._move_average)
         self._measure_balance = replicas.compiled(self._compare_balance)
         self._topology_updates = {
@@ -124,13 +122,15 @@ class Steps:
         algorithm = self._algorithm
         last = step + num_steps
         begin, end = (done * algorithm.discriminator_steps for done in (step, last))
+        self.discriminator.begun = begin - 1
         changing = [p for p in self.players.values() if p.is_due(last, algorithm.total_steps)]
         if changing:  # line 6
             seen = algorithm.last_update(last)  # The update whose gradients growth sees.
             middle = seen + 1
             if begin < seen:
                 self._updates(iterator, _int64(begin), _int64(seen), tf.constant(False))
-            # Growth ranks gradients that may differ by less than TF32's error.
+            # Growth ranks gradients that may differ by less than TF32's error. XLA takes the choice
+            # when it compiles, so `Replicas` compiles these updates apart from the others.
             with tensor_float_32(False):
                 self._updates(iterator, _int64(seen), _int64(middle), tf.constant(True))
                 for player in changing:
@@ -301,6 +301,17 @@ class Steps:
         """
         self._algorithm = dataclasses.replace(self._algorithm, total_steps=total_steps)
 
+    def num_done(self) -> int | None:
+        """The number of whole steps done, after `run` was ended by a batch that cannot be read.
+
+        In a graph an update begins when its batch has been read and the update before is over.
+
+        Returns:
+            The number; None if the last step was begun and not ended.
+        """
+        done, begun = divmod(self.discriminator.begun + 1, self._algorithm.discriminator_steps)
+        return None if begun else done
+
     def first_bad(self) -> tuple[int, str] | None:
         """The first value that was not finite.
 
@@ -365,6 +376,10 @@ class _LastBatch:
 
 def _own_loss(model: keras.Model, added: Sequence[tf.Tensor]) -> tf.Tensor | float:
     """The sum of what a network itself adds to its loss.
+
+    Each replica adds it for its own part of a micro-batch, and gradients are averaged over replicas
+    and micro-batches. So a mean over images counts as in one batch on one device. A sum over images
+    is divided by the number of parts. Keras divides activity regularizers by the number of images.
 
     Args:
         model: the network, whose variables may have regularizers.

@@ -9,8 +9,6 @@ from keras import layers
 from stugan_tf.adapters.keras_internals import (
     LocalOptimizer,
     add_layer,
-    added_losses,
-    adding_layer,
     all_layers,
     class_description,
     forget_traces,
@@ -112,24 +110,6 @@ def test_gradients_are_not_reduced_once_more():
     np.testing.assert_array_equal(variables[1], [2.0], err_msg=ADAPTER)
     assert [optimizer.index_of(variable) for variable in variables] == [0, 1], ADAPTER
     assert len({optimizer.key_of(variable) for variable in variables}) == 2, ADAPTER
-
-
-class Adding(layers.Layer):
-    def call(self, inputs):
-        self.add_loss(tf.reduce_sum(inputs))
-        return inputs
-
-
-def test_the_losses_of_the_last_call_are_known():
-    inputs = keras.Input((3,))
-    model = keras.Model(inputs, Adding(name="adding")(layers.Dense(3)(inputs)))
-    expected = [float(tf.reduce_sum(model(size * tf.ones([2, 3])))) for size in (1.0, 2.0)]
-    assert [float(loss) for loss in added_losses(model)] == expected[1:], ADAPTER
-    assert adding_layer(model).name == "adding", ADAPTER
-    assert added_losses(model) == [], ADAPTER
-    regular = layers.Dense(3, activity_regularizer="l2", name="regular")
-    assert adding_layer(keras.Sequential([keras.Input((3,)), regular])) is regular, ADAPTER
-    assert adding_layer(keras.Sequential([keras.Input((3,)), layers.Dropout(0.5)])) is None, ADAPTER
 
 
 def test_a_layer_has_weights_of_its_own():

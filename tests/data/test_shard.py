@@ -323,6 +323,32 @@ def test_a_repaired_image_is_taken_in(tmp_path):
     assert tfrecords(plan.pattern).num_images == 12
 
 
+def test_an_image_that_is_another_one_now_is_taken_in(tmp_path):
+    folder = pathlib.Path(write_folder(tmp_path / "folder"))
+    write(folder, tmp_path / "out", num_shards=3)
+    before = files(tmp_path / "out")
+    changed = folder / "class0" / "004.png"
+    changed.write_bytes(encode(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)))
+    write(folder, tmp_path / "out", num_shards=3)
+    write(folder, tmp_path / "new", num_shards=3)
+    after = files(tmp_path / "out")
+    assert after == files(tmp_path / "new")
+    assert sum(after[name] != before[name] for name in after if name.endswith(".tfrecord")) == 1
+
+
+def test_shards_of_a_former_version_are_finished(tmp_path):
+    folder = write_folder(tmp_path / "folder")
+    plan, _ = write(folder, tmp_path / "out", num_shards=3)
+    manifest = json.loads(plan.manifest_path.read_text())
+    for found in manifest["shards"].values():
+        del found["source_sizes"]
+    plan.manifest_path.write_text(json.dumps(manifest))
+    (shard, *_) = sorted((tmp_path / "out").glob("*.tfrecord"))
+    written = shard.stat().st_mtime_ns
+    write(folder, tmp_path / "out", num_shards=3)
+    assert shard.stat().st_mtime_ns == written
+
+
 def test_another_configuration_needs_another_folder(tmp_path):
     folder, out = write_folder(tmp_path / "folder"), tmp_path / "out"
     write(folder, out, num_shards=2)

@@ -1,12 +1,15 @@
 """Weights alone do not make a network: what is computed with them has a digest of its own."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
 
-from stugan_tf.data import digits
+from stugan_tf.data import arrays, digits
+from stugan_tf.evaluation import statistics
 from stugan_tf.evaluation.computation import sha256_of_computation
 from stugan_tf.evaluation.extractors import Extractor, keras_model, saved_model
 from stugan_tf.evaluation.preprocessing import Preprocessing
@@ -101,6 +104,37 @@ def test_a_function_of_a_users_own_is_told_by_what_it_does():
     assert (
         extractor(lambda x: (tf.reduce_mean(x, axis=[1, 2], name="y"), None)).computation in found
     )
+
+
+def test_python_code_is_not_seen_and_a_warning_says_so(caplog):
+    def extractor(network):
+        Extractor(
+            network, Preprocessing(None, "none", (0, 1)), name="x", sha256="0" * 64, outputs=["x"]
+        )
+
+    def outside(images):
+        pooled = tf.numpy_function(lambda x: x.mean((1, 2)), [images], tf.float32)
+        return tf.ensure_shape(pooled, [None, 3]), None
+
+    extractor(lambda images: (tf.reduce_mean(images, [1, 2]), None))
+    assert not caplog.messages
+    extractor(tf.function(outside, autograph=False))
+    assert "x calls Python code" in caplog.text
+
+
+def test_a_cache_is_of_one_version_and_of_images_of_one_size(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, [20, 128], np.uint8)
+    wide, high = arrays(pixels.reshape(20, 8, 16, 1)), arrays(pixels.reshape(20, 16, 8, 1))
+    assert wide.inspect().fingerprint == high.inspect().fingerprint
+    extractor = types.SimpleNamespace(protocol={}, num_features=1)
+
+    def key(source):
+        return CacheEntry(source, extractor, 10, tmp_path).path.stem
+
+    keys = [key(wide), key(high)]
+    monkeypatch.setattr(statistics, "VERSION", 1)
+    keys += [key(wide), key(high)]
+    assert len(set(keys)) == 4
 
 
 def test_names_and_unused_nodes_do_not_count():

@@ -346,6 +346,32 @@ def test_features_that_depend_on_the_rest_of_the_batch_are_refused(depends):
         with_outputs(lambda images: (depends(pooled(images)), None))
 
 
+def test_a_network_for_channels_first_is_refused_where_no_shape_tells(tmp_path):
+    images = tf.TensorSpec([None, None, None, None], tf.float32, name="images")
+
+    class ChannelsFirst(tf.Module):
+        @tf.function(input_signature=[images])
+        def __call__(self, images):
+            return {"pool": tf.reduce_mean(images, [2, 3])}
+
+    module = ChannelsFirst()
+    tf.saved_model.save(module, str(tmp_path / "net"), signatures=module.__call__)
+    for size, resize in ((None, "none"), ((40, 56), "bilinear")):
+        with pytest.raises(InputError, match=r"as many as an image has rows.*\[B, H, W, C\]"):
+            saved_model(str(tmp_path / "net"), logits=None, size=size, resize=resize)
+
+
+@pytest.mark.parametrize("units", [96, 95])
+def test_as_many_features_as_rows_may_be_chance(units):
+    def network(images):
+        tf.debugging.assert_equal(tf.shape(images)[1], 96)
+        return tf.repeat(tf.reduce_mean(images, [1, 2, 3])[:, None], units, axis=1), None
+
+    preprocess = Preprocessing(None, "none", (0, 1))
+    found = Extractor(network, preprocess, name="x", sha256="0" * 64, outputs=["x"])
+    assert found.num_features == units
+
+
 def test_a_network_in_training_mode_is_refused():
     norm = keras.layers.BatchNormalization()
     with pytest.raises(InputError, match=r"depend on the whole batch, or on chance.*training=F"):

@@ -101,6 +101,25 @@ def test_frechet_distance_of_diagonal_gaussians_in_closed_form(rows):
     assert distance == pytest.approx(expected, rel=1e-12, abs=1e-7 * scale + 1e-300)
 
 
+@given(
+    arrays.arrays(np.float64, [4, 3], elements=st.floats(0.01, 100)),
+    st.integers(-60, 60),
+)
+def test_frechet_distance_is_as_exact_at_any_scale(rows, exponent):
+    """Features of deviations near 1e8 or 1e-8, say: the error is relative to the variances."""
+    mean, other_mean, deviations, other_deviations = rows * 10.0**exponent
+    rotation = np.linalg.qr(rng().normal(size=[3, 3]))[0]
+    covariances = [
+        rotation @ np.diag(one**2) @ rotation.T for one in (deviations, other_deviations)
+    ]
+    distance = frechet_distance(mean, covariances[0], other_mean, covariances[1])
+    expected = np.sum((mean - other_mean) ** 2 + (deviations - other_deviations) ** 2)
+    scale = np.sum(deviations**2 + other_deviations**2)
+    assert distance == pytest.approx(expected, rel=1e-12, abs=1e-12 * scale)
+    same = frechet_distance(mean, covariances[0], mean, covariances[0])
+    assert 0 <= same <= 1e-13 * scale
+
+
 def test_frechet_distance_of_commuting_gaussians_in_closed_form():
     rotation = np.linalg.qr(rng().normal(size=[5, 5]))[0]
     deviations, other_deviations = rng(1).uniform(0, 2, [2, 5])

@@ -1,12 +1,14 @@
 """`SparseGAN`: the steps of a run behind Keras' `fit`, its callbacks and its files."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
-from stugan_tf.data import arrays, digits
+from stugan_tf.data import Source, arrays, digits
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.files import read_json_lines
 from stugan_tf.fit.callbacks import SampleGrid, Score
@@ -102,6 +104,34 @@ def test_a_keras_file_holds_the_networks_and_once_compiled_the_training(whole, t
     assert_same(loaded.gan, gan.gan)
 
 
+class Failing(Source):
+    """Images that tell their number, of which one cannot be loaded."""
+
+    name, image_shape, num_classes, num_images, cache_gib = "failing", (8, 8, 1), 1, 40, 0.0
+    failing = -1
+
+    def load(self, record):
+        tf.debugging.assert_none_equal(record, tf.constant(self.failing, tf.int64))
+        return tf.cast(tf.fill([8, 8, 1], record), tf.uint8), tf.constant(0)
+
+
+def test_a_fit_whose_image_cannot_be_read_is_after_the_step_before():
+    gan, source = made(steps_per_execution=4, discriminator_steps=2), Failing()
+    images, _ = next(iter(source.batches(24, seed=gan.seed)))
+    source.failing = int(np.rint((images[21, 0, 0, 0] + 1) * 127.5))  # In the third step.
+    with pytest.raises(InputError, match=rf"Image number {source.failing} of failing"):
+        fitted(gan, source, steps_per_epoch=4, epochs=1)
+    assert gan.step == 2
+    assert int(gan.gan.discriminator_optimizer.iterations) == 4
+
+
+def test_layers_that_were_frozen_since_compile_are_told():
+    gan = made(generator_exploration=None)
+    gan.generator.trainable = False
+    with pytest.raises(InputError, match="were frozen or made trainable since `compile`"):
+        fitted(gan)
+
+
 def test_images_do_not_depend_on_their_number(whole):
     gan = whole[0]
     images = gan.generate(5, seed=1)
@@ -133,6 +163,7 @@ PIXELS = np.linspace(-1, 1, 8 * 64, dtype=np.float32).reshape(8, 8, 8, 1)
         (digits(16), {}, r"images \(16, 16, 1\), but the networks are for images \(8, 8, 1\)"),
         (PIXELS[..., 0], {}, r"\[N, H, W, C\], got the shape \(8, 8, 8\).*images\[..., None\]"),
         (PIXELS * 127.5 + 127.5, {}, r"in \[-1, 1\], got \[0, 255\].*images / 127.5 - 1"),
+        (PIXELS * np.nan, {}, "Images must be finite"),
         (PIXELS / 2 + 0.5, {}, r"look like \[0, 1\].*2 \* images - 1"),
         (PIXELS.astype(np.int32), {}, r"uint8, or float in \[-1, 1\], got int32"),
         (dataset(PIXELS), {}, r"single images \(8, 8, 1\).*dataset.batch\(64\)"),
@@ -198,8 +229,10 @@ def test_labels_that_are_missing_or_unknown_are_refused():
         gan.fit(digits())
     with pytest.raises(InputError, match=r"labels of int64 \(None, 3\).*one-hot"):
         gan.fit(dataset(PIXELS, np.eye(3, dtype=np.int64)[np.zeros(8, int)]).batch(4))
-    with pytest.raises(InputError, match=r"labels must be below 3, got 3"):
-        gan.generate(2, labels=3)
+    for labels in (3, -1, True, 1.0, "1", [[1], [2]], []):
+        with pytest.raises(InputError, match=rf"class below 3, .*got {re.escape(repr(labels))}"):
+            gan.generate(2, labels=labels)
+    assert gan.generate(2, labels=np.array([2, 0])).shape == (2, 8, 8, 1)
 
 
 @pytest.mark.parametrize(
@@ -234,6 +267,9 @@ def test_a_compilation_that_cannot_work_is_refused(unfit, arguments, told):
 def test_what_a_fit_needs_is_asked_for():
     with pytest.raises(InputError, match=r"needs image_shape = \(H, W, C\)"):
         SparseGAN(**NETWORKS, **SPARSITIES)
+    for shape in ((8, 8), (8.0, 8, 1), (8, 8, 0), "8x8", 8):
+        with pytest.raises(InputError, match=r"image_shape must be \(H, W, C\), three"):
+            SparseGAN(**NETWORKS, **SPARSITIES, image_shape=shape)
     gan = SparseGAN(**NETWORKS, **SPARSITIES, image_shape=(8, 8, 1))
     with pytest.raises(InputError, match=r"not compiled. Call `gan.compile\("):
         gan.fit(digits())

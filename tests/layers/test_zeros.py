@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers, optimizers
 
+from stugan_tf.errors import InputError
 from stugan_tf.layers.kernel_mask import kernel_masks
 from stugan_tf.layers.masked import Masked, check_zeros
 from stugan_tf.sparsity.sparsify import sparsify
@@ -84,6 +85,50 @@ def test_all_optimizers_are_there():
 def test_when_weights_are_overwritten_with_their_averages(make, wrap):
     """Keras does so at the end of `fit`, without constraints."""
     train(sparsify(classifier(wrap), 0.5), make(), run_eagerly=True)
+
+
+def test_when_averages_are_swapped_in_for_validation_and_for_files(tmp_path):
+    class Check(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            check(self.model)
+
+    model = sparsify(classifier(), 0.5)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(ema(), loss, run_eagerly=True)
+    path = tmp_path / "{epoch}.keras"
+    model.fit(
+        FEATURES,
+        LABELS,
+        batch_size=4,
+        verbose=0,
+        validation_data=(FEATURES, LABELS),
+        callbacks=[
+            keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
+            keras.callbacks.ModelCheckpoint(path),
+            Check(),
+        ],
+    )
+    check(keras.models.load_model(tmp_path / "1.keras"))
+
+
+def test_a_dense_product_beside_a_masked_kernel_is_refused():
+    model = sparsify(classifier(), 0.5)
+    with pytest.raises(InputError, match=r"'hidden' has a mask.*before st\.sparsify"):
+        model.get_layer("hidden").enable_lora(2)
+    wrapped = sparsify(classifier(Masked), 0.5)
+    wrapped.layers[1].layer.enable_lora(2)
+    with pytest.raises(InputError, match="'hidden' adds a dense product"):
+        check_zeros(wrapped)
+
+
+def test_a_layer_that_had_a_dense_product_before_stays_dense(tmp_path):
+    model = classifier()
+    model.get_layer("hidden").enable_lora(2)
+    sparsify(model, 0.5)
+    assert [mask.name for mask in kernel_masks(model)] == ["last"]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded(FEATURES), model(FEATURES), rtol=1e-5)
 
 
 @pytest.mark.ci

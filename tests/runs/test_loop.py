@@ -94,7 +94,10 @@ def test_other_samples_are_of_latents_and_labels_as_drawn(make):
 @pytest.mark.budget(
     20, reason="two trainings of compiled updates; untraced ones run in order anyway"
 )
-def test_a_run_whose_image_is_gone_is_saved_before_the_step_that_needs_it(tmp_path, capsys):
+@pytest.mark.parametrize("steps_per_execution", [1, 3])
+def test_a_run_whose_image_is_gone_is_saved_before_the_step_that_needs_it(
+    tmp_path, capsys, steps_per_execution
+):
     folder = write_images(tmp_path / "images")
 
     def training(**settings):
@@ -109,14 +112,16 @@ def test_a_run_whose_image_is_gone_is_saved_before_the_step_that_needs_it(tmp_pa
         return found
 
     training(checkpoint_every=2).run(tmp_path / "straight", "")
-    interrupted = training()
+    interrupted = training(steps_per_execution=steps_per_execution)
     # The second batch of the third step needs it: positions 8 to 11 in the order of the images.
     images = next(iter(interrupted.source.batches(12, seed=0)))[0]
     number = int(np.rint((images[10, 0, 0, 0] + 1) * 127.5)) // 3
     (folder / f"{number:03}.png").unlink()
     with pytest.raises(InputError, match=rf"{number:03}\.png cannot be read: No such file"):
         interrupted.run(tmp_path / "run", "")
-    assert "step 2: NotFoundError: looking for an image" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "NotFoundError: looking for an image" in told
+    assert "step 2: saved, because an image cannot be read" in told
     assert kept(tmp_path / "run") == [0, 2]
     assert_same_state(states(tmp_path / "run")[2], states(tmp_path / "straight")[2])
 

@@ -146,6 +146,7 @@ def test_more_images_begin_with_the_same(opened, pictures):
         ({"n": 0}, "n must be"),
         ({"n": 1, "class_id": 2}, "class_id=2 is not one of the classes: 0 cat, 1 dog"),
         ({"n": 1, "class_id": True}, "class_id=True is not one"),
+        ({"n": 1, "class_id": []}, "class_id is an empty list"),
         ({"n": 1, "truncation": 0}, "truncation"),
         ({"n": 1, "weights": "mean"}, "averaged, live"),
         ({"n": 1, "batch_norm": "none"}, "inference, batch, standing"),
@@ -265,11 +266,18 @@ def test_a_relative_path_stays_what_it_was(trained, pictures, tmp_path, monkeypa
     [
         ("gs://bucket/run", "an address that begins with gs://"),
         ("absent", "not the folder of a run"),
+        (__file__, "is a file. Give the folder of a run"),
     ],
 )
 def test_what_is_no_run_is_told(workdir, told):
     with pytest.raises(InputError, match=told):
         open_run(workdir)
+
+
+@pytest.mark.parametrize("name", ["gin_params", "gin_files"])
+def test_one_text_is_not_a_list_of_texts(name):
+    with pytest.raises(InputError, match=rf"{name} of open_run must be a list, .* \['a\.gin'\]"):
+        open_run("absent", **{name: "a.gin"})
 
 
 def test_a_binding_without_use_is_told(trained):

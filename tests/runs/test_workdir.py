@@ -106,3 +106,10 @@ def test_scores_that_choose_the_best_checkpoint_stay_those_of_the_start(tmp_path
     settle(tmp_path, "Evaluator.metrics = ('fid',)\n")
     with pytest.raises(InputError, match=r"\+ Evaluator.metrics = \('fid', 'kid'\)"):
         settle(tmp_path, "Evaluator.metrics = ('fid', 'kid')\n")
+
+
+@pytest.mark.parametrize("name", ["漢" * 100, "x" * 300, "e\udce9" * 100])
+def test_a_numbered_folder_has_a_name_that_file_systems_take(tmp_path, name):
+    with numbered(tmp_path / "runs", name) as folder:
+        assert folder.is_dir()
+        assert folder.name.startswith(f"00000-{name[0]}")

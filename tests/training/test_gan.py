@@ -162,20 +162,41 @@ class Adding(layers.Layer):
         return inputs
 
 
-def losses_of_a_step(**settings):
-    """The losses of the first step, which no update has changed, and the weights after it."""
-    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+class AddingSquares(layers.Layer):
+    """Adds losses that have gradients, before and after replicas meet to normalise."""
+
+    def __init__(self):
+        super().__init__()
+        self.normalise = layers.BatchNormalization(synchronized=True, momentum=0.5)
+
+    def call(self, inputs, training=False):
+        self.add_loss(tf.reduce_mean(inputs**2))
+        outputs = self.normalise(inputs, training=training)
+        self.add_loss([tf.reduce_mean(outputs**4), tf.reduce_mean(outputs**3)])
+        return outputs
+
+
+def losses_of_a_step(strategy=None, rematerialize=False, **settings):
+    """The metrics of the first step, the weights before it, and the GAN after it."""
+    strategy = strategy or tf.distribute.OneDeviceStrategy("CPU:0")
     with strategy.scope():
         gan = build(
             generator_optimizer=functools.partial(MaskedAdam, epsilon=1.0),
             discriminator_optimizer=functools.partial(MaskedAdam, epsilon=1.0),
             **settings,
         )
+        if rematerialize:
+            gan.rematerialize()
         algorithm = Algorithm(total_steps=2, batch_size=4, generator_batch_size=4)
         steps = Steps(gan, algorithm, strategy, seed=1, jit_compile=False)
     kernels = {name: model.trainable_variables[0].numpy() for name, model in gan.networks.items()}
-    batch = (tf.ones([4, *SHAPE]), tf.zeros([4], tf.int32))
-    steps.run(iter([batch] * 2), 0, 1)
+    size = 4 // strategy.num_replicas_in_sync
+    images = np.random.default_rng(0).uniform(-1, 1, [4, *SHAPE]).astype(np.float32)
+    parts = images.reshape(-1, size, *SHAPE), np.zeros([4 // size, size], np.int32)
+    batches = strategy.distribute_datasets_from_function(
+        lambda _: tf.data.Dataset.from_tensor_slices(parts)
+    )
+    steps.run(iter(batches), 0, 1)
     metrics = steps.pop_metrics()
     return metrics, kernels, gan
 
@@ -214,16 +235,43 @@ def test_activity_regularizers_of_the_generator_are_part_of_its_loss(plain):
     assert metrics["g_gradient_norm"] > 2 * plain[0]["g_gradient_norm"]
 
 
+ADDING = {
+    "generator": functools.partial(generator, activity_regularizer=keras.regularizers.L2(3.0)),
+    "discriminator": lambda shape: discriminator(
+        shape,
+        after=AddingSquares(),
+        activity_regularizer=keras.regularizers.L1(2.0),
+        kernel_regularizer=keras.regularizers.L2(1.0),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def adding():
+    with untraced():
+        return losses_of_a_step(**ADDING)
+
+
+def check_same_step(found, expected):
+    """That losses, gradients, weights and moving statistics of a step are these."""
+    assert found[0] == pytest.approx(expected[0], rel=1e-4)
+    for name, model in found[2].networks.items():
+        for value, other in zip(model.variables, expected[2].networks[name].variables, strict=True):
+            np.testing.assert_allclose(value, other, rtol=1e-4, atol=1e-6, err_msg=value.path)
+
+
+@pytest.mark.usefixtures("untraced")
+def test_rematerialisation_keeps_the_losses_that_layers_add(adding, plain):
+    for name in ("d_loss", "d_gradient_norm", "g_loss", "g_gradient_norm"):
+        assert adding[0][name] != pytest.approx(plain[0][name], rel=0.1)
+    check_same_step(losses_of_a_step(rematerialize=True, **ADDING), adding)
+
+
 @pytest.mark.ci
-def test_rematerialisation_refuses_losses_that_it_would_lose():
-    build().rematerialize()
-    build(
-        generator=functools.partial(generator, kernel_regularizer=keras.regularizers.L2(1.0))
-    ).rematerialize()
-    for after in (Adding, lambda: layers.ActivityRegularization(0.1, name="act")):
-        gan = build(discriminator=lambda shape, make=after: discriminator(shape, after=make()))
-        with pytest.raises(InputError, match=r"lose the loss that layer '\w+' of the discrim"):
-            gan.rematerialize()
+@pytest.mark.parametrize("rematerialize", [False, True])
+def test_replicas_keep_the_losses_that_layers_add(mirrored, adding, rematerialize):
+    """Replicas take turns in the middle of a call, where statistics are made of all images."""
+    check_same_step(losses_of_a_step(mirrored, rematerialize, **ADDING), adding)
 
 
 def test_a_layer_with_an_activity_regularizer_is_not_fused():
