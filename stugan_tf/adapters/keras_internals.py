@@ -2,13 +2,12 @@
 
 Keras has no public walk over the calls of a functional model or over layers inside custom layers.
 `model.losses` holds the losses of the last call only, and its optimizers reduce gradients over
-replicas by themselves. Layers that are built take no more layers, classes made at run time cannot
-be saved, and averages of weights are assigned without constraints.
+replicas by themselves. Layers that are built take no more layers, and classes made at run time
+cannot be saved.
 tests/adapters/test_keras_internals.py fails first when Keras changes them.
 """
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -152,21 +151,6 @@ def class_description(kind: type) -> dict[str, Any]:
 def save_as(kind: type, registered_name: str) -> None:
     """Objects of a class are saved under the name of another class, which loads them."""
     GLOBAL_CUSTOM_NAMES[kind] = registered_name
-
-
-def after_finalizing(function: Callable[[Iterable[keras.Variable]], None]) -> None:
-    """Calls a function with the variables whenever an optimizer has finalized their values.
-
-    Keras does so at the end of `fit`.
-    """
-    finalize = keras.optimizers.Optimizer.finalize_variable_values
-
-    @functools.wraps(finalize)
-    def finalize_variable_values(self: Any, var_list: Sequence[keras.Variable]) -> None:
-        finalize(self, var_list)
-        function(var_list)
-
-    keras.optimizers.Optimizer.finalize_variable_values = finalize_variable_values
 
 
 class LocalOptimizer(keras.optimizers.Optimizer):

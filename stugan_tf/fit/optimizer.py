@@ -6,7 +6,7 @@ the same step. The function that changes it is the same, too (`change_topology`)
 
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -103,6 +103,8 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         self._stored_steps: int | None = None
         self._has_scaled_loss = False
         self._has_masks = False
+        # What Keras' own optimizers do to a weight comes before its constraint.
+        self._keeps_zeros = all(type(one).__module__.startswith("keras.") for one in _all(inner))
         if total_steps is not None:
             self._updates = planned_updates(rule, total_steps)
 
@@ -223,6 +225,8 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         gradients = self._kernel_gradients(grads, trainable_variables)
         before = tf.identity(self._step())
         self.inner_optimizer.apply(grads, trainable_variables)
+        if not self._keeps_zeros:
+            self._zero_again()
         is_made = self._step() > before  # A loss scale, or accumulation, may have skipped it.
         if self.rule.gradient_momentum:
             self._topology.average(_summed(gradients), is_made)
@@ -397,6 +401,17 @@ class SparseOptimizer(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
         """Lets the inner optimizer set the last values of the weights."""
         self.inner_optimizer.finalize_variable_values(var_list)
+        self._zero_again()
+
+    def _zero_again(self) -> None:
+        for mask in self.masks if self.built else ():
+            mask.kernel.assign(mask(mask.kernel))
+
+    @property
+    def _model_variables_moving_average(self) -> list[keras.Variable]:
+        # `keras.callbacks.SwapEMAWeights` looks for the averages in the optimizer within a
+        # LossScaleOptimizer. An AttributeError tells it that there are none.
+        return _innermost(self)._model_variables_moving_average
 
     def save_own_variables(self, store: Any) -> None:
         """Saves the state of the topology; Keras saves the inner optimizer by itself."""
@@ -447,6 +462,14 @@ def _innermost(optimizer: Any) -> Any:
     while "inner_optimizer" in vars(optimizer):
         optimizer = optimizer.inner_optimizer
     return optimizer
+
+
+def _all(optimizer: Any) -> Iterator[Any]:
+    """An optimizer and those inside it."""
+    yield optimizer
+    yield from getattr(optimizer, "optimizers", ())  # Of a MultiOptimizer.
+    if "inner_optimizer" in vars(optimizer):
+        yield from _all(optimizer.inner_optimizer)
 
 
 def _asking(optimizer: "weakref.ref[SparseOptimizer]") -> Callable[[], bool | tf.Tensor]:

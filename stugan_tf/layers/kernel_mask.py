@@ -1,13 +1,15 @@
 """The mask of one kernel, tied to the kernel as its constraint: zeros stay zeros."""
 
 import math
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from stugan_tf.adapters.keras_internals import after_finalizing, all_layers, own_weights
+from stugan_tf.adapters.keras_internals import all_layers, own_weights
+from stugan_tf.adapters.optimizer_internals import average_in_update
 from stugan_tf.errors import InputError
 
 
@@ -16,7 +18,9 @@ class KernelMask(keras.constraints.Constraint):
 
     It is the constraint of the kernel, and Keras' optimizers apply constraints after each update. A
     constraint that the kernel has already is applied to the zeroed kernel. Zeros that it moves are
-    set to zero again.
+    set to zero again. An average that the optimizer keeps of the kernel (`use_ema`) gets the same
+    zeros, because Keras puts averages into kernels without a constraint: every so many steps, at
+    the end of `fit`, or by `SwapEMAWeights`.
 
     Attributes:
         kernel: the variable.
@@ -44,10 +48,15 @@ class KernelMask(keras.constraints.Constraint):
         self.execution = "dense"
         self.needs_gradient_of_zeros: Callable[[], bool | tf.Tensor] | None = None
         self._own_constraint = kernel.constraint
+        self._average: Callable[[], keras.Variable | None] = lambda: None
         kernel.constraint = self
 
     def __call__(self, w: tf.Tensor) -> tf.Tensor:
         """The kernel, zero outside the mask, and under the constraint that it had before."""
+        average = average_in_update(self.kernel)
+        if average is not None:
+            self._average = weakref.ref(average)
+            average.assign(self._zeroed(tf.convert_to_tensor(average)))
         w = self._zeroed(tf.convert_to_tensor(w))
         if self._own_constraint is None:
             return w
@@ -74,6 +83,9 @@ class KernelMask(keras.constraints.Constraint):
             )
         self.kernel_mask.assign(mask)
         self.kernel.assign(self.kernel * tf.cast(mask, self.kernel.dtype))
+        average = self._average()
+        if average is not None:
+            average.assign(self._zeroed(tf.convert_to_tensor(average)))
 
     def num_active(self) -> int:
         """The number of ones in the mask, a Python integer."""
@@ -123,13 +135,3 @@ def kernel_masks(model: keras.layers.Layer) -> list[KernelMask]:
     """
     found = {id(mask): mask for layer in all_layers(model) for mask in masks_of(own_weights(layer))}
     return list(found.values())
-
-
-def _zero_again(variables: Iterable[keras.Variable]) -> None:
-    for mask in masks_of(variables):
-        mask.kernel.assign(mask(mask.kernel))
-
-
-# With `use_ema`, Keras overwrites weights with their averages at the end of `fit` and applies no
-# constraint. The averages are taken before constraints are applied, so they have no zeros.
-after_finalizing(_zero_again)
