@@ -22,6 +22,7 @@ from stugan_tf.layers.kernel_mask import KernelMask, masks_of
 from stugan_tf.randomness import fold
 from stugan_tf.sparsity.explorer import wants_hessian_gradient
 from stugan_tf.sparsity.rule import TopologyRule, check_slots
+from stugan_tf.training.optimizers import check_restarts
 
 # What they do to a weight depends on no other weight.
 _WEIGHT_BY_WEIGHT = (
@@ -188,11 +189,12 @@ class SparseOptimizer(keras.optimizers.Optimizer):
                 "model masks first, model = st.sparsify(model, 0.9), and leave the masked layers "
                 "trainable."
             )
+        _check_new(self.inner_optimizer)
         innermost = _innermost(self)
         with optimizer_internals.recorded_slots(innermost) as slots:
             self.inner_optimizer.build(variables)
         if self.rule.slots != "keep":
-            _check_slots(innermost, [slot.variable for slot in slots])
+            check_restarts(innermost, slots)
         self._topology = MaskedTopology(self, self.rule, masks, slots)
         self._positions = {id(variable): i for i, variable in enumerate(variables)}
         for mask in masks:
@@ -509,6 +511,10 @@ def _check_inner(inner: Any) -> None:
                 "once: give it the optimizer of the weights."
             )
         wrapped = vars(wrapped).get("inner_optimizer")
+    _check_new(inner)
+
+
+def _check_new(inner: Any) -> None:
     if inner.built or _innermost(inner).built:
         raise InputError(
             f"SparseOptimizer.inner, the {type(inner).__name__} {inner.name!r}, already belongs to "
@@ -542,16 +548,3 @@ def _check_rule(rule: Any, innermost: keras.optimizers.Optimizer) -> None:
             f"{kind}.slots = 'age' counts the bias correction of Adam and AdamW for each weight, "
             f"but the optimizer is {type(innermost).__name__}. Set slots = 'zero'."
         )
-
-
-def _check_slots(innermost: Any, slots: Sequence[keras.Variable]) -> None:
-    """Raises InputError if an optimizer has state that cannot start again weight by weight."""
-    known = set(map(id, slots))
-    for variable in innermost.variables:
-        if len(variable.shape) and id(variable) not in known:
-            raise InputError(
-                f"{type(innermost).__name__} keeps state of the shape {tuple(variable.shape)}, "
-                "which does not belong to single weights, so it cannot start again where weights "
-                "are dropped or grown. Set slots = 'keep' in the rule, or choose an optimizer such "
-                "as SGD or AdamW."
-            )

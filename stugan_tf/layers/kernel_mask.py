@@ -27,6 +27,7 @@ class KernelMask(keras.constraints.Constraint):
         kernel_mask: a variable of zeros and ones in the shape of the kernel. It is not trained.
         name: name of the layer, for messages.
         layer: the layer that has the kernel, or None if it is not known.
+        layer_supports_jit: whether XLA can compile the layer where it computes densely.
         execution: how products with the kernel are computed, see `layers.masked.set_execution`.
         needs_gradient_of_zeros: function that says, each time that the layer is called, whether the
             next update needs the gradient of the weights outside the mask: a bool or a bool
@@ -45,6 +46,7 @@ class KernelMask(keras.constraints.Constraint):
         self.kernel_mask = kernel_mask
         self.name = name
         self.layer = layer
+        self.layer_supports_jit: bool = getattr(layer, "supports_jit", True)
         self.execution = "dense"
         self.needs_gradient_of_zeros: Callable[[], bool | tf.Tensor] | None = None
         self._own_constraint = kernel.constraint
@@ -70,17 +72,20 @@ class KernelMask(keras.constraints.Constraint):
         """Replaces the mask and sets the weights outside it to zero.
 
         Args:
-            mask: float32 zeros and ones in the shape of the kernel.
+            mask: zeros and ones in the shape of the kernel, of any type.
 
         Raises:
-            InputError: if the mask has another shape.
+            InputError: if the mask has another shape, or values other than 0 and 1.
         """
+        mask = tf.cast(tf.convert_to_tensor(mask), self.kernel_mask.dtype)
         shape, expected = tuple(mask.shape), tuple(self.kernel.shape)
         if shape != expected:
             raise InputError(
                 f"The mask for {self.name!r} must have the shape of its kernel, {expected}, got "
                 f"{shape}. Is it the mask of another layer or model?"
             )
+        if not tf.is_symbolic_tensor(mask):
+            self._check_values(mask)
         self.kernel_mask.assign(mask)
         self.kernel.assign(self.kernel * tf.cast(mask, self.kernel.dtype))
         average = self._average()
@@ -107,6 +112,9 @@ class KernelMask(keras.constraints.Constraint):
                 "the mask was applied: an average that ignores the masks (@ema), a callback, or "
                 "code of your own. Call `assign_mask` after each change."
             )
+        self._check_values(mask)
+
+    def _check_values(self, mask: tf.Tensor) -> None:
         if not tf.reduce_all((mask == 0) | (mask == 1)):
             raise InputError(
                 f"The mask of layer {self.name!r} has values other than 0 and 1. Give "

@@ -284,17 +284,23 @@ class GAN:
         if self.rematerializes:
             self.rematerialize()
 
-    def rematerialize(self) -> None:
+    def rematerialize(self, wanted: bool = True) -> None:
         """From now on backward passes compute activations again, see `Rematerialized`.
+
+        Args:
+            wanted: False lets them keep all activations, as they do without this call.
 
         Raises:
             InputError: if a layer of a network adds a loss: it would be lost.
         """
-        self.check_adds_no_loss("train.rematerialize = True")
+        self.rematerializes = wanted
+        self._rematerialized = {}
+        if not wanted:
+            return
+        self.check_adds_no_loss("rematerialize = True")
         models = list(self.networks.values())
         models += [self._fused[id(model)] for model in models if self._fused]
         self._rematerialized = {id(model): Rematerialized(model) for model in models}
-        self.rematerializes = True
 
     def allow_mixtures(self) -> None:
         """Lets `generate` take weights of classes in place of labels.
