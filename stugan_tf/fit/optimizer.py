@@ -4,6 +4,7 @@ The order is that of the GAN loop: weights are updated first, then the topology 
 the same step. The function that changes it is the same, too (`change_topology`).
 """
 
+import contextlib
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -190,6 +191,14 @@ class SparseOptimizer(keras.optimizers.Optimizer):
                 "trainable."
             )
         _check_new(self.inner_optimizer)
+        # Keras may build it while it traces a step. XLA wants variables that exist before; a
+        # strategy creates its variables in the trace.
+        with contextlib.nullcontext() if tf.distribute.has_strategy() else tf.init_scope():
+            self._create(masks, variables)
+            super().build(variables)
+
+    def _create(self, masks: Sequence[KernelMask], variables: Sequence[keras.Variable]) -> None:
+        """Builds the inner optimizer and the topology."""
         innermost = _innermost(self)
         with optimizer_internals.recorded_slots(innermost) as slots:
             self.inner_optimizer.build(variables)
@@ -204,7 +213,6 @@ class SparseOptimizer(keras.optimizers.Optimizer):
             optimizer_internals.count_from(
                 innermost, dict(zip(positions, self._topology.births, strict=True))
             )
-        super().build(variables)
 
     @tf.autograph.experimental.do_not_convert
     def apply(

@@ -1,5 +1,7 @@
 """Zeros stay where callbacks of Keras, averages and optimizers of others assign weights."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -73,6 +75,18 @@ def test_averages_that_are_swapped_in_are_zero_outside_the_masks(make):
     for trained, evaluated, saved in zip(seen.trained, seen.evaluated, seen.saved, strict=True):
         assert np.any(trained != evaluated)
         np.testing.assert_allclose(evaluated, saved, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("is_mirrored", [False, True], ids=["xla", "mirrored"])
+def test_averages_are_zero_outside_the_masks_in_compiled_steps(is_mirrored, mirrored):
+    with mirrored.scope() if is_mirrored else contextlib.nullcontext():
+        model, seen = masked_classifier(), Seen()
+        model.compile(changing(averaging()), "mse", jit_compile=not is_mirrored)
+    fitted(model, [keras.callbacks.SwapEMAWeights(swap_on_epoch=True), seen])
+    check_zeros(model)
+    assert len(seen.evaluated) == 3
+    assert np.any(seen.trained[0] != seen.evaluated[0])
 
 
 def test_a_mask_that_a_callback_assigns_holds_for_the_average():

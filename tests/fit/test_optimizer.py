@@ -543,7 +543,7 @@ def test_an_optimizer_inside_two_others_is_refused(slots):
     inner = sgd()
     one, other = (SparseOptimizer(inner, Replacement(slots=slots), TOTAL) for _ in range(2))
     one.build([masked_kernel((5, 4)).kernel])
-    with pytest.raises(InputError, match="already belongs to other variables. Give a new"):
+    with pytest.raises(InputError, match=r"already belongs to other variables\. Give a new"):
         other.build([masked_kernel((5, 4)).kernel])
 
 
