@@ -234,9 +234,9 @@ class SparseGAN(keras.Model):
         check_execution("execution", execution)
         if total_steps is not None:
             check_positive("total_steps", total_steps)
+        self.gan.rematerialize(rematerialize)
         self._uses_jit = not run_eagerly and should_jit(jit_compile, self.strategy)
         self._scales_loss = auto_scale_loss and _computes_in_float16(self.gan)
-        self.gan.rematerialize(rematerialize)
         self._settings = Settings({**settings, "loss": adversarial_loss(loss)}, total_steps)
         with self.strategy.scope():
             self.gan.set_optimizers(

@@ -293,14 +293,12 @@ class GAN:
         Raises:
             InputError: if a layer of a network adds a loss: it would be lost.
         """
+        if wanted:
+            self.check_adds_no_loss("rematerialize = True")
         self.rematerializes = wanted
-        self._rematerialized = {}
-        if not wanted:
-            return
-        self.check_adds_no_loss("rematerialize = True")
         models = list(self.networks.values())
         models += [self._fused[id(model)] for model in models if self._fused]
-        self._rematerialized = {id(model): Rematerialized(model) for model in models}
+        self._rematerialized = {id(m): Rematerialized(m) for m in models} if wanted else {}
 
     def allow_mixtures(self) -> None:
         """Lets `generate` take weights of classes in place of labels.
