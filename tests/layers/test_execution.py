@@ -351,5 +351,5 @@ def test_a_layer_that_xla_can_never_compile_stays_so():
 def test_execution_of_a_model_without_masks_is_refused():
     with pytest.raises(InputError, match="'plain' has no masks, so all of it computes densely"):
         set_execution(keras.Sequential([keras.Input((4,)), layers.Dense(3)], name="plain"), "auto")
-    with pytest.raises(InputError, match="A Keras model is needed, such as .*, got 'model'"):
+    with pytest.raises(InputError, match=r"A Keras model is needed, such as .*, got 'model'"):
         set_execution("model", "auto")

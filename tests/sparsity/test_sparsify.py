@@ -205,7 +205,7 @@ def test_arguments_of_a_wrong_kind_are_refused(arguments, told):
 
 
 def test_a_report_of_nothing_is_refused():
-    with pytest.raises(InputError, match="A Keras model is needed, such as .*, got 'model'"):
+    with pytest.raises(InputError, match=r"A Keras model is needed, such as .*, got 'model'"):
         sparsity_report("model")
     with pytest.raises(InputError, match="is not built, so its kernels have no shapes"):
         sparsity_report(keras.Sequential([keras.layers.Dense(3)]))
