@@ -105,7 +105,7 @@ class Trial(NamedTuple):
                 f"its signature is {signature}: {error} in a call with {len(arguments)} arguments"
             ) from None
         try:
-            with _eagerly(), tf.device("CPU:0"):
+            with eagerly(), tf.device("CPU:0"):
                 return self.function(*arguments.values())
         except InputError:
             raise
@@ -151,7 +151,7 @@ def called(function: Callable[..., Any]) -> str:
 
 
 @contextlib.contextmanager
-def _eagerly() -> Iterator[None]:
+def eagerly() -> Iterator[None]:
     """Runs every `tf.function` eagerly, without a trace."""
     before = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)

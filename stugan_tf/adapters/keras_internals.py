@@ -2,13 +2,11 @@
 
 Keras has no public walk over the calls of a functional model or over layers inside custom layers.
 Its optimizers reduce gradients over replicas by themselves. Layers that are built take no more
-layers, classes made at run time cannot be saved, and averages of weights are assigned without
-constraints.
+layers, and classes made at run time cannot be saved.
 tests/adapters/test_keras_internals.py fails first when Keras changes them.
 """
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -128,40 +126,6 @@ def class_description(kind: type) -> dict[str, Any]:
 def save_as(kind: type, registered_name: str) -> None:
     """Objects of a class are saved under the name of another class, which loads them."""
     GLOBAL_CUSTOM_NAMES[kind] = registered_name
-
-
-def after_finalizing(function: Callable[[Iterable[keras.Variable]], None]) -> None:
-    """Calls a function with the variables whenever an optimizer has finalized their values.
-
-    Keras does so at the end of `fit`.
-    """
-    finalize = keras.optimizers.Optimizer.finalize_variable_values
-
-    @functools.wraps(finalize)
-    def finalize_variable_values(self: Any, var_list: Sequence[keras.Variable]) -> None:
-        finalize(self, var_list)
-        function(var_list)
-
-    keras.optimizers.Optimizer.finalize_variable_values = finalize_variable_values
-
-
-def after_averaging(
-    function: Callable[[Iterable[tuple[keras.Variable, keras.Variable]]], None],
-) -> None:
-    """Calls a function with pairs of (variable, average) whenever an optimizer has averaged.
-
-    Keras does so after each update with `use_ema`, before it applies constraints.
-    """
-    average = keras.optimizers.Optimizer._update_model_variables_moving_average
-
-    @functools.wraps(average)
-    def update(self: Any, trainable_variables: Sequence[keras.Variable]) -> None:
-        average(self, trainable_variables)
-        averages = self._model_variables_moving_average if self.use_ema else ()
-        pairs = zip(trainable_variables, averages, strict=False)
-        function(pair for pair in pairs if pair[1] is not None)
-
-    keras.optimizers.Optimizer._update_model_variables_moving_average = update
 
 
 class LocalOptimizer(keras.optimizers.Optimizer):

@@ -1,7 +1,8 @@
 """The private parts of Keras' optimizers that the package relies on.
 
 Keras does not say which variable of an optimizer belongs to which variable of the model, where it
-accumulates gradients, and counts the steps of Adam for all weights together.
+accumulates gradients, and counts the steps of Adam for all weights together. It averages weights
+before constraints are applied.
 tests/adapters/test_optimizer_internals.py fails first when Keras changes them.
 """
 
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common.global_state import get_global_attribute
 
 
 class Slot(NamedTuple):
@@ -64,6 +66,21 @@ def accumulated_gradients(
         )
         for variable in variables
     ]
+
+
+def average_in_update(variable: keras.Variable) -> keras.Variable | None:
+    """The average that an optimizer keeps of a variable (`use_ema`), while it updates the variable.
+
+    A constraint may ask for it: Keras calls it within the name scope of the optimizer. Returns None
+    at other times, and if there is no average.
+    """
+    scopes = get_global_attribute("name_scope_stack")
+    optimizer = scopes[-1].caller if scopes else None
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        return None
+    averages = getattr(optimizer, "_model_variables_moving_average", ())
+    index = optimizer._trainable_variables_indices.get(optimizer._var_key(variable))
+    return averages[index] if averages and index is not None else None
 
 
 def count_from(optimizer: keras.optimizers.Adam, births: Mapping[int, keras.Variable]) -> None:

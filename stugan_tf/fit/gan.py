@@ -1,5 +1,6 @@
 """Sparse GANs as a Keras model: `compile`, `fit`, callbacks and files of Keras' own."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,14 @@ import numpy as np
 import tensorflow as tf
 
 from stugan_tf.adapters.keras_internals import all_layers
-from stugan_tf.checks import check_above_zero, check_natural, check_positive, check_seed
+from stugan_tf.checks import (
+    check_above_zero,
+    check_bool,
+    check_natural,
+    check_positive,
+    check_seed,
+)
+from stugan_tf.contracts import eagerly
 from stugan_tf.data.source import UNREADABLE
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.evaluation.sampling import Sampler
@@ -175,7 +183,10 @@ class SparseGAN(keras.Model):
         *,
         steps_per_execution: int = 1,
         jit_compile: bool | str = "auto",
+        run_eagerly: bool = False,
+        auto_scale_loss: bool = True,
         execution: str = "dense",
+        rematerialize: bool = False,
         total_steps: int | None = None,
         **settings: Any,
     ) -> None:
@@ -190,8 +201,14 @@ class SparseGAN(keras.Model):
                 `losses.of_labels`.
             steps_per_execution: steps between two calls of callbacks. More are faster.
             jit_compile: True, False or 'auto', which compiles with XLA on accelerators.
+            run_eagerly: run each step line by line in Python, for debugging. The numbers are those
+                of compiled steps up to rounding.
+            auto_scale_loss: scale the losses of networks that compute in float16, as Keras does:
+                their gradients are too small without it.
             execution: 'dense', 'sparse' or 'auto': how masked layers compute on a CPU, see
                 `layers.masked.set_execution`.
+            rematerialize: whether backward passes compute activations again, which saves memory and
+                costs up to one more forward pass, see `layers.rematerialization`.
             total_steps: steps of the whole training, for the schedules of topology rules. None
                 means to the end of the present `fit`. Needed if the training will go on in a later
                 `fit`.
@@ -204,10 +221,23 @@ class SparseGAN(keras.Model):
         """
         check_settings(settings)
         check_positive("steps_per_execution", steps_per_execution)
+        for name, value in (
+            ("run_eagerly", run_eagerly),
+            ("auto_scale_loss", auto_scale_loss),
+            ("rematerialize", rematerialize),
+        ):
+            check_bool(name, value)
+        if run_eagerly and jit_compile is True:
+            raise InputError(
+                "run_eagerly = True runs steps line by line, so XLA cannot compile them. Leave out "
+                "run_eagerly or jit_compile."
+            )
         check_execution("execution", execution)
         if total_steps is not None:
             check_positive("total_steps", total_steps)
-        self._uses_jit = should_jit(jit_compile, self.strategy)
+        self.gan.rematerialize(rematerialize)
+        self._uses_jit = not run_eagerly and should_jit(jit_compile, self.strategy)
+        self._scales_loss = auto_scale_loss and _computes_in_float16(self.gan)
         self._settings = Settings({**settings, "loss": adversarial_loss(loss)}, total_steps)
         with self.strategy.scope():
             self.gan.set_optimizers(
@@ -221,7 +251,12 @@ class SparseGAN(keras.Model):
             )
         self.generator_optimizer = self.gan.generator_optimizer
         self.discriminator_optimizer = self.gan.discriminator_optimizer
-        super().compile(optimizer=None, steps_per_execution=steps_per_execution, jit_compile=False)
+        super().compile(
+            optimizer=None,
+            steps_per_execution=steps_per_execution,
+            jit_compile=False,
+            run_eagerly=run_eagerly,
+        )
         self.gan.set_execution(execution)
         self._samplers.clear()
         self._steps, self._loaded = None, {}
@@ -346,11 +381,12 @@ class SparseGAN(keras.Model):
         while self.step < stop:
             due = algorithm.next_topology_update(self.step)
             end = stop if due is None else min(stop, due)
-            try:
-                self._steps.run(batches, self.step, end - self.step)
-            except UNREADABLE:
-                self.step = self._steps.num_done() or self.step
-                raise
+            with eagerly() if self.run_eagerly else contextlib.nullcontext():
+                try:
+                    self._steps.run(batches, self.step, end - self.step)
+                except UNREADABLE:
+                    self.step = self._steps.num_done() or self.step
+                    raise
             self.step = end
             if end == due:
                 self._sparsities = self._measured_sparsities()
@@ -403,7 +439,7 @@ class SparseGAN(keras.Model):
                     self.strategy,
                     self.seed,
                     self._uses_jit,
-                    scales_loss=_computes_in_float16(self.gan),
+                    scales_loss=self._scales_loss,
                 )
             self._sizes = sizes
             if self._loaded:

@@ -4,9 +4,10 @@ The order is that of the GAN loop: weights are updated first, then the topology 
 the same step. The function that changes it is the same, too (`change_topology`).
 """
 
+import contextlib
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -22,6 +23,7 @@ from stugan_tf.layers.kernel_mask import KernelMask, masks_of
 from stugan_tf.randomness import fold
 from stugan_tf.sparsity.explorer import wants_hessian_gradient
 from stugan_tf.sparsity.rule import TopologyRule, check_slots
+from stugan_tf.training.optimizers import check_restarts
 
 # What they do to a weight depends on no other weight.
 _WEIGHT_BY_WEIGHT = (
@@ -103,6 +105,8 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         self._stored_steps: int | None = None
         self._has_scaled_loss = False
         self._has_masks = False
+        # What Keras' own optimizers do to a weight comes before its constraint.
+        self._keeps_zeros = all(type(one).__module__.startswith("keras.") for one in _all(inner))
         if total_steps is not None:
             self._updates = planned_updates(rule, total_steps)
 
@@ -186,11 +190,20 @@ class SparseOptimizer(keras.optimizers.Optimizer):
                 "model masks first, model = st.sparsify(model, 0.9), and leave the masked layers "
                 "trainable."
             )
+        _check_new(self.inner_optimizer)
+        # Keras may build it while it traces a step. XLA wants variables that exist before; a
+        # strategy creates its variables in the trace.
+        with contextlib.nullcontext() if tf.distribute.has_strategy() else tf.init_scope():
+            self._create(masks, variables)
+            super().build(variables)
+
+    def _create(self, masks: Sequence[KernelMask], variables: Sequence[keras.Variable]) -> None:
+        """Builds the inner optimizer and the topology."""
         innermost = _innermost(self)
         with optimizer_internals.recorded_slots(innermost) as slots:
             self.inner_optimizer.build(variables)
         if self.rule.slots != "keep":
-            _check_slots(innermost, [slot.variable for slot in slots])
+            check_restarts(innermost, slots)
         self._topology = MaskedTopology(self, self.rule, masks, slots)
         self._positions = {id(variable): i for i, variable in enumerate(variables)}
         for mask in masks:
@@ -200,7 +213,6 @@ class SparseOptimizer(keras.optimizers.Optimizer):
             optimizer_internals.count_from(
                 innermost, dict(zip(positions, self._topology.births, strict=True))
             )
-        super().build(variables)
 
     @tf.autograph.experimental.do_not_convert
     def apply(
@@ -223,6 +235,8 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         gradients = self._kernel_gradients(grads, trainable_variables)
         before = tf.identity(self._step())
         self.inner_optimizer.apply(grads, trainable_variables)
+        if not self._keeps_zeros:
+            self._zero_again()
         is_made = self._step() > before  # A loss scale, or accumulation, may have skipped it.
         if self.rule.gradient_momentum:
             self._topology.average(_summed(gradients), is_made)
@@ -397,6 +411,17 @@ class SparseOptimizer(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
         """Lets the inner optimizer set the last values of the weights."""
         self.inner_optimizer.finalize_variable_values(var_list)
+        self._zero_again()
+
+    def _zero_again(self) -> None:
+        for mask in self.masks if self.built else ():
+            mask.kernel.assign(mask(mask.kernel))
+
+    @property
+    def _model_variables_moving_average(self) -> list[keras.Variable]:
+        # `keras.callbacks.SwapEMAWeights` looks for the averages in the optimizer within a
+        # LossScaleOptimizer. An AttributeError tells it that there are none.
+        return _innermost(self)._model_variables_moving_average
 
     def save_own_variables(self, store: Any) -> None:
         """Saves the state of the topology; Keras saves the inner optimizer by itself."""
@@ -449,6 +474,14 @@ def _innermost(optimizer: Any) -> Any:
     return optimizer
 
 
+def _all(optimizer: Any) -> Iterator[Any]:
+    """An optimizer and those inside it."""
+    yield optimizer
+    yield from getattr(optimizer, "optimizers", ())  # Of a MultiOptimizer.
+    if "inner_optimizer" in vars(optimizer):
+        yield from _all(optimizer.inner_optimizer)
+
+
 def _asking(optimizer: "weakref.ref[SparseOptimizer]") -> Callable[[], bool | tf.Tensor]:
     """Asks an optimizer whether it needs the gradient of zeros, as long as it is there."""
 
@@ -486,6 +519,10 @@ def _check_inner(inner: Any) -> None:
                 "once: give it the optimizer of the weights."
             )
         wrapped = vars(wrapped).get("inner_optimizer")
+    _check_new(inner)
+
+
+def _check_new(inner: Any) -> None:
     if inner.built or _innermost(inner).built:
         raise InputError(
             f"SparseOptimizer.inner, the {type(inner).__name__} {inner.name!r}, already belongs to "
@@ -519,16 +556,3 @@ def _check_rule(rule: Any, innermost: keras.optimizers.Optimizer) -> None:
             f"{kind}.slots = 'age' counts the bias correction of Adam and AdamW for each weight, "
             f"but the optimizer is {type(innermost).__name__}. Set slots = 'zero'."
         )
-
-
-def _check_slots(innermost: Any, slots: Sequence[keras.Variable]) -> None:
-    """Raises InputError if an optimizer has state that cannot start again weight by weight."""
-    known = set(map(id, slots))
-    for variable in innermost.variables:
-        if len(variable.shape) and id(variable) not in known:
-            raise InputError(
-                f"{type(innermost).__name__} keeps state of the shape {tuple(variable.shape)}, "
-                "which does not belong to single weights, so it cannot start again where weights "
-                "are dropped or grown. Set slots = 'keep' in the rule, or choose an optimizer such "
-                "as SGD or AdamW."
-            )

@@ -81,6 +81,20 @@ def is_supported(layer: Any) -> bool:
     return isinstance(layer, keras.layers.Dense)
 
 
+def set_mask_execution(masked: KernelMask, execution: str) -> None:
+    """Sets `masked.execution`, and lets Keras know whether XLA can still compile the layer.
+
+    XLA cannot run the sparse kernels. So `compile` does without it, whether it is told "auto" or
+    True, which gives a warning. On accelerators there are no sparse kernels, so nothing changes.
+    """
+    masked.execution = execution
+    layer = masked.layer
+    if layer is not None and is_supported(layer):
+        accelerators = [one for one in ("GPU", "TPU") if tf.config.list_physical_devices(one)]
+        runs_densely = execution == "dense" or bool(accelerators)
+        layer.supports_jit = masked.layer_supports_jit and runs_densely
+
+
 def obstacle() -> str | None:
     """Why nothing can run on its non-zeros in the function being traced, or None."""
     if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):

@@ -76,6 +76,15 @@ class KernelMasks(keras.layers.Layer):
             mask.check_zeros()
         super().save_own_variables(store)
 
+    def load_own_variables(self, store: Any) -> None:
+        """Loads the masks. Raises InputError if what was saved had none."""
+        if not store.keys():
+            raise InputError(
+                f"The file has no masks for layer {self.masks[0].name!r}, so it is of a dense "
+                "model. Load it into the dense model, and call `sparsify` then."
+            )
+        super().load_own_variables(store)
+
 
 def mask_in_place(model: keras.Model, kernels: Sequence[Kernel]) -> None:
     """Puts kernels of a model under masks of ones.

@@ -1,18 +1,15 @@
 """The mask of one kernel, tied to the kernel as its constraint: zeros stay zeros."""
 
 import math
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from stugan_tf.adapters.keras_internals import (
-    after_averaging,
-    after_finalizing,
-    all_layers,
-    own_weights,
-)
+from stugan_tf.adapters.keras_internals import all_layers, own_weights
+from stugan_tf.adapters.optimizer_internals import average_in_update
 from stugan_tf.errors import InputError
 
 
@@ -21,13 +18,16 @@ class KernelMask(keras.constraints.Constraint):
 
     It is the constraint of the kernel, and Keras' optimizers apply constraints after each update. A
     constraint that the kernel has already is applied to the zeroed kernel. Zeros that it moves are
-    set to zero again.
+    set to zero again. An average that the optimizer keeps of the kernel (`use_ema`) gets the same
+    zeros, because Keras puts averages into kernels without a constraint: every so many steps, at
+    the end of `fit`, or by `SwapEMAWeights`.
 
     Attributes:
         kernel: the variable.
         kernel_mask: a variable of zeros and ones in the shape of the kernel. It is not trained.
         name: name of the layer, for messages.
         layer: the layer that has the kernel, or None if it is not known.
+        layer_supports_jit: whether XLA can compile the layer where it computes densely.
         execution: how products with the kernel are computed, see `layers.masked.set_execution`.
         needs_gradient_of_zeros: function that says, each time that the layer is called, whether the
             next update needs the gradient of the weights outside the mask: a bool or a bool
@@ -46,20 +46,25 @@ class KernelMask(keras.constraints.Constraint):
         self.kernel_mask = kernel_mask
         self.name = name
         self.layer = layer
+        self.layer_supports_jit: bool = getattr(layer, "supports_jit", True)
         self.execution = "dense"
         self.needs_gradient_of_zeros: Callable[[], bool | tf.Tensor] | None = None
         self._own_constraint = kernel.constraint
+        self._average: Callable[[], keras.Variable | None] = lambda: None
         kernel.constraint = self
 
     def __call__(self, w: tf.Tensor) -> tf.Tensor:
         """The kernel, zero outside the mask, and under the constraint that it had before."""
-        w = self.zeroed(tf.convert_to_tensor(w))
+        average = average_in_update(self.kernel)
+        if average is not None:
+            self._average = weakref.ref(average)
+            average.assign(self._zeroed(tf.convert_to_tensor(average)))
+        w = self._zeroed(tf.convert_to_tensor(w))
         if self._own_constraint is None:
             return w
-        return self.zeroed(tf.convert_to_tensor(self._own_constraint(w)))
+        return self._zeroed(tf.convert_to_tensor(self._own_constraint(w)))
 
-    def zeroed(self, w: tf.Tensor) -> tf.Tensor:
-        """A tensor of the shape of the kernel, zero outside the mask."""
+    def _zeroed(self, w: tf.Tensor) -> tf.Tensor:
         # Not a product: zero times infinity is not zero.
         return tf.where(self.kernel_mask.value > 0, w, tf.zeros_like(w))
 
@@ -67,19 +72,25 @@ class KernelMask(keras.constraints.Constraint):
         """Replaces the mask and sets the weights outside it to zero.
 
         Args:
-            mask: float32 zeros and ones in the shape of the kernel.
+            mask: zeros and ones in the shape of the kernel, of any type.
 
         Raises:
-            InputError: if the mask has another shape.
+            InputError: if the mask has another shape, or values other than 0 and 1.
         """
+        mask = tf.cast(tf.convert_to_tensor(mask), self.kernel_mask.dtype)
         shape, expected = tuple(mask.shape), tuple(self.kernel.shape)
         if shape != expected:
             raise InputError(
                 f"The mask for {self.name!r} must have the shape of its kernel, {expected}, got "
                 f"{shape}. Is it the mask of another layer or model?"
             )
+        if not tf.is_symbolic_tensor(mask):
+            self._check_values(mask)
         self.kernel_mask.assign(mask)
         self.kernel.assign(self.kernel * tf.cast(mask, self.kernel.dtype))
+        average = self._average()
+        if average is not None:
+            average.assign(self._zeroed(tf.convert_to_tensor(average)))
 
     def num_active(self) -> int:
         """The number of ones in the mask, a Python integer."""
@@ -106,6 +117,9 @@ class KernelMask(keras.constraints.Constraint):
                 "the mask was applied: an average that ignores the masks (@ema), a callback, or "
                 "code of your own. Call `assign_mask` after each change."
             )
+        self._check_values(mask)
+
+    def _check_values(self, mask: tf.Tensor) -> None:
         if not tf.reduce_all((mask == 0) | (mask == 1)):
             raise InputError(
                 f"The mask of layer {self.name!r} has values other than 0 and 1. Give "
@@ -134,22 +148,3 @@ def kernel_masks(model: keras.layers.Layer) -> list[KernelMask]:
     """
     found = {id(mask): mask for layer in all_layers(model) for mask in masks_of(own_weights(layer))}
     return list(found.values())
-
-
-def _zero_again(variables: Iterable[keras.Variable]) -> None:
-    for mask in masks_of(variables):
-        mask.kernel.assign(mask(mask.kernel))
-
-
-def _zero_averages(pairs: Iterable[tuple[keras.Variable, keras.Variable]]) -> None:
-    for variable, average in pairs:
-        mask = mask_of(variable)
-        if mask is not None:
-            average.assign(mask.zeroed(tf.convert_to_tensor(average)))
-
-
-# With `use_ema`, Keras averages weights before it applies constraints. So the averages would have
-# no zeros, and `SwapEMAWeights` would validate and save them. At the end of `fit` Keras overwrites
-# weights with averages, which may come from an older file, and applies no constraint.
-after_averaging(_zero_averages)
-after_finalizing(_zero_again)

@@ -16,7 +16,7 @@ from stugan_tf.adapters.keras_internals import (
 )
 from stugan_tf.errors import InputError
 from stugan_tf.layers.conditional import ConditionalBatchNormalization
-from stugan_tf.layers.execution import check_execution, replace_product
+from stugan_tf.layers.execution import check_execution, replace_product, set_mask_execution
 from stugan_tf.layers.kernel_mask import KernelMask, kernel_masks, mask_of
 from stugan_tf.layers.spectral import SpectralNormalization
 from stugan_tf.signatures import Shape
@@ -79,7 +79,7 @@ class Masked(keras.layers.Wrapper):
             autocast=False,
         )
         self._mask = KernelMask(kernel, self.kernel_mask, self.name, self.layer)
-        self._mask.execution = self._execution
+        set_mask_execution(self._mask, self._execution)
         replace_product(self._mask)
         self.built = True
 
@@ -96,7 +96,7 @@ class Masked(keras.layers.Wrapper):
     def execution(self, execution: str) -> None:
         self._execution = execution
         if self.built:
-            self._mask.execution = execution
+            set_mask_execution(self._mask, execution)
 
     def save_own_variables(self, store: Any) -> None:
         """Saves the mask. Raises InputError if a weight outside it is not zero."""
@@ -150,7 +150,8 @@ def masked_layers(model: keras.Model) -> list[Masked]:
 def set_execution(model: keras.Model, execution: str) -> keras.Model:
     """Sets how all masked layers of a model compute.
 
-    Functions that are already traced do not change.
+    Functions that are already traced do not change. Call it before `compile`: XLA cannot run the
+    sparse kernels, and `jit_compile` is decided there.
 
     Args:
         model: a Keras model.
@@ -163,14 +164,39 @@ def set_execution(model: keras.Model, execution: str) -> keras.Model:
         The model.
 
     Raises:
-        InputError: if `execution` is not one of the three.
+        InputError: if `execution` is not one of the three, or the model has no masks.
     """
     check_execution("execution", execution)
+    check_layer(model)
+    if not kernel_masks(model) and not masked_layers(model):
+        raise InputError(
+            f"{model.name!r} has no masks, so all of it computes densely. Give it masks first, "
+            "model = st.sparsify(model, 0.9)."
+        )
     for mask in kernel_masks(model):
-        mask.execution = execution
+        set_mask_execution(mask, execution)
     for layer in masked_layers(model):  # Those that are not built have no mask yet.
         layer.execution = execution
     return model
+
+
+def check_layer(model: Any) -> None:
+    """Raises InputError unless `model` is a Keras model or layer."""
+    if not isinstance(model, keras.layers.Layer):
+        raise InputError(
+            f"A Keras model is needed, such as keras.applications.ResNet50(weights=None), got "
+            f"{model!r}."
+        )
+
+
+def check_built(model: Any) -> None:
+    """Raises InputError unless `model` is a Keras model that is built."""
+    check_layer(model)
+    if not model.built:
+        raise InputError(
+            f"{model.name!r} is not built, so its kernels have no shapes. Give it a `keras.Input`, "
+            "or call it once."
+        )
 
 
 def check_zeros(model: keras.Model) -> None:

@@ -8,6 +8,7 @@ SNIP and GraSP prune once before training: `sparsity.at_initialization`, then `S
 """
 
 import dataclasses
+import numbers
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -86,7 +87,7 @@ class _DropAndGrow(PeriodicRule):
                 f"{name}.drop_fraction must be a number, the drop fraction at the start, got a "
                 "function. Exploration takes any schedule."
             )
-        if not 0 <= self.drop_fraction <= 1:
+        if not isinstance(self.drop_fraction, numbers.Real) or not 0 <= self.drop_fraction <= 1:
             raise InputError(
                 f"{name}.drop_fraction must be in [0, 1], got {self.drop_fraction!r}. It is the "
                 "fraction of a layer's weights that the first update drops."

@@ -11,12 +11,13 @@ import tensorflow as tf
 from absl import logging
 
 from stugan_tf.adapters.keras_internals import all_layers, forget_traces
-from stugan_tf.checks import check_fraction
+from stugan_tf.checks import check_bool, check_fraction, check_seed
 from stugan_tf.errors import InputError
 from stugan_tf.layers.in_place import mask_in_place
 from stugan_tf.layers.kernel_mask import KernelMask, kernel_masks, masks_of
 from stugan_tf.layers.maskable import maskable_kernels
 from stugan_tf.layers.masked import (
+    check_built,
     check_not_frozen,
     mask_layers,
     masked_layers,
@@ -42,7 +43,7 @@ class Counts(NamedTuple):
     @property
     def overall_sparsity(self) -> float:
         """The fraction of zeros among all these parameters, masked or not."""
-        return (self.maskable - self.active) / self.trainable
+        return (self.maskable - self.active) / self.trainable if self.trainable else 0.0
 
 
 @gin.configurable(denylist=["model", "sparsity", "mask_dense", "embeddings", "seed"])
@@ -92,11 +93,11 @@ def sparsify(
     """
     advice = "It is the fraction of zeros: write 0.9 for 90% sparse."
     check_fraction("A sparsity", sparsity, advice)
-    if not model.built:
-        raise InputError(
-            f"{model.name!r} is not built, so its kernels have no shapes. Give it a `keras.Input`, "
-            "or call it once."
-        )
+    check_seed("sparsify.seed", seed)
+    check_bool("sparsify.embeddings", embeddings)
+    if mask_dense is not None:
+        check_bool("sparsify.mask_dense", mask_dense)
+    check_built(model)
     chosen = mask_dense is None and not kernel_masks(model)
     if embeddings and not chosen:
         raise InputError(
@@ -230,8 +231,14 @@ def sparsity_report(model: keras.Model) -> str:
 
     Args:
         model: a built model, with masks or without.
+
+    Raises:
+        InputError: if it is something else, is not built, or has no trainable parameter.
     """
+    check_built(model)
     counts = count_weights(model)
+    if not counts.trainable:
+        raise InputError(f"{model.name!r} has no trainable parameter, so there is nothing to tell.")
     rows = [("kernel", "shape", "weights", "share", "density")]
     for mask in kernel_masks(model):
         shape = "x".join(map(str, mask.kernel.shape))

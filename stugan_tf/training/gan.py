@@ -289,12 +289,16 @@ class GAN:
         if self.rematerializes:
             self.rematerialize()
 
-    def rematerialize(self) -> None:
-        """From now on backward passes compute activations again, see `Rematerialized`."""
+    def rematerialize(self, wanted: bool = True) -> None:
+        """From now on backward passes compute activations again, see `Rematerialized`.
+
+        Args:
+            wanted: False lets them keep all activations, as they do without this call.
+        """
+        self.rematerializes = wanted
         models = list(self.networks.values())
         models += [self._fused[id(model)] for model in models if self._fused]
-        self._rematerialized = {id(model): Rematerialized(model) for model in models}
-        self.rematerializes = True
+        self._rematerialized = {id(m): Rematerialized(m) for m in models} if wanted else {}
 
     def allow_mixtures(self) -> None:
         """Lets `generate` take weights of classes in place of labels.

@@ -144,6 +144,9 @@ class MaskedAdam(PlayerOptimizer):
         for slot in [*slots, *([self._ages[key]] if key in self._ages else [])]:
             self.assign(slot, tf.where(where, tf.zeros_like(slot.value), slot.value))
 
+    def check_restarts(self) -> None:
+        """All of its state can start again."""
+
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         return {

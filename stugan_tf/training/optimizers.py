@@ -52,6 +52,10 @@ class PlayerOptimizer(LocalOptimizer):
             if slot.reference is variable:
                 slot.restart(where)
 
+    def check_restarts(self) -> None:
+        """Raises InputError if the optimizer has state that `restart` cannot start again."""
+        check_restarts(self, self._slots)
+
     def state(self, model: keras.Model) -> dict[str, tf.Variable]:
         """All variables by unique name, such as `second_moment/block2_c1/kernel`.
 
@@ -112,6 +116,24 @@ def player_optimizer(name: str, optimizer: Any) -> PlayerOptimizer:
     if not issubclass(kind, PlayerOptimizer):
         kind = type(kind.__name__, (PlayerOptimizer, kind), {})
     return kind.from_config(options)
+
+
+def check_restarts(optimizer: keras.optimizers.Optimizer, slots: Sequence[Slot]) -> None:
+    """Raises InputError if an optimizer has state that cannot start again weight by weight.
+
+    Args:
+        optimizer: an optimizer that is built.
+        slots: what was recorded while it was built.
+    """
+    known = {id(slot.variable) for slot in slots}
+    for variable in optimizer.variables:
+        if len(variable.shape) and id(variable) not in known:
+            raise InputError(
+                f"{type(optimizer).__name__} keeps state of the shape {tuple(variable.shape)}, "
+                "which does not belong to single weights, so it cannot start again where weights "
+                "are dropped or grown. Set slots = 'keep' in the rule, or choose an optimizer such "
+                "as SGD or AdamW."
+            )
 
 
 def check_options(kind: str, options: Mapping[str, Any]) -> None:

@@ -81,6 +81,8 @@ class Player:
                 f"{type(rule).__name__}.slots = 'age' of the {name} needs an optimizer that counts "
                 "the age of each weight. Set MaskedAdam.moments = 'active', or slots = 'zero'."
             )
+        if rule is not None and rule.slots != "keep":
+            optimizer.check_restarts()
         self.name = name
         self.model = model
         self.optimizer = optimizer

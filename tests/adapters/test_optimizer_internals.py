@@ -6,6 +6,7 @@ import pytest
 
 from stugan_tf.adapters.optimizer_internals import (
     accumulated_gradients,
+    average_in_update,
     count_from,
     must_merge_replicas,
     recorded_slots,
@@ -58,6 +59,26 @@ def test_accumulated_gradients_are_sums_that_an_update_clears():
         optimizer.apply([np.array([1.0, 2.0], np.float32)], [weight])
     plain = keras.optimizers.SGD(0.1)
     assert accumulated_gradients(plain, [weight]) == [None]
+
+
+@pytest.mark.parametrize("use_ema", [True, False])
+def test_a_constraint_finds_the_average_of_the_optimizer_that_calls_it(use_ema):
+    weight, other = variable(2), variable(2)
+    found = []
+
+    def constraint(w):
+        found.append(average_in_update(weight))
+        return w
+
+    weight.constraint = constraint
+    optimizer = keras.optimizers.SGD(0.1, use_ema=use_ema)
+    multi = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(optimizer))
+    multi.apply([np.ones(2, np.float32)] * 2, [other, weight])
+    expected = optimizer.variables[-1] if use_ema else None
+    assert [one is expected for one in found] == [True], ADAPTER
+    assert average_in_update(weight) is None
+    with keras.name_scope("layer", caller=keras.layers.Layer()):
+        assert average_in_update(weight) is None
 
 
 @pytest.mark.parametrize("every", [None, 2])

@@ -3,10 +3,21 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from stugan_tf.fit.gan import SparseGAN
 from stugan_tf.sparsity.exploration import Exploration
-from tests.helpers.fitting import EPOCHS, PER_EPOCH, assert_same, everything, fitted, made, run
+from stugan_tf.training.losses import Loss, non_saturating
+from tests.helpers.fitting import (
+    EPOCHS,
+    PER_EPOCH,
+    assert_close,
+    assert_same,
+    everything,
+    fitted,
+    made,
+    run,
+)
 
 pytestmark = pytest.mark.ci
 
@@ -29,6 +40,27 @@ def test_fit_ends_with_the_weights_of_a_run(tmp_path):
     gan = made(**settings, steps_per_execution=3)
     fitted(gan)
     assert_same(gan.gan, run(tmp_path, **settings).gan)
+
+
+def test_steps_can_be_run_line_by_line(whole):
+    was_eager = []
+
+    def loss(real, fake):
+        was_eager.append(tf.executing_eagerly())
+        return non_saturating().discriminator(real, fake)
+
+    gan = made(loss=Loss(loss, non_saturating().generator), run_eagerly=True)
+    fitted(gan)
+    assert len(was_eager) >= EPOCHS * PER_EPOCH
+    assert all(was_eager)
+    assert_close(gan.gan, whole.gan)
+    assert not tf.config.functions_run_eagerly()
+
+
+def test_activations_that_are_computed_again_give_the_same_weights(whole):
+    gan = made(rematerialize=True)
+    fitted(gan)
+    assert_close(gan.gan, whole.gan)
 
 
 def test_a_later_fit_goes_on_where_the_first_ended(whole, tmp_path):

@@ -539,6 +539,15 @@ def test_an_optimizer_that_was_used_before_is_refused():
         SparseOptimizer(inner, Replacement())
 
 
+@pytest.mark.parametrize("slots", ["keep", "zero"])
+def test_an_optimizer_inside_two_others_is_refused(slots):
+    inner = sgd()
+    one, other = (SparseOptimizer(inner, Replacement(slots=slots), TOTAL) for _ in range(2))
+    one.build([masked_kernel((5, 4)).kernel])
+    with pytest.raises(InputError, match=r"already belongs to other variables\. Give a new"):
+        other.build([masked_kernel((5, 4)).kernel])
+
+
 def test_a_model_without_masks_is_refused():
     layer = layers.Dense(3)
     layer.build([None, 2])

@@ -13,6 +13,7 @@ from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.files import read_json_lines
 from stugan_tf.fit.callbacks import SampleGrid, Score
 from stugan_tf.fit.gan import SparseGAN
+from stugan_tf.sparsity.rules import RigL
 from stugan_tf.training.losses import Loss, non_saturating
 from tests.helpers import tracing
 from tests.helpers.fitting import (
@@ -257,11 +258,47 @@ def test_labels_that_are_missing_or_unknown_are_refused():
         ({"metrics": ["accuracy"]}, "has no argument 'metrics'"),
         ({"average_deacy": 0.9}, "no argument 'average_deacy'. Did you mean 'average_decay'"),
         ({"execution": "fast"}, "execution"),
+        ({"rematerialize": "yes"}, "rematerialize must be True or False, got 'yes'"),
+        ({"run_eagerly": 1}, "run_eagerly must be True or False, got 1"),
+        ({"run_eagerly": True, "jit_compile": True}, "so XLA cannot compile them. Leave out"),
+        ({"auto_scale_loss": None}, "auto_scale_loss must be True or False"),
+        ({"steps_per_execution": 0}, "steps_per_execution"),
+        ({"jit_compile": "yes"}, "jit_compile must be 'auto', True or False, got 'yes'"),
     ],
 )
 def test_a_compilation_that_cannot_work_is_refused(unfit, arguments, told):
     with pytest.raises(InputError, match=told):
         unfit.compile(**arguments)
+
+
+def test_slots_that_cannot_start_again_are_refused_before_step_1():
+    gan = made(generator_exploration=RigL(2))
+    gan.compile(keras.optimizers.Adafactor(1e-3), generator_exploration=RigL(2))
+    with pytest.raises(InputError, match=r"Adafactor keeps state of the shape .*slots = 'keep'"):
+        fitted(gan)
+    assert gan.step == 0
+
+
+def test_activations_are_computed_again_until_it_is_compiled_in_another_way():
+    gan = made(rematerialize=True)
+    assert gan.gan.rematerializes
+    gan.compile()
+    assert not gan.gan.rematerializes
+
+
+@pytest.mark.parametrize("scales", [True, False])
+def test_losses_in_float16_are_scaled_unless_it_is_forbidden(scales):
+    half = keras.Sequential(
+        [
+            keras.Input([4]),
+            keras.layers.Dense(64, dtype="mixed_float16"),
+            keras.layers.Reshape([8, 8, 1], dtype="float32"),
+        ]
+    )
+    gan = SparseGAN(half, NETWORKS["discriminator"], 0.5, mask_dense=True)
+    gan.compile(auto_scale_loss=scales)
+    history = fitted(gan, epochs=1, steps_per_epoch=1)
+    assert any("scale" in name for name in history) == scales
 
 
 def test_what_a_fit_needs_is_asked_for():

@@ -30,7 +30,7 @@ BATCH_SIZE, EPOCHS, PER_EPOCH = 4, 2, 2
 
 def made(**settings):
     gan = SparseGAN(**NETWORKS, **SPARSITIES, image_shape=(8, 8, 1), seed=3)
-    gan.compile(ADAM(), ADAM(), non_saturating(), **{**SETTINGS, **settings})
+    gan.compile(ADAM(), ADAM(), **{"loss": non_saturating(), **SETTINGS, **settings})
     return gan
 
 
@@ -87,3 +87,11 @@ def assert_same(actual, expected):
     assert actual.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(actual[name], value, err_msg=name)
+
+
+def assert_close(actual, expected):
+    """The same up to rounding."""
+    actual, expected = everything(actual), everything(expected)
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(actual[name], value, rtol=1e-3, atol=1e-5, err_msg=name)

@@ -318,3 +318,39 @@ def test_a_copied_model_has_weights_and_masks_of_its_own(duplicate):
         layer.assign_mask(tf.zeros_like(layer.kernel))
     np.testing.assert_array_equal(network(IMAGES), before)
     assert np.any(twin(IMAGES).numpy() != before)
+
+
+class NotForXLA(layers.Dense):
+    """A dense layer that XLA can never compile."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.supports_jit = False
+
+
+def test_xla_does_not_compile_what_runs_on_non_zeros():
+    network = model()
+    for mode in ("sparse", "auto"):
+        set_execution(network, mode)
+        network.compile("sgd", "mse")
+        assert not network.jit_compile
+        with pytest.warns(UserWarning, match="Model doesn't support `jit_compile=True`"):
+            network.compile("sgd", "mse", jit_compile=True)
+        assert not network.jit_compile
+    set_execution(network, "dense")
+    network.compile("sgd", "mse", jit_compile=True)
+    assert network.jit_compile
+
+
+def test_a_layer_that_xla_can_never_compile_stays_so():
+    network = keras.Sequential([keras.Input((4,)), Masked(NotForXLA(3))])
+    for mode in ("sparse", "dense"):
+        set_execution(network, mode)
+        assert not network.layers[0].layer.supports_jit
+
+
+def test_execution_of_a_model_without_masks_is_refused():
+    with pytest.raises(InputError, match="'plain' has no masks, so all of it computes densely"):
+        set_execution(keras.Sequential([keras.Input((4,)), layers.Dense(3)], name="plain"), "auto")
+    with pytest.raises(InputError, match=r"A Keras model is needed, such as .*, got 'model'"):
+        set_execution("model", "auto")

@@ -252,6 +252,16 @@ def test_callbacks_that_save_keep_masks(tmp_path):
     np.testing.assert_array_equal(restored(inputs), model(inputs))
 
 
+def test_weights_of_a_dense_model_are_refused_in_words(tmp_path):
+    def dense():
+        return keras.Sequential([keras.Input((4,)), layers.Dense(3, name="only")])
+
+    dense().save_weights(tmp_path / "dense.weights.h5")
+    told = "no masks for layer '.*only', so it is of a dense model. Load it into the dense model"
+    with pytest.raises(ValueError, match=told):
+        sparsify(dense(), 0.5).load_weights(tmp_path / "dense.weights.h5")
+
+
 def test_a_weight_that_left_its_zero_is_noticed_before_anything_is_saved(tmp_path):
     model, _ = trained(convolutions)
     mask = kernel_masks(model)[0]

@@ -185,3 +185,15 @@ def test_a_mask_of_another_shape_is_refused():
     first, second = kernel_masks(sparsify(classifier(), 0.5))
     with pytest.raises(ValueError, match=r"'\w+' must have the shape of its kernel, \(5, 6\), got"):
         first.assign_mask(tf.convert_to_tensor(second.kernel_mask))
+
+
+def test_a_mask_is_zeros_and_ones_of_any_type():
+    mask, _ = kernel_masks(sparsify(classifier(), 0.5))
+    former = mask.kernel_mask.numpy()
+    with pytest.raises(ValueError, match="'hidden' has values other than 0 and 1"):
+        mask.assign_mask(np.full((5, 6), 0.5, np.float32))
+    np.testing.assert_array_equal(mask.kernel_mask, former)
+    ones = np.arange(30).reshape(5, 6) % 2
+    for given in (ones, ones.astype(bool), ones.tolist(), tf.constant(ones, tf.float64)):
+        mask.assign_mask(given)
+        np.testing.assert_array_equal(mask.kernel_mask, ones)

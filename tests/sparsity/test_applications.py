@@ -1,11 +1,13 @@
-"""All models of `keras.applications`, sparse: a step, zeros, and saving."""
+"""All models of `keras.applications`, sparse: `fit` changes masks, zeros, and saving."""
 
 import keras
 import numpy as np
 import pytest
 
+from stugan_tf.fit.optimizer import SparseOptimizer
 from stugan_tf.layers.kernel_mask import kernel_masks
 from stugan_tf.layers.masked import check_zeros, unmasked_kernels
+from stugan_tf.sparsity.rules import RigL
 from stugan_tf.sparsity.sparsify import count_weights, sparsify
 
 SMALL = ("MobileNetV2",)
@@ -33,17 +35,25 @@ def test_a_model_is_sparse_trains_and_is_loaded(name, tmp_path):
     assert unmasked_kernels(model) == []
     counts = count_weights(model)
     assert counts.sparsity == pytest.approx(0.9, abs=1e-3)
-    step(model, images)
+    optimizer = SparseOptimizer(keras.optimizers.SGD(1e-3), RigL(update_interval=1), total_steps=4)
+    model.compile(optimizer, "sparse_categorical_crossentropy", run_eagerly=True)
+    step(model, images, counts)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert count_weights(loaded) == counts
     for mask, expected in zip(kernel_masks(loaded), kernel_masks(model), strict=True):
         np.testing.assert_array_equal(mask.kernel_mask, expected.kernel_mask)
     np.testing.assert_array_equal(loaded(images), model(images))
-    step(loaded, images)
+    loaded.run_eagerly = True  # Keras does not save it.
+    step(loaded, images, counts)
+    assert int(loaded.optimizer.iterations) == 2
 
 
-def step(model, images):
-    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
-    model.train_on_batch(images, np.array([0, 1]))
+def step(model, images, counts):
+    """One step of `fit`, with a topology update."""
+    before = [mask.kernel_mask.numpy() for mask in kernel_masks(model)]
+    model.fit(images, np.array([0, 1]), batch_size=2, verbose=0)
     check_zeros(model)
+    assert count_weights(model) == counts
+    after = [mask.kernel_mask.numpy() for mask in kernel_masks(model)]
+    moved = sum(int(np.sum(old != new)) for old, new in zip(before, after, strict=True))
+    assert moved > 0.1 * counts.active

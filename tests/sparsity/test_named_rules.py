@@ -195,6 +195,8 @@ def test_the_gan_loop_takes_named_rules_and_static_ones():
     ("make", "message"),
     [
         (lambda: RigL(drop_fraction=1.5), r"RigL.drop_fraction must be in \[0, 1\], got 1.5"),
+        (lambda: RigL(drop_fraction="0.3"), r"RigL.drop_fraction must be in \[0, 1\], got '0.3'"),
+        (lambda: SET(drop_fraction=None), r"SET.drop_fraction must be in \[0, 1\], got None"),
         (lambda: RigL(drop_fraction=cosine_drop_fraction), "must be a number.* got a function"),
         (lambda: SET(stop=5000), r"SET.stop must be a fraction .* got 5000. Exploration.stop can"),
         (lambda: STU(stop=0.0), "STU.stop must be a fraction"),

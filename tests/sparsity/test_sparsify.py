@@ -187,6 +187,32 @@ def test_layers_that_are_not_built_yet_are_named(caplog):
     assert "late of 'mine' are not built, so they get no masks" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"model": "model"}, "A Keras model is needed, such as .*, got 'model'"),
+        ({"model": [keras.layers.Dense(3)]}, r"A Keras model is needed, such as .*, got \[<Dense"),
+        ({"seed": "0"}, "sparsify.seed must be an integer of at least 0, got '0'"),
+        ({"seed": 0.5}, "sparsify.seed must be an integer of at least 0, got 0.5"),
+        ({"embeddings": "yes"}, "sparsify.embeddings must be True or False, got 'yes'"),
+        ({"mask_dense": "yes"}, "sparsify.mask_dense must be True or False, got 'yes'"),
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_refused(arguments, told):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    with pytest.raises(InputError, match=told):
+        sparsify(**{"model": model, "sparsity": 0.5, **arguments})
+
+
+def test_a_report_of_nothing_is_refused():
+    with pytest.raises(InputError, match=r"A Keras model is needed, such as .*, got 'model'"):
+        sparsity_report("model")
+    with pytest.raises(InputError, match="is not built, so its kernels have no shapes"):
+        sparsity_report(keras.Sequential([keras.layers.Dense(3)]))
+    with pytest.raises(InputError, match="'bare' has no trainable parameter"):
+        sparsity_report(keras.Sequential([keras.Input((4,)), keras.layers.ReLU()], name="bare"))
+
+
 def test_a_layer_without_any_weight_is_refused():
     model = keras.Sequential([keras.Input([8, 8, 1]), keras.layers.Conv2D(2, 1)])
     with pytest.raises(InputError, match="keeps none of its 2 weights"):
