@@ -227,7 +227,8 @@ class Extractor:
             features, _ = traced(self._network, tf.TensorSpec(higher.shape, tf.float32))(higher)
         except Exception:
             return  # It is for images of one size, and so not of unknown layout.
-        if self._flat("features", features).shape[1] == height + 16:
+        flat = self._flat("features", features)
+        if flat is not None and flat.shape[1] == height + 16:
             raise InputError(
                 f"The features of {self.name} are as many as an image has rows, whatever its size. "
                 "So it takes images [B, C, H, W] and would pool over width and colours. Export it "
