@@ -15,6 +15,14 @@ from stugan_tf.experiments.scheduler import Job, Scheduler, Stopped
 PATIENCE = 60  # Seconds until a test that waits gives up.
 
 
+@pytest.fixture(autouse=True)
+def _heeding_sighup():
+    """The tests themselves may run under nohup, which has SIGHUP ignored."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
+
+
 def python(program):
     return [sys.executable, "-c", textwrap.dedent(program)]
 
