@@ -94,7 +94,7 @@ def folder(tmp_path, monkeypatch):
     """What looks like an artifact, of a generator that needs no file."""
     one = generator()
     one.about = {name: value for name, value in CARD.items() if name != "bytes"}
-    monkeypatch.setattr(exhibits, "load", lambda path: one)
+    monkeypatch.setattr(exhibits, "load", lambda path, by: one)
     (tmp_path / "mine" / "1").mkdir(parents=True)
     (tmp_path / "mine" / "1" / artifact.MANIFEST).write_text("{}")
     (tmp_path / "mine" / "1" / artifact.CARD).write_text(json.dumps(CARD))

@@ -86,7 +86,8 @@ def test_the_same_generator_scores_the_same_twice_and_stays_as_it_is(make):
         np.testing.assert_array_equal(former, now)
 
 
-@pytest.mark.parametrize("batch_norm", first_by_default("inference", "batch"))
+@pytest.mark.ci
+@pytest.mark.parametrize("batch_norm", ["inference", "batch"])
 def test_replicas_score_as_one_device_does(make, mirrored, batch_norm):
     with mirrored.scope():
         gan = SmallGAN()

@@ -11,6 +11,7 @@ from stugan_tf.layers.kernel_mask import kernel_masks
 from stugan_tf.layers.masked import check_zeros
 from stugan_tf.sparsity.rules import RigL
 from tests.helpers.masked_models import masked_classifier, regression_data
+from tests.helpers.params import first_by_default
 
 
 def averaging():
@@ -60,12 +61,12 @@ class Seen(keras.callbacks.Callback):
 
 @pytest.mark.parametrize(
     "make",
-    [
-        averaging,
+    first_by_default(
         lambda: changing(averaging()),
+        averaging,
         lambda: keras.optimizers.LossScaleOptimizer(changing(averaging())),
-    ],
-    ids=["plain", "sparse", "scaled"],
+    ),
+    ids=["sparse", "plain", "scaled"],
 )
 def test_averages_that_are_swapped_in_are_zero_outside_the_masks(make):
     model, seen = masked_classifier(), Seen()
@@ -146,7 +147,7 @@ class Lookahead(keras.optimizers.SGD):
             variable.assign(slow)
 
 
-@pytest.mark.parametrize("slots", ["keep", "zero"])
+@pytest.mark.parametrize("slots", first_by_default("zero", "keep"))
 def test_slow_weights_of_other_optimizers_bring_no_dropped_weight_back(slots):
     model, seen = masked_classifier(), Seen()
     model.compile(changing(Lookahead(0.1), slots), "mse", run_eagerly=True)

@@ -28,6 +28,7 @@ from tests.helpers.fitting import (
     made,
     run,
 )
+from tests.helpers.params import first_by_default
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -116,6 +117,7 @@ class Failing(Source):
         return tf.cast(tf.fill([8, 8, 1], record), tf.uint8), tf.constant(0)
 
 
+@pytest.mark.ci
 def test_a_fit_whose_image_cannot_be_read_is_after_the_step_before():
     gan, source = made(steps_per_execution=4, discriminator_steps=2), Failing()
     images, _ = next(iter(source.batches(24, seed=gan.seed)))
@@ -286,7 +288,7 @@ def test_activations_are_computed_again_until_it_is_compiled_in_another_way():
     assert not gan.gan.rematerializes
 
 
-@pytest.mark.parametrize("scales", [True, False])
+@pytest.mark.parametrize("scales", first_by_default(True, False))
 def test_losses_in_float16_are_scaled_unless_it_is_forbidden(scales):
     half = keras.Sequential(
         [

@@ -243,7 +243,8 @@ class Doubled(layers.Conv2D):
     ids=["activation", "strided", "dilated", "grouped", "transposed", "own", "dense", "unmasked"],
 )
 def test_other_layers_are_not_fused(make):
-    model = functional(lambda images: make()(layers.ReLU()(images)))
+    dense = Masked(layers.Dense(CHANNELS))  # So that the model has a mask.
+    model = functional(lambda images: dense(make()(layers.ReLU()(images))))
     assert num_fused(check(model, draw(3, 8, 8, CHANNELS))) == 0
 
 

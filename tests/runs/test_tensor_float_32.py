@@ -14,7 +14,6 @@ from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.losses import Loss, hinge
 from stugan_tf.training.replicas import Replicas
-from tests.helpers.params import first_by_default
 from tests.helpers.small import small_training
 from tests.helpers.stand_ins import Projection, SmallGAN
 
@@ -31,7 +30,8 @@ def recording(seen):
 
 
 @pytest.mark.usefixtures("untraced")
-@pytest.mark.parametrize("allowed", first_by_default(True, False))
+@pytest.mark.ci
+@pytest.mark.parametrize("allowed", [True, False])
 def test_growth_never_sees_it_and_the_run_tells_it(allowed, tmp_path):
     seen = []
     training = small_training(

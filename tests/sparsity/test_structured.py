@@ -207,6 +207,7 @@ REGROWS = pytest.mark.parametrize(
 
 
 @REGROWS
+@pytest.mark.ci
 def test_a_compiled_update_is_the_eager_one(regrow):
     arguments = [*map(tf.constant, case(SHAPE, 0)), tf.constant(0.3, tf.float64)]
     compiled = tf.function(regrow, autograph=False, jit_compile=True)
