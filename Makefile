@@ -20,7 +20,7 @@ quickstart: $(INSTALLED)  ## Train a small sparse GAN; needs Python and make, no
 unexport PYTHONDONTWRITEBYTECODE
 # Each file is run by one process, which shares what its tests train; TESTS names files or one test.
 TESTS ?=
-PYTEST = $(RUN) -m pytest --numprocesses=2 --dist=loadfile
+PYTEST = $(RUN) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test: $(INSTALLED)  ## The tests of every day: six minutes on two cores
 	$(PYTEST) $(TESTS)

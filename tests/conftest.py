@@ -88,6 +88,25 @@ WHOLE = (
     "training/test_sparse_training.py",
     "training/test_steps.py",
 )
+# These come first, so that one process does not work on them alone at the end. pytest-xdist would
+# begin with the files that have the most tests (`--no-loadscope-reorder`).
+LONGEST = (
+    "pipelines/test_pipeline.py",
+    "training/test_steps.py",
+    "runs/test_loop.py",
+    "training/test_sparse_training.py",
+    "runs/test_resume.py",
+    "serving/test_formats.py",
+    "fit/test_compiled_fit.py",
+    "fit/test_sparse_gan.py",
+    "test_sample.py",
+    "training/test_rematerialized_steps.py",
+    "test_wrong_uses.py",
+    "training/test_accumulation.py",
+    "runs/test_scoring.py",
+    "training/test_rules.py",
+    "training/test_precision.py",
+)
 
 # TensorFlow traces on first use, so the first example of a property takes far longer.
 hypothesis.settings.register_profile("usual", deadline=None, derandomize=True, max_examples=25)
@@ -215,7 +234,9 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_modifyitems(items):
-    """Marks what trains GANs or runs commands."""
+    """Marks what trains GANs or runs commands; begins with what takes longest."""
+    places = {HERE / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
     for item in items:
         if _is_whole(item.path) or "use" in item.fixturenames:
             item.add_marker(pytest.mark.whole)
