@@ -15,7 +15,10 @@ ACTIVATIONS = (
     *("tanh", "sigmoid", "softmax"),
 )
 few = settings(
-    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=5,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 sizes, channels = st.integers(1, 9), st.integers(1, 20)
 densities = st.sampled_from([0.0, 0.05, 0.3, 1.0])
@@ -232,4 +235,5 @@ def test_what_is_done_in_passing(tmp_path, size, width, density, pointwise, shar
         outputs = keras.layers.Conv2D(3, 3, padding="same")(keras.layers.ReLU()(outputs))
         return keras.layers.Activation("tanh")(outputs)
 
-    check(build, (size, size, width), tmp_path, density=density)
+    # Errors are those of sums before tanh, which are far larger than 1.
+    check(build, (size, size, width), tmp_path, density=density, tolerance=1e-4)
