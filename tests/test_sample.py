@@ -108,7 +108,8 @@ def in_a_row(pictures):
 BATCH_NORMS = ["inference", "batch", "standing"]
 
 
-@pytest.mark.parametrize("batch_norm", first_by_default(*BATCH_NORMS))
+@pytest.mark.ci
+@pytest.mark.parametrize("batch_norm", first_by_default(*BATCH_NORMS, in_ci=1))
 @pytest.mark.parametrize(
     "flags",
     first_by_default(

@@ -22,7 +22,6 @@ from stugan_tf.methods.method import chosen_method  # noqa: F401
 from stugan_tf.runs.loop import Training  # noqa: F401
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.balance import BalanceRatio
-from tests.helpers.params import first_by_default
 
 # Of the names of all runs of all presets, line by line in their order.
 DIGEST = "4266558be590448a25bb6b09a79a87f1d5784b8bc957b324e1fd06baa25a35aa"
@@ -266,8 +265,8 @@ def test_the_paper_preset_scores_as_the_reference_does():
         assert cell.files[-1] == "evaluation/paper.gin"
 
 
-@pytest.mark.budget(10, "Each kind of run of all grids is read.")
-@pytest.mark.parametrize("name", first_by_default(*reversed(PRESETS)))
+@pytest.mark.ci
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_configuration_can_be_read(name):
     """All names are known and Figure 6 explores."""
     read = set()

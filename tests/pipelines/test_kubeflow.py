@@ -12,6 +12,9 @@ from pipelines.configuration import Configuration
 from pipelines.settings import Cluster
 from stugan_tf import config
 
+# Few change it, and KFP alone takes seconds to import.
+pytestmark = pytest.mark.ci
+
 ROOT = pathlib.Path(__file__).parents[2]
 SETTINGS = Cluster(
     image="registry/stugan_tf:7",

@@ -130,7 +130,8 @@ def check(tab, expected):
         assert (found[..., 3] == 255).all()
 
 
-@pytest.mark.parametrize("family", ["biggan", pytest.param("sngan", marks=pytest.mark.ci)])
+@pytest.mark.ci
+@pytest.mark.parametrize("family", ["biggan", "sngan"])
 def test_a_person_can_use_the_page(opened, family):
     tab, reference = opened(family)
     assert tab.get_by_role("heading").text_content() == "<mine>"
