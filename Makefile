@@ -28,7 +28,7 @@ test: $(INSTALLED)  ## The tests of every day: six minutes on two cores
 test-fast: $(INSTALLED)  ## Those of them that train no GAN and run no command: 90 seconds
 	$(PYTEST) -m "not slow and not ci and not whole" $(TESTS)
 
-test-ci: $(INSTALLED)  ## The longer tests that every change must pass, too: 18 minutes
+test-ci: $(INSTALLED)  ## The longer tests that every change must pass, too: twenty minutes
 	$(PYTEST) -m "ci and not slow" $(TESTS)
 
 test-slow: $(INSTALLED)  ## What no other run has, and properties by more examples; before a release

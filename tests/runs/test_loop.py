@@ -94,7 +94,7 @@ def test_other_samples_are_of_latents_and_labels_as_drawn(make):
 @pytest.mark.budget(
     20, reason="two trainings of compiled updates; untraced ones run in order anyway"
 )
-@pytest.mark.parametrize("steps_per_execution", [1, 3])
+@pytest.mark.parametrize("steps_per_execution", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_run_whose_image_is_gone_is_saved_before_the_step_that_needs_it(
     tmp_path, capsys, steps_per_execution
 ):

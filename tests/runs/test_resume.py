@@ -268,7 +268,7 @@ def test_a_killed_sparse_run_ends_like_an_uninterrupted_one(tmp_path):
     assert_same_run(tmp_path / "run", tmp_path / "uninterrupted")
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_signal_saves_and_the_next_start_goes_on(uninterrupted, tmp_path):
     workdir = tmp_path / "run"
     process = start(workdir, "train.checkpoint_every = 1000")
