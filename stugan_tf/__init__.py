@@ -11,7 +11,7 @@ first used: importing the package alone imports neither TensorFlow nor Keras.
 import ast
 import pkgutil
 
-from stugan_tf.registration import gin_unlocked, register_with_keras
+from stugan_tf.registration import imported, register_with_keras
 
 __version__ = "0.1.0"
 
@@ -32,8 +32,7 @@ def __getattr__(name):
     """Imports a public name."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with gin_unlocked():
-        value = getattr(__import__(_MODULES[name], fromlist=[name]), name)
+    value = imported(_MODULES[name], name)
     globals()[name] = value
     return value
 

@@ -56,6 +56,12 @@ def gin_unlocked() -> contextlib.AbstractContextManager[Any]:
     return gin.unlock_config() if gin else contextlib.nullcontext()
 
 
+def imported(module: str, name: str) -> Any:
+    """An object of a module of ours, which may be imported only now."""
+    with gin_unlocked():
+        return getattr(importlib.import_module(module), name)
+
+
 def _register() -> None:
     registered = importlib.import_module("keras").saving.get_custom_objects()
     for name, module in SAVED.items():
@@ -67,9 +73,7 @@ def _later(name: str, module: str) -> type:
     """A class that stands for another one until Keras makes an object of it."""
 
     def from_config(config: dict) -> Any:
-        with gin_unlocked():
-            found = getattr(importlib.import_module(module), name)
-        return found.from_config(config)
+        return imported(module, name).from_config(config)
 
     return type(name, (), {"from_config": staticmethod(from_config)})
 

@@ -29,21 +29,26 @@ def recording(seen):
     return Loss(usual.discriminator, generator)
 
 
-@pytest.mark.usefixtures("untraced")
-@pytest.mark.ci
-@pytest.mark.parametrize("allowed", [True, False])
-def test_growth_never_sees_it_and_the_run_tells_it(allowed, tmp_path):
-    seen = []
+def growing(seen, **settings):
+    """A training whose second step is seen by growth."""
     training = small_training(
         sparsities=(0.5, 0.3),
         algorithm={
             "loss": recording(seen),
             "generator_exploration": Exploration(update_interval=2, stop=3),
         },
-        tensor_float_32=allowed,
-        steps_per_execution=2,
+        **settings,
     )
     seen.clear()  # The loss was tried when it was checked.
+    return training
+
+
+@pytest.mark.usefixtures("untraced")
+@pytest.mark.ci
+@pytest.mark.parametrize("allowed", [True, False])
+def test_growth_never_sees_it_and_the_run_tells_it(allowed, tmp_path):
+    seen = []
+    training = growing(seen, tensor_float_32=allowed, steps_per_execution=2)
     with tensor_float_32(not allowed):
         training.run(tmp_path / "run", "")
         assert uses_tensor_float_32() is not allowed
@@ -91,15 +96,7 @@ def test_each_choice_has_a_program_of_its_own():
 @pytest.mark.slow  # XLA compiles the updates with and without TF32.
 def test_what_growth_sees_is_compiled_without_it(tmp_path):
     seen = []
-    training = small_training(
-        sparsities=(0.5, 0.3),
-        algorithm={
-            "loss": recording(seen),
-            "generator_exploration": Exploration(update_interval=2, stop=3),
-        },
-        jit_compile=True,
-    )
-    seen.clear()
+    training = growing(seen, jit_compile=True)
     training.run(tmp_path / "run", "")
     # Traced for the first step, then for the second, whose gradients growth sees.
     assert seen == sorted(seen, reverse=True)
