@@ -17,6 +17,8 @@ struct Layout {
   int64_t tile_width;   // Pixels of an input tile.
   int64_t tile_pixels;
   int64_t lanes;
+  // Input pixels from an output to the next. The columns of a row are sorted by column % stride.
+  int64_t stride = 1;
 
   int64_t size() const { return height * width * inputs * outputs; }
   int64_t sources() const { return transposed ? outputs : inputs; }
@@ -28,17 +30,17 @@ struct Layout {
 
   // Where the shifted tile of a non-zero begins in the packed block, in floats.
   int32_t offset(int64_t source, int64_t row, int64_t column) const {
-    const int64_t pixel = source % block * tile_pixels + row * tile_width + column;
+    const int64_t sorted = column % stride * ((tile_width + stride - 1) / stride) + column / stride;
+    const int64_t pixel = source % block * tile_pixels + row * tile_width + sorted;
     return static_cast<int32_t>(pixel * lanes);
   }
 
-  bool operator==(const Layout& other) const { return key() == other.key(); }
-
- private:
-  std::tuple<int64_t, int64_t, int64_t, int64_t, bool, int64_t, int64_t, int64_t, int64_t> key()
-      const {
-    return {height, width, inputs, outputs, transposed, block, tile_width, tile_pixels, lanes};
+  auto key() const {
+    return std::make_tuple(height, width, inputs, outputs, transposed, block, tile_width,
+                           tile_pixels, lanes, stride);
   }
+
+  bool operator==(const Layout& other) const { return key() == other.key(); }
 };
 
 }  // namespace stugan

@@ -103,6 +103,60 @@ void parallel(OpKernelContext* context, int64_t num_workers, Worker worker) {
   });
 }
 
+// The input tiles of one group after the other, as the inner loops read them.
+class PackedInput {
+ public:
+  PackedInput(const InstructionSet& code, const Tiling& tiling, const float* images,
+              int64_t channels, const Prologue& before)
+      : code_(code),
+        tiling_(tiling),
+        images_(images),
+        channels_(channels),
+        before_(before),
+        sums_first_(tiling.geometry.pooling > 1),
+        sources_(tiling.source_pixels() * tiling.lanes),
+        of_block_(sums_first_ ? sources_.size() : 0),
+        packed_(tiling.source_pixels() * tiling.lanes *
+                (sums_first_ ? tiling.block() : channels)),
+        sums_(sums_first_ ? tiling.input_pixels() * tiling.lanes * tiling.block() : 0) {}
+
+  void move_to(int64_t group) {
+    tiling_.sources(group, images_, channels_, sources_.data());
+    if (sums_first_) return;
+    code_.pack(sources_.data(), tiling_.source_pixels(), channels_, before_, packed_.get());
+  }
+
+  // The tiles of a block of channels. Valid until the next call.
+  const float* block(int64_t block) {
+    const int64_t first = block * tiling_.block();
+    if (!sums_first_) return packed_.get() + first * tiling_.input_pixels() * tiling_.lanes;
+    for (size_t i = 0; i < sources_.size(); ++i) {
+      of_block_[i] = sources_[i] ? sources_[i] + first : nullptr;
+    }
+    const int64_t count = std::min(tiling_.block(), channels_ - first);
+    const Prologue before{before_.scale ? before_.scale + first : nullptr,
+                          before_.shift ? before_.shift + first : nullptr, before_.relu};
+    code_.pack(of_block_.data(), tiling_.source_pixels(), count, before, packed_.get());
+    code_.sum_neighbours(packed_.get(), count, tiling_.source_height(), tiling_.source_width(),
+                         sums_.get());
+    return sums_.get();
+  }
+
+  int64_t row_stride() const {
+    return tiling_.input_width() * tiling_.geometry.pooling * tiling_.lanes;
+  }
+
+ private:
+  const InstructionSet& code_;
+  const Tiling& tiling_;
+  const float* const images_;
+  const int64_t channels_;
+  const Prologue before_;
+  const bool sums_first_;
+  std::vector<const float*> sources_, of_block_;
+  const Scratch packed_, sums_;
+};
+
 class SparseOperation : public OpKernel {
  public:
   explicit SparseOperation(OpKernelConstruction* context) : OpKernel(context) {
@@ -157,7 +211,8 @@ class SparseOperation : public OpKernel {
                                               std::vector<float>* values) {
     const Layout layout{kernel.dim_size(0),   kernel.dim_size(1),    kernel.dim_size(2),
                         kernel.dim_size(3),   transposed,            tiling.block(),
-                        tiling.input_width(), tiling.input_pixels(), tiling.lanes};
+                        tiling.input_width(), tiling.input_pixels(), tiling.lanes,
+                        tiling.geometry.pooling};
     return patterns_.find(layout, kernel.flat<float>().data(), values,
                           [context](int64_t num_parts, const auto& worker) {
                             parallel(context, num_parts, worker);
@@ -236,8 +291,9 @@ class SparseConvolution : public SparseOperation {
     OP_REQUIRES_OK(context, context->allocate_output(0, shape, &output));
     if (output->NumElements() == 0) return;
 
-    const Geometry full{batch,       height,  width,   input_height, input_width, kernel_height,
-                        kernel_width, pads[0], pads[2], upsampling_,  pooling_};
+    const Geometry full{batch,        shape.dim_size(1), shape.dim_size(2), input_height,
+                        input_width,  kernel_height,     kernel_width,      pads[0],
+                        pads[2],      upsampling_,       pooling_};
     const Geometry geometry = has_residual && residual_upsampling_ > 1 ? full : full.flattened();
     const int64_t num_threads = threads(context)->NumThreads();
     // The density is not known before the pattern, which depends on the tiling: guess it low, where
@@ -261,31 +317,26 @@ class SparseConvolution : public SparseOperation {
     std::atomic<int64_t> next_unit{0};
     parallel(context, num_workers, [&](int64_t) {
       const int lanes = tiling.lanes;
-      const int64_t num_pixels = tiling.pixels() / (pooling_ * pooling_);
-      const Scratch x(tiling.input_pixels() * lanes * sources);
+      PackedInput x(*code_, tiling, images, sources, before);
       const Scratch y(tiling.pixels() * lanes * part_size);
-      std::vector<const float*> from(tiling.input_pixels() * lanes), add(num_pixels * lanes);
-      std::vector<float*> to(num_pixels * lanes);
+      std::vector<const float*> add(tiling.pixels() * lanes);
+      std::vector<float*> to(tiling.pixels() * lanes);
       for (int64_t unit; (unit = next_unit++) < num_units;) {
         const int64_t group = unit / num_parts, first = unit % num_parts * part_size;
         const int64_t num_targets = std::min(part_size, targets - first);
         if (num_targets <= 0) continue;
-        tiling.sources(group, images, sources, from.data());
-        code_->pack(from.data(), tiling.input_pixels(), sources, before, x.get());
+        x.move_to(group);
         for (int64_t block = 0; block < pattern->layout.num_blocks(); ++block) {
           code_->convolve[tiling.index](
-              x.get() + block * tiling.block() * tiling.input_pixels() * lanes,
-              tiling.input_width() * lanes, pattern->offsets.data(), values.data(),
+              x.block(block), x.row_stride(), pattern->offsets.data(), values.data(),
               pattern->begin.data() + block * targets + first, num_targets, block == 0, y.get());
         }
         if (sources == 0) std::fill_n(y.get(), tiling.pixels() * lanes * num_targets, 0.0f);
-        if (pooling_ > 1) code_->pool[tiling.index](num_targets, y.get());
-        tiling.targets(group, pooling_, 1, results + first, targets, to.data());
+        tiling.targets(group, 1, results + first, targets, to.data());
         if (has_residual) {
-          tiling.targets(group, pooling_, residual_upsampling_, addends + first, targets,
-                         add.data());
+          tiling.targets(group, residual_upsampling_, addends + first, targets, add.data());
         }
-        code_->unpack(y.get(), num_pixels, num_targets,
+        code_->unpack(y.get(), tiling.pixels(), num_targets,
                       bias.NumElements() == 0 ? nullptr : optional(bias) + first,
                       has_residual ? add.data() : nullptr, to.data());
       }
@@ -331,40 +382,52 @@ class SparseConvolutionKernelGradient : public SparseOperation {
     std::fill_n(result, output->NumElements(), 0.0f);
     if (output->NumElements() == 0 || gradient.NumElements() == 0) return;
 
-    const Geometry full{input.dim_size(0), height,           width,        input_height,
-                        input_width,       mask.dim_size(0), mask.dim_size(1), paddings_[0],
-                        paddings_[2],      upsampling_,      pooling_};
+    // The gradient of a kernel is the product of shifted inputs and gradients. Either of them can be
+    // the shifted one. Upsampled inputs stay, and the gradient is summed where they are repeated.
+    const bool swapped = upsampling_ > 1 && pooling_ == 1;
+    const Tensor &shifted = swapped ? gradient : input, &fixed = swapped ? input : gradient;
+    const int64_t top = swapped ? mask.dim_size(0) - 1 - paddings_[0] : paddings_[0];
+    const int64_t left = swapped ? mask.dim_size(1) - 1 - paddings_[2] : paddings_[2];
+    const Geometry full{input.dim_size(0),
+                        fixed.dim_size(1),
+                        fixed.dim_size(2),
+                        swapped ? height : input_height,
+                        swapped ? width : input_width,
+                        mask.dim_size(0),
+                        mask.dim_size(1),
+                        top,
+                        left,
+                        swapped ? 1 : upsampling_,
+                        swapped ? upsampling_ : pooling_};
     const int64_t num_threads = threads(context)->NumThreads();
-    const Tiling tiling = this->tiling(full.flattened(), sources, targets,
+    const Tiling tiling = this->tiling(full.flattened(), shifted.dim_size(3), fixed.dim_size(3),
                                        mask.NumElements() / 10, num_threads);
     std::vector<float> values;
-    const auto pattern = find_pattern(context, tiling, mask, false, &values);
+    const auto pattern = find_pattern(context, tiling, mask, swapped, &values);
 
     // Each worker has its own groups and sums, so that a result does not depend on who was faster.
     const int64_t num_groups = tiling.num_groups();
     const int64_t num_workers = std::min(num_threads, num_groups);
     std::vector<std::vector<float>> sums(num_workers);
-    const float* const images = input.flat<float>().data();
-    const float* const gradients = gradient.flat<float>().data();
-    const Prologue before{optional(scale), optional(shift), relu_}, nothing{nullptr, nullptr, false};
+    const Prologue prepared{optional(scale), optional(shift), relu_};
+    const Prologue nothing{nullptr, nullptr, false};
     parallel(context, num_workers, [&](int64_t worker) {
       const int lanes = tiling.lanes;
-      const Scratch x(tiling.input_pixels() * lanes * sources);
+      const int64_t targets = fixed.dim_size(3);
+      PackedInput x(*code_, tiling, shifted.flat<float>().data(), shifted.dim_size(3),
+                    swapped ? nothing : prepared);
       const Scratch y(tiling.pixels() * lanes * targets);
-      std::vector<const float*> from(tiling.input_pixels() * lanes);
       std::vector<const float*> to(tiling.pixels() * lanes);
       sums[worker].assign(pattern->size(), 0.0f);
       const int64_t last = (worker + 1) * num_groups / num_workers;
       for (int64_t group = worker * num_groups / num_workers; group < last; ++group) {
-        tiling.sources(group, images, sources, from.data());
-        code_->pack(from.data(), tiling.input_pixels(), sources, before, x.get());
-        tiling.targets(group, 1, pooling_, gradients, targets, to.data());
-        code_->pack(to.data(), tiling.pixels(), targets, nothing, y.get());
+        x.move_to(group);
+        tiling.targets(group, 1, fixed.flat<float>().data(), targets, to.data());
+        code_->pack(to.data(), tiling.pixels(), targets, swapped ? prepared : nothing, y.get());
         for (int64_t block = 0; block < pattern->layout.num_blocks(); ++block) {
-          code_->correlate[tiling.index](
-              x.get() + block * tiling.block() * tiling.input_pixels() * lanes,
-              tiling.input_width() * lanes, pattern->offsets.data(),
-              pattern->begin.data() + block * targets, targets, y.get(), sums[worker].data());
+          code_->correlate[tiling.index](x.block(block), x.row_stride(), pattern->offsets.data(),
+                                         pattern->begin.data() + block * targets, targets, y.get(),
+                                         sums[worker].data());
         }
       }
     });

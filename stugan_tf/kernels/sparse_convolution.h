@@ -53,9 +53,11 @@ struct InstructionSet {
   void (*pack)(const float* const* sources, int64_t num_pixels, int64_t channels,
                const Prologue& before, float* packed);
 
-  // Sums each 2x2 pixels of a packed tile, in place.
-  //   packed: [channels][tile][lanes]; afterwards [channels][tile / 4][lanes].
-  void (*pool[kNumTiles])(int64_t channels, float* packed);
+  // Sums the 2x2 pixels at each place of packed tiles.
+  //   packed: [channels][rows][columns][lanes].
+  //   sums: [channels][rows - 1][columns - 1][lanes]; in each row the even columns come first.
+  void (*sum_neighbours)(const float* packed, int64_t channels, int64_t rows, int64_t columns,
+                         float* sums);
 
   // Transposes a packed tile back into pixels of NHWC images.
   //   packed: [channels][num_pixels][lanes].
@@ -67,7 +69,7 @@ struct InstructionSet {
 
   // Adds to each output channel its non-zero weights times shifted input tiles.
   //   x: packed input of a block of channels.
-  //   row_stride: floats between two rows of the input tile.
+  //   row_stride: floats between the rows of the input tile for two rows of the output.
   //   offsets, values: of the non-zeros: where in x the shifted tile begins, and the weight.
   //   begin: [num_outputs + 1], where the non-zeros of each output channel begin.
   //   y: packed output [num_outputs][tile][lanes]; overwritten if `first`, else added to.

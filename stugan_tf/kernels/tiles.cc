@@ -147,15 +147,18 @@ void pack_any(const float* const* sources, int64_t num_pixels, int64_t channels,
   }
 }
 
-template <int H, int W>
-void pool(int64_t channels, float* packed) {
-  for (int64_t channel = 0; channel < channels; ++channel) {
-    const Vector* const in = (const Vector*)packed + channel * H * W;
-    Vector* const out = (Vector*)packed + channel * H * W / 4;
-    for (int y = 0; y < H; y += 2) {
-      for (int x = 0; x < W; x += 2) {
-        const Vector* const corner = in + y * W + x;
-        out[y / 2 * (W / 2) + x / 2] = (corner[0] + corner[1]) + (corner[W] + corner[W + 1]);
+void sum_neighbours(const float* packed, int64_t channels, int64_t rows, int64_t columns,
+                    float* sums) {
+  const int64_t num_even = columns / 2;
+  const Vector* in = (const Vector*)packed;
+  Vector* out = (Vector*)sums;
+  for (int64_t channel = 0; channel < channels; ++channel, in += columns) {
+    for (int64_t row = 0; row + 1 < rows; ++row, in += columns, out += columns - 1) {
+      Vector left = in[0] + in[columns];
+      for (int64_t column = 0; column + 1 < columns; ++column) {
+        const Vector right = in[column + 1] + in[columns + column + 1];
+        out[column % 2 * num_even + column / 2] = left + right;
+        left = right;
       }
     }
   }
@@ -355,7 +358,7 @@ const InstructionSet INSTRUCTION_SET = {
     L,
     {{TILE_HEIGHT, TILE_WIDTH}, {2, 2}},
     pack_any,
-    {pool<TILE_HEIGHT, TILE_WIDTH>, pool<2, 2>},
+    sum_neighbours,
     unpack,
     {convolve<TILE_HEIGHT, TILE_WIDTH>, convolve<2, 2>},
     {correlate<TILE_HEIGHT, TILE_WIDTH>, correlate<2, 2>},

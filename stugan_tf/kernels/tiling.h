@@ -13,12 +13,12 @@ namespace stugan {
 // The pixels of a batch of images, cut into tiles. A 1x1 kernel sees no neighbours, so that all
 // pixels of the batch are one image of four columns there, of which any tile is filled.
 struct Geometry {
-  int64_t batch, height, width;  // Of the output.
+  int64_t batch, height, width;  // Of the output, after pooling.
   int64_t input_height, input_width;
   int64_t kernel_height, kernel_width;
   int64_t pad_top, pad_left;
   int64_t upsampling;  // Of the images in memory to the input.
-  int64_t pooling;     // Of the output to the results in memory.
+  int64_t pooling;     // Rows and columns of the convolution's result that are summed.
   int64_t num_pixels = batch * height * width;              // Those of the output that are there,
   int64_t input_pixels = batch * input_height * input_width;  // and those of the input.
 
@@ -30,6 +30,10 @@ struct Geometry {
 };
 
 // How the tiles of one shape cover a geometry.
+//
+// A sum of 2x2 pixels of the result is the kernel times the same sum of shifted inputs. So pooling
+// sums the input first, the 2x2 pixels at each place, and multiplies at every other place only: a
+// quarter of the products.
 struct Tiling {
   Geometry geometry;
   Tile tile;
@@ -41,55 +45,68 @@ struct Tiling {
   int64_t num_tiles() const { return geometry.batch * rows() * columns(); }
   int64_t num_groups() const { return (num_tiles() + lanes - 1) / lanes; }
   int64_t pixels() const { return tile.height * tile.width; }
-  int64_t input_width() const { return tile.width + geometry.kernel_width - 1; }
-  int64_t input_height() const { return tile.height + geometry.kernel_height - 1; }
+  // Of an input tile, after these sums and before.
+  int64_t input_width() const {
+    return (tile.width - 1) * geometry.pooling + geometry.kernel_width;
+  }
+  int64_t input_height() const {
+    return (tile.height - 1) * geometry.pooling + geometry.kernel_height;
+  }
   int64_t input_pixels() const { return input_height() * input_width(); }
+  int64_t source_width() const { return input_width() + geometry.pooling - 1; }
+  int64_t source_height() const { return input_height() + geometry.pooling - 1; }
+  int64_t source_pixels() const { return source_height() * source_width(); }
 
   // Input channels whose packed tiles stay in the first-level cache.
   int64_t block() const {
     constexpr int64_t kBytes = 40 << 10;  // Measured; a little over the cache of most is best.
-    return std::max<int64_t>(1, kBytes / (input_pixels() * lanes * 4));
+    const int64_t most = std::max<int64_t>(1, kBytes / (input_pixels() * lanes * 4));
+    if (geometry.pooling == 1) return most;
+    // Each block is packed by itself then: whole lines of the cache.
+    constexpr int64_t kLine = 16;
+    return std::max<int64_t>(1, (most + kLine / 2) / kLine) * kLine;
   }
 
   // Cycles, roughly: of packing, multiplying and unpacking, given what is busy in parallel.
   double cost(int64_t sources, int64_t targets, int64_t non_zeros, int64_t num_threads) const {
     const double blocks = static_cast<double>(sources + block() - 1) / block();
-    const double group = 6.0 * (input_pixels() * sources + pixels() * targets) +
+    const double group = 6.0 * (source_pixels() * sources + pixels() * targets) +
+                         (geometry.pooling == 1 ? 0.0 : 2.0 * input_pixels() * sources) +
                          non_zeros * (pixels() + 3.0) + blocks * targets * (2 * pixels() + 15.0);
     const int64_t groups = num_groups();
     return group * (groups < num_threads ? 1.0 : static_cast<double>(groups) / num_threads);
   }
 
-  // Fills [input_pixels][lanes] with where each pixel of a group's input tiles begins, or null.
+  // Fills [source_pixels][lanes] with where each pixel of a group's input tiles begins, or null.
   void sources(int64_t group, const float* images, int64_t channels, const float** result) const {
     const Geometry& g = geometry;
-    visit(group, input_height(), input_width(), [&](int64_t i, int64_t n, int64_t y, int64_t x) {
-      y -= g.pad_top;
-      x -= g.pad_left;
-      const bool inside = n >= 0 && y >= 0 && x >= 0 && y < g.input_height && x < g.input_width &&
-                          (n * g.input_height + y) * g.input_width + x < g.input_pixels;
-      result[i] = inside ? images + pixel(n, y, x, g.upsampling, g.input_height, g.input_width) *
-                                        channels
-                         : nullptr;
-    });
+    visit(
+        group, source_height(), source_width(), g.pooling,
+        [&](int64_t i, int64_t n, int64_t y, int64_t x) {
+          y -= g.pad_top;
+          x -= g.pad_left;
+          const bool inside = n >= 0 && y >= 0 && x >= 0 && y < g.input_height &&
+                              x < g.input_width &&
+                              (n * g.input_height + y) * g.input_width + x < g.input_pixels;
+          result[i] = inside ? images + pixel(n, y, x, g.upsampling, g.input_height,
+                                              g.input_width) *
+                                            channels
+                             : nullptr;
+        });
   }
 
   // Fills [pixels][lanes] with where each pixel of a group's output tiles begins, or null.
-  //   pooling: of these tiles; `pixels` is less by its square.
-  //   upsampling: of the images in memory to the pooled output.
+  //   upsampling: of the images in memory to the output.
   template <typename Float>
-  void targets(int64_t group, int64_t pooling, int64_t upsampling, Float* images, int64_t channels,
+  void targets(int64_t group, int64_t upsampling, Float* images, int64_t channels,
                Float** result) const {
-    const int64_t height = geometry.height / pooling, width = geometry.width / pooling;
-    visit(
-        group, tile.height / pooling, tile.width / pooling,
-        [&](int64_t i, int64_t n, int64_t y, int64_t x) {
-          const bool inside = n >= 0 && y < height && x < width &&
-                              (n * height + y) * width + x < geometry.num_pixels;
-          result[i] = inside ? images + pixel(n, y, x, upsampling, height, width) * channels
-                             : nullptr;
-        },
-        pooling);
+    const Geometry& g = geometry;
+    visit(group, tile.height, tile.width, 1, [&](int64_t i, int64_t n, int64_t y, int64_t x) {
+      const bool inside = n >= 0 && y < g.height && x < g.width &&
+                          (n * g.height + y) * g.width + x < g.num_pixels;
+      result[i] = inside ? images + pixel(n, y, x, upsampling, g.height, g.width) * channels
+                         : nullptr;
+    });
   }
 
  private:
@@ -98,14 +115,14 @@ struct Tiling {
     return (n * (height / factor) + y / factor) * (width / factor) + x / factor;
   }
 
+  // Visits a rectangle of pixels for each tile of a group, `stride` times as far apart as tiles.
   template <typename Visitor>
-  void visit(int64_t group, int64_t height, int64_t width, Visitor visitor,
-             int64_t pooling = 1) const {
+  void visit(int64_t group, int64_t height, int64_t width, int64_t stride, Visitor visitor) const {
     for (int64_t lane = 0; lane < lanes; ++lane) {
       const int64_t t = group * lanes + lane;
       const int64_t n = t < num_tiles() ? t / (rows() * columns()) : -1;
-      const int64_t top = t / columns() % rows() * (tile.height / pooling);
-      const int64_t left = t % columns() * (tile.width / pooling);
+      const int64_t top = t / columns() % rows() * tile.height * stride;
+      const int64_t left = t % columns() * tile.width * stride;
       for (int64_t y = 0; y < height; ++y) {
         for (int64_t x = 0; x < width; ++x) {
           visitor((y * width + x) * lanes + lane, n, top + y, left + x);

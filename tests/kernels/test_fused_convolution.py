@@ -276,6 +276,49 @@ def test_the_gradient_of_a_normalization(rows, channels, relu, of_batch, instruc
         assert_close(mine.numpy(), theirs.numpy(), 2e-4, "gradient")
 
 
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize(
+    ("upsampling", "pooling", "padding"), [(1, 2, "same"), (2, 1, "valid"), (2, 2, "same")]
+)
+def test_whole_numbers_give_exactly_the_products_of_resized_images(
+    upsampling, pooling, padding, instruction_set
+):
+    """With more channels than are packed at once, and tiles that images do not fill."""
+    random = np.random.default_rng(0)
+
+    def draw(*shape):
+        return random.integers(-3, 4, shape).astype(np.float32)
+
+    factors = {"pooling": pooling, "instruction_set": instruction_set}
+    images, kernel = draw(3, 6, 10, 150), draw(3, 5, 150, 21)
+    kernel *= random.random(kernel.shape) < 0.2
+    pads = paddings(padding, kernel.shape[:2])
+    with tf.GradientTape() as tape:
+        exact, weights = tf.nn.relu(tf.constant(images, tf.float64)), tf.cast(kernel, tf.float64)
+        tape.watch([exact, weights])
+        expected = tf.nn.conv2d(upsampled(exact, upsampling), weights, 1, padding.upper())
+        expected = pooling**2 * tf.nn.avg_pool2d(expected, pooling, pooling, "VALID")
+        upstream = draw(*expected.shape)
+    of_images, of_kernel = tape.gradient(expected, [exact, weights], tf.cast(upstream, tf.float64))
+    actual = convolve(images, kernel, pads, relu=True, upsampling=upsampling, **factors)
+    np.testing.assert_array_equal(actual, expected)
+    actual = convolve(
+        upstream,
+        kernel,
+        pads,
+        transposed=True,
+        upsampling=pooling,
+        pooling=upsampling,
+        instruction_set=instruction_set,
+    )
+    np.testing.assert_array_equal(actual, of_images)
+    mask = (kernel != 0).astype(np.float32)
+    actual = kernel_gradient(
+        images, upstream, mask, pads, relu=True, upsampling=upsampling, **factors
+    )
+    np.testing.assert_array_equal(actual, of_kernel * mask)
+
+
 def test_nan_passes_through_the_fused_relu():
     images = np.ones((1, 4, 4, 20), np.float32)
     images[0, 1, 1, 3] = np.nan
