@@ -251,9 +251,9 @@ class Packed : public LinearStep {
                                     lists.begin.data() + block * outputs + first, count,
                                     block == 0, y);
       }
-      tiling.targets(group, 1, results + first, outputs, to);
+      tiling.targets(group, 1, 1, results + first, outputs, to);
       if (addends) {
-        tiling.targets(group, layer_.addend_upsampling, addends + first, outputs, add);
+        tiling.targets(group, 1, layer_.addend_upsampling, addends + first, outputs, add);
       }
       code.unpack(y, tiling.pixels(), count, bias_.empty() ? nullptr : bias_.data() + first,
                   addends ? add : nullptr, to);

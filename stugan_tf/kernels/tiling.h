@@ -81,7 +81,7 @@ struct Tiling {
   void sources(int64_t group, const float* images, int64_t channels, const float** result) const {
     const Geometry& g = geometry;
     visit(
-        group, source_height(), source_width(), g.pooling,
+        group, source_height(), source_width(), tile.height * g.pooling, tile.width * g.pooling,
         [&](int64_t i, int64_t n, int64_t y, int64_t x) {
           y -= g.pad_top;
           x -= g.pad_left;
@@ -96,17 +96,21 @@ struct Tiling {
   }
 
   // Fills [pixels][lanes] with where each pixel of a group's output tiles begins, or null.
-  //   upsampling: of the images in memory to the output.
+  //   pooling: of these tiles; `pixels` is less by its square.
+  //   upsampling: of the images in memory to the pooled output.
   template <typename Float>
-  void targets(int64_t group, int64_t upsampling, Float* images, int64_t channels,
+  void targets(int64_t group, int64_t pooling, int64_t upsampling, Float* images, int64_t channels,
                Float** result) const {
-    const Geometry& g = geometry;
-    visit(group, tile.height, tile.width, 1, [&](int64_t i, int64_t n, int64_t y, int64_t x) {
-      const bool inside = n >= 0 && y < g.height && x < g.width &&
-                          (n * g.height + y) * g.width + x < g.num_pixels;
-      result[i] = inside ? images + pixel(n, y, x, upsampling, g.height, g.width) * channels
-                         : nullptr;
-    });
+    const int64_t height = geometry.height / pooling, width = geometry.width / pooling;
+    visit(
+        group, tile.height / pooling, tile.width / pooling, tile.height / pooling,
+        tile.width / pooling,
+        [&](int64_t i, int64_t n, int64_t y, int64_t x) {
+          const bool inside = n >= 0 && y < height && x < width &&
+                              (n * height + y) * width + x < geometry.num_pixels;
+          result[i] = inside ? images + pixel(n, y, x, upsampling, height, width) * channels
+                             : nullptr;
+        });
   }
 
  private:
@@ -115,14 +119,15 @@ struct Tiling {
     return (n * (height / factor) + y / factor) * (width / factor) + x / factor;
   }
 
-  // Visits a rectangle of pixels for each tile of a group, `stride` times as far apart as tiles.
+  // Visits a rectangle of pixels for each tile of a group; `down` and `right` lead to the next one.
   template <typename Visitor>
-  void visit(int64_t group, int64_t height, int64_t width, int64_t stride, Visitor visitor) const {
+  void visit(int64_t group, int64_t height, int64_t width, int64_t down, int64_t right,
+             Visitor visitor) const {
     for (int64_t lane = 0; lane < lanes; ++lane) {
       const int64_t t = group * lanes + lane;
       const int64_t n = t < num_tiles() ? t / (rows() * columns()) : -1;
-      const int64_t top = t / columns() % rows() * tile.height * stride;
-      const int64_t left = t % columns() * tile.width * stride;
+      const int64_t top = t / columns() % rows() * down;
+      const int64_t left = t % columns() * right;
       for (int64_t y = 0; y < height; ++y) {
         for (int64_t x = 0; x < width; ++x) {
           visitor((y * width + x) * lanes + lane, n, top + y, left + x);
