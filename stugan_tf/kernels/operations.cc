@@ -382,8 +382,8 @@ class SparseConvolutionKernelGradient : public SparseOperation {
     std::fill_n(result, output->NumElements(), 0.0f);
     if (output->NumElements() == 0 || gradient.NumElements() == 0) return;
 
-    // The gradient of a kernel is the product of shifted inputs and gradients. Either of them can be
-    // the shifted one. Upsampled inputs stay, and the gradient is summed where they are repeated.
+    // The gradient of a kernel is the product of inputs and gradients, one of them shifted. Either
+    // can be. Upsampled inputs are not, and the gradient is summed where they are repeated.
     const bool swapped = upsampling_ > 1 && pooling_ == 1;
     const Tensor &shifted = swapped ? gradient : input, &fixed = swapped ? input : gradient;
     const int64_t top = swapped ? mask.dim_size(0) - 1 - paddings_[0] : paddings_[0];
