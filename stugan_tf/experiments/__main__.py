@@ -18,7 +18,7 @@ from absl import flags
 
 from stugan_tf.checks import check_network_seed, check_positive
 from stugan_tf.errors import InputError
-from stugan_tf.experiments import collecting, costs, figures, recipe, runs
+from stugan_tf.experiments import collecting, costs, figures, recipe, runs, timing
 from stugan_tf.experiments.grid import Cell, Grid, cells_of, models_of, select
 from stugan_tf.experiments.grids import ABLATIONS, CIFAR, EXTENSIONS, GRIDS
 from stugan_tf.experiments.paper_results import paper_results
@@ -98,6 +98,11 @@ def _names():
     return list(dict.fromkeys(names))
 
 
+def _presets_of(grid):
+    """Names of the presets that have runs of a grid."""
+    return [name for name, preset in PRESETS.items() if models_of(grid, preset)]
+
+
 def _seeds():
     if FLAGS.seeds is None:
         return None
@@ -123,6 +128,12 @@ class Experiment:
     def run(self, grids: list[Grid]) -> list[Job]:
         """Trains the runs that are not done. Returns the jobs that failed."""
         cells = [cell for grid in grids for cell in cells_of(grid, self._preset, self._seeds)]
+        for grid in grids:
+            if not models_of(grid, self._preset):
+                raise InputError(
+                    f"--name={grid.name} has no runs at --preset={FLAGS.preset}. Choose "
+                    f"{' or '.join(f'--preset={name}' for name in _presets_of(grid))}."
+                )
         cells = select(cells, FLAGS.models, FLAGS.line) if cells else []
         recipe.check_files(cells, self._gin)
         jobs: dict[str, Job] = {}
@@ -181,17 +192,34 @@ class Experiment:
             )
             write_atomically(folder / "table.md", table.encode())
             print(table)
-            self._draw(folder, grid, results)
+            protocols = self._protocols(grid, results)
+            self._draw(folder, grid, results, protocols)
+            if grid.reference:
+                self._time(folder, grid, results, protocols)
         except InputError as error:
             return [f"{grid.name}: {error}"]
         print(f"written to {folder}", file=sys.stderr)
         return []
 
-    def _draw(self, folder, grid, results):
+    def _protocols(self, grid, results):
+        """{model: id of the protocol of its scores, or None} of a grid."""
         protocols = {}
         for model in models_of(grid, self._preset):
             found = collecting.protocols_of([r for r in results if r.cell.model == model])
             protocols[model] = next(reversed(found), None)
+        return protocols
+
+    def _time(self, folder, grid, results, protocols):
+        """Writes and prints the results of a grid that is about time."""
+        ((_, protocol),) = protocols.items()
+        found = timing.curves(results, protocol, self._output / "cells")
+        table = timing.as_markdown(grid.reference, found)
+        write_atomically(folder / "time.md", f"{table}\n".encode())
+        write_atomically(folder / "time.csv", timing.as_csv(found).encode())
+        timing.write_figure(folder / "time", grid, found)
+        print(table)
+
+    def _draw(self, folder, grid, results, protocols):
         if grid.axis is not None:
             figures.write_figure(folder / grid.name, grid, results, protocols, FLAGS.score)
         figures.write_curves(folder / "curves", grid, results, protocols)

@@ -154,9 +154,14 @@ def _means(records):
     for metric in _metrics():
         values = [record[metric] for record in records if record and record.get(metric) is not None]
         if values:
-            deviation = statistics.stdev(values) if len(values) > 1 else None
-            found[metric] = Mean(statistics.fmean(values), deviation, len(values))
+            found[metric] = of_numbers(values)
     return found
+
+
+def of_numbers(values):
+    """The `Mean` of numbers, at least one."""
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return Mean(statistics.fmean(values), deviation, len(values))
 
 
 def as_csv(results: list[Result]) -> str:
@@ -263,13 +268,14 @@ def _ours(found):
     scores, wanted = found
     if not scores:
         return f"missing (0 of {wanted})"
-    texts = [_with_deviation(scores[name]) for name in PUBLISHED if name in scores]
+    texts = [in_words(scores[name]) for name in PUBLISHED if name in scores]
     count = max(score.count for score in scores.values())
     of_wanted = f" of {wanted}" if count < wanted else ""
     return f"{', '.join(texts)} ({count}{of_wanted})"
 
 
-def _with_deviation(score):
+def in_words(score):
+    """A `Mean` as text, with its deviation if it has one."""
     text = f"{score.mean:.2f}"
     return text if score.deviation is None else f"{text} ± {score.deviation:.2f}"
 

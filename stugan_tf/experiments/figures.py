@@ -41,7 +41,7 @@ def write_figure(path, grid, results, protocols, choice):
     panels = list(dict.fromkeys(line.panel for line in grid.lines if line.panel)) or [""]
     # Models are rows. With a single panel they are columns.
     rows, columns = (1, len(models)) if len(panels) == 1 else (len(models), len(panels))
-    figure = _figure(rows, columns)
+    figure = new_figure(rows, columns)
     several = len(panels) > 1
     subplots = figure.subplots(
         rows, columns, squeeze=False, sharex=several, sharey="row" if several else False
@@ -53,7 +53,7 @@ def write_figure(path, grid, results, protocols, choice):
         for panel in panels:
             _draw_panel(next(axes), grid, model, panel, of_model, found)
     figure.supylabel(f"FID ({choice} evaluation)")
-    _save(figure, path, grid)
+    save(figure, path, grid)
 
 
 def write_curves(path, grid, results, protocols):
@@ -65,7 +65,7 @@ def write_curves(path, grid, results, protocols):
         results: its `Result`s.
         protocols: as for `write_figure`.
     """
-    scored = [(result, _curve(result, protocols[result.cell.model])) for result in results]
+    scored = [(result, curve_of(result, protocols[result.cell.model])) for result in results]
     scored = [(result, curve) for result, curve in scored if curve]
     panels = list(dict.fromkeys((r.cell.model, r.cell.point) for r, _ in scored if r.cell.point))
     # Runs that stand for all points have curves in every panel, or else a panel of their own.
@@ -77,7 +77,7 @@ def write_curves(path, grid, results, protocols):
         return
     columns = min(MAX_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = _figure(rows, columns, margin=3.5)  # The legend's place is beside the panels.
+    figure = new_figure(rows, columns, margin=3.5)  # The legend's place is beside the panels.
     first = {}  # The first axes of each model, whose panels share one scale.
     for number, (model, point) in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, columns, number, sharey=first.get(model))
@@ -90,11 +90,11 @@ def write_curves(path, grid, results, protocols):
     figure.suptitle(
         textwrap.fill(f"{grid.title}: during training", round(10 * figure.get_figwidth()))
     )
-    _add_legend(figure, grid)
-    _save(figure, path, grid)
+    add_legend(figure, grid)
+    save(figure, path, grid)
 
 
-def _add_legend(figure, grid):
+def add_legend(figure, grid):
     """Adds one legend for all panels, in the order of the grid's lines."""
     known = {}
     for axes in figure.axes:
@@ -108,8 +108,8 @@ def _is_in(cell, model, point):
     return cell.model == model and cell.point in (point, None)
 
 
-def _curve(result, protocol_id):
-    """(step, FID) of the evaluations of a run by a protocol; None is the protocol of the run."""
+def curve_of(result, protocol_id):
+    """[(step, FID)] of the evaluations of a run by a protocol; None is that of its last one."""
     if protocol_id is None and result.records:
         protocol_id = result.records[-1]["protocol"]["id"]
     return [
@@ -135,20 +135,27 @@ def _draw_curves(axes, labels, scored):
             **style,
         )
         there.add(label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    scale_fid(axes)
+
+
+def scale_fid(axes):
+    """Gives axes a logarithmic scale of FID, and lines to read it by."""
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
-    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3, which="both")
 
 
-def _figure(rows, columns, margin=1):
+def new_figure(rows, columns, margin=1):
+    """A figure for rows and columns of panels; `margin`, in inches, is for a legend."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(margin + 4 * columns, 0.6 + 3.4 * rows), layout="constrained")
 
 
-def _save(figure, path, grid):
+def save(figure, path, grid):
+    """Writes a figure of a grid in each format."""
     import matplotlib
 
     # The same results make the same file.

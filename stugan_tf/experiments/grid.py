@@ -66,13 +66,15 @@ class Grid:
     Attributes:
         name: its name for `--name`.
         title: a title that says what it shows.
-        models: keys of `Preset.models`.
+        models: keys of `Preset.models`. A preset may lack some.
         lines: its rows or curves; for each model, each label occurs once.
         points: its columns or values, or a function `Model -> points`.
         axis: name of the horizontal axis; None for a table without a figure.
         claim: the paper's conclusion.
         style: 'lines' or 'bars'.
         logarithmic: whether the axis is logarithmic.
+        reference: label of the line whose last FID the others are timed to reach; '' for a grid
+            that is not about time.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Grid:
     claim: str = ""
     style: str = "lines"
     logarithmic: bool = False
+    reference: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,10 +161,11 @@ class Cell:
 
 
 def models_of(grid: Grid, preset: Preset) -> tuple[str, ...]:
-    """The names of the models of a grid that a preset trains."""
-    if grid.axis is None or len(grid.models) == 1 or preset.figure_models is None:
-        return grid.models
-    return tuple(model for model in grid.models if model in preset.figure_models)
+    """The names of the models of a grid that a preset has and trains."""
+    models = tuple(model for model in grid.models if model in preset.models)
+    if grid.axis is None or len(models) == 1 or preset.figure_models is None:
+        return models
+    return tuple(model for model in models if model in preset.figure_models)
 
 
 def points_of(grid, preset, model):

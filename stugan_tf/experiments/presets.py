@@ -52,6 +52,26 @@ def _setting_of_adapt(total_steps: int) -> tuple[str, ...]:
     )
 
 
+def _timed(
+    widths: tuple[int, int], total_steps: int, num_scores: int, *bindings: str
+) -> tuple[str, ...]:
+    """One size of the runs that are compared by time.
+
+    Args:
+        widths: of generator and discriminator.
+        total_steps: generator steps, as many as take equal time in all sizes.
+        num_scores: evaluations, evenly over the run.
+        *bindings: more gin bindings.
+    """
+    return (
+        f"sngan_generator.width = {widths[0]}",
+        f"sngan_discriminator.width = {widths[1]}",
+        f"Algorithm.total_steps = {total_steps}",
+        f"train.evaluate_every = {total_steps // num_scores}",
+        *bindings,
+    )
+
+
 # All scores have one protocol, during training and at its end, that of the reference code: 50,000
 # images of the averaged generator; for BigGAN on CIFAR-10 with the statistics of batches of 256.
 PAPER = Preset(
@@ -99,6 +119,17 @@ CPU = Preset(
             intervals=(10, 50, 100, 200, 500, 1000),
             settings={**_rescaled(50), "linear_decay": _decaying(1e-3, 1500, 3000)},
         ),
+        "sngan_by_time": Model(
+            "experiments/sngan_cpu.gin",
+            settings={
+                "dense_narrow": _timed((32, 24), 5000, 10),
+                "dense_wide": _timed((64, 48), 1600, 10),
+                "sparse_80": _timed((64, 48), 3000, 10),
+                "sparse_90": _timed((64, 48), 3800, 10),
+                "sparse_95": _timed((128, 96), 1600, 10),
+                "short": (),
+            },
+        ),
         "biggan": Model(
             "experiments/biggan_cpu.gin",
             intervals=(10, 50, 100, 200, 500, 1000),
@@ -113,11 +144,22 @@ CPU = Preset(
     description="small models for two CPU cores; no rows of the paper",
 )
 
+_LOGGED = ("train.log_every = 2", "train.steps_per_execution = 2")
 _OF_SMOKE = {**_rescaled(4), "linear_decay": _decaying(2e-4, 12, 24)}
 
 SMOKE = Preset(
     models={
         "sngan": Model("experiments/sngan_smoke.gin", intervals=(2, 5), settings=_OF_SMOKE),
+        "sngan_by_time": Model(
+            "experiments/sngan_smoke.gin",
+            settings={
+                "dense_narrow": _timed((8, 8), 12, 2, *_LOGGED),
+                "dense_wide": _timed((16, 16), 8, 2, *_LOGGED),
+                **dict.fromkeys(("sparse_80", "sparse_90"), _timed((16, 16), 10, 2, *_LOGGED)),
+                "sparse_95": _timed((32, 32), 8, 2, *_LOGGED),
+                "short": (),
+            },
+        ),
         "biggan": Model("experiments/biggan_smoke.gin", intervals=(2, 5), settings=_OF_SMOKE),
         "imagenet": Model(
             "experiments/imagenet_smoke.gin",
@@ -132,7 +174,7 @@ SMOKE = Preset(
 )
 
 # Image sizes of the preset `cpu` on digits, the smallest that these models can make.
-DIGIT_SIZES = {"sngan": 16, "biggan": 32, "imagenet": 64}
+DIGIT_SIZES = {"sngan": 16, "sngan_by_time": 16, "biggan": 32, "imagenet": 64}
 
 PRESETS = {"paper": PAPER, "cpu": CPU, "smoke": SMOKE}
 

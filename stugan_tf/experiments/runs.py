@@ -9,6 +9,8 @@ import os
 import pathlib
 from typing import NamedTuple
 
+import numpy as np
+
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import records
 from stugan_tf.experiments.provenance import Made, made_of
@@ -16,7 +18,7 @@ from stugan_tf.files import read_json_lines
 from stugan_tf.progress import duration
 from stugan_tf.runs import manifest
 from stugan_tf.runs.status import started, status_of
-from stugan_tf.runs.workdir import total_steps_of
+from stugan_tf.runs.workdir import bindings_of, total_steps_of
 
 UNREADABLE = (InputError, OSError)  # The records of one cell; the others go on.
 
@@ -45,6 +47,24 @@ class Progress(NamedTuple):
             if self.total:
                 text += f", {duration((self.total - self.step) / self.speed)} left"
         return text
+
+
+class Clock(NamedTuple):
+    """What the steps of a training cost.
+
+    Attributes:
+        steps: generator steps done at each log point, from 0 on.
+        times: seconds of training until then.
+        images_of_a_step: real images seen in a generator step.
+    """
+
+    steps: np.ndarray
+    times: np.ndarray
+    images_of_a_step: int
+
+    def seconds(self, steps: np.ndarray) -> np.ndarray:
+        """Seconds of training until each of `steps`, at most those that were logged."""
+        return np.interp(steps, self.steps, self.times)
 
 
 def workdir_of(folder: str | os.PathLike[str]) -> pathlib.Path:
@@ -107,6 +127,32 @@ def progress_of(folder: str | os.PathLike[str]) -> Progress | None:
     return Progress(logged[-1]["step"], _total_steps(workdir), speed, phase)
 
 
+def clock_of(folder: str | os.PathLike[str]) -> Clock | None:
+    """The `Clock` of a run, of its last phase if it has several.
+
+    Between log points without a speed, because something was compiled there, the speed is the mean
+    of the others.
+
+    Returns:
+        None if the run has not measured its speed or does not clearly say the size of its batches.
+    """
+    workdir = last_run(workdir_of(folder))
+    logged = read_json_lines(workdir / "metrics.jsonl")
+    speeds = [r.get("steps_per_second") for r in logged]
+    known = [1 / speed for speed in speeds if speed]
+    images = 1
+    for name in ("batch_size", "discriminator_steps"):
+        text = _setting(workdir, f"Algorithm.{name}")
+        if text is None or not text.isdecimal():
+            return None
+        images *= int(text)
+    if not known:
+        return None
+    steps = np.array([0, *(r["step"] for r in logged)])
+    seconds = np.array([1 / speed if speed else np.mean(known) for speed in speeds])
+    return Clock(steps, np.concatenate([[0], np.cumsum(np.diff(steps) * seconds)]), images)
+
+
 def scores_of(folder):
     """The records of evaluations.jsonl of a cell, of its last phase if it has several."""
     return records.read(last_run(workdir_of(folder)))
@@ -119,8 +165,17 @@ def last_run(workdir: pathlib.Path) -> pathlib.Path:
 
 def _total_steps(workdir):
     """As the operative configuration has it, or None if it is not known from that."""
+    config = _config(workdir)
+    return total_steps_of(config) if config else None
+
+
+def _setting(workdir, name):
+    """A setting as the operative configuration has it, as text, or None."""
+    return bindings_of(_config(workdir)).get(name)
+
+
+def _config(workdir):
     try:
-        text = (workdir / "config.gin").read_text(encoding="utf-8")
+        return (workdir / "config.gin").read_text(encoding="utf-8")
     except (OSError, ValueError):  # ValueError: it is not text.
-        return None
-    return total_steps_of(text)
+        return ""

@@ -216,6 +216,42 @@ class Health(Event):
             raise NotFiniteError(f"At step {step}, {what} was not finite.")
 
 
+class Speed(Event):
+    """Measures how fast the run trains. It comes after `Health`, which waits for the steps.
+
+    Only steps count: no score, sample or checkpoint. Steps before which something was compiled are
+    left out.
+    """
+
+    def __init__(self, steps: Steps) -> None:
+        """Keeps the `Steps`, which are timed."""
+        self._steps = steps
+
+    def begin(self, state: RunState) -> None:
+        """Forgets what was measured."""
+        self._began = state.step, 0.0, 0
+        self._num_steps, self._seconds = 0, 0.0
+
+    def before(self, step: int) -> None:
+        """Looks at the clock."""
+        del step
+        self._began = self._began[0], time.monotonic(), self._steps.num_traces
+
+    def act(self, state: RunState) -> None:
+        """Adds the steps since then."""
+        step, at, num_traces = self._began
+        if num_traces == self._steps.num_traces:
+            self._num_steps += state.step - step
+            self._seconds += time.monotonic() - at
+        self._began = state.step, at, num_traces
+
+    def pop(self) -> float | None:
+        """Steps a second since the last call, or None if there were none that count."""
+        speed = self._num_steps / self._seconds if self._seconds > 0 else None
+        self._num_steps, self._seconds = 0, 0.0
+        return speed
+
+
 class TopologyUpdates(Event):
     """Measures topology updates: drop fraction, churn, R_s and density, also for each layer."""
 
@@ -337,10 +373,16 @@ class SampleGrids(Periodic):
 class Log(Periodic):
     """Writes means of the losses and other measurements to `metrics.jsonl`."""
 
-    def __init__(self, steps: Steps, every: int) -> None:
-        """Keeps the `Steps`, which measure, and the number of steps between log points."""
+    def __init__(self, steps: Steps, speed: Speed, every: int) -> None:
+        """Keeps the settings.
+
+        Args:
+            steps: the `Steps`, which measure the losses.
+            speed: an earlier event of the run.
+            every: steps between log points.
+        """
         super().__init__(every)
-        self._steps = steps
+        self._steps, self._speed = steps, speed
 
     def begin(self, state: RunState) -> None:
         """Opens the file."""
@@ -351,6 +393,9 @@ class Log(Periodic):
         assert state.progress is not None
         values = {**self._steps.pop_metrics(), **state.sparsities, **self._exploration_rates()}
         state.metrics = {name: float(value) for name, value in values.items()}
+        speed = self._speed.pop()
+        if speed is not None:
+            state.metrics["steps_per_second"] = speed
         self._file.append({"step": state.step, "time": round(time.time(), 3), **state.metrics})
         shown = {label: state.metrics[n] for n, label in SHOWN.items() if n in state.metrics}
         state.progress.show(shown)

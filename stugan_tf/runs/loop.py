@@ -30,6 +30,7 @@ from stugan_tf.runs.events import (
     RunState,
     SampleGrids,
     Saving,
+    Speed,
     StopRequests,
     TopologyUpdates,
 )
@@ -345,13 +346,15 @@ class Training:
         """The events of the run, in the order in which they act."""
         every = self._intervals
         trackers = self._trackers if self.is_chief else []
+        speed = Speed(self._steps)
         return [
             Progress(),
             Health(self._steps),
+            speed,
             TopologyUpdates(self.algorithm, self.gan, self.players),
             Evaluations(self.scoring, self.gan),
             SampleGrids(self.gan, every.sample_every, every.num_samples, self.seed),
-            Log(self._steps, every.log_every),
+            Log(self._steps, speed, every.log_every),
             *map(Guarded, trackers),
             StopRequests(interruption, self._on_any_worker),
             Saving(checkpoints, self.gan, every.checkpoint_every, every.checkpoint_minutes),

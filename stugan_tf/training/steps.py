@@ -29,6 +29,7 @@ class Steps:
         players: both by name, in the order in which their topology changes.
         attempt: variable that counts rollbacks.
         keeps_gradients: whether updates accumulate gradients in variables.
+        num_traces: how often something was compiled so far.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Steps:
                 "GAN.discriminator_optimizer, such as to @MaskedAdam."
             )
         algorithm.check_replicas(strategy.num_replicas_in_sync)
+        self.num_traces = 0
         self._gan = gan
         self._algorithm = algorithm
         self._game = (gan.generator, gan.discriminator)
@@ -151,6 +153,7 @@ class Steps:
         If `changes`, a topology update follows the last update. Then that update computes the
         gradients of all weights for growth, and its average waits for the topology update.
         """
+        self.num_traces += 1  # Python code runs when a graph is made.
         algorithm = self._algorithm
         for update in tf.range(begin, end):  # line 3
             grows = changes & (update == end - 1)
@@ -217,6 +220,7 @@ class Steps:
 
     def _change_generator(self, step: tf.Tensor, amount: tf.Tensor) -> None:
         """Lines 7 and 8 for the generator."""
+        self.num_traces += 1
         self.generator.update_topology(
             amount,
             self._noise.seed(Purpose.GENERATOR_TOPOLOGY, step),
@@ -225,6 +229,7 @@ class Steps:
 
     def _change_discriminator(self, step: tf.Tensor, amount: tf.Tensor) -> None:
         """Lines 7 and 8 for the discriminator."""
+        self.num_traces += 1
 
         def objective() -> LossFunction:
             images, labels = self._last_batch.read()
@@ -237,6 +242,7 @@ class Steps:
 
     def _move_average(self, step: tf.Tensor) -> None:
         """Eq. 5: one update of the averaged generator."""
+        self.num_traces += 1
         start, decay = self._algorithm.average_start, self._algorithm.average_decay
         self._gan.averaged.update(tf.where(step < start, 0.0, decay))
 

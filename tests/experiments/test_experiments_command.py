@@ -25,6 +25,11 @@ def _in_the_checkout(monkeypatch):
         (["--name=table1", "--output=x", "--preset=tiny"], "--preset=tiny is not one of paper"),
         (["--name=table1", "--output=x", "--seeds=a"], "--seeds=a: give integers such as 0,1,2"),
         (
+            ["--name=time_to_quality", "--output=x"],
+            "--name=time_to_quality has no runs at --preset=paper. Choose --preset=cpu or "
+            "--preset=smoke.",
+        ),
+        (
             ["--name=table1", "--output=x", "--line=Sparse"],
             "--line: nothing here begins with 'Sparse'. There are: Dense; PF (global)",
         ),

@@ -137,7 +137,9 @@ def states(folder):
 
 def metrics(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "time"} for line in lines]
+    return [
+        {k: v for k, v in line.items() if k not in ("time", "steps_per_second")} for line in lines
+    ]
 
 
 def manifest(folder):

@@ -1,6 +1,7 @@
 """What a person sees of a run: progress, metrics.jsonl, sample grids, TensorBoard."""
 
 import io
+import time
 import types
 
 import numpy as np
@@ -11,7 +12,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from stugan_tf.errors import InputError
 from stugan_tf.files import read_json_lines
 from stugan_tf.progress import ProgressBar
-from stugan_tf.runs.events import Log, Progress, RunState
+from stugan_tf.runs.events import Log, Progress, RunState, Speed
 from stugan_tf.runs.trackers import TensorBoard, chosen_trackers
 
 
@@ -26,7 +27,7 @@ class Measured:
     players = types.MappingProxyType({})
 
     def __init__(self):
-        self.metrics = {}
+        self.metrics, self.num_traces = {}, 0
 
     def pop_metrics(self):
         return self.metrics
@@ -39,7 +40,8 @@ class Seen:
         config = "Algorithm.total_steps = 10\n# _none_"
         self.state = RunState(start_step, 10, workdir, config, label, {"generator_sparsity": 0.9})
         self._steps = Measured()
-        self._events = [Progress(), Log(self._steps, every=1), TensorBoard()]
+        speed = Speed(self._steps)
+        self._events = [Progress(), speed, Log(self._steps, speed, every=1), TensorBoard()]
         for event in self._events:
             event.begin(self.state)
 
@@ -75,6 +77,31 @@ def test_a_resumed_run_shows_every_step_once(tmp_path):
     lines = read_json_lines(tmp_path / "metrics.jsonl")
     assert [(line["step"], line["d_loss"]) for line in lines] == expected
     assert tensorboard_values(tmp_path, "training/d_loss") == expected
+
+
+def test_speed_counts_steps_alone_and_not_those_that_wait_for_a_compilation(tmp_path, monkeypatch):
+    now, steps = [0.0], Measured()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    speed, state = Speed(steps), RunState(0, 10, tmp_path, "")
+    speed.begin(state)
+
+    def run(step, seconds, traces=0):
+        speed.before(step)
+        now[0] += seconds
+        steps.num_traces += traces
+        state.advance(step)
+        speed.act(state)
+        now[0] += 100.0  # A score.
+
+    run(2, seconds=30.0, traces=3)
+    assert speed.pop() is None
+    run(4, seconds=1.0)
+    run(5, seconds=1.0)
+    assert speed.pop() == 1.5
+    run(6, seconds=9.0, traces=1)
+    run(8, seconds=0.5)
+    assert speed.pop() == 4.0
+    assert speed.pop() is None
 
 
 def test_nothing_waits_in_memory(tmp_path):

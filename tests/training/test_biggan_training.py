@@ -79,7 +79,9 @@ def state(training, replica=0):
 
 def metrics(workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "time"} for line in lines]
+    return [
+        {k: v for k, v in line.items() if k not in ("time", "steps_per_second")} for line in lines
+    ]
 
 
 def masks(training):
