@@ -1,11 +1,14 @@
-// Layers with kernels. There are four ways to compute one:
+// Layers with kernels. There are five ways to compute one:
 //
 // - Packed: a sparse convolution of stride 1, as in the TensorFlow operation: the batch is cut into
 //   tiles, and each non-zero is multiplied with whole vectors of them.
+// - Upsampled (upsampled.cc): the same of upsampled images, before the upsampling.
 // - Gathered: any other sparse layer. The pixels that each output needs are packed together.
 // - Dense: a product of matrices, whose rows are the pixels that each output needs.
 // - ByTaps: the same where it is cheaper to multiply each pixel with all taps of the kernel first,
 //   and to add up the products where they belong: few outputs, or upsampled inputs.
+
+#include "linear.h"
 
 #include <algorithm>
 #include <utility>
@@ -19,165 +22,9 @@ namespace stugan {
 namespace {
 
 constexpr double kDensest = 0.45;           // A sparse kernel; a denser one is multiplied as dense.
-constexpr int64_t kMaxPacked = 1 << 25;     // Floats that a thread packs at once.
 constexpr int64_t kMaxGathered = 1 << 26;
 constexpr int64_t kMaxMatrix = 1 << 29;     // Floats of a dense kernel.
 constexpr int64_t kMaxTapProducts = 1 << 22;  // Floats of an image.
-
-std::vector<float> numbers(const Weight* weight) {
-  return weight ? weight->dense() : std::vector<float>();
-}
-
-const float* data(const std::vector<float>& numbers) {
-  return numbers.empty() ? nullptr : numbers.data();
-}
-
-template <typename T>
-int64_t bytes(const std::vector<T>& values) {
-  return static_cast<int64_t>(values.size() * sizeof(T));
-}
-
-// Calls visit(tap, input, output, value) for each non-zero of a kernel.
-template <typename Visitor>
-void visit_kernel(const Linear& layer, Visitor visitor) {
-  const int64_t inner = layer.window.transposed ? layer.inputs : layer.outputs;
-  const int64_t outer = layer.window.transposed ? layer.outputs : layer.inputs;
-  layer.kernel->visit([&](int64_t position, float value) {
-    const int64_t i = position % inner, rest = position / inner, o = rest % outer;
-    if (layer.window.transposed) {
-      visitor(rest / outer, i, o, value);
-    } else {
-      visitor(rest / outer, o, i, value);
-    }
-  });
-}
-
-// Non-zeros in lists.
-struct Lists {
-  std::vector<int32_t> begin, offsets;
-  std::vector<float> values;
-
-  // Reads a kernel; place(tap, input, output, &list) -> offset. Those of a list are in the order of
-  // their offsets, whatever the lists are, so that sums are rounded alike.
-  template <typename Place>
-  void read(const Linear& layer, int64_t num_lists, Place place) {
-    begin.assign(num_lists + 1, 0);
-    int64_t list;
-    visit_kernel(layer, [&](int64_t tap, int64_t input, int64_t output, float) {
-      place(tap, input, output, &list);
-      ++begin[list + 1];
-    });
-    for (int64_t i = 0; i < num_lists; ++i) begin[i + 1] += begin[i];
-    std::vector<std::pair<int32_t, float>> placed(begin.back());
-    std::vector<int32_t> next(begin.begin(), begin.end() - 1);
-    visit_kernel(layer, [&](int64_t tap, int64_t input, int64_t output, float value) {
-      const int32_t offset = place(tap, input, output, &list);
-      placed[next[list]++] = {offset, value};
-    });
-    const auto by_offset = [](const auto& a, const auto& b) { return a.first < b.first; };
-    for (int64_t i = 0; i < num_lists; ++i) {
-      std::sort(placed.begin() + begin[i], placed.begin() + begin[i + 1], by_offset);
-    }
-    offsets.reserve(placed.size());
-    values.reserve(placed.size());
-    for (const auto& [offset, value] : placed) {
-      offsets.push_back(offset);
-      values.push_back(value);
-    }
-  }
-
-  int64_t num_bytes() const { return bytes(begin) + bytes(offsets) + bytes(values); }
-};
-
-class LinearStep : public Step {
- public:
-  LinearStep(const Linear& layer, const MachineCode& code)
-      : layer_(layer),
-        code_(code),
-        bias_(numbers(layer.bias)),
-        scale_(numbers(layer.scale)),
-        shift_(numbers(layer.shift)) {
-    layer_.kernel = layer_.bias = layer_.scale = layer_.shift = nullptr;  // Of the file.
-  }
-
-  int64_t weight_bytes() const override { return bytes(bias_) + bytes(scale_) + bytes(shift_); }
-
- protected:
-  // What is done to inputs.
-  //   sources: `count` pixels of `images`, or null.
-  //   pointers: room for twice as many, if scales are those of images.
-  Prologue before(const Run& run, const float* images, const float* const* sources, int64_t count,
-                  const float** pointers) const {
-    Prologue result{data(scale_), data(shift_), layer_.relu};
-    if (!layer_.image_scale.is_there()) return result;
-    const float* const scales = run.at(layer_.image_scale);
-    const float* const shifts = run.at(layer_.image_shift);
-    const int64_t size = layer_.window.memory_pixels() * layer_.inputs;
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t image = sources[i] ? (sources[i] - images) / size : 0;
-      pointers[i] = scales + image * layer_.inputs;
-      pointers[count + i] = shifts + image * layer_.inputs;
-    }
-    result.scales = pointers;
-    result.shifts = pointers + count;
-    return result;
-  }
-
-  // Pointers that `before` needs.
-  int64_t num_pointers(int64_t count) const {
-    return layer_.image_scale.is_there() ? 2 * count : 0;
-  }
-
-  void activate(const Run& run) const {
-    if (layer_.activation.is_linear()) return;
-    const int64_t pixels = layer_.window.pixels();
-    float* const images = run.at(layer_.output);
-    run.parallel_ranges(pixels, layer_.outputs, [&](int64_t image, int64_t first, int64_t last) {
-      stugan::activate(*code_.loops, layer_.activation,
-                       images + (image * pixels + first) * layer_.outputs, last - first,
-                       layer_.outputs);
-    });
-  }
-
-  // Where the row of an output begins in `addend`, given its number in the batch.
-  const float* addend(const float* addends, int64_t row) const {
-    const Window& w = layer_.window;
-    const int64_t f = layer_.addend_upsampling;
-    if (f == 1) return addends + row * layer_.outputs;
-    const int64_t image = row / w.pixels(), y = row % w.pixels() / w.width, x = row % w.width;
-    const int64_t width = w.width / f;
-    return addends + ((image * (w.height / f) + y / f) * width + x / f) * layer_.outputs;
-  }
-
-  // Fills [taps][count] with where the pixels begin that outputs first, ..., first + count - 1 of
-  // the batch need; with `nothing` where there is no pixel, or no output.
-  void sources(int64_t first, int64_t count, int64_t num_rows, const float* images,
-               const float* nothing, const float** result) const {
-    const Window& w = layer_.window;
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = first + i, image = row / w.pixels();
-      const int64_t y = row % w.pixels() / w.width, x = row % w.width;
-      const float* const pixels = images + image * w.memory_pixels() * layer_.inputs;
-      const float** next = result + i;
-      for (int64_t ky = 0; ky < w.size.height; ++ky) {
-        const int64_t iy = row < num_rows ? w.row(y, ky) : -1;
-        for (int64_t kx = 0; kx < w.size.width; ++kx, next += count) {
-          const int64_t ix = iy < 0 ? -1 : w.column(x, kx);
-          *next = ix < 0 ? nothing : pixels + (iy * w.memory_width() + ix) * layer_.inputs;
-        }
-      }
-    }
-  }
-
-  // In how many parts threads share the outputs of a group.
-  static int64_t num_parts(int64_t num_threads, int64_t num_groups, int64_t outputs) {
-    return std::min(outputs, std::max<int64_t>(1, num_threads / std::max<int64_t>(1, num_groups)));
-  }
-
-  Linear layer_;
-  MachineCode code_;
-  std::vector<float> bias_, scale_, shift_;
-};
 
 class Packed : public LinearStep {
  public:
@@ -256,17 +103,17 @@ class Packed : public LinearStep {
         tiling.targets(group, 1, layer_.addend_upsampling, addends + first, outputs, add);
       }
       code.unpack(y, tiling.pixels(), count, bias_.empty() ? nullptr : bias_.data() + first,
-                  addends ? add : nullptr, to);
+                  addends ? add : nullptr, rectifies(), to);
     });
-    activate(run);
+    if (!rectifies()) activate(run);
   }
+
+ protected:
+  const char* kind() const override { return "packed"; }
 
  private:
   Tiling tiling_of(int64_t num_images, int index) const {
-    const Window& w = layer_.window;
-    const Geometry full{num_images,     w.height,        w.width,           w.input_height,
-                        w.input_width,  w.size.height,   w.size.width,      w.padding.height,
-                        w.padding.width, w.upsampling,   1};
+    const Geometry full = geometry_of(layer_.window, num_images);
     const Geometry geometry = layer_.addend_upsampling > 1 ? full : full.flattened();
     return {geometry, code_.tiles->tiles[index], index, code_.tiles->lanes};
   }
@@ -354,10 +201,13 @@ class Gathered : public LinearStep {
         add[lane] = addends && row < num_rows ? addend(addends, row) + first : nullptr;
       }
       code_.tiles->unpack(y, 1, count, bias_.empty() ? nullptr : bias_.data() + first,
-                          addends ? add : nullptr, to);
+                          addends ? add : nullptr, rectifies(), to);
     });
-    activate(run);
+    if (!rectifies()) activate(run);
   }
+
+ protected:
+  const char* kind() const override { return "gathered"; }
 
  private:
   Lists lists_;
@@ -428,6 +278,9 @@ class Dense : public LinearStep {
     activate(run);
   }
 
+ protected:
+  const char* kind() const override { return "dense"; }
+
  private:
   Array<float> matrix_;  // [panel][num_inputs][columns of a panel]
   int64_t num_inputs_ = 0;
@@ -494,6 +347,9 @@ class ByTaps : public LinearStep {
     activate(run);
   }
 
+ protected:
+  const char* kind() const override { return "by taps"; }
+
  private:
   // The products of each pixel with all taps.
   class Products : public Dense {
@@ -517,6 +373,32 @@ class ByTaps : public LinearStep {
 
 }  // namespace
 
+void Lists::read(const Linear& layer, int64_t num_lists, const Place& place) {
+  begin.assign(num_lists + 1, 0);
+  int64_t list;
+  visit_kernel(layer, [&](int64_t tap, int64_t input, int64_t output, float) {
+    place(tap, input, output, &list);
+    ++begin[list + 1];
+  });
+  for (int64_t i = 0; i < num_lists; ++i) begin[i + 1] += begin[i];
+  std::vector<std::pair<int32_t, float>> placed(begin.back());
+  std::vector<int32_t> next(begin.begin(), begin.end() - 1);
+  visit_kernel(layer, [&](int64_t tap, int64_t input, int64_t output, float value) {
+    const int32_t offset = place(tap, input, output, &list);
+    placed[next[list]++] = {offset, value};
+  });
+  const auto by_offset = [](const auto& a, const auto& b) { return a.first < b.first; };
+  for (int64_t i = 0; i < num_lists; ++i) {
+    std::sort(placed.begin() + begin[i], placed.begin() + begin[i + 1], by_offset);
+  }
+  offsets.reserve(placed.size());
+  values.reserve(placed.size());
+  for (const auto& [offset, value] : placed) {
+    offsets.push_back(offset);
+    values.push_back(value);
+  }
+}
+
 bool Linear::is_sparse() const {
   return kernel->is_coded &&
          static_cast<double>(kernel->count) <= kDensest * static_cast<double>(kernel->size());
@@ -530,7 +412,9 @@ int64_t temporary_size(const Linear& layer, const MachineCode& code) {
 Status make_linear(const Linear& layer, const MachineCode& code, int64_t max_images,
                    int max_threads, const Place& temporary, std::unique_ptr<Step>* step) {
   if (layer.is_sparse()) {
-    if (Packed::can(layer, code)) {
+    if (is_better_before_upsampling(layer, code, max_images)) {
+      *step = make_upsampled(layer, code, max_images, max_threads);
+    } else if (Packed::can(layer, code)) {
       *step = std::make_unique<Packed>(layer, code, max_images, max_threads);
     } else if (Gathered::can(layer, code)) {
       *step = std::make_unique<Gathered>(layer, code);

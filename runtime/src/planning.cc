@@ -7,7 +7,7 @@
 namespace stugan {
 namespace {
 
-constexpr int64_t kCached = 1 << 20;     // Floats of a run that are in the caches at once.
+constexpr int64_t kCached = 3 << 20;     // Floats of a run; what one step needs of them is less.
 constexpr int64_t kMostImages = 16;      // Of a run.
 constexpr int64_t kAlignment = 16;       // Floats.
 

@@ -23,6 +23,8 @@ class AffineStep : public Step {
     return static_cast<int64_t>((scale_.size() + shift_.size()) * sizeof(float));
   }
 
+  std::string name() const override { return "scale and shift"; }
+
   void run(const Run& run) const override {
     const int64_t channels = affine_.channels, size = affine_.rows * channels;
     const float* const input = run.at(affine_.input);
@@ -64,6 +66,8 @@ class BinaryStep : public Step {
     a_strides_ = strides(std::move(a_shape));
     b_strides_ = strides(std::move(b_shape));
   }
+
+  std::string name() const override { return is_product_ ? "product" : "sum"; }
 
   void run(const Run& run) const override {
     const float* const a = run.at(a_);
@@ -121,6 +125,8 @@ class EmbeddingStep : public Step {
     return static_cast<int64_t>(table_.size() * sizeof(float));
   }
 
+  std::string name() const override { return "embedding"; }
+
   void run(const Run& run) const override {
     for (int64_t i = 0; i < run.num_images(); ++i) {  // Labels were checked as they came in.
       const float* const row = table_.data() + run.labels[i] * output_.size;
@@ -136,6 +142,8 @@ class EmbeddingStep : public Step {
 class CopyStep : public Step {
  public:
   explicit CopyStep(const Copy& copy) : copy_(copy) {}
+
+  std::string name() const override { return "copy"; }
 
   void run(const Run& run) const override {
     const float* const input = run.at(copy_.input) + copy_.first;
@@ -194,6 +202,8 @@ class Nearest : public ImageStep {
  public:
   using ImageStep::ImageStep;
 
+  std::string name() const override { return "upsampling"; }
+
  protected:
   void make_row(const float* image, int64_t y, float* row) const override {
     for (int64_t x = 0; x < width_; ++x, row += channels_) {
@@ -206,6 +216,8 @@ class Nearest : public ImageStep {
 class Bilinear : public ImageStep {
  public:
   using ImageStep::ImageStep;
+
+  std::string name() const override { return "bilinear upsampling"; }
 
  protected:
   struct Between {
@@ -241,6 +253,8 @@ template <bool is_average>
 class Pooling : public ImageStep {
  public:
   using ImageStep::ImageStep;
+
+  std::string name() const override { return "pooling"; }
 
  protected:
   void make_row(const float* image, int64_t y, float* row) const override {
@@ -279,6 +293,8 @@ class AttentionStep : public Step {
     const Attention& a = attention_;
     return a.num_queries * a.num_keys * (a.depth + a.num_values);
   }
+
+  std::string name() const override { return "attention"; }
 
   void run(const Run& run) const override {
     pack(run);

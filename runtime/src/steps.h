@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "graph.h"
@@ -94,6 +95,9 @@ class Run {
 class Step {
  public:
   virtual ~Step() = default;
+
+  // What it is, for measurements.
+  virtual std::string name() const = 0;
 
   // Computes for all images of a run.
   virtual void run(const Run& run) const = 0;

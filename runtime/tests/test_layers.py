@@ -67,6 +67,73 @@ def test_convolution_of_stride_1(tmp_path, shape, filters, size, density, images
     check(lambda x, _: layer(x), shape, tmp_path, images, density=density)
 
 
+def of_upsampled(filters, size, padding, factor, by_class, addend):
+    """Builds a sparse convolution of upsampled images, with what is done in passing around it."""
+
+    def build(x, labels):
+        width = x.shape[-1]
+        outputs = x
+        if by_class:
+            scale, shift = (
+                keras.layers.Reshape([1, 1, width])(keras.layers.Embedding(CLASSES, width)(labels))
+                for _ in range(2)
+            )
+            outputs = keras.layers.Add()([keras.layers.Multiply()([x, scale]), shift])
+        outputs = keras.layers.UpSampling2D(factor)(keras.layers.ReLU()(outputs))
+        outputs = keras.layers.Conv2D(filters, size, padding=padding)(outputs)
+        if addend:
+            other = keras.layers.Conv2D(filters, 1, use_bias=False)(x)
+            other = keras.layers.UpSampling2D(factor)(other)
+            outputs = keras.layers.Add()([outputs, other])
+        return keras.layers.ReLU()(outputs)
+
+    return build
+
+
+@few
+@given(
+    st.tuples(st.integers(2, 9), st.integers(2, 9), channels),
+    channels,
+    st.sampled_from([(3, 3), (5, 5), (3, 1), (2, 4), (4, 5)]),
+    st.sampled_from(["same", "valid"]),
+    st.sampled_from([2, 2, 3, 4]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(1, 9),
+)
+def test_convolution_of_upsampled_images(
+    tmp_path, shape, filters, size, padding, factor, by_class, addend, images
+):
+    same = "same" if addend else padding
+    if same == "valid":
+        size = min(size[0], factor * shape[0]), min(size[1], factor * shape[1])
+    build = of_upsampled(filters, size, same, factor, by_class, addend)
+    check(build, shape, tmp_path, images, by_class, density=0.3)
+
+
+@pytest.mark.parametrize(("size", "width"), [((5, 3), 19), ((8, 8), 70)])
+def test_images_of_upsampled_layers_depend_on_no_division(tmp_path, size, width):
+    """Not on threads, and not on the batch."""
+    build = of_upsampled(width, 3, "same", 2, True, True)
+    options = {"density": 0.2, "conditional": True}
+    random = np.random.default_rng(1)
+    latents = random.normal(size=[9, math.prod(size) * width]).astype(np.float32)
+    labels = np.arange(9, dtype=np.int32) % CLASSES
+    images = []
+    for threads in (1, 3):
+        generator, _ = of_layer(
+            build, (*size, width), tmp_path / "file", threads=threads, **options
+        )
+        images.append(generator(latents=latents, labels=labels, dtype="float32"))
+        parts = [slice(0, 1), slice(1, 3), slice(3, 9)]
+        one_by_one = [
+            generator(latents=latents[part], labels=labels[part], dtype="float32") for part in parts
+        ]
+        images.append(np.concatenate(one_by_one))
+    for other in images[1:]:
+        np.testing.assert_array_equal(other, images[0])
+
+
 @few
 @given(
     st.tuples(sizes, sizes, channels),

@@ -338,7 +338,7 @@ class SparseConvolution : public SparseOperation {
         }
         code_->unpack(y.get(), tiling.pixels(), num_targets,
                       bias.NumElements() == 0 ? nullptr : optional(bias) + first,
-                      has_residual ? add.data() : nullptr, to.data());
+                      has_residual ? add.data() : nullptr, false, to.data());
       }
     });
   }

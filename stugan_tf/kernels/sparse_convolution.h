@@ -53,19 +53,14 @@ struct InstructionSet {
   void (*pack)(const float* const* sources, int64_t num_pixels, int64_t channels,
                const Prologue& before, float* packed);
 
-  // Sums the 2x2 pixels at each place of packed tiles.
-  //   packed: [channels][rows][columns][lanes].
-  //   sums: [channels][rows - 1][columns - 1][lanes]; in each row the even columns come first.
-  void (*sum_neighbours)(const float* packed, int64_t channels, int64_t rows, int64_t columns,
-                         float* sums);
-
   // Transposes a packed tile back into pixels of NHWC images.
   //   packed: [channels][num_pixels][lanes].
   //   bias: [channels] to add, or null.
   //   addends: [num_pixels][lanes], each `channels` floats to add, as targets; or null.
+  //   relu: whether it comes after these.
   //   targets: [num_pixels][lanes], each where `channels` floats go, or null, which is skipped.
   void (*unpack)(const float* packed, int64_t num_pixels, int64_t channels, const float* bias,
-                 const float* const* addends, float* const* targets);
+                 const float* const* addends, bool relu, float* const* targets);
 
   // Adds to each output channel its non-zero weights times shifted input tiles.
   //   x: packed input of a block of channels.
@@ -76,6 +71,30 @@ struct InstructionSet {
   void (*convolve[kNumTiles])(const float* x, int64_t row_stride, const int32_t* offsets,
                               const float* values, const int32_t* begin, int64_t num_outputs,
                               bool first, float* y);
+
+  // The same of images that are upsampled by 2 after it. What a tap adds to an output depends on
+  // whether it lies an even or odd number of rows (columns) off it: if even, output rows 2 i and
+  // 2 i + 1 meet the same row of the small image; if odd, rows 2 i - 1 and 2 i do. So the taps of
+  // the same parities are added up on the small tile, with one row (column) more if odd.
+  //   x: packed input of a block of channels, before the upsampling; row_stride: of it.
+  //   begin: [4 * num_outputs + 1], where the non-zeros of each output channel begin whose taps lie
+  //     an even number of rows and of columns off, (even, odd), (odd, even), and (odd, odd).
+  //   sums: [num_outputs][h * w + h * (w + 1) + (h + 1) * w + (h + 1) * (w + 1)][lanes], of the tile
+  //     [h][w]; overwritten if `first`, else added to.
+  void (*convolve_small[kNumTiles])(const float* x, int64_t row_stride, const int32_t* offsets,
+                                    const float* values, const int32_t* begin,
+                                    int64_t num_outputs, bool first, float* sums);
+
+  // The upsampled tile of these sums.
+  //   y: receives [num_outputs][2 h][2 w][lanes].
+  void (*upsample[kNumTiles])(const float* sums, int64_t num_outputs, float* y);
+
+#ifndef STUGAN_INFERENCE
+  // Sums the 2x2 pixels at each place of packed tiles.
+  //   packed: [channels][rows][columns][lanes].
+  //   sums: [channels][rows - 1][columns - 1][lanes]; in each row the even columns come first.
+  void (*sum_neighbours)(const float* packed, int64_t channels, int64_t rows, int64_t columns,
+                         float* sums);
 
   // Adds to the gradient of each non-zero weight the product of its input and output tiles.
   //   y: packed gradient of the output [num_outputs][tile][lanes].
@@ -100,6 +119,7 @@ struct InstructionSet {
   void (*normalization_gradient)(const float* x, const float* gradient, int64_t rows,
                                  int64_t channels, const Normalization& of, const float* means,
                                  float* result);
+#endif  // STUGAN_INFERENCE
 };
 
 // One for each way in which tiles.cc is compiled.

@@ -1,8 +1,9 @@
 // The inner loops, on portable vector extensions of GCC and Clang.
 //
 // Compiled once for each instruction set, with -DINSTRUCTION_SET, -DLANES, -DTILE_HEIGHT and
-// -DTILE_WIDTH. Includes nothing that has inline functions: the linker keeps one copy of those,
-// which might be one that this machine cannot run.
+// -DTILE_WIDTH; with -DSTUGAN_INFERENCE without what only training needs. Includes nothing that has
+// inline functions: the linker keeps one copy of those, which might be one that this machine cannot
+// run.
 
 #include "sparse_convolution.h"
 
@@ -147,25 +148,8 @@ void pack_any(const float* const* sources, int64_t num_pixels, int64_t channels,
   }
 }
 
-void sum_neighbours(const float* packed, int64_t channels, int64_t rows, int64_t columns,
-                    float* sums) {
-  const int64_t num_even = columns / 2;
-  const Vector* in = (const Vector*)packed;
-  Vector* out = (Vector*)sums;
-  for (int64_t channel = 0; channel < channels; ++channel, in += columns) {
-    for (int64_t row = 0; row + 1 < rows; ++row, in += columns, out += columns - 1) {
-      Vector left = in[0] + in[columns];
-      for (int64_t column = 0; column + 1 < columns; ++column) {
-        const Vector right = in[column + 1] + in[columns + column + 1];
-        out[column % 2 * num_even + column / 2] = left + right;
-        left = right;
-      }
-    }
-  }
-}
-
 void unpack(const float* packed, int64_t num_pixels, int64_t channels, const float* bias,
-            const float* const* addends, float* const* targets) {
+            const float* const* addends, bool relu, float* const* targets) {
   const int64_t stride = num_pixels * L;
   for (int64_t pixel = 0; pixel < num_pixels; ++pixel) {
     float* const* target = targets + pixel * L;
@@ -183,37 +167,108 @@ void unpack(const float* packed, int64_t num_pixels, int64_t channels, const flo
         if (!target[lane]) continue;
         Vector row = rows[lane] + shift;
         if (addends) row += *(const Unaligned*)(addend[lane] + channel);
+        if (relu) row = rectified(row);
         *(Unaligned*)(target[lane] + channel) = row;
       }
     }
     for (; channel < channels; ++channel) {
       for (int lane = 0; lane < L; ++lane) {
         if (!target[lane]) continue;
-        const float value = source[channel * stride + lane] + (bias ? bias[channel] : 0);
-        target[lane][channel] = addends ? value + addend[lane][channel] : value;
+        float value = source[channel * stride + lane] + (bias ? bias[channel] : 0);
+        if (addends) value += addend[lane][channel];
+        target[lane][channel] = relu && value < 0 ? 0 : value;
       }
     }
   }
+}
+
+// out[H][W] = products of the non-zeros begin, ..., end - 1 with their shifted tiles, + out itself
+// unless `first`.
+template <int H, int W>
+inline void add_products(const float* x, int64_t row_stride, const int32_t* offsets,
+                         const float* values, int32_t begin, int32_t end, bool first,
+                         Vector* out) {
+  Vector sums[H * W];
+#pragma GCC unroll 16
+  for (int i = 0; i < H * W; ++i) sums[i] = first ? Vector{} : out[i];
+  for (int32_t j = begin; j < end; ++j) {
+    const float* const shifted = x + offsets[j];
+    const float value = values[j];
+#pragma GCC unroll 16
+    for (int i = 0; i < H * W; ++i) {
+      sums[i] += value * *(const Vector*)(shifted + i / W * row_stride + i % W * L);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < H * W; ++i) out[i] = sums[i];
 }
 
 template <int H, int W>
 void convolve(const float* x, int64_t row_stride, const int32_t* offsets, const float* values,
               const int32_t* begin, int64_t num_outputs, bool first, float* y) {
   for (int64_t output = 0; output < num_outputs; ++output) {
-    Vector* const out = (Vector*)y + output * H * W;
-    Vector sums[H * W];
+    add_products<H, W>(x, row_stride, offsets, values, begin[output], begin[output + 1], first,
+                       (Vector*)y + output * H * W);
+  }
+}
+
+template <int H, int W>
+void convolve_small(const float* x, int64_t row_stride, const int32_t* offsets,
+                    const float* values, const int32_t* begin, int64_t num_outputs, bool first,
+                    float* sums) {
+  Vector* out = (Vector*)sums;
+  for (int64_t output = 0; output < num_outputs; ++output, begin += 4) {
+    add_products<H, W>(x, row_stride, offsets, values, begin[0], begin[1], first, out);
+    out += H * W;
+    add_products<H, W + 1>(x, row_stride, offsets, values, begin[1], begin[2], first, out);
+    out += H * (W + 1);
+    add_products<H + 1, W>(x, row_stride, offsets, values, begin[2], begin[3], first, out);
+    out += (H + 1) * W;
+    add_products<H + 1, W + 1>(x, row_stride, offsets, values, begin[3], begin[4], first, out);
+    out += (H + 1) * (W + 1);
+  }
+}
+
+template <int H, int W>
+void upsample(const float* sums, int64_t num_outputs, float* y) {
+  const Vector* even = (const Vector*)sums;
+  Vector* out = (Vector*)y;
+  for (int64_t output = 0; output < num_outputs; ++output) {
+    const Vector* const odd_columns = even + H * W;
+    const Vector* const odd_rows = odd_columns + H * (W + 1);
+    const Vector* const odd = odd_rows + (H + 1) * W;
+    for (int row = 0; row < 2 * H; ++row, out += 2 * W) {
+      const int above = row / 2, below = (row + 1) / 2;
+      Vector left[W], right[W + 1];
 #pragma GCC unroll 16
-    for (int i = 0; i < H * W; ++i) sums[i] = first ? Vector{} : out[i];
-    for (int32_t j = begin[output]; j < begin[output + 1]; ++j) {
-      const float* const shifted = x + offsets[j];
-      const float value = values[j];
+      for (int i = 0; i < W; ++i) left[i] = even[above * W + i] + odd_rows[below * W + i];
 #pragma GCC unroll 16
-      for (int i = 0; i < H * W; ++i) {
-        sums[i] += value * *(const Vector*)(shifted + i / W * row_stride + i % W * L);
+      for (int i = 0; i <= W; ++i) {
+        right[i] = odd_columns[above * (W + 1) + i] + odd[below * (W + 1) + i];
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < 2 * W; ++i) out[i] = left[i / 2] + right[(i + 1) / 2];
+    }
+    even = odd + (H + 1) * (W + 1);
+  }
+}
+
+#ifndef STUGAN_INFERENCE
+
+void sum_neighbours(const float* packed, int64_t channels, int64_t rows, int64_t columns,
+                    float* sums) {
+  const int64_t num_even = columns / 2;
+  const Vector* in = (const Vector*)packed;
+  Vector* out = (Vector*)sums;
+  for (int64_t channel = 0; channel < channels; ++channel, in += columns) {
+    for (int64_t row = 0; row + 1 < rows; ++row, in += columns, out += columns - 1) {
+      Vector left = in[0] + in[columns];
+      for (int64_t column = 0; column + 1 < columns; ++column) {
+        const Vector right = in[column + 1] + in[columns + column + 1];
+        out[column % 2 * num_even + column / 2] = left + right;
+        left = right;
       }
     }
-#pragma GCC unroll 16
-    for (int i = 0; i < H * W; ++i) out[i] = sums[i];
   }
 }
 
@@ -352,19 +407,25 @@ void normalization_gradient(const float* x, const float* gradient, int64_t rows,
   }
 }
 
+#endif  // STUGAN_INFERENCE
+
 }  // namespace
 
 const InstructionSet INSTRUCTION_SET = {
     L,
     {{TILE_HEIGHT, TILE_WIDTH}, {2, 2}},
     pack_any,
-    sum_neighbours,
     unpack,
     {convolve<TILE_HEIGHT, TILE_WIDTH>, convolve<2, 2>},
+    {convolve_small<TILE_HEIGHT, TILE_WIDTH>, convolve_small<2, 2>},
+    {upsample<TILE_HEIGHT, TILE_WIDTH>, upsample<2, 2>},
+#ifndef STUGAN_INFERENCE
+    sum_neighbours,
     {correlate<TILE_HEIGHT, TILE_WIDTH>, correlate<2, 2>},
     moments,
     normalization_sums,
     normalization_gradient,
+#endif
 };
 
 }  // namespace stugan
