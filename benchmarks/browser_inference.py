@@ -243,15 +243,18 @@ def race(host, kept):
 def check(images):
     """Raises if two runners in float32 draw different images from one network."""
     sparsest = max(_SPARSITIES.value, key=float)
-    exact = [
-        np.array(image)
+    exact = {
+        name: np.array(image)
         for (name, sparsity), image in images.items()
         if sparsity == sparsest and RUNNERS[name].precision == "float32"
-    ]
-    for image in exact[1:]:
-        difference = 127.5 * np.abs(image - exact[0]).max()
+    }
+    for name, image in exact.items():
+        difference = 127.5 * np.abs(image - next(iter(exact.values()))).max()
         if not difference <= 1:
-            raise ValueError(f"Images of two runners differ by {difference:.3g} levels of 255.")
+            raise ValueError(
+                f"Images of {name} and {next(iter(exact))} differ by {difference:.3g} levels of "
+                "255. Remove the folder, if its files are of several versions."
+            )
 
 
 def tables(rows):

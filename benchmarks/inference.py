@@ -99,10 +99,13 @@ PLANS = {
 
 
 def network(model: str):
-    """A generator before it is made sparse."""
+    """A generator before it is made sparse, the same in each process."""
+    import keras
+
     from stugan_tf.models.biggan import biggan_generator
     from stugan_tf.models.sngan import sngan_generator
 
+    keras.utils.set_random_seed(0)
     if model == "sngan_256":
         return sngan_generator((32, 32, 3), width=256, latent_dim=128)
     if model == "biggan_cifar10":
@@ -447,8 +450,11 @@ class Process:
             return json.loads(line)
         self.close()
         said = self._path.read_text(errors="replace").strip().splitlines() or ["nothing"]
-        why = f"It said: {said[-1][:200]}" if not ready or said else ""
-        print(f"{self._path.stem} does not run. {why} See {self._path}.", file=sys.stderr)
+        why = "It said" if ready else f"There was no answer for {PATIENCE} s. It last said"
+        print(
+            f"{self._path.stem} does not run. {why}: {said[-1][:200]} See {self._path}.",
+            file=sys.stderr,
+        )
         return None
 
     def draw(self, size, path=None):
@@ -702,6 +708,9 @@ def main(_):
     sparsities = _SPARSITIES.value
     if not sparsities or not all(map(is_fraction, sparsities)):
         raise app.UsageError(f"--sparsities takes numbers in [0, 1), got {','.join(sparsities)}.")
+    other = _DEEPSPARSE_PYTHON.value
+    if other and not shutil.which(other):
+        raise app.UsageError(f"--deepsparse_python must be a Python's path, got {other}.")
     folder = pathlib.Path(_FOLDER.value)
     kept = Measurements(folder / "measurements.jsonl")
     if not _TABLE.value:

@@ -129,6 +129,7 @@ def command(module, *arguments):
         ("--runners=torch", "--runners: there is no torch. Choose from runtime"),
         ("--batches=1,2", "--batches: there is no 2. Choose from 1, 16, 64"),
         ("--threads=0", "--threads takes integers above 0, got 0"),
+        ("--deepsparse_python=/none/python", "must be a Python's path, got /none/python"),
         ("--sparsities=0.9,95", "--sparsities takes numbers in [0, 1), got 0.9,95"),
     ],
 )
