@@ -15,8 +15,8 @@ from the start of the process, interpreter and imports included. Memory is the m
 took, after all batches. Errors are those of a trained generator (docs/results/paper_size).
 
 Measurements are kept in `--folder`, so the command can be killed and started again. It first
-exports what it needs, which takes some minutes, too. When `--minutes` of measuring are over it
-stops by itself, and says so. Tables are printed, and written to tables.md
+exports what it needs, which takes some minutes, too; `--minutes=0` does only that. When `--minutes`
+of measuring are over it stops by itself, and says so. Tables are printed, and written to tables.md
 in the folder. Runners whose package is not installed are left out, and said to be:
 
     pip install ./runtime openvino ai-edge-litert
@@ -64,7 +64,7 @@ _SERVE = flags.DEFINE_string("serve", None, "Internal: be this runner, of the on
 _EXPORT = flags.DEFINE_list("export", None, "Internal: write these, MODEL_SPARSITY/KIND_PRECISION.")
 
 PAUSE = 0.02  # Seconds between calls: the threads of the runner before come to rest.
-PATIENCE = 120  # Seconds after which a call counts as hung.
+PATIENCE = 300  # Seconds after which a call counts as hung.
 LITE_BATCHES = (1, 16, 64)
 IMAGES_COMPARED = 64
 STARTS_OF_PROGRAM = 11
@@ -620,6 +620,8 @@ def compare(names, kept):
         if process.works and process.draw(IMAGES_COMPARED, path):
             images[name] = np.load(path)
             process.close()
+    if "tensorflow" not in images:
+        raise SystemExit("TensorFlow drew no images, so there is nothing to compare with.")
     for name in images:
         levels = 127.5 * np.abs(images[name].astype(np.float64) - images["tensorflow"])
         cell = {"model": TRAINED, "sparsity": "0.95", "threads": 2, "runner": name}

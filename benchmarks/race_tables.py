@@ -206,12 +206,8 @@ def errors(rows: list[Row], entrants: Mapping[str, Entrant]) -> str:
     """How far images are from those of TensorFlow, in levels of 1/255."""
     lines = []
     for name, sparsity in _keys((row for row in rows if "rms" in row), entrants):
-        row = [
-            row
-            for row in rows
-            if "rms" in row and (row["runner"], row["sparsity"]) == (name, sparsity)
-        ][-1]
-        lines.append(
-            [entrants[name].title, *(f"{row[what]:.2g}" for what in ("rms", "most_999", "most"))]
-        )
+        same = {"runner": name, "sparsity": sparsity}
+        last = [values(rows, what, **same)[-1] for what in ("rms", "most_999", "most")]
+        words = (short(value) if value >= 0.001 else "under 0.001" for value in last)
+        lines.append([entrants[name].title, *words])
     return markdown(["runner", "rms", "99.9 % of pixels within", "greatest"], lines)
