@@ -30,7 +30,7 @@
 extern "C" {
 #endif
 
-#define STUGAN_VERSION 1       /* Of this interface. */
+#define STUGAN_VERSION 2       /* Of this interface. */
 #define STUGAN_MESSAGE_SIZE 512 /* Bytes of every `message`, which may also be null. */
 #define STUGAN_MAX_IMAGES 1048576 /* Of one call. */
 #define STUGAN_MAX_THREADS 256
@@ -58,13 +58,33 @@ typedef struct {
   int64_t weight_bytes;        /* Memory of weights, as they are computed with. */
   int64_t workspace_bytes;     /* The most memory of all else while images are made. */
   const char* instruction_set; /* "baseline", "x86-64-v3", "x86-64-v4", "neon" or
-                                  "simd128". */
+                                  "simd128"; "avx512-fp16" or "neon-fp16" if sparse
+                                  convolutions are computed in half precision. */
 } stugan_description;
+
+/* The precision of sparse convolutions: of their weights and sums, and of the numbers between them.
+ * Latents, images, dense layers and all others are always float32.
+ */
+typedef enum {
+  STUGAN_FLOAT32 = 0,
+  STUGAN_FLOAT16 = 1, /* An error where the processor has no arithmetic of half precision, or the
+                         generator overflows. */
+  STUGAN_AUTO = 2     /* Half precision where it works and the file says that it is safe. */
+} stugan_precision;
+
+/* How a generator is opened. Later versions add members at the end.
+ *   stugan_options options = {sizeof(options), 2, STUGAN_AUTO};
+ */
+typedef struct {
+  size_t size;         /* sizeof(stugan_options). */
+  int32_t num_threads; /* As of stugan_open_file. */
+  int32_t precision;   /* A stugan_precision. */
+} stugan_options;
 
 /* The version of the interface that the library has: STUGAN_VERSION when it was built. */
 STUGAN_API int32_t stugan_version(void);
 
-/* Opens a generator that is in memory. `data` is not needed afterwards.
+/* Opens a generator that is in memory, in float32. `data` is not needed afterwards.
  *   num_threads: how many threads make images, the caller's among them; from 1 to
  *     STUGAN_MAX_THREADS. Images do not depend on it.
  *   generator: receives the generator, null if it cannot be opened.
@@ -73,9 +93,19 @@ STUGAN_API int32_t stugan_version(void);
 STUGAN_API stugan_status stugan_open_memory(const void* data, size_t size, int32_t num_threads,
                                             stugan_generator** generator, char* message);
 
-/* Opens a generator that is in a file. */
+/* Opens a generator that is in a file, in float32. */
 STUGAN_API stugan_status stugan_open_file(const char* path, int32_t num_threads,
                                           stugan_generator** generator, char* message);
+
+/* The same with options. */
+STUGAN_API stugan_status stugan_open_memory_with(const void* data, size_t size,
+                                                 const stugan_options* options,
+                                                 stugan_generator** generator, char* message);
+STUGAN_API stugan_status stugan_open_file_with(const char* path, const stugan_options* options,
+                                               stugan_generator** generator, char* message);
+
+/* The precision that a generator uses: STUGAN_FLOAT32 or STUGAN_FLOAT16. */
+STUGAN_API int32_t stugan_precision_of(const stugan_generator* generator);
 
 /* Says what a generator is. */
 STUGAN_API void stugan_describe(const stugan_generator* generator, stugan_description* about);

@@ -55,6 +55,22 @@ float half_to_float(uint16_t half) {
   return half >> 15 ? -result : result;
 }
 
+uint16_t float_to_half(float number) {
+  uint32_t bits;
+  std::memcpy(&bits, &number, 4);
+  const auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
+  bits &= 0x7FFFFFFF;
+  if (bits >= 0x7F800000) return sign | (bits > 0x7F800000 ? 0x7E00 : 0x7C00);
+  if (bits >= 0x47800000) return sign | 0x7C00;
+  // Ties go to even numbers. What is small is counted in units of 2^-24.
+  if (bits < 0x38800000) {
+    const float units = std::nearbyint(std::ldexp(std::fabs(number), 24));
+    return sign | static_cast<uint16_t>(units);
+  }
+  const uint32_t rounded = bits - 0x38000000 + 0xFFF + (bits >> 13 & 1);
+  return sign | static_cast<uint16_t>(rounded >> 13);
+}
+
 std::vector<float> Weight::dense() const {
   std::vector<float> result(size());
   visit([&](int64_t position, float x) { result[position] = x; });
@@ -107,6 +123,7 @@ Status SparseFile::open(const uint8_t* data, size_t size) {
   if (!metadata["manifest"].string(&text_)) return damaged("it has no manifest");
   STUGAN_RETURN_IF_ERROR(manifest_.parse(text_));
   STUGAN_RETURN_IF_ERROR(read_interface());
+  STUGAN_RETURN_IF_ERROR(read_ranges());
   STUGAN_RETURN_IF_ERROR(read_tensors(header_.root(), data + 8 + length, size - 8 - length));
   return read_weights(size);
 }
@@ -244,6 +261,20 @@ Status SparseFile::read_weights(size_t file_size) {
   }
   if (tensors_.empty()) return {};
   return damaged(shown(tensors_.begin()->first) + " is not a weight");
+}
+
+// {layer: the greatest magnitude of its output}; older files have none.
+Status SparseFile::read_ranges() {
+  const Value ranges = manifest_.root()["ranges"];
+  if (!ranges.is_there()) return {};
+  if (!ranges.is_object()) return damaged("the ranges of its layers");
+  const auto entries = ranges.elements();
+  for (size_t i = 1; i < entries.size(); i += 2) {
+    double greatest;
+    if (!entries[i].number(&greatest) || greatest < 0) return damaged("the ranges of its layers");
+    greatest_output_ = std::max(greatest_output_, greatest);
+  }
+  return {};
 }
 
 Status SparseFile::read_interface() {

@@ -18,7 +18,9 @@
 
 namespace stugan {
 
+// Numbers of half precision; to the nearest one, or infinite.
 float half_to_float(uint16_t half);
+uint16_t float_to_half(float number);
 
 // A weight as it stands in the file. The bytes belong to the file.
 struct Weight {
@@ -124,6 +126,11 @@ class SparseFile {
   const std::map<std::string, Weight>& weights() const { return weights_; }
   Value model() const { return manifest_.root()["model"]; }
 
+  // The greatest magnitude of any layer's output in the images that were drawn when the file was
+  // written, if it was noted.
+  bool has_greatest_output() const { return greatest_output_ >= 0; }
+  double greatest_output() const { return greatest_output_; }
+
  private:
   struct Tensor {
     std::string dtype;
@@ -138,6 +145,7 @@ class SparseFile {
   Status read_tensors(Value header, const uint8_t* data, size_t size);
   Status read_weights(size_t file_size);
   Status read_interface();
+  Status read_ranges();
   bool take(const std::string& name, Tensor* tensor);
   bool take_values(const std::string& name, Weight* weight);
   bool take_bits(const std::string& name, const uint8_t** data, size_t* size);
@@ -145,6 +153,7 @@ class SparseFile {
   std::string text_;  // The manifest.
   Json header_, manifest_;
   Interface interface_;
+  double greatest_output_ = -1;
   std::map<std::string, Tensor> tensors_;
   std::map<std::string, Weight> weights_;
 };

@@ -98,16 +98,31 @@ Status generate(stugan_generator* generator, int64_t num_images, const float* la
   return generator->network.generate(num_images, latents, labels, images);
 }
 
-Status open(const void* data, size_t size, int32_t num_threads, stugan_generator** result) {
+Status check(const stugan_options* options) {
+  if (!options || options->size < sizeof(stugan_options)) {
+    return wrong_argument("options must not be null, and their size sizeof(stugan_options).");
+  }
+  const int32_t num_threads = options->num_threads, precision = options->precision;
   if (num_threads < 1 || num_threads > STUGAN_MAX_THREADS) {
     return wrong_argument("num_threads must be from 1 to " + std::to_string(STUGAN_MAX_THREADS) +
                           ", got " + std::to_string(num_threads) + ".");
   }
+  if (precision != STUGAN_FLOAT32 && precision != STUGAN_FLOAT16 && precision != STUGAN_AUTO) {
+    return wrong_argument("precision must be STUGAN_FLOAT32, STUGAN_FLOAT16 or STUGAN_AUTO, got " +
+                          std::to_string(precision) + ".");
+  }
+  return {};
+}
+
+Status open(const void* data, size_t size, const stugan_options* options,
+            stugan_generator** result) {
+  STUGAN_RETURN_IF_ERROR(check(options));
   SparseFile file;
   STUGAN_RETURN_IF_ERROR(file.open(static_cast<const uint8_t*>(data), size));
   auto generator = std::make_unique<stugan_generator>();
   generator->interface = file.interface();
-  STUGAN_RETURN_IF_ERROR(generator->network.open(file, num_threads));
+  STUGAN_RETURN_IF_ERROR(generator->network.open(file, options->num_threads,
+                                                options->precision));
   *result = generator.release();
   return {};
 }
@@ -143,18 +158,25 @@ using stugan::wrong_argument;
 
 int32_t stugan_version(void) { return STUGAN_VERSION; }
 
-stugan_status stugan_open_memory(const void* data, size_t size, int32_t num_threads,
-                                 stugan_generator** generator, char* message) {
+stugan_status stugan_open_memory_with(const void* data, size_t size,
+                                      const stugan_options* options,
+                                      stugan_generator** generator, char* message) {
   return stugan::fenced(message, [&]() -> Status {
     if (!generator) return wrong_argument("generator must not be null.");
     *generator = nullptr;
     if (!data) return wrong_argument("data must not be null.");
-    return stugan::open(data, size, num_threads, generator);
+    return stugan::open(data, size, options, generator);
   });
 }
 
-stugan_status stugan_open_file(const char* path, int32_t num_threads,
-                               stugan_generator** generator, char* message) {
+stugan_status stugan_open_memory(const void* data, size_t size, int32_t num_threads,
+                                 stugan_generator** generator, char* message) {
+  const stugan_options options = {sizeof(options), num_threads, STUGAN_FLOAT32};
+  return stugan_open_memory_with(data, size, &options, generator, message);
+}
+
+stugan_status stugan_open_file_with(const char* path, const stugan_options* options,
+                                    stugan_generator** generator, char* message) {
   return stugan::fenced(message, [&]() -> Status {
     if (!generator) return wrong_argument("generator must not be null.");
     *generator = nullptr;
@@ -162,8 +184,18 @@ stugan_status stugan_open_file(const char* path, int32_t num_threads,
     stugan::Array<uint8_t> data;
     int64_t size = 0;
     STUGAN_RETURN_IF_ERROR(stugan::read_all(path, &data, &size));
-    return stugan::open(data.data(), static_cast<size_t>(size), num_threads, generator);
+    return stugan::open(data.data(), static_cast<size_t>(size), options, generator);
   });
+}
+
+stugan_status stugan_open_file(const char* path, int32_t num_threads,
+                               stugan_generator** generator, char* message) {
+  const stugan_options options = {sizeof(options), num_threads, STUGAN_FLOAT32};
+  return stugan_open_file_with(path, &options, generator, message);
+}
+
+int32_t stugan_precision_of(const stugan_generator* generator) {
+  return generator->network.is_half() ? STUGAN_FLOAT16 : STUGAN_FLOAT32;
 }
 
 void stugan_describe(const stugan_generator* generator, stugan_description* about) {

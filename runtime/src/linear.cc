@@ -1,7 +1,8 @@
 // Layers with kernels. There are five ways to compute one:
 //
 // - Packed: a sparse convolution of stride 1, as in the TensorFlow operation: the batch is cut into
-//   tiles, and each non-zero is multiplied with whole vectors of them.
+//   tiles, and each non-zero is multiplied with whole vectors of them. The only one
+//   that computes in half precision, too.
 // - Upsampled (upsampled.cc): the same of upsampled images, before the upsampling.
 // - Gathered: any other sparse layer. The pixels that each output needs are packed together.
 // - Dense: a product of matrices, whose rows are the pixels that each output needs.
@@ -11,6 +12,7 @@
 #include "linear.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 
 #include "activations.h"
@@ -26,10 +28,17 @@ constexpr int64_t kMaxGathered = 1 << 26;
 constexpr int64_t kMaxMatrix = 1 << 29;     // Floats of a dense kernel.
 constexpr int64_t kMaxTapProducts = 1 << 22;  // Floats of an image.
 
-class Packed : public LinearStep {
+template <typename Number>
+class Packed : public LinearStep<Number> {
+  static constexpr bool kIsHalf = std::is_same_v<Number, Half>;
+  using Value = std::conditional_t<kIsHalf, TwoHalves, float>;  // A weight.
+  using LinearStep<Number>::layer_;
+  using LinearStep<Number>::code_;
+  using LinearStep<Number>::bias_;
+
  public:
   Packed(const Linear& layer, const MachineCode& code, int64_t max_images, int max_threads)
-      : LinearStep(layer, code), num_non_zeros_(layer.kernel->count) {
+      : LinearStep<Number>(layer, code), num_non_zeros_(layer.kernel->count) {
     for (int64_t n = 1; n <= max_images; ++n) {
       for (const int threads : {1, max_threads}) {
         const Tiling tiling = this->tiling(n, threads);
@@ -40,7 +49,7 @@ class Packed : public LinearStep {
 
   static bool can(const Linear& layer, const MachineCode& code) {
     const Window& w = layer.window;
-    const int64_t largest = (w.size.height + 3) * (w.size.width + 3) * code.tiles->lanes;
+    const int64_t largest = (w.size.height + 3) * (w.size.width + 3) * loops(code).lanes;
     return !w.transposed && w.strides.is(1) && w.size.height <= 8 && w.size.width <= 8 &&
            w.pixels() >= 4 && layer.inputs <= kMaxPacked / largest &&
            layer.outputs <= kMaxPacked / largest;
@@ -50,17 +59,18 @@ class Packed : public LinearStep {
     Needs most;
     for (int index = 0; index < kNumTiles; ++index) {
       const Tiling t = tiling_of(num_images, index);
-      most.floats = std::max(most.floats, (t.input_pixels() * layer_.inputs +
-                                           t.pixels() * layer_.outputs) * t.lanes);
+      const int64_t packed =
+          (t.input_pixels() * layer_.inputs + t.pixels() * layer_.outputs) * t.lanes;
+      most.floats = std::max(most.floats, kIsHalf ? (packed + 1) / 2 : packed);
       most.pointers = std::max(most.pointers, (t.input_pixels() + 2 * t.pixels()) * t.lanes +
-                                                  num_pointers(t.input_pixels() * t.lanes));
+                                                  this->num_pointers(t.input_pixels() * t.lanes));
     }
     return most;
   }
 
   int64_t weight_bytes() const override {
-    int64_t total = LinearStep::weight_bytes();
-    for (const Lists& lists : lists_) total += lists.num_bytes();
+    int64_t total = LinearStep<Number>::weight_bytes();
+    for (const Lists<Value>& lists : lists_) total += lists.num_bytes();
     return total;
   }
 
@@ -68,29 +78,29 @@ class Packed : public LinearStep {
 
   void run(const Run& run) const override {
     const Tiling tiling = this->tiling(run.num_images(), run.num_threads());
-    const Lists& lists = lists_[tiling.index];
-    const InstructionSet& code = *code_.tiles;
+    const Lists<Value>& lists = lists_[tiling.index];
+    const auto& code = loops(code_);
     const int64_t inputs = layer_.inputs, outputs = layer_.outputs;
     const int64_t num_blocks = (inputs + tiling.block() - 1) / tiling.block();
-    const int64_t parts = num_parts(run.num_threads(), tiling.num_groups(), outputs);
+    const int64_t parts = this->num_parts(run.num_threads(), tiling.num_groups(), outputs);
     const int64_t part_size = (outputs + parts - 1) / parts;
-    const float* const images = run.at(layer_.input);
-    const float* const addends = run.at(layer_.addend);
-    float* const results = run.at(layer_.output);
+    const auto* const images = run.numbers<const Number>(layer_.input);
+    const auto* const addends = run.numbers<const Number>(layer_.addend);
+    auto* const results = run.numbers<Number>(layer_.output);
     run.parallel(tiling.num_groups() * parts, [&](int64_t unit, Scratch& scratch) {
       const int64_t group = unit / parts, first = unit % parts * part_size;
       const int64_t count = std::min(part_size, outputs - first);
       if (count <= 0) return;
       const int64_t lanes = tiling.lanes;
-      float* const x = scratch.floats.data();
-      float* const y = x + tiling.input_pixels() * lanes * inputs;
-      const float** const from = scratch.pointers.data();
-      const float** const add = from + tiling.input_pixels() * lanes;
-      float** const to = const_cast<float**>(add + tiling.pixels() * lanes);
-      const float** const more = add + 2 * tiling.pixels() * lanes;
+      auto* const x = reinterpret_cast<Number*>(scratch.floats.data());
+      Number* const y = x + tiling.input_pixels() * lanes * inputs;
+      auto** const from = reinterpret_cast<const Number**>(scratch.pointers.data());
+      const Number** const add = from + tiling.input_pixels() * lanes;
+      Number** const to = const_cast<Number**>(add + tiling.pixels() * lanes);
+      const Number** const more = add + 2 * tiling.pixels() * lanes;
       tiling.sources(group, images, inputs, from);
       code.pack(from, tiling.input_pixels(), inputs,
-                before(run, images, from, tiling.input_pixels() * lanes, more), x);
+                this->before(run, images, from, tiling.input_pixels() * lanes, more), x);
       for (int64_t block = 0; block < num_blocks; ++block) {
         code.convolve[tiling.index](x + block * tiling.block() * tiling.input_pixels() * lanes,
                                     tiling.input_width() * lanes, lists.offsets.data(),
@@ -103,19 +113,22 @@ class Packed : public LinearStep {
         tiling.targets(group, 1, layer_.addend_upsampling, addends + first, outputs, add);
       }
       code.unpack(y, tiling.pixels(), count, bias_.empty() ? nullptr : bias_.data() + first,
-                  addends ? add : nullptr, rectifies(), to);
+                  addends ? add : nullptr, this->rectifies(), to);
     });
-    if (!rectifies()) activate(run);
+    if constexpr (!kIsHalf) {  // There is nothing else in half precision.
+      if (!this->rectifies()) this->activate(run);
+    }
   }
 
  protected:
-  const char* kind() const override { return "packed"; }
+  const char* kind() const override { return kIsHalf ? "packed, float16," : "packed"; }
 
  private:
   Tiling tiling_of(int64_t num_images, int index) const {
     const Geometry full = geometry_of(layer_.window, num_images);
     const Geometry geometry = layer_.addend_upsampling > 1 ? full : full.flattened();
-    return {geometry, code_.tiles->tiles[index], index, code_.tiles->lanes};
+    const auto& code = loops(code_);
+    return {geometry, code.tiles[index], index, code.lanes, sizeof(Number)};
   }
 
   Tiling tiling(int64_t num_images, int num_threads) const {
@@ -143,11 +156,20 @@ class Packed : public LinearStep {
                               });
   }
 
-  Lists lists_[kNumTiles];  // Those of the tiles that are used.
+  // The inner loops, in the precision of the layer.
+  static const auto& loops(const MachineCode& code) {
+    if constexpr (kIsHalf) {
+      return *code.halves;
+    } else {
+      return *code.tiles;
+    }
+  }
+
+  Lists<Value> lists_[kNumTiles];  // Those of the tiles that are used.
   int64_t num_non_zeros_;
 };
 
-class Gathered : public LinearStep {
+class Gathered : public LinearStep<float> {
  public:
   Gathered(const Linear& layer, const MachineCode& code)
       : LinearStep(layer, code), num_non_zeros_(layer.kernel->count) {
@@ -210,11 +232,11 @@ class Gathered : public LinearStep {
   const char* kind() const override { return "gathered"; }
 
  private:
-  Lists lists_;
+  Lists<float> lists_;
   int64_t num_non_zeros_;
 };
 
-class Dense : public LinearStep {
+class Dense : public LinearStep<float> {
  public:
   using LinearStep::LinearStep;
 
@@ -287,7 +309,7 @@ class Dense : public LinearStep {
   std::vector<float> nothing_;
 };
 
-class ByTaps : public LinearStep {
+class ByTaps : public LinearStep<float> {
  public:
   ByTaps(const Linear& layer, const MachineCode& code, const Place& temporary)
       : LinearStep(layer, code), products_(product_layer(layer, temporary), code) {}
@@ -373,7 +395,8 @@ class ByTaps : public LinearStep {
 
 }  // namespace
 
-void Lists::read(const Linear& layer, int64_t num_lists, const Place& place) {
+template <typename Value>
+void Lists<Value>::read(const Linear& layer, int64_t num_lists, const Place& place) {
   begin.assign(num_lists + 1, 0);
   int64_t list;
   visit_kernel(layer, [&](int64_t tap, int64_t input, int64_t output, float) {
@@ -395,13 +418,21 @@ void Lists::read(const Linear& layer, int64_t num_lists, const Place& place) {
   values.reserve(placed.size());
   for (const auto& [offset, value] : placed) {
     offsets.push_back(offset);
-    values.push_back(value);
+    values.push_back(number<Value>(value));
   }
 }
+
+template struct Lists<float>;
+template struct Lists<TwoHalves>;
 
 bool Linear::is_sparse() const {
   return kernel->is_coded &&
          static_cast<double>(kernel->count) <= kDensest * static_cast<double>(kernel->size());
+}
+
+bool Linear::can_be_half(const MachineCode& code) const {
+  return code.halves && is_sparse() && Packed<Half>::can(*this, code) &&
+         (activation.is_linear() || activation.is_plain_relu());
 }
 
 int64_t temporary_size(const Linear& layer, const MachineCode& code) {
@@ -412,10 +443,12 @@ int64_t temporary_size(const Linear& layer, const MachineCode& code) {
 Status make_linear(const Linear& layer, const MachineCode& code, int64_t max_images,
                    int max_threads, const Place& temporary, std::unique_ptr<Step>* step) {
   if (layer.is_sparse()) {
-    if (is_better_before_upsampling(layer, code, max_images)) {
+    if (layer.input.is_half) {
+      *step = std::make_unique<Packed<Half>>(layer, code, max_images, max_threads);
+    } else if (is_better_before_upsampling(layer, code, max_images)) {
       *step = make_upsampled(layer, code, max_images, max_threads);
-    } else if (Packed::can(layer, code)) {
-      *step = std::make_unique<Packed>(layer, code, max_images, max_threads);
+    } else if (Packed<float>::can(layer, code)) {
+      *step = std::make_unique<Packed<float>>(layer, code, max_images, max_threads);
     } else if (Gathered::can(layer, code)) {
       *step = std::make_unique<Gathered>(layer, code);
     } else {

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -20,11 +21,28 @@ namespace stugan {
 
 constexpr int64_t kMaxPacked = 1 << 25;  // Floats that a thread packs at once.
 
-inline std::vector<float> numbers(const Weight* weight) {
-  return weight ? weight->dense() : std::vector<float>();
+// A weight in the precision that a layer computes in.
+template <typename Number>
+Number number(float value) {
+  if constexpr (std::is_same_v<Number, float>) {
+    return value;
+  } else if constexpr (std::is_same_v<Number, Half>) {
+    return {float_to_half(value)};
+  } else {
+    return {number<Half>(value), number<Half>(value)};
+  }
 }
 
-inline const float* data(const std::vector<float>& numbers) {
+template <typename Number>
+std::vector<Number> numbers(const Weight* weight) {
+  std::vector<Number> result;
+  if (!weight) return result;
+  for (const float value : weight->dense()) result.push_back(number<Number>(value));
+  return result;
+}
+
+template <typename Number>
+const Number* data(const std::vector<Number>& numbers) {
   return numbers.empty() ? nullptr : numbers.data();
 }
 
@@ -48,10 +66,11 @@ void visit_kernel(const Linear& layer, Visitor visitor) {
   });
 }
 
-// Non-zeros in lists.
+// Non-zeros in lists; `Value` is a number or two that are the same.
+template <typename Value>
 struct Lists {
   std::vector<int32_t> begin, offsets;
-  std::vector<float> values;
+  std::vector<Value> values;
 
   // Where a non-zero goes: place(tap, input, output, &list) -> offset.
   using Place = std::function<int32_t(int64_t, int64_t, int64_t, int64_t*)>;
@@ -69,14 +88,16 @@ inline Geometry geometry_of(const Window& w, int64_t num_images) {
           w.size.height, w.size.width,  w.padding.height, w.padding.width, w.upsampling, 1};
 }
 
+// `Number` is float or Half: that of inputs, addends and outputs.
+template <typename Number>
 class LinearStep : public Step {
  public:
   LinearStep(const Linear& layer, const MachineCode& code)
       : layer_(layer),
         code_(code),
-        bias_(numbers(layer.bias)),
-        scale_(numbers(layer.scale)),
-        shift_(numbers(layer.shift)) {
+        bias_(numbers<Number>(layer.bias)),
+        scale_(numbers<Number>(layer.scale)),
+        shift_(numbers<Number>(layer.shift)) {
     layer_.kernel = layer_.bias = layer_.scale = layer_.shift = nullptr;  // Of the file.
   }
 
@@ -98,12 +119,12 @@ class LinearStep : public Step {
   // What is done to inputs.
   //   sources: `count` pixels of `images`, or null.
   //   pointers: room for twice as many, if scales are those of images.
-  Prologue before(const Run& run, const float* images, const float* const* sources, int64_t count,
-                  const float** pointers) const {
-    Prologue result{data(scale_), data(shift_), layer_.relu};
+  PrologueOf<Number> before(const Run& run, const Number* images, const Number* const* sources,
+                            int64_t count, const Number** pointers) const {
+    PrologueOf<Number> result{data(scale_), data(shift_), layer_.relu};
     if (!layer_.image_scale.is_there()) return result;
-    const float* const scales = run.at(layer_.image_scale);
-    const float* const shifts = run.at(layer_.image_shift);
+    const Number* const scales = run.numbers<Number>(layer_.image_scale);
+    const Number* const shifts = run.numbers<Number>(layer_.image_shift);
     const int64_t size = layer_.window.memory_pixels() * layer_.inputs;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t image = sources[i] ? (sources[i] - images) / size : 0;
@@ -171,7 +192,7 @@ class LinearStep : public Step {
 
   Linear layer_;
   MachineCode code_;
-  std::vector<float> bias_, scale_, shift_;
+  std::vector<Number> bias_, scale_, shift_;
 };
 
 // A sparse convolution of upsampled images, computed before the upsampling (upsampled.cc).

@@ -1,13 +1,65 @@
 #include "network.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstdio>
 #include <utility>
 
 #include "planning.h"
 
 namespace stugan {
+namespace {
 
-Status Network::open(const SparseFile& file, int num_threads) {
+constexpr double kLargestHalf = 65504;
+// How far from it outputs of layers must stay. Their greatest magnitude is of a few images, and of
+// whole sums, not of parts of them.
+constexpr double kMargin = 16;
+
+// Says why a file's generator cannot be computed in half precision; says nothing if it can.
+//   margin: the outputs of layers must be less than the largest number by this factor.
+std::string reason_against_halves(const SparseFile& file, double margin) {
+  const auto told = [](const char* what, double greatest, double allowed) {
+    char text[100];
+    std::snprintf(text, sizeof(text), "%s reach %.6g, allowed are %.6g.", what, greatest, allowed);
+    return std::string(text);
+  };
+  for (const auto& [name, weight] : file.weights()) {
+    double greatest = 0;
+    weight.visit([&](int64_t, float x) { greatest = std::max<double>(greatest, std::fabs(x)); });
+    if (greatest > kLargestHalf) return told("Weights", greatest, kLargestHalf);
+  }
+  const double allowed = kLargestHalf / margin;
+  if (file.greatest_output() > allowed) {
+    return told("Outputs of layers", file.greatest_output(), allowed);
+  }
+  return "";
+}
+
+}  // namespace
+
+Status Network::choose(const SparseFile& file, int precision) {
+  code_ = machine_code(false);
+  if (precision == STUGAN_FLOAT32) return {};
+  const MachineCode half = machine_code(true);
+  const bool is_auto = precision == STUGAN_AUTO;
+  if (is_auto && (!half.halves || !file.has_greatest_output())) return {};
+  if (!half.halves) {
+    return unsupported(
+        "Half precision cannot be had here: it needs a processor with AVX512-FP16 or the FP16 of "
+        "ARMv8.2, and a library whose compiler knew it. Choose float32.");
+  }
+  const std::string reason = reason_against_halves(file, is_auto ? kMargin : 1);
+  if (reason.empty()) {
+    code_ = half;
+  } else if (!is_auto) {
+    return unsupported("This generator overflows in half precision: " + reason +
+                       " Choose float32.");
+  }
+  return {};
+}
+
+Status Network::open(const SparseFile& file, int num_threads, int precision) {
+  STUGAN_RETURN_IF_ERROR(choose(file, precision));
   Graph graph;
   STUGAN_RETURN_IF_ERROR(graph.read(file));
   latent_size_ = graph.nodes[graph.latents].size();

@@ -20,7 +20,8 @@ namespace stugan {
 class Network {
  public:
   // Reads the model of a file, which is not needed afterwards.
-  Status open(const SparseFile& file, int num_threads);
+  //   precision: of sparse convolutions, one of `stugan_precision`.
+  Status open(const SparseFile& file, int num_threads, int precision);
 
   // Makes images.
   //   latents: [num_images][latent_dim]; labels: [num_images] or null, all of them classes.
@@ -29,6 +30,7 @@ class Network {
 
   int num_threads() const { return pool_.size(); }
   const char* instruction_set() const { return code_.name; }
+  bool is_half() const { return code_.halves != nullptr; }
   int64_t num_weights() const { return num_weights_; }
   int64_t num_nonzero() const { return num_nonzero_; }
   int64_t weight_bytes() const;
@@ -44,7 +46,10 @@ class Network {
   Needs needs(int64_t num_images) const;
   Status prepare(int64_t num_images, int num_arenas);
 
-  MachineCode code_ = machine_code();
+  // Chooses the code, and with it the precision.
+  Status choose(const SparseFile& file, int precision);
+
+  MachineCode code_ = machine_code(false);
   std::vector<std::unique_ptr<Step>> steps_;
   int64_t latent_size_ = 0, image_size_ = 0;
   int64_t arena_size_ = 0;  // Floats for each image.

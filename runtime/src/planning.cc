@@ -100,11 +100,12 @@ class Planner {
         num_threads_(num_threads),
         users_(num_users(graph)),
         needed_(graph.nodes.size()),
-        places_(graph.nodes.size()),
-        last_use_(graph.nodes.size(), -1) {}
+        places_(2 * graph.nodes.size()),
+        last_use_(2 * graph.nodes.size(), -1) {}
 
   Status make(Plan* plan) {
     choose_steps();
+    convert_tensors();
     place_tensors();
     for (size_t i = 0; i < planned_.size(); ++i) place_temporary(static_cast<int64_t>(i));
     plan->arena_size = arena_.size();
@@ -119,7 +120,8 @@ class Planner {
   }
 
  private:
-  // A step before places are known. `nodes` are the tensors that it reads.
+  // A step before places are known. `nodes` are the tensors that it reads, by their nodes: those
+  // that are of half precision have numbers after all others.
   struct Planned {
     int output = -1;
     std::vector<int> nodes;
@@ -129,7 +131,15 @@ class Planner {
     int64_t temporary_size = 0;
     Place temporary;
     bool continues = false;  // Whether it reads and writes its output, as the step before did.
+    bool takes_halves = false;  // Whether the first tensor that it reads may be of half precision.
   };
+
+  int num_nodes() const { return static_cast<int>(graph_.nodes.size()); }
+  int as_half(int i) const { return i + num_nodes(); }
+  bool is_half(int tensor) const { return tensor >= num_nodes(); }
+  int in_other_precision(int tensor) const {
+    return is_half(tensor) ? tensor - num_nodes() : as_half(tensor);
+  }
 
   const Node& node(int i) const { return graph_.nodes[i]; }
 
@@ -141,7 +151,7 @@ class Planner {
     return i;
   }
 
-  const Place& place(int i) const { return places_[root(i)]; }
+  const Place& place(int i) const { return is_half(i) ? places_[i] : places_[root(i)]; }
 
   // From the output to the inputs: what a step does in passing gets no step of its own.
   void choose_steps() {
@@ -256,6 +266,10 @@ class Planner {
       return make_linear(placed, p.code_, max_images, p.num_threads_, planned.temporary, step);
     });
     planned_.back().temporary_size = temporary_size(layer, code_);
+    if (i != root(graph_.output) && layer.can_be_half(code_)) {  // Images are never rounded.
+      planned_.back().output = as_half(i);
+      for (int& each : planned_.back().nodes) each = as_half(each);
+    }
     return true;
   }
 
@@ -374,6 +388,7 @@ class Planner {
       *step = make_affine(placed, p.code_);
       return Status{};
     });
+    planned_.back().takes_halves = true;
     return true;
   }
 
@@ -456,6 +471,34 @@ class Planner {
     }
   }
 
+  // Adds steps that convert the tensors that are not made in the precision in which they are read.
+  void convert_tensors() {
+    std::vector<bool> is_made(places_.size());
+    for (int i = 0; i < num_nodes(); ++i) is_made[i] = node(i).kind == Kind::kInput;
+    std::vector<Planned> all;
+    for (Planned& planned : planned_) {
+      if (planned.takes_halves && !is_made[planned.nodes[0]]) {
+        planned.nodes[0] = as_half(planned.nodes[0]);
+      }
+      for (const int tensor : planned.nodes) {
+        if (is_made[tensor]) continue;
+        Planned conversion;
+        conversion.nodes = {in_other_precision(tensor)};
+        conversion.output = tensor;
+        conversion.make = [](const Planner& p, const Planned& planned, int64_t,
+                             std::unique_ptr<Step>* step) {
+          *step = make_conversion(p.place(planned.nodes[0]), p.place(planned.output), p.code_);
+          return Status{};
+        };
+        all.push_back(std::move(conversion));
+        is_made[tensor] = true;
+      }
+      is_made[planned.output] = true;
+      all.push_back(std::move(planned));
+    }
+    planned_ = std::move(all);
+  }
+
   Place images() const {
     Place place;
     place.where = Place::kImages;
@@ -483,8 +526,10 @@ class Planner {
       Place& place = places_[output];
       if (place.is_there()) continue;
       place.where = Place::kArena;
-      place.size = node(output).size();
-      place.offset = arena_.reserve(place.size, static_cast<int64_t>(i), last_use_[output]);
+      place.is_half = is_half(output);
+      place.size = node(place.is_half ? output - num_nodes() : output).size();
+      const int64_t floats = place.is_half ? (place.size + 1) / 2 : place.size;
+      place.offset = arena_.reserve(floats, static_cast<int64_t>(i), last_use_[output]);
     }
   }
 

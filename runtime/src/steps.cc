@@ -27,7 +27,8 @@ class AffineStep : public Step {
 
   void run(const Run& run) const override {
     const int64_t channels = affine_.channels, size = affine_.rows * channels;
-    const float* const input = run.at(affine_.input);
+    const float* const input = affine_.input.is_half ? nullptr : run.at(affine_.input);
+    const Half* const halves = affine_.input.is_half ? run.numbers<Half>(affine_.input) : nullptr;
     const float* const scales = run.at(affine_.image_scale);
     const float* const shifts = run.at(affine_.image_shift);
     float* const output = run.at(affine_.output);
@@ -36,7 +37,9 @@ class AffineStep : public Step {
       const int64_t at = image * size + first * channels;
       const float* const scale = scales ? scales + image * channels : data(scale_);
       const float* const shift = shifts ? shifts + image * channels : data(shift_);
-      code_.loops->affine(input + at, last - first, channels, scale, shift, relu, output + at);
+      if (halves) code_.halves->widen(halves + at, (last - first) * channels, output + at);
+      const float* const from = halves ? output + at : input + at;
+      code_.loops->affine(from, last - first, channels, scale, shift, relu, output + at);
       if (!relu) {
         activate(*code_.loops, affine_.activation, output + at, last - first, channels);
       }
@@ -51,6 +54,32 @@ class AffineStep : public Step {
   Affine affine_;
   MachineCode code_;
   std::vector<float> scale_, shift_;
+};
+
+class ConversionStep : public Step {
+ public:
+  ConversionStep(Place input, Place output, const MachineCode& code)
+      : input_(input), output_(output), code_(code) {}
+
+  std::string name() const override {
+    return output_.is_half ? "to float16" : "to float32";
+  }
+
+  void run(const Run& run) const override {
+    const int64_t size = output_.size;
+    run.parallel_ranges(size, 1, [&](int64_t image, int64_t first, int64_t last) {
+      const int64_t at = image * size + first;
+      if (output_.is_half) {
+        code_.halves->narrow(run.at(input_) + at, last - first, run.numbers<Half>(output_) + at);
+      } else {
+        code_.halves->widen(run.numbers<Half>(input_) + at, last - first, run.at(output_) + at);
+      }
+    });
+  }
+
+ private:
+  Place input_, output_;
+  MachineCode code_;
 };
 
 class BinaryStep : public Step {
@@ -373,6 +402,10 @@ class AttentionStep : public Step {
 
 std::unique_ptr<Step> make_affine(const Affine& affine, const MachineCode& code) {
   return std::make_unique<AffineStep>(affine, code);
+}
+
+std::unique_ptr<Step> make_conversion(Place input, Place output, const MachineCode& code) {
+  return std::make_unique<ConversionStep>(input, output, code);
 }
 
 std::unique_ptr<Step> make_binary(bool is_product, const std::vector<int64_t>& shape, Place a,

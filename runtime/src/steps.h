@@ -21,8 +21,9 @@ namespace stugan {
 struct Place {
   enum Where { kNowhere, kArena, kLatents, kImages };
   Where where = kNowhere;
-  int64_t size = 0;    // Floats of an image.
-  int64_t offset = 0;  // In the arena, for each image.
+  int64_t size = 0;      // Numbers of an image.
+  int64_t offset = 0;    // In the arena, for each image, in floats.
+  bool is_half = false;  // Of half precision; only in the arena.
 
   bool is_there() const { return where != kNowhere; }
 };
@@ -53,6 +54,7 @@ class Run {
   int64_t num_images() const { return num_images_; }
   int num_threads() const { return pool_ ? pool_->size() : 1; }
 
+  // The numbers of a tensor in single precision, null if it is nowhere.
   float* at(const Place& place) const {
     switch (place.where) {
       case Place::kArena: return arena_ + place.offset * num_images_;
@@ -61,6 +63,12 @@ class Run {
       case Place::kNowhere: break;
     }
     return nullptr;
+  }
+
+  // The numbers of a tensor, in the precision that it has.
+  template <typename Number>
+  Number* numbers(const Place& place) const {
+    return reinterpret_cast<Number*>(at(place));
   }
 
   // Calls work(unit, scratch) for each unit, by all threads of the run.
@@ -166,18 +174,21 @@ struct Linear {
 
   // Whether products are computed at the non-zeros.
   bool is_sparse() const;
+
+  // Whether the layer can be computed in half precision: its inputs, addend, output and sums.
+  bool can_be_half(const MachineCode& code) const;
 };
 
 // The floats for each image that the step of a layer needs in the arena while it runs.
 int64_t temporary_size(const Linear& layer, const MachineCode& code);
 
-// Makes the step of a layer.
+// Makes the step of a layer, in half precision if its input is.
 //   max_images: of a run.
 //   temporary: of `temporary_size`, nowhere if that is 0.
 Status make_linear(const Linear& layer, const MachineCode& code, int64_t max_images,
                    int max_threads, const Place& temporary, std::unique_ptr<Step>* step);
 
-// y = activation(x * scale + shift), channel by channel.
+// y = activation(x * scale + shift), channel by channel. The input may be of half precision.
 struct Affine {
   int64_t rows = 1, channels = 1;
   Place input, output;
@@ -188,6 +199,9 @@ struct Affine {
 };
 
 std::unique_ptr<Step> make_affine(const Affine& affine, const MachineCode& code);
+
+// A tensor in the other precision.
+std::unique_ptr<Step> make_conversion(Place input, Place output, const MachineCode& code);
 
 // The sum or product of two tensors, either repeated along sizes of 1.
 std::unique_ptr<Step> make_binary(bool is_product, const std::vector<int64_t>& shape, Place a,

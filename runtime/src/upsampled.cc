@@ -75,7 +75,7 @@ struct Tilings {
   }
 };
 
-class Upsampled : public LinearStep {
+class Upsampled : public LinearStep<float> {
  public:
   Upsampled(const Linear& layer, const MachineCode& code, int64_t max_images, int max_threads)
       : LinearStep(layer, code), num_non_zeros_(layer.kernel->count) {
@@ -112,7 +112,7 @@ class Upsampled : public LinearStep {
 
   int64_t weight_bytes() const override {
     int64_t total = LinearStep::weight_bytes();
-    for (const Lists& lists : lists_) total += lists.num_bytes();
+    for (const Lists<float>& lists : lists_) total += lists.num_bytes();
     return total;
   }
 
@@ -123,7 +123,7 @@ class Upsampled : public LinearStep {
   void run(const Run& run) const override {
     const Tilings tilings = this->tilings(run.num_images(), run.num_threads());
     const Tiling &small = tilings.small, &large = tilings.large;
-    const Lists& lists = lists_[small.index];
+    const Lists<float>& lists = lists_[small.index];
     const InstructionSet& code = *code_.tiles;
     const int64_t inputs = layer_.inputs, outputs = layer_.outputs, lanes = small.lanes;
     const int64_t block_size = tilings.block();
@@ -197,7 +197,7 @@ class Upsampled : public LinearStep {
         });
   }
 
-  Lists lists_[kNumTiles];  // Those of the tiles that are used.
+  Lists<float> lists_[kNumTiles];  // Those of the tiles that are used.
   int64_t num_non_zeros_;
 };
 

@@ -6,12 +6,15 @@ import os
 import numpy as np
 import numpy.typing as npt
 
-from stugan_runtime.library import Description, WrongArgumentError, call, library
+from stugan_runtime.library import Description, Options, WrongArgumentError, call, library
 
 MAX_IMAGES = 2**20  # STUGAN_MAX_IMAGES
+PRECISIONS = {"float32": 0, "float16": 1, "auto": 2}  # stugan_precision
 
 
-def load(path: str | os.PathLike[str], num_threads: int | None = None) -> "Generator":
+def load(
+    path: str | os.PathLike[str], num_threads: int | None = None, precision: str = "auto"
+) -> "Generator":
     """Loads the generator in a sparse file.
 
         generator = load("generator.safetensors")
@@ -23,24 +26,35 @@ def load(path: str | os.PathLike[str], num_threads: int | None = None) -> "Gener
         path: path of a `.safetensors` file that `stugan_tf.export --format=sparse` wrote.
         num_threads: how many threads make images; by default one for each processor. Images do
             not depend on it.
+        precision: of sparse convolutions. 'float32', or 'float16', which needs a processor with
+            AVX512-FP16 or the FP16 of ARMv8.2 and differs by a few steps of 255; 'auto' is
+            'float16' where the processor has it and the file says that it does not overflow.
 
     Raises:
-        RuntimeFault: if the file cannot be read, is damaged, or does not suit this library.
+        RuntimeFault: if the file cannot be read, is damaged, or does not suit this library, or
+            the precision cannot be had.
     """
-    if num_threads is None:
-        num_threads = _num_processors()
-    handle = ctypes.c_void_p()
-    call("open_file", os.fsencode(path), int(num_threads), ctypes.byref(handle))
+    options, handle = _options(num_threads, precision), ctypes.c_void_p()
+    call("open_file_with", os.fsencode(path), ctypes.byref(options), ctypes.byref(handle))
     return Generator(handle)
 
 
-def loads(data: bytes, num_threads: int | None = None) -> "Generator":
+def loads(data: bytes, num_threads: int | None = None, precision: str = "auto") -> "Generator":
     """Loads the generator in the bytes of a sparse file; see `load`."""
+    options, handle = _options(num_threads, precision), ctypes.c_void_p()
+    data = bytes(data)
+    call("open_memory_with", data, len(data), ctypes.byref(options), ctypes.byref(handle))
+    return Generator(handle)
+
+
+def _options(num_threads: int | None, precision: str) -> Options:
+    if precision not in PRECISIONS:
+        raise WrongArgumentError(
+            f"precision must be 'auto', 'float32' or 'float16', got {precision!r:.60}."
+        )
     if num_threads is None:
         num_threads = _num_processors()
-    handle = ctypes.c_void_p()
-    call("open_memory", bytes(data), len(data), int(num_threads), ctypes.byref(handle))
-    return Generator(handle)
+    return Options(ctypes.sizeof(Options), int(num_threads), PRECISIONS[precision])
 
 
 def _num_processors() -> int:
@@ -62,6 +76,7 @@ class Generator:
         weight_bytes: memory of the weights.
         workspace_bytes: the most memory of all else while images are made.
         instruction_set: the code that this processor runs.
+        precision: 'float32' or 'float16', that of sparse convolutions.
     """
 
     def __init__(self, handle: ctypes.c_void_p) -> None:
@@ -83,6 +98,8 @@ class Generator:
         self.weight_bytes = about.weight_bytes
         self.workspace_bytes = about.workspace_bytes
         self.instruction_set = about.instruction_set.decode()
+        used = library().stugan_precision_of(handle)
+        self.precision = next(name for name, code in PRECISIONS.items() if code == used)
 
     def __del__(self) -> None:
         """Frees the generator."""

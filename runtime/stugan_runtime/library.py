@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 
-VERSION = 1  # STUGAN_VERSION
+VERSION = 2  # STUGAN_VERSION
 MESSAGE_SIZE = 512  # STUGAN_MESSAGE_SIZE
 _NAMES = {"darwin": "libstugan.dylib", "win32": "stugan.dll"}
 _FLOATS = ctypes.POINTER(ctypes.c_float)
@@ -47,6 +47,16 @@ _ERRORS = {
 }
 
 
+class Options(ctypes.Structure):
+    """`stugan_options`."""
+
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("num_threads", ctypes.c_int32),
+        ("precision", ctypes.c_int32),
+    )
+
+
 class Description(ctypes.Structure):
     """`stugan_description`."""
 
@@ -78,11 +88,12 @@ def library() -> ctypes.CDLL:
     loaded = ctypes.CDLL(os.fspath(path))
     handle, message, status = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
     count, label = ctypes.c_int64, ctypes.c_int32
-    out = ctypes.POINTER(ctypes.c_void_p)
+    out, options = ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(Options)
     for function, result, *arguments in (
         ("version", label),
-        ("open_memory", status, ctypes.c_char_p, ctypes.c_size_t, label, out, message),
-        ("open_file", status, ctypes.c_char_p, label, out, message),
+        ("open_memory_with", status, ctypes.c_char_p, ctypes.c_size_t, options, out, message),
+        ("open_file_with", status, ctypes.c_char_p, options, out, message),
+        ("precision_of", label, handle),
         ("describe", None, handle, ctypes.POINTER(Description)),
         ("class_name", ctypes.c_char_p, handle, label),
         ("draw", status, handle, count, count, _DOUBLES, _FLOATS, _INTEGERS, message),

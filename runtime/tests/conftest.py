@@ -14,7 +14,8 @@ def pytest_configure():
     if os.environ.get("STUGAN_RUNTIME_LIBRARY"):
         return
     build = ROOT / "build"
-    for command in (["-S", ROOT, "-B", build], ["--build", build, "--parallel"]):
+    configure = ["-S", ROOT, "-B", build, "-DSTUGAN_EMULATE_HALVES=ON"]
+    for command in (configure, ["--build", build, "--parallel"]):
         subprocess.run(
             [sys.executable, "-m", "cmake", *command], check=True, stdout=subprocess.DEVNULL
         )

@@ -1,8 +1,8 @@
 // Draws images of a seed from a sparse file, for tests on targets that Python does not run on.
 //
-//   draw FILE NUM_IMAGES SEED TRUNCATION LABEL OUTPUT
+//   draw FILE NUM_IMAGES SEED TRUNCATION LABEL OUTPUT [PRECISION]
 //
-// TRUNCATION 0 is none, LABEL -1 those of the seed. OUTPUT receives float
+// TRUNCATION 0 is none, LABEL -1 those of the seed, PRECISION a number of `stugan_precision`. OUTPUT receives float
 // [num_images][height][width][channels].
 
 #include <cstdio>
@@ -12,13 +12,15 @@
 #include "stugan.h"
 
 int main(int count, char** arguments) {
-  if (count != 7) return 2;
+  if (count != 7 && count != 8) return 2;
   const int64_t num_images = std::atoll(arguments[2]), seed = std::atoll(arguments[3]);
   const double truncation = std::atof(arguments[4]);
   const std::vector<int32_t> labels(num_images, std::atoi(arguments[5]));
   stugan_generator* generator;
   char message[STUGAN_MESSAGE_SIZE];
-  if (stugan_open_file(arguments[1], 2, &generator, message) != STUGAN_OK) {
+  const int32_t precision = count == 8 ? std::atoi(arguments[7]) : STUGAN_FLOAT32;
+  const stugan_options options = {sizeof(options), 2, precision};
+  if (stugan_open_file_with(arguments[1], &options, &generator, message) != STUGAN_OK) {
     std::fprintf(stderr, "%s\n", message);
     return 1;
   }

@@ -16,9 +16,9 @@ from tests.helpers.served_networks import generator, interface_of
 CLASSES = 5
 
 
-def write(path, graph, interface, precision="float32"):
+def write(path, graph, interface, precision="float32", **manifest):
     """Writes a graph into a sparse file; returns its bytes."""
-    compact.write(path, graph, precision, {"interface": interface.to_json()})
+    compact.write(path, graph, precision, {"interface": interface.to_json(), **manifest})
     return path.read_bytes()
 
 
@@ -29,21 +29,8 @@ def served(name):
     return fold_into_plain_layers(model), interface_of(model)
 
 
-def of_layer(build, shape, path, seed=0, density=1.0, conditional=False, threads=1):
-    """A layer in the runtime and in Keras.
-
-    Args:
-        build: `(tensor [B, *shape], labels or None) -> tensor`, by Keras' plain layers.
-        shape: of the layer's input, without the batch.
-        path: of the file.
-        seed: of the weights.
-        density: of the kernels.
-        conditional: whether labels are given.
-        threads: of the runtime.
-
-    Returns:
-        (generator of the runtime, Keras model), both of latents to images.
-    """
+def layer_graph(build, shape, seed=0, density=1.0, conditional=False):
+    """(graph, interface) of a layer with random weights; see `of_layer`."""
     latents = keras.Input([math.prod(shape)])
     labels = keras.Input([], dtype="int32") if conditional else None
     outputs = build(keras.layers.Reshape(shape)(latents), labels)
@@ -56,8 +43,25 @@ def of_layer(build, shape, path, seed=0, density=1.0, conditional=False, threads
         if variable.path.endswith("kernel"):
             values *= random.random(variable.shape) < density
         variable.assign(np.abs(values) + 0.1 if "variance" in variable.path else values)
-    graph = fold_into_plain_layers(model)
     interface = Interface(latents.shape[1], tuple(outputs.shape[1:]), CLASSES, conditional)
+    return fold_into_plain_layers(model), interface
+
+
+def of_layer(build, shape, path, threads=1, **weights):
+    """A layer in the runtime and in Keras.
+
+    Args:
+        build: `(tensor [B, *shape], labels or None) -> tensor`, by Keras' plain layers.
+        shape: of the layer's input, without the batch.
+        path: of the file.
+        threads: of the runtime.
+        **weights: `seed` of the weights, `density` of the kernels, and `conditional`, whether
+            labels are given.
+
+    Returns:
+        (generator of the runtime, Keras model), both of latents to images.
+    """
+    graph, interface = layer_graph(build, shape, **weights)
     return loads(write(path, graph, interface), threads), to_keras(graph)
 
 

@@ -14,6 +14,7 @@ import build_wasm
 import stugan_runtime
 from conftest import ROOT
 from sparse_files import served, write
+from stugan_runtime.generator import PRECISIONS
 
 FAMILIES = ["sngan", "biggan", "biggan_imagenet"]
 TESTS = ROOT / "tests"
@@ -105,3 +106,19 @@ def test_aarch64_draws_the_same_images(build, compare, tmp_path):
     subprocess.run(command, check=True)
     for family in FAMILIES:
         assert compare([emulator, program], family) == "neon"
+    for family in ("sngan", "biggan_imagenet"):
+        check_half_precision([emulator, program], family, tmp_path)
+
+
+def check_half_precision(command, family, tmp_path):
+    """Images in half precision are near those in single precision, and others."""
+    file, output = tmp_path / "generator.safetensors", tmp_path / "images"
+    write(file, *served(family))
+    float16 = str(PRECISIONS["float16"])
+    command = [*command, file, "20", "3", "0", "-1", output, float16]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "neon-fp16"
+    expected = stugan_runtime.load(file, 1, "float32")(20, seed=3, dtype="float32")
+    steps = 127.5 * (np.fromfile(output, np.float32).reshape(expected.shape) - expected)
+    assert 0 < np.sqrt(np.mean(steps**2)) <= 0.5

@@ -22,15 +22,18 @@ struct Tile {
 constexpr int kNumTiles = 2;
 
 // max(scale * x + shift, 0) of each channel, each part of it only if there.
-struct Prologue {
-  const float* scale;  // [channels] or null, as is `shift`.
-  const float* shift;
+template <typename Number>
+struct PrologueOf {
+  const Number* scale;  // [channels] or null, as is `shift`.
+  const Number* shift;
   bool relu;
   // In place of these, those of the image of each pixel: as its sources, [num_pixels][lanes], each
-  // the first of `channels` floats. Not read where there is no source.
-  const float* const* scales = nullptr;
-  const float* const* shifts = nullptr;
+  // the first of `channels` numbers. Not read where there is no source.
+  const Number* const* scales = nullptr;
+  const Number* const* shifts = nullptr;
 };
+
+using Prologue = PrologueOf<float>;
 
 // y = gamma * (x - mean) * inverse_deviation + beta of each channel, and a ReLU after it if asked.
 struct Normalization {

@@ -39,6 +39,7 @@ struct Tiling {
   Tile tile;
   int index;
   int lanes;
+  int64_t number_size = 4;  // Bytes of a number in a lane.
 
   int64_t rows() const { return (geometry.height + tile.height - 1) / tile.height; }
   int64_t columns() const { return (geometry.width + tile.width - 1) / tile.width; }
@@ -60,7 +61,7 @@ struct Tiling {
   // Input channels whose packed tiles stay in the first-level cache.
   int64_t block() const {
     constexpr int64_t kBytes = 40 << 10;  // Measured; a little over the cache of most is best.
-    const int64_t most = std::max<int64_t>(1, kBytes / (input_pixels() * lanes * 4));
+    const int64_t most = std::max<int64_t>(1, kBytes / (input_pixels() * lanes * number_size));
     if (geometry.pooling == 1) return most;
     // Each block is packed by itself then: whole lines of the cache.
     constexpr int64_t kLine = 16;
@@ -78,7 +79,9 @@ struct Tiling {
   }
 
   // Fills [source_pixels][lanes] with where each pixel of a group's input tiles begins, or null.
-  void sources(int64_t group, const float* images, int64_t channels, const float** result) const {
+  template <typename Number>
+  void sources(int64_t group, const Number* images, int64_t channels,
+               const Number** result) const {
     const Geometry& g = geometry;
     visit(
         group, source_height(), source_width(), tile.height * g.pooling, tile.width * g.pooling,
@@ -98,9 +101,9 @@ struct Tiling {
   // Fills [pixels][lanes] with where each pixel of a group's output tiles begins, or null.
   //   pooling: of these tiles; `pixels` is less by its square.
   //   upsampling: of the images in memory to the pooled output.
-  template <typename Float>
-  void targets(int64_t group, int64_t pooling, int64_t upsampling, Float* images, int64_t channels,
-               Float** result) const {
+  template <typename Number>
+  void targets(int64_t group, int64_t pooling, int64_t upsampling, Number* images,
+               int64_t channels, Number** result) const {
     const int64_t height = geometry.height / pooling, width = geometry.width / pooling;
     visit(
         group, tile.height / pooling, tile.width / pooling, tile.height / pooling,

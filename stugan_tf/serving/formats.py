@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from stugan_tf.errors import InputError
-from stugan_tf.serving import compact, lite, onnx_file, saved_model
+from stugan_tf.serving import compact, lite, onnx_file, ranges, saved_model
 from stugan_tf.serving.generator import ServedGenerator
 from stugan_tf.serving.graph import Graph, to_keras
 from stugan_tf.serving.interface import Interface
@@ -124,8 +124,13 @@ def _write_sparse(
     folder: pathlib.Path, graph: Graph, interface: Interface, settings: Settings
 ) -> list[str]:
     about = {**settings.about, "interface": interface.to_json()}
+    if outputs := ranges.greatest_outputs(graph, interface):
+        about["ranges"] = outputs
     compact.write(folder / FORMATS["sparse"].file, graph, settings.precision, about)
-    return ["Only non-zero weights are stored; computing uses all weights, zeros included."]
+    return [
+        "Only non-zero weights are stored; computing uses all weights, zeros included.",
+        *ranges.note(outputs),
+    ]
 
 
 def _read_sparse(

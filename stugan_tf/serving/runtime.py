@@ -13,13 +13,17 @@ from stugan_tf.serving.generator import ServedGenerator
 from stugan_tf.serving.interface import Interface
 
 
-def read(path: str | os.PathLike[str]) -> ServedGenerator:
+def read(path: str | os.PathLike[str], precision: str = "float32") -> ServedGenerator:
     """Reads the generator in a file of the format `sparse`.
 
     It draws the images that TensorFlow draws, up to rounding. It takes no mixtures of classes.
 
+    Args:
+        path: path of the file.
+        precision: of sparse convolutions, see `stugan_runtime.load`.
+
     Raises:
-        InputError: if the library is not installed, or refuses the file.
+        InputError: if the library is not installed, or refuses the file or the precision.
     """
     try:
         library: Any = importlib.import_module("stugan_runtime")
@@ -29,8 +33,9 @@ def read(path: str | os.PathLike[str]) -> ServedGenerator:
         ) from None
     data = pathlib.Path(path).read_bytes()
     try:
-        generator = library.loads(data)
-    except (library.RuntimeFault, OSError, AttributeError) as error:  # Or a library that is older.
+        generator = library.loads(data, precision=precision)
+    except (library.RuntimeFault, OSError, AttributeError, TypeError) as error:
+        # The last two come from a library that is older.
         raise InputError(f"stugan_runtime does not read {path}: {error}") from None
     manifest = compact.read_manifest(data)
     name = f"stugan_runtime {library.__version__} ({generator.instruction_set})"
