@@ -117,11 +117,15 @@ def network(model: str):
 # Runners: (folder of a model, threads) -> draw. What they import counts as part of their start.
 
 
-def runtime(folder, threads):
-    import stugan_runtime
+def runtime(precision):
+    def make(folder, threads):
+        import stugan_runtime
 
-    generator = stugan_runtime.load(folder / "sparse_float32/generator.safetensors", threads)
-    return lambda latents, labels: generator(latents=latents, labels=labels, dtype="float32")
+        path = folder / "sparse_float32/generator.safetensors"
+        generator = stugan_runtime.load(path, threads, precision=precision)
+        return lambda latents, labels: generator(latents=latents, labels=labels, dtype="float32")
+
+    return make
 
 
 def tensorflow(folder, threads):
@@ -268,7 +272,16 @@ _OURS = {"package": "stugan_runtime", "distribution": "stugan-runtime", "file": 
 _OPENVINO = {"package": "openvino", "distribution": "openvino", "file": ONNX}
 _LITE = {"package": LITE, "distribution": LITE.replace("_", "-")}
 RUNNERS = {
-    "runtime": Runner("ours", "float32", False, True, runtime, **_OURS),
+    "runtime": Runner("ours", "float32", False, True, runtime("float32"), **_OURS),
+    "runtime_half": Runner(
+        "ours",
+        "float16",
+        False,
+        True,
+        runtime("float16"),
+        needs=("avx512_fp16", "asimdhp"),
+        **_OURS,
+    ),
     "program": Runner("ours: C program", "float32", False, True, **_OURS),
     "operation": Runner(
         "ours inside TensorFlow",

@@ -102,6 +102,9 @@ inline _Float16 number(const Half* from) { return *(const Number*)from; }
 // NaN stays NaN.
 inline Vector rectified(Vector x) { return x < Vector{} ? Vector{} : x; }
 
+// By way of a vector: of a choice between two numbers GCC 12 makes code that its assembler refuses.
+inline _Float16 rectified_number(_Float16 x) { return rectified(Vector{} + x)[0]; }
+
 enum Before { kNothing, kAlike, kByImage };  // What is done to values that are packed.
 
 // Where the vector begins that has the channel `next`: the last one reaches back.
@@ -122,7 +125,7 @@ void pack_few(const Half* const* sources, int64_t num_pixels, int64_t channels,
         } else if (before.scale) {
           value = value * number(before.scale + channel) + number(before.shift + channel);
         }
-        if (before.relu) value = value < 0 ? 0 : value;
+        if (before.relu) value = rectified_number(value);
       }
       *(Number*)(packed + channel * num_pixels * L + i) = value;
     }
@@ -188,7 +191,7 @@ void unpack_few(const Half* packed, int64_t num_pixels, int64_t channels, const 
       Number value = number(packed + channel * num_pixels * L + i);
       value += bias ? number(bias + channel) : 0;
       if (addends) value += number(addends[i] + channel);
-      if (relu && value < 0) value = 0;
+      if (relu) value = rectified_number(value);
       *(Number*)(targets[i] + channel) = value;
     }
   }
