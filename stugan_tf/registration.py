@@ -57,9 +57,12 @@ def gin_unlocked() -> contextlib.AbstractContextManager[Any]:
 
 
 def imported(module: str, name: str) -> Any:
-    """An object of a module of ours, which may be imported only now."""
+    """What a module or a package of ours calls `name`; it may be imported only now."""
     with gin_unlocked():
-        return getattr(importlib.import_module(module), name)
+        found = importlib.import_module(module)
+        if not hasattr(found, name):
+            importlib.import_module(f"{module}.{name}")
+        return getattr(found, name)
 
 
 def _register() -> None:
