@@ -17,11 +17,11 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from pipelines import ingestion
-from pipelines.settings import Beam, Ingest
 from stugan_tf import config
 from stugan_tf.data import data
 from stugan_tf.data.sharding import example
+from stugan_tf.pipelines import ingestion
+from stugan_tf.pipelines.settings import Beam, Ingest
 
 
 def main():

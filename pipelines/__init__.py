@@ -1,1 +1,1 @@
-"""Ingest, train, evaluate, export, bless, push: see docs/pipelines.md."""
+"""In a checkout, `python -m pipelines.run` and the others are those of `stugan_tf.pipelines`."""

@@ -1,53 +1,6 @@
-"""Compiles a pipeline for a cluster.
+"""`python -m pipelines.compile` is `python -m stugan_tf.pipelines.compile`."""
 
-`python -m pipelines.compile --gin_file=F --output=pipeline.yaml --pipeline_root=/pipeline/digits`
-
-The file is for Kubeflow Pipelines (2.0 or later) and for Vertex AI. It holds the configuration,
-with all that the gin files include, as the default of a parameter; nothing of the data is read.
-"""
-
-from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
-
-from absl import flags
-
-from pipelines import configuration
-from stugan_tf.errors import InputError
-from stugan_tf.files import local_path, output_file
-from stugan_tf.training.strategies import NAMES
-
-FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(command)  # For --help.
-flags.DEFINE_string("output", None, "YAML file to write.")
-flags.DEFINE_string("pipeline_root", None, "Folder of everything, as the steps see it.")
-flags.DEFINE_string("strategy", "auto", f"Devices to train on: {', '.join(NAMES)}.")
-flags.DEFINE_string("code_version", "", "As for pipelines.run.")
-
-
-def main(_):
-    """Does what the flags say."""
-    if not FLAGS.output:
-        raise InputError("--output is missing: the YAML file to write.")
-    output = output_file(FLAGS.output, "--output", [".yaml", ".yml"])
-    if FLAGS.strategy not in NAMES:
-        raise InputError(f"--strategy must be one of {', '.join(NAMES)}, got {FLAGS.strategy!r}.")
-    found = configuration.read(FLAGS.gin_file, FLAGS.gin_param)
-    cluster = configuration.settings(found.pipeline).cluster
-    root = FLAGS.pipeline_root or f"{cluster.mount}/root"
-    local_path(root, "--pipeline_root")  # Refuses an address: the steps need a mounted folder.
-    if cluster.volume_claim and not f"{root}/".startswith(f"{cluster.mount.rstrip('/')}/"):
-        raise InputError(
-            f"--pipeline_root={root} is not on the volume, which is mounted at Cluster.mount = "
-            f"{cluster.mount!r}: other steps would not see what is there."
-        )
-    try:
-        from pipelines import kubeflow
-    except ImportError as error:
-        raise InputError(f"{error.name} is missing: pip install 'stugan_tf[pipelines]'.") from error
-    made = kubeflow.build(found, cluster, root, FLAGS.strategy, FLAGS.code_version)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    kubeflow.compile_to(output, made)
-    print(f"{output} expects the image {cluster.image} and works in {root}.")
-
+import runpy
 
 if __name__ == "__main__":
-    command.run(main)
+    runpy.run_module("stugan_tf.pipelines.compile", run_name="__main__", alter_sys=True)

@@ -1,44 +1,6 @@
-"""Computes features of real images by Apache Beam, into the cache that scores use.
+"""`python -m pipelines.statistics` is `python -m stugan_tf.pipelines.statistics`."""
 
-    python -m pipelines.statistics --gin_file=F [--gin_param=...] [--workers=2]
-
-F configures `data` and `Evaluator`. The results equal those that `stugan_tf.evaluate` would compute
-itself, up to the last digits, and it finds them there. After a kill the same command goes on with
-the ranges that are not finished.
-"""
-
-from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
-import json
-
-from absl import flags
-
-from pipelines import beams, extraction
-from pipelines.settings import Beam
-from stugan_tf.errors import InputError
-
-FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(command)  # For --help.
-flags.DEFINE_string("runner", Beam().runner, "Runner of Apache Beam.")
-flags.DEFINE_integer("workers", Beam().num_workers, "Processes of the DirectRunner.", lower_bound=1)
-flags.DEFINE_multi_string("option", [], "Flag of Apache Beam's own command line.")
-
-
-def main(_):
-    """Does what the flags say."""
-    if not FLAGS.gin_file:
-        raise InputError("--gin_file is missing: a file that configures data and Evaluator.")
-    config.parse_gin(FLAGS.gin_file, FLAGS.gin_param)
-    text = "".join(text for _, text in config.statements(FLAGS.gin_file, FLAGS.gin_param))
-    runner = Beam(FLAGS.runner, FLAGS.workers, tuple(FLAGS.option))
-    evaluator = extraction.evaluator(text)
-
-    def compute(*arguments):
-        return extraction.real_statistics(*arguments, text=text, runner=runner)
-
-    with beams.kept(text, evaluator):
-        evaluator.prepare(compute)
-    print(json.dumps(evaluator.protocol))
-
+import runpy
 
 if __name__ == "__main__":
-    command.run(main)
+    runpy.run_module("stugan_tf.pipelines.statistics", run_name="__main__", alter_sys=True)

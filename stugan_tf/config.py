@@ -31,9 +31,10 @@ from stugan_tf.adapters.gin_internals import (
     set_state,
     unbind,
 )
+from stugan_tf import gin_files
 from stugan_tf.errors import InputError, UserError
 from stugan_tf.files import expanded
-from stugan_tf.former_settings import does_nothing
+from stugan_tf.former_settings import MOVED, does_nothing
 
 
 class _Binding(typing.NamedTuple):
@@ -54,8 +55,8 @@ def parse_gin(files: Sequence[str | os.PathLike[str]] = (), bindings: Sequence[s
     """Replaces the configuration with `files`, then `bindings`; later ones override earlier ones.
 
     Args:
-        files: paths of gin files. An included file is looked for beside the file that includes it,
-            then in the working directory.
+        files: paths of gin files. Each is looked for in the working directory, then among the files
+            of the package (`gin_files`); an included one first beside the file that includes it.
         bindings: strings such as `Algorithm.total_steps = 100`.
 
     Raises:
@@ -322,16 +323,20 @@ def message_of(error: BaseException) -> str | None:
 
 
 def _find(file, folders):
-    """The first existing `file` below `folders`."""
-    file = expanded(file, "The path of a gin file")
+    """The first existing `file` below `folders` or among the files of the package."""
+    file = pathlib.Path(expanded(file, "The path of a gin file"))
+    folders = [*folders, *gin_files.folders_for(file)]
     for folder in folders:
         if (folder / file).is_file():
             return folder / file
-    looked = [(folder / file).resolve().parent for folder in folders]
-    names = [path.name for parent in looked for path in sorted(parent.glob("*.gin"))]
+    looked = dict.fromkeys((folder / file).resolve().parent for folder in folders)
+    named = pathlib.Path() if file.is_absolute() else file.parent
+    # Both by their names alone, so that a file of the package is also found without its folder.
+    known = {pathlib.Path(path).name: path for path in gin_files.all_files()}
+    known |= {path.name: str(named / path.name) for near in looked for path in near.glob("*.gin")}
     raise InputError(
-        f"There is no gin file '{file}'; looked in {', '.join(map(str, dict.fromkeys(looked)))}."
-        + _suggestion(pathlib.Path(file).name, names)
+        f"There is no gin file '{file}'; looked in {', '.join(map(str, looked))}."
+        + (_suggestion(file.name, known) or " `stugan list` shows the files of the package.")
     )
 
 
@@ -518,6 +523,9 @@ def _import(statement, where):
     except ModuleNotFoundError as error:
         if not f"{statement.module}.".startswith(f"{error.name}."):
             raise  # The module exists but one of its imports fails: show the traceback.
+        if statement.module in MOVED:
+            _import(statement._replace(module=MOVED[statement.module]), where)
+            return
         raise InputError(
             f"{where}: There is no module '{error.name}' in {os.getcwd()} or among the installed "
             "packages."

@@ -1,4 +1,4 @@
-"""Settings that only the `config.gin` of former runs has, and settings that only it lacks."""
+"""Settings and modules that only former gin files name, and settings that they lack."""
 
 from typing import Any
 
@@ -20,6 +20,8 @@ _GONE = {
 }
 # {parameter: the value with which runs do what they did before it existed}
 _NEW = {"train.tensor_float_32": True}
+# {former name of a module that gin files import: its name}
+MOVED = {"pipelines.settings": "stugan_tf.pipelines.settings"}
 
 
 def does_nothing(parameter: str, value: Any) -> bool:

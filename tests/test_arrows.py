@@ -45,28 +45,27 @@ def anyone():
 
 
 def room_of(module):
-    """`stugan_tf.data.order` is in the room `data`; all of `pipelines` is one room."""
+    """`stugan_tf.data.order` is in the room `data`."""
     package, *inside = module.split(".")
     return inside[0] if package == "stugan_tf" and inside else package
 
 
 def imports():
     """(module, room it imports from, line) of each import of ours, those in functions included."""
-    for package in ("stugan_tf", "pipelines"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-            for node in ast.walk(ast.parse(path.read_text())):
-                names = []
-                if isinstance(node, ast.Import):
-                    names = [alias.name for alias in node.names]
-                elif isinstance(node, ast.ImportFrom):
-                    assert not node.level, f"{path}:{node.lineno}: imports name the whole module"
-                    names = [f"{node.module}.{alias.name}" for alias in node.names]
-                for name in names:
-                    ours = name.split(".")[0] in ("stugan_tf", "pipelines")
-                    # Names of `stugan_tf` itself, such as `__version__`, are in no room.
-                    if ours and name != "stugan_tf" and "__" not in name.split(".")[1]:
-                        yield module.removesuffix(".__init__"), room_of(name), node.lineno
+    for path in sorted((ROOT / "stugan_tf").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert not node.level, f"{path}:{node.lineno}: imports name the whole module"
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in names:
+                ours = name.startswith("stugan_tf.")
+                # Names of `stugan_tf` itself, such as `__version__`, are in no room.
+                if ours and "__" not in name.split(".")[1]:
+                    yield module.removesuffix(".__init__"), room_of(name), node.lineno
 
 
 def test_imports_point_down():

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines import steps
-from pipelines.configuration import Configuration
 from stugan_tf import config
 from stugan_tf.data import digits, image_folder, tfrecords
 from stugan_tf.data.sharding import Encoding, Sharding
@@ -17,6 +15,8 @@ from stugan_tf.errors import InputError
 from stugan_tf.evaluation.extractors import frozen_inception, keras_model, saved_model
 from stugan_tf.evaluation.statistics import CacheEntry, ttur_statistics
 from stugan_tf.files import local_path, write_atomically
+from stugan_tf.pipelines import steps
+from stugan_tf.pipelines.configuration import Configuration
 from stugan_tf.runs.opening import open_run
 from stugan_tf.serving.loading import load
 from tests.helpers.numbered_images import write_folder, write_tfrecords

@@ -13,22 +13,16 @@ import tokenize
 
 from gin.config_parser import BindingStatement
 
-from stugan_tf import config, own_modules
+from stugan_tf import config, gin_files, own_modules
 from stugan_tf.errors import InputError
 
 _DIGITS = 10
 
 
 def gin_folder() -> pathlib.Path:
-    """The folder `gin/` with the files of the grids: in the working directory or the checkout."""
-    folders = [pathlib.Path("gin"), pathlib.Path(__file__).parents[2] / "gin"]
-    for folder in folders:
-        if (folder / "methods").is_dir():
-            return folder
-    raise InputError(
-        "There is no folder gin/ with the configurations of the experiments; looked in "
-        f"{', '.join(str(folder.absolute()) for folder in folders)}. Run this in a checkout."
-    )
+    """The folder with the gin files of the grids: in the working directory or the package's."""
+    own = pathlib.Path("gin")
+    return own if (own / "methods").is_dir() else gin_files.folder()
 
 
 def missing_files(cells, folder):

@@ -11,10 +11,7 @@ import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = [
-    path
-    for folder in ("stugan_tf", "pipelines")
-    for path in sorted((ROOT / folder).rglob("*.py"))
-    if "adapters" not in path.parts
+    path for path in sorted((ROOT / "stugan_tf").rglob("*.py")) if "adapters" not in path.parts
 ]
 PRIVATE_MODULES = (
     "tensorflow.python",

@@ -6,7 +6,6 @@ import sys
 import numpy as np
 import pytest
 
-from pipelines import settings
 from stugan_tf import config
 from stugan_tf.data import digits
 from stugan_tf.errors import InputError
@@ -14,6 +13,7 @@ from stugan_tf.evaluation import curves, records
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.table import METRICS, Metric, Sizes, register
 from stugan_tf.experiments import collecting
+from stugan_tf.pipelines import settings
 from tests.helpers.stand_ins import Projection, SmallGAN
 
 

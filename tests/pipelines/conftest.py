@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipelines import steps
-from pipelines.configuration import Configuration
 from stugan_tf import config
+from stugan_tf.pipelines import steps
+from stugan_tf.pipelines.configuration import Configuration
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from pipelines import beams
+from stugan_tf.pipelines import beams
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import pathlib
 
 import pytest
 
-from pipelines.artifacts import Exported, Scores
-from pipelines.components.bless import comparison, limits
-from pipelines.settings import Bless
+from stugan_tf.pipelines.artifacts import Exported, Scores
+from stugan_tf.pipelines.components.bless import comparison, limits
+from stugan_tf.pipelines.settings import Bless
 
 HERE = pathlib.Path()
 EXPORTED = Exported(

@@ -9,11 +9,11 @@ import shutil
 
 import pytest
 
-from pipelines import chain, children, configuration, ingestion, serving
-from pipelines.components import ingest as ingest_component
-from pipelines.components import scoring, train
-from pipelines.steps import execute
 from stugan_tf.errors import FailedRun, InputError
+from stugan_tf.pipelines import chain, children, configuration, ingestion, serving
+from stugan_tf.pipelines.components import ingest as ingest_component
+from stugan_tf.pipelines.components import scoring, train
+from stugan_tf.pipelines.steps import execute
 from stugan_tf.serving import artifact
 from stugan_tf.serving.formats import FORMATS
 from stugan_tf.serving.interface import Interface
@@ -176,7 +176,7 @@ def test_what_has_changed_and_what_follows_is_made_again(start, change, made):
 
 @pytest.mark.parametrize(
     "module",
-    ["train", "evaluate", "export", "pipelines.statistics"],
+    ["train", "evaluate", "export", "stugan_tf.pipelines.statistics"],
 )
 def test_killed_anywhere_it_goes_on_where_it_was(start, commands, module):
     commands.dies_in = module if "." in module else f"stugan_tf.{module}"
@@ -193,7 +193,7 @@ def test_killed_anywhere_it_goes_on_where_it_was(start, commands, module):
 
 
 def _modules():
-    names = ["check", "pipelines.statistics"]
+    names = ["check", "stugan_tf.pipelines.statistics"]
     return names + [f"stugan_tf.{name}" for name in ("train", "export", "evaluate")]
 
 
@@ -201,7 +201,7 @@ def _modules():
 def test_killed_before_it_is_noted_as_done_a_component_comes_to_the_same_end(
     start, monkeypatch, name
 ):
-    from pipelines import steps
+    from stugan_tf.pipelines import steps
 
     write = steps.write_atomically
 

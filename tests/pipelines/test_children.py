@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from pipelines import children
 from stugan_tf.errors import FailedRun, InputError
+from stugan_tf.pipelines import children
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ time.sleep(60)
 """
     )
     call = f"children.run({name!r}, [{str(tmp_path)!r}], log={str(tmp_path / 'log.txt')!r})"
-    command = [sys.executable, "-c", f"from pipelines import children; {call}"]
+    command = [sys.executable, "-c", f"from stugan_tf.pipelines import children; {call}"]
     parent = subprocess.Popen(command, cwd=pathlib.Path(__file__).parents[2])
     assert _appears(tmp_path / "started")
     os.kill(parent.pid, signal.SIGKILL)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines import beams, extraction
-from pipelines.settings import Beam
 from stugan_tf.evaluation import statistics
 from stugan_tf.evaluation.extraction import Extraction
 from stugan_tf.files import locked
+from stugan_tf.pipelines import beams, extraction
+from stugan_tf.pipelines.settings import Beam
 from tests.helpers.numbered_images import Numbers
 from tests.helpers.stand_ins import SIZE, Projection
 
@@ -76,7 +76,8 @@ def test_a_worker_understands_the_whole_configuration_of_a_training():
         "generator/Exploration.drop_scores = @magnitude\nmethod.phases = @tickets\n"
         "data.source = @digits()\nEvaluator.extractor = @digits_classifier\n"
     )
-    program = f"from pipelines.extraction import evaluator; print(evaluator({text!r}).source.name)"
+    imports = "from stugan_tf.pipelines.extraction import evaluator"
+    program = f"{imports}; print(evaluator({text!r}).source.name)"
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "digits\n"
 
 

@@ -6,13 +6,13 @@ import pathlib
 import numpy as np
 import pytest
 
-from pipelines import beams, ingestion
-from pipelines.components import ingest
-from pipelines.settings import Beam, Ingest
 from stugan_tf import config
 from stugan_tf.data import image_folder, tfrecords
 from stugan_tf.data.sharding import Encoding
 from stugan_tf.errors import InputError
+from stugan_tf.pipelines import beams, ingestion
+from stugan_tf.pipelines.components import ingest
+from stugan_tf.pipelines.settings import Beam, Ingest
 from tests.helpers.numbered_images import Numbers, encode, numbered, write_folder, write_tfrecords
 from tests.helpers.params import first_by_default
 

@@ -7,10 +7,10 @@ import pathlib
 import pytest
 import yaml
 
-from pipelines import chain, configuration
-from pipelines.configuration import Configuration
-from pipelines.settings import Cluster
 from stugan_tf import config
+from stugan_tf.pipelines import chain, configuration
+from stugan_tf.pipelines.configuration import Configuration
+from stugan_tf.pipelines.settings import Cluster
 
 # Few change it, and KFP alone takes seconds to import.
 pytestmark = pytest.mark.ci
@@ -28,7 +28,7 @@ SETTINGS = Cluster(
 @pytest.fixture(scope="module")
 def kubeflow():
     """It imports KFP, which processes without these tests are spared."""
-    from pipelines import kubeflow
+    from stugan_tf.pipelines import kubeflow
 
     return kubeflow
 
@@ -111,7 +111,7 @@ def test_the_example_is_up_to_date(tmp_path, kubeflow):
     config.parse_gin()
     path = tmp_path / "pipeline.yaml"
     kubeflow.compile_to(path, kubeflow.build(found, cluster, "/pipeline/root"))
-    ours, theirs = (documents(one) for one in (ROOT / "pipelines/example.yaml", path))
+    ours, theirs = (documents(one) for one in (ROOT / "stugan_tf/pipelines/example.yaml", path))
     for spec in (ours[0], theirs[0]):
         del spec["sdkVersion"]
         # The text of quickstart.gin, which has its own reasons to change.

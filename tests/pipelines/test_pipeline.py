@@ -10,14 +10,14 @@ import time
 import numpy as np
 import pytest
 
-from pipelines import serving, steps
-from pipelines.configuration import Configuration
+from stugan_tf.pipelines import serving, steps
+from stugan_tf.pipelines.configuration import Configuration
 from stugan_tf.serving import load
 from tests.helpers.commands import SMALLEST, TINY
 
 ROOT = pathlib.Path(__file__).parents[2]
 PIPELINE = f"""
-import pipelines.settings
+import stugan_tf.pipelines.settings
 include '{SMALLEST}'
 Algorithm.total_steps = 40
 train.checkpoint_every = 5
@@ -32,7 +32,7 @@ Bless.min_sparsity = 0.6
 
 
 def command(gin, root, *flags):
-    module = ["-m", "pipelines.run", f"--gin_file={gin}", f"--pipeline_root={root}"]
+    module = ["-m", "stugan_tf.pipelines.run", f"--gin_file={gin}", f"--pipeline_root={root}"]
     return [sys.executable, *module, *flags]
 
 
@@ -103,8 +103,8 @@ def test_a_model_that_hardly_learnt_is_refused_and_the_version_stays(tmp_path):
 @pytest.mark.slow
 def test_kfp_runs_the_same_components(tmp_path, monkeypatch):
     kfp_local = pytest.importorskip("kfp.local")
-    from pipelines import configuration, kubeflow
-    from pipelines.settings import Cluster
+    from stugan_tf.pipelines import configuration, kubeflow
+    from stugan_tf.pipelines.settings import Cluster
 
     gin, root = tmp_path / "pipeline.gin", tmp_path / "root"
     gin.write_text(PIPELINE)
@@ -116,7 +116,7 @@ def test_kfp_runs_the_same_components(tmp_path, monkeypatch):
     kubeflow.build(found, Cluster(), str(root))()
     record = serving.current(root / "serving")
     assert record["version"] == 1
-    # What it left in the root is what `pipelines.run` finds there.
+    # What it left in the root is what `stugan_tf.pipelines.run` finds there.
     again = run(gin, root)
     assert again.returncode == 0, again.stderr
     assert "Nothing has changed" in again.stdout

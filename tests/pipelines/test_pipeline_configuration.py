@@ -4,10 +4,10 @@ import pathlib
 
 import pytest
 
-from pipelines import code_version, configuration
-from pipelines.configuration import Configuration
 from stugan_tf import config
 from stugan_tf.errors import InputError
+from stugan_tf.pipelines import code_version, configuration
+from stugan_tf.pipelines.configuration import Configuration
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -149,7 +149,7 @@ def test_the_version_of_code_is_its_content(tmp_path, monkeypatch):
 
 
 def test_every_component_names_code_that_exists():
-    from pipelines.chain import COMPONENTS
+    from stugan_tf.pipelines.chain import COMPONENTS
 
     for component in COMPONENTS.values():
         assert len(code_version.of_code(*component.code)) == 16

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from pipelines import lineage, serving
 from stugan_tf.errors import FailedRun, InputError
+from stugan_tf.pipelines import lineage, serving
 from stugan_tf.serving import artifact
 
 

@@ -3,10 +3,10 @@
 They come before the scores and the blessing, which judge these very files.
 """
 
-from pipelines.artifacts import Exported
-from pipelines.components.train import CODE
-from pipelines.settings import plain
-from pipelines.steps import Component
+from stugan_tf.pipelines.artifacts import Exported
+from stugan_tf.pipelines.components.train import CODE
+from stugan_tf.pipelines.settings import plain
+from stugan_tf.pipelines.steps import Component
 from stugan_tf.serving import artifact
 
 

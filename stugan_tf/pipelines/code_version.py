@@ -13,7 +13,7 @@ import pathlib
 
 from stugan_tf import config, own_modules
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 LIBRARIES = ("tensorflow", "keras", "numpy")
 SUFFIXES = (".py", ".cc", ".h", ".npz")
 
@@ -23,7 +23,7 @@ def of_code(*names: str) -> str:
     """A digest of files and of the versions of libraries, 16 hexadecimal digits.
 
     Args:
-        *names: files and folders, relative to the root of the repository.
+        *names: files and folders, relative to the folder that holds the package.
     """
     digest = hashlib.sha256()
     for library in LIBRARIES:

@@ -4,14 +4,14 @@ import functools
 import hashlib
 import json
 
-from pipelines import configuration, ingestion
-from pipelines.artifacts import Examples
-from pipelines.settings import plain
-from pipelines.steps import Component
 from stugan_tf.data.inspection import fingerprint as fingerprint_of
 from stugan_tf.data.paths import escaped
 from stugan_tf.errors import InputError
 from stugan_tf.files import write_atomically
+from stugan_tf.pipelines import configuration, ingestion
+from stugan_tf.pipelines.artifacts import Examples
+from stugan_tf.pipelines.settings import plain
+from stugan_tf.pipelines.steps import Component
 
 
 def _depends_on(context):
@@ -118,8 +118,8 @@ COMPONENT = Component(
     inputs=(),
     code=(
         "stugan_tf/data",
-        "pipelines/ingestion.py",
-        "pipelines/components/ingest.py",
+        "stugan_tf/pipelines/ingestion.py",
+        "stugan_tf/pipelines/components/ingest.py",
     ),
     depends_on=_depends_on,
     make=_make,

@@ -1,9 +1,9 @@
 """An export and real images -> scores of the exported generator."""
 
-from pipelines import configuration
-from pipelines.components import scoring
-from pipelines.components.train import CODE
-from pipelines.steps import Component
+from stugan_tf.pipelines import configuration
+from stugan_tf.pipelines.components import scoring
+from stugan_tf.pipelines.components.train import CODE
+from stugan_tf.pipelines.steps import Component
 from stugan_tf.serving import artifact
 
 
@@ -28,7 +28,7 @@ COMPONENT = Component(
         "stugan_tf/serving",
         "stugan_tf/images.py",
         "stugan_tf/evaluate.py",
-        "pipelines/components/scoring.py",
+        "stugan_tf/pipelines/components/scoring.py",
     ),
     depends_on=_depends_on,
     make=_make,

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 
 import gin
 
-from pipelines import settings as settings_module
-from pipelines.settings import Settings
 from stugan_tf import (
     config,
     models,  # noqa: F401 - registers them with gin
@@ -23,11 +21,18 @@ from stugan_tf.data import Source, data
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.table import METRICS
+from stugan_tf.former_settings import MOVED
 from stugan_tf.methods import method  # noqa: F401 - registers itself with gin
+from stugan_tf.pipelines import settings as settings_module
+from stugan_tf.pipelines.settings import Settings
 from stugan_tf.runs import loop  # noqa: F401 - registers itself with gin
 from stugan_tf.runs.workdir import fixed_lines
 
-_OURS = f"{__name__.partition('.')[0]}."
+_KINDS = typing.get_type_hints(Settings)
+_OURS = {
+    *(f"pipelines.{kind.__name__}" for kind in _KINDS.values()),
+    *(f"import {name}" for pair in MOVED.items() for name in pair),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +66,13 @@ def read(files: Sequence[str], params: Sequence[str] = ()) -> Configuration:
         InputError: if they are wrong in themselves; `stugan_tf.train --dry_run` finds more.
     """
     if not files:
-        raise InputError("--gin_file is missing. Try --gin_file=gin/pipelines/digits.gin.")
+        raise InputError("--gin_file is missing. Try --gin_file=pipelines/digits.gin.")
     config.parse_gin(files, params)
     computed = config.value_of("Evaluator.metrics")
     of_training: list[str] = []
     of_pipeline: list[str] = []
     for selector, text in config.statements(files, params):
-        name = (selector or "").removeprefix("import ")
-        (of_pipeline if f"{name}.".startswith(_OURS) else of_training).append(text)
+        (of_pipeline if selector in _OURS else of_training).append(text)
     pipeline = "".join(of_pipeline)
     found = settings(pipeline)
     evaluation = ""
@@ -98,10 +102,7 @@ def settings(pipeline: str) -> Settings:
     """The `Settings` that gin text configures."""
     config.parse_gin((), [pipeline])
     return Settings(
-        **{
-            name: getattr(settings_module, kind.__name__)()
-            for name, kind in typing.get_type_hints(Settings).items()
-        }
+        **{name: getattr(settings_module, kind.__name__)() for name, kind in _KINDS.items()}
     )
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
 
-from pipelines import steps
-from pipelines.artifacts import Artifact, Blessing, from_json, to_json
-from pipelines.chain import COMPONENTS
-from pipelines.configuration import Configuration
+from stugan_tf.pipelines import steps
+from stugan_tf.pipelines.artifacts import Artifact, Blessing, from_json, to_json
+from stugan_tf.pipelines.chain import COMPONENTS
+from stugan_tf.pipelines.configuration import Configuration
 
 del command
 

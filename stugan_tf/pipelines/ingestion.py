@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipelines import beams, configuration
-from pipelines.beams import beam
-from pipelines.settings import Beam, Ingest
 from stugan_tf.data import Source
 from stugan_tf.data.paths import escaped
 from stugan_tf.data.sharding import IMAGES_PER_SHARD, Encoding, example
 from stugan_tf.data.source import reason
 from stugan_tf.errors import InputError
+from stugan_tf.pipelines import beams, configuration
+from stugan_tf.pipelines.beams import beam
+from stugan_tf.pipelines.settings import Beam, Ingest
 
 CHUNK = 256  # images in memory at once
 NUM_NAMED = 20  # images that an error lists

@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipelines import children, code_version, configuration
-from pipelines.artifacts import Artifact, from_json, to_json
-from pipelines.configuration import Configuration
-from pipelines.settings import Settings
 from stugan_tf.files import local_path, locked, write_atomically
+from stugan_tf.pipelines import children, code_version, configuration
+from stugan_tf.pipelines.artifacts import Artifact, from_json, to_json
+from stugan_tf.pipelines.configuration import Configuration
+from stugan_tf.pipelines.settings import Settings
 
 DONE = "done.json"
 

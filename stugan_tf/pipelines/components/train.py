@@ -2,11 +2,11 @@
 
 import shlex
 
-from pipelines import configuration
-from pipelines.artifacts import Run
-from pipelines.steps import Component, place_of
 from stugan_tf.errors import FailedRun
 from stugan_tf.files import write_atomically
+from stugan_tf.pipelines import configuration
+from stugan_tf.pipelines.artifacts import Run
+from stugan_tf.pipelines.steps import Component, place_of
 from stugan_tf.runs.manifest import read_manifest
 from stugan_tf.runs.status import status_of
 

@@ -5,8 +5,8 @@ What is scored is what would be served, not the checkpoint that it was made of.
 
 import json
 
-from pipelines.artifacts import Scores
 from stugan_tf.errors import InputError
+from stugan_tf.pipelines.artifacts import Scores
 
 
 def flags(context, workplace, examples, references):

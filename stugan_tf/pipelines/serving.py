@@ -103,8 +103,8 @@ def push(folder: str | pathlib.Path, exported: str | pathlib.Path, lineage: dict
                     raise InputError(
                         f"This very model was version {former['version']}, which was withdrawn: "
                         f"{former['withdrawn']['reason']}. Bring it back by `python -m "
-                        f"pipelines.rollback --serving={folder} --version={former['version']}`, or "
-                        "change the configuration."
+                        f"stugan_tf.pipelines.rollback --serving={folder} "
+                        f"--version={former['version']}`, or change the configuration."
                     )
                 return former["version"]
         _check_baseline(folder, lineage["baseline"])
@@ -136,7 +136,7 @@ def after_push(folder: str | pathlib.Path, version: int) -> str:
         return f"Version {version} is served from {folder}."
     return (
         f"This model was pushed before, as version {version}; version {served} is served from "
-        f"{folder}. To go back: python -m pipelines.rollback --serving={folder} "
+        f"{folder}. To go back: python -m stugan_tf.pipelines.rollback --serving={folder} "
         f"--version={version}"
     )
 

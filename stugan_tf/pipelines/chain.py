@@ -3,7 +3,8 @@
 import dataclasses
 from typing import Any
 
-from pipelines.components import (
+from stugan_tf.errors import InputError
+from stugan_tf.pipelines.components import (
     bless,
     check,
     evaluate,
@@ -13,8 +14,7 @@ from pipelines.components import (
     reference,
     train,
 )
-from pipelines.steps import Context, execute
-from stugan_tf.errors import InputError
+from stugan_tf.pipelines.steps import Context, execute
 
 COMPONENTS = {
     module.COMPONENT.name: module.COMPONENT

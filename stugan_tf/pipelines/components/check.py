@@ -1,10 +1,10 @@
 """Configuration -> plan: the trainer's own check of everything, before anything is made."""
 
-from pipelines import configuration
-from pipelines.artifacts import Plan
-from pipelines.components.train import CODE
-from pipelines.steps import Component
 from stugan_tf.files import write_atomically
+from stugan_tf.pipelines import configuration
+from stugan_tf.pipelines.artifacts import Plan
+from stugan_tf.pipelines.components.train import CODE
+from stugan_tf.pipelines.steps import Component
 
 
 def _depends_on(context):

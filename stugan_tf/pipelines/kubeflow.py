@@ -10,7 +10,7 @@ from typing import Any
 from kfp import compiler, dsl, kubernetes
 from kfp.dsl import Artifact, Dataset, Input, Markdown, Metrics, Model, Output
 
-from pipelines.chain import COMPONENTS
+from stugan_tf.pipelines.chain import COMPONENTS
 
 # KFP copies the source of a component's function into the pipeline, so it imports what it needs.
 # The first component writes the configuration and the other parameters into its plan for the rest.
@@ -18,14 +18,14 @@ from pipelines.chain import COMPONENTS
 
 def check(configuration: str, root: str, strategy: str, code_version: str, plan: Output[Artifact]):
     """Configuration -> plan."""
-    from pipelines import pod
+    from stugan_tf.pipelines import pod
 
     pod.begin(configuration, root, strategy, code_version, plan)
 
 
 def ingest(plan: Input[Artifact], examples: Output[Dataset], statistics: Output[Metrics]):
     """Data source -> shards and statistics."""
-    from pipelines import pod
+    from stugan_tf.pipelines import pod
 
     pod.execute("ingest", plan, examples)
     pod.log_statistics(examples, statistics)
@@ -33,7 +33,7 @@ def ingest(plan: Input[Artifact], examples: Output[Dataset], statistics: Output[
 
 def reference(plan: Input[Artifact], examples: Input[Dataset], references: Output[Artifact]):
     """Shards -> statistics of the features of real images."""
-    from pipelines import pod
+    from stugan_tf.pipelines import pod
 
     pod.execute("reference", plan, references, examples)
 
@@ -45,7 +45,7 @@ def train(
     run: Output[Model],
 ):
     """Shards -> a finished training."""
-    from pipelines import pod
+    from stugan_tf.pipelines import pod
 
     pod.execute("train", plan, run, examples, references)
 
@@ -57,7 +57,7 @@ def export(
     exported: Output[Model],
 ):
     """A training -> files for serving."""
-    from pipelines import pod
+    from stugan_tf.pipelines import pod
 
     pod.execute("export", plan, exported, examples, run)
 
@@ -71,7 +71,7 @@ def evaluate(
     scores: Output[Metrics],
 ):
     """An export -> scores."""
-    from pipelines import pod
+    from stugan_tf.pipelines import pod
 
     pod.execute("evaluate", plan, scores, examples, references, run, exported)
     pod.log_scores(scores)
@@ -88,7 +88,7 @@ def bless(
     reasons: Output[Markdown],
 ) -> str:
     """Scores and an export -> a blessing; returns 'blessed' or 'not blessed'."""
-    from pipelines import pod
+    from stugan_tf.pipelines import pod
 
     found = pod.execute("bless", plan, blessing, examples, references, run, exported, scores)
     return pod.say_blessing(found, reasons)
@@ -104,7 +104,7 @@ def push(
     pushed: Output[Model],
 ):
     """A blessed export -> a version that is served."""
-    from pipelines import pod
+    from stugan_tf.pipelines import pod
 
     pod.execute("push", plan, pushed, examples, run, exported, scores, blessing)
 

@@ -178,7 +178,7 @@ class Cluster:
     """The resources that the compiled pipeline needs from a cluster.
 
     Attributes:
-        image: container image with stugan_tf and this package, see pipelines/Dockerfile.
+        image: container image with stugan_tf and this package, see stugan_tf/pipelines/Dockerfile.
         cpu, memory: of a step, as Kubernetes writes them.
         accelerator: for training and scoring, e.g. 'nvidia.com/gpu'; None for none.
         num_accelerators: int.

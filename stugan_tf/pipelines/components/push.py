@@ -2,10 +2,10 @@
 
 import json
 
-from pipelines import serving
-from pipelines.artifacts import Pushed
-from pipelines.steps import Component
 from stugan_tf.errors import FailedRun
+from stugan_tf.pipelines import serving
+from stugan_tf.pipelines.artifacts import Pushed
+from stugan_tf.pipelines.steps import Component
 from stugan_tf.runs.manifest import read_manifest
 from stugan_tf.serving import artifact
 
@@ -86,7 +86,7 @@ def _is_intact(context, pushed):
 COMPONENT = Component(
     name="push",
     inputs=("ingest", "train", "export", "evaluate", "bless"),
-    code=("pipelines/serving.py", "pipelines/components/push.py"),
+    code=("stugan_tf/pipelines/serving.py", "stugan_tf/pipelines/components/push.py"),
     depends_on=_depends_on,
     make=_make,
     is_intact=_is_intact,

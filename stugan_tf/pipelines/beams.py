@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from pipelines.settings import Beam
 from stugan_tf.errors import FailedRun, InputError
+from stugan_tf.pipelines.settings import Beam
 
 logging.disable(logging.WARNING)  # It warns of clients for Google's cloud that are not there.
 try:

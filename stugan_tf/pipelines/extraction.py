@@ -16,9 +16,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipelines import beams, configuration
-from pipelines.beams import beam
-from pipelines.settings import Beam
 from stugan_tf.data import Source
 from stugan_tf.errors import FailedRun
 from stugan_tf.evaluation.evaluator import Evaluator
@@ -31,6 +28,9 @@ from stugan_tf.evaluation.statistics import (
     read_arrays,
 )
 from stugan_tf.files import locked, write_atomically
+from stugan_tf.pipelines import beams, configuration
+from stugan_tf.pipelines.beams import beam
+from stugan_tf.pipelines.settings import Beam
 
 RANGE = 1024  # images in a range at least
 MOST_RANGES = 64  # each leaves a covariance on the disk until all are done

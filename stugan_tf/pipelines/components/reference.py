@@ -1,9 +1,9 @@
 """Shards -> statistics of the features of real images."""
 
-from pipelines import configuration
-from pipelines.artifacts import References
-from pipelines.components import scoring
-from pipelines.steps import Component
+from stugan_tf.pipelines import configuration
+from stugan_tf.pipelines.artifacts import References
+from stugan_tf.pipelines.components import scoring
+from stugan_tf.pipelines.steps import Component
 
 
 def _depends_on(context, plan, examples):
@@ -26,7 +26,7 @@ def _make(context, workplace, plan, examples):
     ]
     training = workplace.folder / "training.gin"
     training.write_text(context.configuration.training)
-    workplace.run("pipelines.statistics", [f"--gin_file={training}", *flags])
+    workplace.run("stugan_tf.pipelines.statistics", [f"--gin_file={training}", *flags])
     return references
 
 
@@ -37,8 +37,8 @@ COMPONENT = Component(
         "stugan_tf/data",
         "stugan_tf/evaluation",
         "stugan_tf/arithmetic.py",
-        "pipelines/extraction.py",
-        "pipelines/components/reference.py",
+        "stugan_tf/pipelines/extraction.py",
+        "stugan_tf/pipelines/components/reference.py",
     ),
     depends_on=_depends_on,
     make=_make,

@@ -7,14 +7,14 @@ files that are served.
 
 import json
 
-from pipelines import serving
-from pipelines.artifacts import Blessing
-from pipelines.components import scoring
-from pipelines.settings import plain
-from pipelines.steps import Component
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.table import METRICS
 from stugan_tf.files import write_atomically
+from stugan_tf.pipelines import serving
+from stugan_tf.pipelines.artifacts import Blessing
+from stugan_tf.pipelines.components import scoring
+from stugan_tf.pipelines.settings import plain
+from stugan_tf.pipelines.steps import Component
 
 
 def _depends_on(context, examples, references, run, exported, scores):
@@ -149,7 +149,7 @@ COMPONENT = Component(
     code=(
         "stugan_tf/evaluation/metrics.py",
         "stugan_tf/evaluation/table.py",
-        "pipelines/components/bless.py",
+        "stugan_tf/pipelines/components/bless.py",
     ),
     depends_on=_depends_on,
     make=_make,

@@ -1,0 +1,1 @@
+"""Ingest, train, evaluate, export, bless, push: see docs/pipelines.md."""
