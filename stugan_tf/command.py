@@ -1,6 +1,7 @@
 """The frame of every command: gin flags, exit codes, and errors without a traceback.
 
-Import it before TensorFlow: it silences TensorFlow's log. TF_CPP_MIN_LOG_LEVEL=0 shows the log.
+A command has its flags first, then what checks them, and then, in `late_imports`, all that takes
+seconds to import. So help is shown, and a mistake is told, before TensorFlow is there.
 """
 
 import contextlib
@@ -32,10 +33,8 @@ open_standard_descriptors()
 # Processes that this one starts inherit these settings. No command shows a window. Notebooks name a
 # backend of Matplotlib that only their own Python has, and Keras imports Matplotlib.
 os.environ["MPLBACKEND"] = "Agg"
-if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3":
-    # No setting silences what TensorFlow writes while it is imported.
-    with _standard_error_closed():
-        import tensorflow  # noqa: F401
+# Silences TensorFlow's log, if TensorFlow is not there yet; 0 shows it.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 flags.DEFINE_multi_string("gin_file", [], "Path of a gin file; later ones override earlier ones")
 flags.DEFINE_multi_string(
@@ -49,6 +48,57 @@ _ADVICE = {
     errno.EACCES: "Change its permissions or choose another path.",
     errno.EPERM: "Change its permissions or choose another path.",
 }
+
+
+# What parsing the flags of this command left over, between `late_imports` and `run`.
+_left_over: list[str] | None = None
+
+
+@contextlib.contextmanager
+def late_imports(module: str, check: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """A context for the imports of a command that take seconds, and TensorFlow without its log.
+
+    If the module was started as a command, its flags are parsed before anything is imported. Help
+    and wrong flags end the command there.
+
+    Args:
+        module: `__name__` of the module.
+        check: raises InputError if the flags are wrong whatever the data and the networks are.
+    """
+    global _left_over
+    if module == "__main__":
+        with standard_streams_guarded():
+            app.define_help_flags()
+            left_over = app.parse_flags_with_usage(sys.argv)
+            code = _exit_code(lambda _: check(), left_over)
+        if code:
+            sys.exit(code)
+        _left_over = left_over
+    try:
+        import_tensorflow()
+        yield
+    except KeyboardInterrupt:
+        if module != "__main__":
+            raise
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow and hides what it writes to stderr while it is imported.
+
+    No setting silences that. TF_CPP_MIN_LOG_LEVEL=0 shows it.
+    """
+    quiet = os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3" and "tensorflow" not in sys.modules
+    with _standard_error_closed() if quiet else contextlib.nullcontext():
+        import tensorflow  # noqa: F401
+
+
+def _parsed(argv: list[str]) -> list[str]:
+    """Parses the flags, unless `late_imports` has parsed them."""
+    global _left_over
+    left_over, _left_over = _left_over, None
+    return app.parse_flags_with_usage(argv) if left_over is None else left_over
 
 
 def run(main: Callable[[list[str]], None], prints_result: bool = False) -> None:
@@ -68,7 +118,7 @@ def run(main: Callable[[list[str]], None], prints_result: bool = False) -> None:
         sys.exit(1 if lost and prints_result and code == 0 else code)
 
     with standard_streams_guarded() as (output, _):
-        app.run(end)
+        app.run(end, flags_parser=_parsed)
 
 
 def _exit_code(main: Callable[[list[str]], None], argv: list[str]) -> int:

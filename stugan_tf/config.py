@@ -22,6 +22,7 @@ from typing import Any
 import gin
 from gin import config_parser
 
+from stugan_tf import gin_files
 from stugan_tf.adapters.gin_internals import (
     OPERATIVE_CONFIG,
     REGISTRY,
@@ -31,7 +32,6 @@ from stugan_tf.adapters.gin_internals import (
     set_state,
     unbind,
 )
-from stugan_tf import gin_files
 from stugan_tf.errors import InputError, UserError
 from stugan_tf.files import expanded
 from stugan_tf.former_settings import MOVED, does_nothing

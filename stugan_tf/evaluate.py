@@ -7,7 +7,6 @@ added to the workdir's evaluations.jsonl; their curves are in its TensorBoard fo
                                               evaluator of the run
 """
 
-from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
 import contextlib
 import json
 import math
@@ -16,25 +15,16 @@ import sys
 import time
 
 import numpy as np
-import tensorflow as tf
 from absl import flags
 
+from stugan_tf import command, config
 from stugan_tf.checks import check_above_zero
+from stugan_tf.choices import STRATEGIES
 from stugan_tf.errors import FailedRun, InputError
-from stugan_tf.evaluation import records
-from stugan_tf.evaluation.curves import check_curve, write_truncation_curve
-from stugan_tf.evaluation.evaluator import Evaluator
-from stugan_tf.evaluation.extractors import tfhub_inception
 from stugan_tf.files import local_path, output_file, write_atomically
 from stugan_tf.images import write_png
 from stugan_tf.progress import duration
-from stugan_tf.runs.opening import open_run
-from stugan_tf.runs.phases import run_folder
-from stugan_tf.runs.status import FAILED, RUNNING, Status
-from stugan_tf.serving import artifact
-from stugan_tf.serving.loading import load
 from stugan_tf.telling import say
-from stugan_tf.training.strategies import NAMES, is_chief
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
@@ -70,9 +60,30 @@ flags.DEFINE_string(
     "the real images are those of --workdir.",
 )
 flags.DEFINE_string("output", None, "With --artifact: a .json file for its scores.")
-flags.DEFINE_string("strategy", "auto", f"Devices to use: {', '.join(NAMES)}.")
+flags.DEFINE_string("strategy", "auto", f"Devices to use: {', '.join(STRATEGIES)}.")
 
 POLL_SECONDS = 5
+
+
+def _check_flags() -> None:
+    if not (FLAGS.compare or FLAGS.fetch or FLAGS.workdir):
+        whose = "whose evaluator scores --artifact" if FLAGS.artifact else "to score"
+        raise InputError(f"--workdir is missing: the folder of the run {whose}.")
+
+
+with command.late_imports(__name__, _check_flags):
+    import tensorflow as tf
+
+    from stugan_tf.evaluation import records
+    from stugan_tf.evaluation.curves import check_curve, write_truncation_curve
+    from stugan_tf.evaluation.evaluator import Evaluator
+    from stugan_tf.evaluation.extractors import tfhub_inception
+    from stugan_tf.runs.opening import open_run
+    from stugan_tf.runs.phases import run_folder
+    from stugan_tf.runs.status import FAILED, RUNNING, Status
+    from stugan_tf.serving import artifact
+    from stugan_tf.serving.loading import load
+    from stugan_tf.training.strategies import is_chief
 
 
 def main(_: list[str]) -> None:
@@ -84,11 +95,8 @@ def main(_: list[str]) -> None:
         config.parse_gin(FLAGS.gin_file, FLAGS.gin_param)
         extractor = tfhub_inception()
         print(f"{extractor.name} is in the cache; its weights have the sha256 {extractor.sha256}.")
-    elif FLAGS.workdir:
-        Evaluation().run()
     else:
-        whose = "whose evaluator scores --artifact" if FLAGS.artifact else "to score"
-        raise InputError(f"--workdir is missing: the folder of the run {whose}.")
+        Evaluation().run()
 
 
 class Evaluation:

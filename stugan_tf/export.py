@@ -11,22 +11,14 @@ Each export is the next version in its folder, DIR/1, DIR/2 and so on, with a mo
 `stugan_tf.serving.load(DIR)` reads all formats. See docs/export.md.
 """
 
-from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
-
 import numpy as np
-import tensorflow as tf
 from absl import flags
 
+from stugan_tf import command
 from stugan_tf.checks import check_positive, check_seed
+from stugan_tf.choices import BATCH_NORMS, FORMATS, WEIGHTS, in_words
 from stugan_tf.errors import FailedRun, InputError
-from stugan_tf.evaluation.sampling import BATCH_NORMS, TOLERANCE
 from stugan_tf.files import local_path
-from stugan_tf.layers.masked import all_layers
-from stugan_tf.runs.manifest import process
-from stugan_tf.runs.opening import WEIGHTS, open_run, sample_seed
-from stugan_tf.serving import artifact, card
-from stugan_tf.serving.folding import fold_into_plain_layers
-from stugan_tf.serving.formats import FORMATS, Settings, format_of, in_words
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
@@ -38,7 +30,7 @@ flags.DEFINE_string(
     "precision",
     "float32",
     "Number format of the weights: "
-    + "; ".join(f"{in_words(one.precisions)} of {name}" for name, one in FORMATS.items())
+    + "; ".join(f"{in_words(precisions)} of {name}" for name, precisions in FORMATS.items())
     + ".",
 )
 flags.DEFINE_multi_integer(
@@ -57,13 +49,6 @@ flags.DEFINE_integer("seed", 0, "Seed of the batches of --batch_norm=standing.")
 NUM_COMPARED = 16
 
 
-def main(_: list[str]) -> None:
-    """Exports what the flags name."""
-    _check_flags()
-    run = open_run(FLAGS.workdir, FLAGS.checkpoint, FLAGS.gin_param, gin_files=FLAGS.gin_file)
-    _Export(run).write(_facts(run))
-
-
 def _check_flags():
     """Raises InputError for flags that would be wrong for every run."""
     if not FLAGS.workdir:
@@ -76,16 +61,35 @@ def _check_flags():
             "are no fixed statistics to fold in. Export with --batch_norm=standing, which comes "
             "close, or with inference."
         )
-    batch_sizes = FLAGS.batch_size if FLAGS["batch_size"].present else None
-    format_of(FLAGS.format).check(FLAGS.precision, batch_sizes)
     for size in FLAGS.batch_size:
         check_positive("--batch_size", size)
     check_seed("--seed", FLAGS.seed)
-    artifact.check_output(_output(), FLAGS.format)
+    _output()
 
 
 def _output():
     return local_path(FLAGS.output, "--output")
+
+
+with command.late_imports(__name__, _check_flags):
+    import tensorflow as tf
+
+    from stugan_tf.evaluation.sampling import TOLERANCE
+    from stugan_tf.layers.masked import all_layers
+    from stugan_tf.runs.manifest import process
+    from stugan_tf.runs.opening import open_run, sample_seed
+    from stugan_tf.serving import artifact, card
+    from stugan_tf.serving.folding import fold_into_plain_layers
+    from stugan_tf.serving.formats import Settings, format_of
+
+
+def main(_: list[str]) -> None:
+    """Exports what the flags name."""
+    batch_sizes = FLAGS.batch_size if FLAGS["batch_size"].present else None
+    format_of(FLAGS.format).check(FLAGS.precision, batch_sizes)
+    artifact.check_output(_output(), FLAGS.format)
+    run = open_run(FLAGS.workdir, FLAGS.checkpoint, FLAGS.gin_param, gin_files=FLAGS.gin_file)
+    _Export(run).write(_facts(run))
 
 
 def _facts(run):

@@ -4,34 +4,40 @@
 `python -m stugan_tf.report --workdir=DIR` reports on the newest checkpoint of a run.
 """
 
-from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
 import pathlib
 from typing import Any
 
 from absl import flags
 
-from stugan_tf import models  # noqa: F401 - registers them with gin
-from stugan_tf.data import data
+from stugan_tf import command, config
 from stugan_tf.errors import InputError
-from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
 from stugan_tf.files import local_path, read_json_lines
-from stugan_tf.methods.method import chosen_method
-from stugan_tf.runs import plan
-from stugan_tf.runs.loop import Training
-from stugan_tf.runs.opening import open_run
-from stugan_tf.runs.phases import table
-from stugan_tf.runs.status import started
-from stugan_tf.training.strategies import create_strategy
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
 flags.DEFINE_string("workdir", None, "Folder of a run; reads its configuration and masks.")
 
 
-def main(_: list[str]) -> None:
-    """Builds the networks and prints their tables."""
+def _check_flags() -> None:
     if bool(FLAGS.gin_file) == bool(FLAGS.workdir):
         raise InputError("Give either --gin_file=F or --workdir=DIR.")
+
+
+with command.late_imports(__name__, _check_flags):
+    from stugan_tf import models  # noqa: F401 - registers them with gin
+    from stugan_tf.data import data
+    from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
+    from stugan_tf.methods.method import chosen_method
+    from stugan_tf.runs import plan
+    from stugan_tf.runs.loop import Training
+    from stugan_tf.runs.opening import open_run
+    from stugan_tf.runs.phases import table
+    from stugan_tf.runs.status import started
+    from stugan_tf.training.strategies import create_strategy
+
+
+def main(_: list[str]) -> None:
+    """Builds the networks and prints their tables."""
     if FLAGS.workdir:
         _of_run(local_path(FLAGS.workdir, "--workdir"))
         return

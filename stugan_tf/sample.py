@@ -12,31 +12,19 @@ The same flags draw the same picture, byte for byte. Latents are numbered: image
 same latents in every picture, whatever --num and --class_id are.
 """
 
-from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
+from stugan_tf import command
 from stugan_tf.checks import check_above_zero, check_positive, check_seed
+from stugan_tf.choices import BATCH_NORMS, WEIGHTS
 from stugan_tf.errors import InputError
-from stugan_tf.evaluation.sampling import BATCH_NORMS
 from stugan_tf.files import local_path, output_file
 from stugan_tf.images import check_grid, image_grid, to_uint8, write_png
 from stugan_tf.latents import between_classes, between_latents, class_rows
-from stugan_tf.runs.opening import (
-    NEEDS_LABELS,
-    WEIGHTS,
-    check_classes,
-    open_run,
-    sample_seed,
-)
-from stugan_tf.serving.generator import ServedGenerator
-from stugan_tf.serving.interface import Interface
-from stugan_tf.serving.loading import load
-from stugan_tf.serving.numbering import BLOCK
-from stugan_tf.signatures import Seed
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
@@ -71,79 +59,6 @@ flags.DEFINE_enum(
 flags.DEFINE_enum("weights", "averaged", WEIGHTS, "Which generator to draw from.")
 
 COLUMNS = 8  # In rows of classes or interpolations.
-
-
-class Drawer(NamedTuple):
-    """A generator of a run, or an exported one, and how messages name it.
-
-    Attributes:
-        sampler: has `inputs` and `images_of`, as `evaluation.sampling.Sampler` does.
-        interface: shapes and classes of the generator.
-        place: the checkpoint or the artifact.
-        name: which generator, in words.
-    """
-
-    sampler: Any
-    interface: Interface
-    place: str
-    name: str
-
-
-def main(_: list[str]) -> None:
-    """Draws the picture that the flags ask for."""
-    _check_flags()
-    drawer = _exported() if FLAGS.artifact else _trained()
-    num_rows = len(FLAGS.class_id) or drawer.interface.num_classes
-    count = num_rows * _columns() if _has_class_rows() else FLAGS.num
-    check_grid(count, drawer.interface.image_shape, _columns())
-    num_images, inputs = _inputs(drawer.sampler, drawer.interface.num_classes)
-    images = np.concatenate(list(drawer.sampler.images_of(*inputs, _seed())))[:num_images]
-    write_png(_output(), image_grid(images, _columns()))
-    print(
-        f"{drawer.place}: {FLAGS.output} shows {num_images} images of the {drawer.name}"
-        f"{_described(drawer.interface, num_images)}."
-    )
-
-
-def _trained():
-    """The generator of a checkpoint."""
-    run = open_run(FLAGS.workdir, FLAGS.checkpoint, FLAGS.gin_param, gin_files=FLAGS.gin_file)
-    _check_classes(run.interface)
-    if FLAGS.interpolate == "classes":
-        run.gan.allow_mixtures()
-    sampler = run.sampler(FLAGS.weights, FLAGS.batch_norm, FLAGS.truncation)
-    return Drawer(sampler, run.interface, f"step {run.step}", f"{FLAGS.weights} generator")
-
-
-class ArtifactSampler:
-    """Draws from an exported generator as `Sampler` does from a trained one."""
-
-    def __init__(self, generator: ServedGenerator, truncation: float | None) -> None:
-        self._generator = generator
-        self._truncation = truncation
-
-    def inputs(self, num_images: int, _: Seed) -> tuple[np.ndarray, np.ndarray]:
-        """Latents float32 [num_images, latent_dim] and labels int32 [num_images] of --seed."""
-        return self._generator.inputs(num_images, FLAGS.seed, self._truncation)
-
-    def images_of(self, latents: np.ndarray, labels: np.ndarray, _: Seed) -> Iterator[np.ndarray]:
-        """Yields batches of images, uint8 [B, H, W, C]."""
-        return map(to_uint8, self._generator.batches(latents, labels))
-
-
-def _exported():
-    """The generator of an artifact."""
-    # Pictures do not depend on what is installed, and TensorFlow mixes classes.
-    generator = load(local_path(FLAGS.artifact, "--artifact"), by="tensorflow")
-    _check_classes(generator.interface)
-    if FLAGS.interpolate == "classes":
-        generator.check_mixes()
-    return Drawer(
-        ArtifactSampler(generator, FLAGS.truncation),
-        generator.interface,
-        FLAGS.artifact,
-        "exported generator",
-    )
 
 
 def _check_flags():
@@ -214,6 +129,97 @@ def _check_interpolation():
         )
 
 
+def _columns():
+    """Images in a row; None to make the grid square."""
+    has_rows = FLAGS.interpolate or _has_class_rows()
+    return FLAGS.columns or (COLUMNS if has_rows else None)
+
+
+def _has_class_rows():
+    return not FLAGS.interpolate and (FLAGS.classes or len(FLAGS.class_id) > 1)
+
+
+with command.late_imports(__name__, _check_flags):
+    from stugan_tf.runs.opening import NEEDS_LABELS, check_classes, open_run, sample_seed
+    from stugan_tf.serving.generator import ServedGenerator
+    from stugan_tf.serving.interface import Interface
+    from stugan_tf.serving.loading import load
+    from stugan_tf.serving.numbering import BLOCK
+    from stugan_tf.signatures import Seed
+
+
+class Drawer(NamedTuple):
+    """A generator of a run, or an exported one, and how messages name it.
+
+    Attributes:
+        sampler: has `inputs` and `images_of`, as `evaluation.sampling.Sampler` does.
+        interface: shapes and classes of the generator.
+        place: the checkpoint or the artifact.
+        name: which generator, in words.
+    """
+
+    sampler: Any
+    interface: Interface
+    place: str
+    name: str
+
+
+def main(_: list[str]) -> None:
+    """Draws the picture that the flags ask for."""
+    drawer = _exported() if FLAGS.artifact else _trained()
+    num_rows = len(FLAGS.class_id) or drawer.interface.num_classes
+    count = num_rows * _columns() if _has_class_rows() else FLAGS.num
+    check_grid(count, drawer.interface.image_shape, _columns())
+    num_images, inputs = _inputs(drawer.sampler, drawer.interface.num_classes)
+    images = np.concatenate(list(drawer.sampler.images_of(*inputs, _seed())))[:num_images]
+    write_png(_output(), image_grid(images, _columns()))
+    print(
+        f"{drawer.place}: {FLAGS.output} shows {num_images} images of the {drawer.name}"
+        f"{_described(drawer.interface, num_images)}."
+    )
+
+
+def _trained():
+    """The generator of a checkpoint."""
+    run = open_run(FLAGS.workdir, FLAGS.checkpoint, FLAGS.gin_param, gin_files=FLAGS.gin_file)
+    _check_classes(run.interface)
+    if FLAGS.interpolate == "classes":
+        run.gan.allow_mixtures()
+    sampler = run.sampler(FLAGS.weights, FLAGS.batch_norm, FLAGS.truncation)
+    return Drawer(sampler, run.interface, f"step {run.step}", f"{FLAGS.weights} generator")
+
+
+class ArtifactSampler:
+    """Draws from an exported generator as `Sampler` does from a trained one."""
+
+    def __init__(self, generator: ServedGenerator, truncation: float | None) -> None:
+        self._generator = generator
+        self._truncation = truncation
+
+    def inputs(self, num_images: int, _: Seed) -> tuple[np.ndarray, np.ndarray]:
+        """Latents float32 [num_images, latent_dim] and labels int32 [num_images] of --seed."""
+        return self._generator.inputs(num_images, FLAGS.seed, self._truncation)
+
+    def images_of(self, latents: np.ndarray, labels: np.ndarray, _: Seed) -> Iterator[np.ndarray]:
+        """Yields batches of images, uint8 [B, H, W, C]."""
+        return map(to_uint8, self._generator.batches(latents, labels))
+
+
+def _exported():
+    """The generator of an artifact."""
+    # Pictures do not depend on what is installed, and TensorFlow mixes classes.
+    generator = load(local_path(FLAGS.artifact, "--artifact"), by="tensorflow")
+    _check_classes(generator.interface)
+    if FLAGS.interpolate == "classes":
+        generator.check_mixes()
+    return Drawer(
+        ArtifactSampler(generator, FLAGS.truncation),
+        generator.interface,
+        FLAGS.artifact,
+        "exported generator",
+    )
+
+
 def _check_classes(interface):
     """Raises InputError if the flags ask for classes that the generator does not have."""
     chosen = [name for name in ("classes", "class_id") if FLAGS[name].value]
@@ -222,16 +228,6 @@ def _check_classes(interface):
     if chosen and not interface.conditional:
         raise InputError(f"--{chosen[0]} {NEEDS_LABELS}")
     check_classes("--class_id", FLAGS.class_id, interface)
-
-
-def _has_class_rows():
-    return not FLAGS.interpolate and (FLAGS.classes or len(FLAGS.class_id) > 1)
-
-
-def _columns():
-    """Images in a row; None to make the grid square."""
-    has_rows = FLAGS.interpolate or _has_class_rows()
-    return FLAGS.columns or (COLUMNS if has_rows else None)
 
 
 def _seed():

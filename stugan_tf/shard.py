@@ -5,13 +5,10 @@ as for `image_folder`. The command can be stopped at any time; started again, it
 that are missing.
 """
 
-from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
-
-import tensorflow as tf
 from absl import flags
 
+from stugan_tf import command
 from stugan_tf.cores import num_cores
-from stugan_tf.data.sharding import Encoding, Sharding
 from stugan_tf.errors import InputError
 from stugan_tf.progress import ProgressBar
 
@@ -32,12 +29,31 @@ flags.DEFINE_bool(
 )
 
 
+def _check_flags() -> None:
+    for name in ("input", "output"):
+        if not FLAGS[name].value:
+            raise InputError(
+                "Give both --input, a folder of images, and --output, a folder for the shards; "
+                f"--{name} is missing."
+            )
+    if FLAGS.gin_file or FLAGS.gin_param:
+        raise InputError("Sharding does not read gin: leave out --gin_file and --gin_param.")
+    if FLAGS.format == "png" and FLAGS.quality is not None:
+        raise InputError("--quality is for JPEG: leave it out, or choose --format=jpeg.")
+    if FLAGS.workers is not None and FLAGS.workers < 1:
+        raise InputError(f"--workers must be at least 1, got {FLAGS.workers}.")
+
+
+with command.late_imports(__name__, _check_flags):
+    import tensorflow as tf
+
+    from stugan_tf.data.sharding import Encoding, Sharding
+
+
 def main(_: list[str]) -> None:
     """Writes the shards and prints how to train on them."""
     sharding = _sharding()
     workers = num_cores() if FLAGS.workers is None else FLAGS.workers
-    if workers < 1:
-        raise InputError(f"--workers must be at least 1, got {workers}.")
     tf.config.set_visible_devices([], "GPU")
     with ProgressBar(sharding.num_images, "image", "sharding") as progress:
         skipped = sharding.run(
@@ -49,16 +65,6 @@ def main(_: list[str]) -> None:
 
 
 def _sharding():
-    for name in ("input", "output"):
-        if not FLAGS[name].value:
-            raise InputError(
-                "Give both --input, a folder of images, and --output, a folder for the shards; "
-                f"--{name} is missing."
-            )
-    if FLAGS.gin_file or FLAGS.gin_param:
-        raise InputError("Sharding does not read gin: leave out --gin_file and --gin_param.")
-    if FLAGS.format == "png" and FLAGS.quality is not None:
-        raise InputError("--quality is for JPEG: leave it out, or choose --format=jpeg.")
     encoding = Encoding(
         image_size=FLAGS.image_size,
         channels=FLAGS.channels,

@@ -10,21 +10,12 @@ import pathlib
 import shlex
 import sys
 
-from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
 from absl import flags
 
-from stugan_tf import models  # noqa: F401 - registers them with gin
-from stugan_tf.adapters.host_memory import reuse_freed_memory
-from stugan_tf.data import data
+from stugan_tf import command, config
+from stugan_tf.choices import STRATEGIES
 from stugan_tf.errors import InputError
-from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
 from stugan_tf.files import local_path
-from stugan_tf.methods.method import chosen_method
-from stugan_tf.methods.phases import BuiltTraining
-from stugan_tf.runs.interruption import Interrupted
-from stugan_tf.runs.loop import Training
-from stugan_tf.runs.workdir import numbered
-from stugan_tf.training.strategies import NAMES, create_strategy
 
 RUNS = pathlib.Path("runs")  # Holds the workdirs of runs that were given none.
 
@@ -36,7 +27,7 @@ flags.DEFINE_string(
     "Folder of everything the run writes; a run that is there is resumed. By default a new, "
     f"numbered folder in {RUNS}/.",
 )
-flags.DEFINE_string("strategy", "auto", f"Devices to train on: {', '.join(NAMES)}.")
+flags.DEFINE_string("strategy", "auto", f"Devices to train on: {', '.join(STRATEGIES)}.")
 flags.DEFINE_string(
     "shared",
     None,
@@ -45,18 +36,42 @@ flags.DEFINE_string(
 flags.DEFINE_bool("dry_run", False, "Check everything, print the plan, and stop.")
 
 
-def main(_: list[str]) -> None:
-    """Builds, checks, prints the plan, trains."""
+def _check_flags() -> None:
     if not FLAGS.gin_file:
-        raise InputError("--gin_file is missing. Try --gin_file=gin/quickstart.gin.")
+        raise InputError(
+            "--gin_file is missing. Try --gin_file=quickstart.gin; `stugan list` shows the others."
+        )
     if not FLAGS.workdir and FLAGS.strategy == "multi_worker":
         raise InputError(
             "--workdir is missing: all workers of --strategy=multi_worker need the same folder."
         )
-    workdir = local_path(FLAGS.workdir, "--workdir") if FLAGS.workdir else None
-    shared = local_path(FLAGS.shared, "--shared") if FLAGS.shared else None
-    if shared and FLAGS.strategy == "multi_worker":
+    _folders()
+    if FLAGS.shared and FLAGS.strategy == "multi_worker":
         raise InputError("--shared is for one process: leave it out, or choose another --strategy.")
+
+
+def _folders() -> tuple[pathlib.Path | None, pathlib.Path | None]:
+    """The folders --workdir and --shared."""
+    workdir = local_path(FLAGS.workdir, "--workdir") if FLAGS.workdir else None
+    return workdir, local_path(FLAGS.shared, "--shared") if FLAGS.shared else None
+
+
+with command.late_imports(__name__, _check_flags):
+    from stugan_tf import models  # noqa: F401 - registers them with gin
+    from stugan_tf.adapters.host_memory import reuse_freed_memory
+    from stugan_tf.data import data
+    from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
+    from stugan_tf.methods.method import chosen_method
+    from stugan_tf.methods.phases import BuiltTraining
+    from stugan_tf.runs.interruption import Interrupted
+    from stugan_tf.runs.loop import Training
+    from stugan_tf.runs.workdir import numbered
+    from stugan_tf.training.strategies import create_strategy
+
+
+def main(_: list[str]) -> None:
+    """Builds, checks, prints the plan, trains."""
+    workdir, shared = _folders()
     config.parse_gin(FLAGS.gin_file, FLAGS.gin_param)
     strategy = create_strategy(FLAGS.strategy)  # First, because it may choose devices.
     reuse_freed_memory()

@@ -80,7 +80,8 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
 def test_tensorflow_is_quiet():
     program = (
         "from stugan_tf import command\n"
-        "import tensorflow as tf\n"
+        "with command.late_imports('a_module'):\n"
+        "    import tensorflow as tf\n"
         "command.run(lambda _: print(int(tf.constant(1) + 1)))"
     )
     environment = {name: os.environ[name] for name in os.environ if name != "TF_CPP_MIN_LOG_LEVEL"}

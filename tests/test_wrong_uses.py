@@ -368,7 +368,7 @@ WRONG_USES = {
     "The command line": [
         WrongUse(
             "no configuration",
-            ("--gin_file is missing", "gin/quickstart.gin"),
+            ("--gin_file is missing", "--gin_file=quickstart.gin"),
             prepare=lambda place: [f"--workdir={place.workdir}"],
             shown="--workdir=runs/mine",
         ),

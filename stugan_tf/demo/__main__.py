@@ -8,7 +8,6 @@ cost of each generator; the density of each layer. Needs `pip install 'stugan_tf
 docs/demo.md.
 """
 
-from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
 import contextlib
 import ipaddress
 import pathlib
@@ -20,7 +19,7 @@ from typing import Any
 
 from absl import flags
 
-from stugan_tf.demo.exhibits import open_exhibits
+from stugan_tf import command
 from stugan_tf.errors import InputError
 
 FLAGS = flags.FLAGS
@@ -52,9 +51,28 @@ _POLICY = (
 )
 
 
+def _check_flags() -> None:
+    if FLAGS.gin_file or FLAGS.gin_param:
+        raise InputError("The demo does not use gin: leave out --gin_file and --gin_param.")
+    if not FLAGS.artifact:
+        raise InputError(
+            "--artifact is missing: a folder that python -m stugan_tf.export wrote. Give it "
+            "several times to compare."
+        )
+    if len(FLAGS.artifact) > MAX_ARTIFACTS:
+        raise InputError(
+            f"A page shows up to {MAX_ARTIFACTS} artifacts side by side, got {len(FLAGS.artifact)}."
+        )
+    if not 1 <= FLAGS.port <= 65535:
+        raise InputError(f"--port must be from 1 to 65535, got {FLAGS.port}.")
+
+
+with command.late_imports(__name__, _check_flags):
+    from stugan_tf.demo.exhibits import open_exhibits
+
+
 def main(_: object) -> None:
     """Serves the page until it is interrupted."""
-    _check_flags()
     app_class, middleware_class = _classes()
     address = _address(FLAGS.host, FLAGS.port)
     # The page opens the same exhibits, which are cached.
@@ -71,22 +89,6 @@ def main(_: object) -> None:
     host, port = address[:2]
     with contextlib.suppress(KeyboardInterrupt):
         app.run(config={**_SETTINGS, "server.address": host, "server.port": port})
-
-
-def _check_flags() -> None:
-    if FLAGS.gin_file or FLAGS.gin_param:
-        raise InputError("The demo does not use gin: leave out --gin_file and --gin_param.")
-    if not FLAGS.artifact:
-        raise InputError(
-            "--artifact is missing: a folder that python -m stugan_tf.export wrote. Give it "
-            "several times to compare."
-        )
-    if len(FLAGS.artifact) > MAX_ARTIFACTS:
-        raise InputError(
-            f"A page shows up to {MAX_ARTIFACTS} artifacts side by side, got {len(FLAGS.artifact)}."
-        )
-    if not 1 <= FLAGS.port <= 65535:
-        raise InputError(f"--port must be from 1 to 65535, got {FLAGS.port}.")
 
 
 def _classes() -> tuple[Any, Any]:

@@ -17,6 +17,7 @@ from stugan_tf.checks import (
     check_positive,
     check_seed,
 )
+from stugan_tf.choices import BATCH_NORMS
 from stugan_tf.data import Source
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.extraction import Extraction
@@ -24,7 +25,6 @@ from stugan_tf.evaluation.extractors import Extractor, tfhub_inception
 from stugan_tf.evaluation.neighbors import Neighbors, find_neighbors
 from stugan_tf.evaluation.protocol import protocol_id
 from stugan_tf.evaluation.sampling import (
-    BATCH_NORMS,
     Generates,
     Sampler,
     check_range,

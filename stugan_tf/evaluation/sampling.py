@@ -16,7 +16,6 @@ from stugan_tf.layers.moving import undisturbed
 from stugan_tf.randomness import draw_latents, fold
 from stugan_tf.signatures import Seed
 
-BATCH_NORMS = ("inference", "batch", "standing")
 NUM_STANDING = 16  # batches, as in the reference implementation of BigGAN
 TOLERANCE = 1e-3  # Rounding may carry a pixel this far out of [-1, 1].
 

@@ -8,7 +8,6 @@ runs.
 Exit codes: 0 done, 1 bad input or failed runs, 128 + the number of the signal that asked to stop.
 """
 
-from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
 import pathlib
 import shlex
 import sys
@@ -16,14 +15,14 @@ import time
 
 from absl import flags
 
+from stugan_tf import command
 from stugan_tf.checks import check_network_seed, check_positive
 from stugan_tf.errors import InputError
-from stugan_tf.experiments import collecting, costs, figures, recipe, runs, timing
-from stugan_tf.experiments.grid import Cell, Grid, cells_of, models_of, select
+from stugan_tf.experiments import recipe
+from stugan_tf.experiments.grid import CHOICES, Cell, Grid, cells_of, models_of, select
 from stugan_tf.experiments.grids import ABLATIONS, CIFAR, EXTENSIONS, GRIDS
 from stugan_tf.experiments.paper_results import paper_results
 from stugan_tf.experiments.presets import PRESETS, preset
-from stugan_tf.experiments.scheduler import Job, Scheduler, Stopped
 from stugan_tf.files import local_path, write_atomically
 
 FLAGS = flags.FLAGS
@@ -43,7 +42,7 @@ flags.DEFINE_multi_string(
 )
 flags.DEFINE_list("gpus", [], "Give each process one of these GPUs, such as 0,1,2,3.")
 flags.DEFINE_string("classifier", None, "SavedModel that scores the preset cpu.")
-flags.DEFINE_enum("score", "last", collecting.CHOICES, "Which evaluation of a run counts.")
+flags.DEFINE_enum("score", "last", CHOICES, "Which evaluation of a run counts.")
 flags.DEFINE_bool("collect_only", False, "Train nothing; make tables and figures of finished runs.")
 flags.DEFINE_bool("dry_run", False, "Train nothing; list the runs and their progress.")
 flags.DEFINE_integer("report_seconds", 60, "Seconds between reports on what is running.")
@@ -51,35 +50,29 @@ flags.DEFINE_integer("report_seconds", 60, "Seconds between reports on what is r
 COMPUTED = "table2"
 
 
-def main(_: list[str]) -> None:
-    """Trains and collects the grids that the flags name."""
+def _check_flags() -> None:
     names = _names()
     check_positive("--processes", FLAGS.processes)
     if not FLAGS.output:
         raise InputError("--output is missing: the folder of the runs and the tables.")
-    output = local_path(FLAGS.output, "--output")
-    experiment = Experiment(output)
-    grids = [GRIDS[name] for name in names if name != COMPUTED]
-    if grids and not FLAGS.dry_run:
-        figures.check_plots()
-    failed = [] if FLAGS.collect_only else experiment.run(grids)
-    if FLAGS.dry_run:
+    _output()
+    chosen, seeds = preset(FLAGS.preset, FLAGS.classifier), _seeds()
+    if FLAGS.collect_only:
         return
-    if COMPUTED in names:
-        experiment.compute_table2()
-    mixed = [error for grid in grids for error in experiment.collect(grid)]
-    _say_what_failed(failed, mixed)
+    grids = [GRIDS[name] for name in names if name != COMPUTED]
+    for grid in grids:
+        if not models_of(grid, chosen):
+            raise InputError(
+                f"--name={grid.name} has no runs at --preset={FLAGS.preset}. Choose "
+                f"{' or '.join(f'--preset={name}' for name in _presets_of(grid))}."
+            )
+    cells = [cell for grid in grids for cell in cells_of(grid, chosen, seeds)]
+    if cells:
+        select(cells, FLAGS.models, FLAGS.line)
 
 
-def _say_what_failed(failed, mixed):
-    for error in mixed:
-        print(f"error: {error}", file=sys.stderr)
-    if failed:
-        print(f"error: {len(failed)} runs failed:", file=sys.stderr)
-        for job in failed:
-            print(f"  {job.name}: see {job.folder / 'log.txt'}", file=sys.stderr)
-    if failed or mixed:
-        sys.exit(1)
+def _output() -> pathlib.Path:
+    return local_path(FLAGS.output, "--output")
 
 
 def _names():
@@ -113,6 +106,38 @@ def _seeds():
     return tuple(dict.fromkeys(map(int, FLAGS.seeds)))
 
 
+with command.late_imports(__name__, _check_flags):
+    from stugan_tf.experiments import collecting, costs, figures, runs, timing
+    from stugan_tf.experiments.scheduler import Job, Scheduler, Stopped
+
+
+def main(_: list[str]) -> None:
+    """Trains and collects the grids that the flags name."""
+    names = _names()
+    experiment = Experiment(_output())
+    grids = [GRIDS[name] for name in names if name != COMPUTED]
+    if grids and not FLAGS.dry_run:
+        figures.check_plots()
+    failed = [] if FLAGS.collect_only else experiment.run(grids)
+    if FLAGS.dry_run:
+        return
+    if COMPUTED in names:
+        experiment.compute_table2()
+    mixed = [error for grid in grids for error in experiment.collect(grid)]
+    _say_what_failed(failed, mixed)
+
+
+def _say_what_failed(failed, mixed):
+    for error in mixed:
+        print(f"error: {error}", file=sys.stderr)
+    if failed:
+        print(f"error: {len(failed)} runs failed:", file=sys.stderr)
+        for job in failed:
+            print(f"  {job.name}: see {job.folder / 'log.txt'}", file=sys.stderr)
+    if failed or mixed:
+        sys.exit(1)
+
+
 class Experiment:
     """Grids in one folder, at the size that the flags choose."""
 
@@ -128,12 +153,6 @@ class Experiment:
     def run(self, grids: list[Grid]) -> list[Job]:
         """Trains the runs that are not done. Returns the jobs that failed."""
         cells = [cell for grid in grids for cell in cells_of(grid, self._preset, self._seeds)]
-        for grid in grids:
-            if not models_of(grid, self._preset):
-                raise InputError(
-                    f"--name={grid.name} has no runs at --preset={FLAGS.preset}. Choose "
-                    f"{' or '.join(f'--preset={name}' for name in _presets_of(grid))}."
-                )
         cells = select(cells, FLAGS.models, FLAGS.line) if cells else []
         recipe.check_files(cells, self._gin)
         jobs: dict[str, Job] = {}

@@ -12,11 +12,10 @@ from stugan_tf.errors import InputError
 from stugan_tf.evaluation.protocol import check_comparable
 from stugan_tf.evaluation.table import METRICS
 from stugan_tf.experiments import provenance, runs
-from stugan_tf.experiments.grid import Cell
+from stugan_tf.experiments.grid import CHOICES, Cell
 from stugan_tf.tables import markdown
 
 PUBLISHED = ("fid", "inception_score")  # The scores in the paper's tables.
-CHOICES = ("last", "best")
 PLACE = ("grid", "model", "line", "point", "seed")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from stugan_tf.errors import InputError
 
 S_G = "sparsity of the generator, s_G"
+CHOICES = ("last", "best")  # Which evaluation of a run counts.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from stugan_tf.checks import (
     check_positive,
     check_seed,
 )
+from stugan_tf.choices import WEIGHTS
 from stugan_tf.contracts import eagerly
 from stugan_tf.data.source import UNREADABLE
 from stugan_tf.errors import FailedRun, InputError
@@ -41,7 +42,6 @@ from stugan_tf.training.strategies import should_jit
 BLOCK = 64  # Images that `generate` computes at once, as `python -m stugan_tf.sample` does.
 # What the progress bar shows of the logs, besides what callbacks add. History has all of it.
 SHOWN = ("d_loss", "g_loss", "generator_sparsity", "discriminator_sparsity")
-WEIGHTS = ("averaged", "live")
 # Averages that a .keras file can name.
 _AVERAGES: dict[str, Average] = {
     name: getattr(averaging, name) for name in ("sema", "literal_sema", "masked_ema", "ema")

@@ -6,30 +6,47 @@ The file is for Kubeflow Pipelines (2.0 or later) and for Vertex AI. It holds th
 with all that the gin files include, as the default of a parameter; nothing of the data is read.
 """
 
-from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
+import pathlib
 
 from absl import flags
 
+from stugan_tf import command
+from stugan_tf.choices import STRATEGIES
 from stugan_tf.errors import InputError
 from stugan_tf.files import local_path, output_file
-from stugan_tf.pipelines import configuration
-from stugan_tf.training.strategies import NAMES
+from stugan_tf.pipelines import NO_FILE
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
 flags.DEFINE_string("output", None, "YAML file to write.")
 flags.DEFINE_string("pipeline_root", None, "Folder of everything, as the steps see it.")
-flags.DEFINE_string("strategy", "auto", f"Devices to train on: {', '.join(NAMES)}.")
+flags.DEFINE_string("strategy", "auto", f"Devices to train on: {', '.join(STRATEGIES)}.")
 flags.DEFINE_string("code_version", "", "As for `run`.")
+
+
+def _check_flags():
+    if not FLAGS.output:
+        raise InputError("--output is missing: the YAML file to write.")
+    _output()
+    if FLAGS.strategy not in STRATEGIES:
+        raise InputError(
+            f"--strategy must be one of {', '.join(STRATEGIES)}, got {FLAGS.strategy!r}."
+        )
+    if not FLAGS.gin_file:
+        raise InputError(NO_FILE)
+
+
+def _output() -> pathlib.Path:
+    return output_file(FLAGS.output, "--output", [".yaml", ".yml"])
+
+
+with command.late_imports(__name__, _check_flags):
+    from stugan_tf.pipelines import configuration
 
 
 def main(_):
     """Does what the flags say."""
-    if not FLAGS.output:
-        raise InputError("--output is missing: the YAML file to write.")
-    output = output_file(FLAGS.output, "--output", [".yaml", ".yml"])
-    if FLAGS.strategy not in NAMES:
-        raise InputError(f"--strategy must be one of {', '.join(NAMES)}, got {FLAGS.strategy!r}.")
+    output = _output()
     found = configuration.read(FLAGS.gin_file, FLAGS.gin_param)
     cluster = configuration.settings(found.pipeline).cluster
     root = FLAGS.pipeline_root or f"{cluster.mount}/root"

@@ -23,6 +23,7 @@ from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.table import METRICS
 from stugan_tf.former_settings import MOVED
 from stugan_tf.methods import method  # noqa: F401 - registers itself with gin
+from stugan_tf.pipelines import NO_FILE
 from stugan_tf.pipelines import settings as settings_module
 from stugan_tf.pipelines.settings import Settings
 from stugan_tf.runs import loop  # noqa: F401 - registers itself with gin
@@ -66,7 +67,7 @@ def read(files: Sequence[str], params: Sequence[str] = ()) -> Configuration:
         InputError: if they are wrong in themselves; `stugan_tf.train --dry_run` finds more.
     """
     if not files:
-        raise InputError("--gin_file is missing. Try --gin_file=pipelines/digits.gin.")
+        raise InputError(NO_FILE)
     config.parse_gin(files, params)
     computed = config.value_of("Evaluator.metrics")
     of_training: list[str] = []

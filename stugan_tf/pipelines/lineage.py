@@ -6,15 +6,14 @@ Prints data, configuration, commit, scores and reasons; --output=lineage.html dr
 lies with the version itself, so it is known even if the folders of the pipeline are gone.
 """
 
-from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
 import html
 from typing import Any
 
 from absl import flags
 
+from stugan_tf import command
 from stugan_tf.errors import InputError
 from stugan_tf.files import local_path, output_file, write_atomically
-from stugan_tf.pipelines import serving
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("serving", None, "Folder of versions: `serving` in the pipeline root.")
@@ -23,10 +22,17 @@ flags.DEFINE_string("output", None, "HTML file to write; without it the lineage 
 flags.DEFINE_bool("gin", False, "Also print the whole configuration.")
 
 
-def main(_):
-    """Does what the flags say."""
+def _check_flags():
     if not FLAGS.serving:
         raise InputError("--serving is missing: the folder of versions, ROOT/serving by default.")
+
+
+with command.late_imports(__name__, _check_flags):
+    from stugan_tf.pipelines import serving
+
+
+def main(_):
+    """Does what the flags say."""
     history = serving.history(local_path(FLAGS.serving, "--serving"))
     record = _chosen(history)
     if FLAGS.output:

@@ -4,14 +4,13 @@ import json
 import pathlib
 from typing import Any
 
-from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
+from stugan_tf.command import late_imports
 
-from stugan_tf.pipelines import steps
-from stugan_tf.pipelines.artifacts import Artifact, Blessing, from_json, to_json
-from stugan_tf.pipelines.chain import COMPONENTS
-from stugan_tf.pipelines.configuration import Configuration
-
-del command
+with late_imports(__name__):
+    from stugan_tf.pipelines import steps
+    from stugan_tf.pipelines.artifacts import Artifact, Blessing, from_json, to_json
+    from stugan_tf.pipelines.chain import COMPONENTS
+    from stugan_tf.pipelines.configuration import Configuration
 
 
 def begin(configuration: str, root: str, strategy: str, code_version: str, plan: Any) -> None:

@@ -6,12 +6,11 @@ Later versions are withdrawn: moved aside, with the reason, and not pushed again
 give its --version.
 """
 
-from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
 from absl import flags
 
+from stugan_tf import command
 from stugan_tf.errors import InputError
 from stugan_tf.files import local_path
-from stugan_tf.pipelines import serving
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("serving", None, "Folder of versions: `serving` in the pipeline root.")
@@ -19,10 +18,17 @@ flags.DEFINE_integer("version", None, "Version to serve; by default the one befo
 flags.DEFINE_string("reason", "", "Reason, for the record.")
 
 
-def main(_):
-    """Does what the flags say."""
+def _check_flags():
     if not FLAGS.serving:
         raise InputError("--serving is missing: the folder of versions, ROOT/serving by default.")
+
+
+with command.late_imports(__name__, _check_flags):
+    from stugan_tf.pipelines import serving
+
+
+def main(_):
+    """Does what the flags say."""
     folder = local_path(FLAGS.serving, "--serving")
     version, withdrawn = serving.roll_back(folder, FLAGS.version, FLAGS.reason)
     gone = f", {', '.join(map(str, withdrawn))} withdrawn" if withdrawn else ""

@@ -5,22 +5,19 @@ makes only what has changed. Exit codes: 0 done, 1 bad input or failed run, 2 th
 blessed and the served version stays. See docs/pipelines.md.
 """
 
-from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
 import sys
 
-import tensorflow as tf
 from absl import flags
 
+from stugan_tf import command
+from stugan_tf.choices import STRATEGIES
 from stugan_tf.errors import InputError
-from stugan_tf.pipelines import chain, configuration, serving
-from stugan_tf.pipelines.components import train
-from stugan_tf.pipelines.steps import Context
-from stugan_tf.training.strategies import NAMES
+from stugan_tf.pipelines import NO_FILE
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
 flags.DEFINE_string("pipeline_root", None, "Folder of everything the pipeline makes.")
-flags.DEFINE_string("strategy", "auto", f"Devices to train on: {', '.join(NAMES)}.")
+flags.DEFINE_string("strategy", "auto", f"Devices to train on: {', '.join(STRATEGIES)}.")
 flags.DEFINE_string("until", "push", "Last component to run.")
 flags.DEFINE_bool("verbose", False, "Show the output of commands; it is in log.txt too.")
 flags.DEFINE_string(
@@ -36,12 +33,27 @@ flags.DEFINE_bool(
 NOT_BLESSED = 2
 
 
-def main(_):
-    """Does what the flags say."""
+def _check_flags():
     if not FLAGS.pipeline_root:
         raise InputError("--pipeline_root is missing: the folder for everything.")
-    if FLAGS.strategy not in NAMES:
-        raise InputError(f"--strategy must be one of {', '.join(NAMES)}, got {FLAGS.strategy!r}.")
+    if FLAGS.strategy not in STRATEGIES:
+        raise InputError(
+            f"--strategy must be one of {', '.join(STRATEGIES)}, got {FLAGS.strategy!r}."
+        )
+    if not FLAGS.gin_file:
+        raise InputError(NO_FILE)
+
+
+with command.late_imports(__name__, _check_flags):
+    import tensorflow as tf
+
+    from stugan_tf.pipelines import chain, configuration, serving
+    from stugan_tf.pipelines.components import train
+    from stugan_tf.pipelines.steps import Context
+
+
+def main(_):
+    """Does what the flags say."""
     tf.config.set_visible_devices([], "GPU")  # GPUs are for the commands that this one starts.
     context = Context(
         root=FLAGS.pipeline_root,

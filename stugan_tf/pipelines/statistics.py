@@ -7,29 +7,39 @@ itself, up to the last digits, and it finds them there. After a kill the same co
 the ranges that are not finished.
 """
 
-from stugan_tf import command, config  # isort: skip - quiets TensorFlow before it is imported
 import json
 
 from absl import flags
 
+from stugan_tf import command, config
 from stugan_tf.errors import InputError
-from stugan_tf.pipelines import beams, extraction
-from stugan_tf.pipelines.settings import Beam
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
-flags.DEFINE_string("runner", Beam().runner, "Runner of Apache Beam.")
-flags.DEFINE_integer("workers", Beam().num_workers, "Processes of the DirectRunner.", lower_bound=1)
+flags.DEFINE_string("runner", None, "Runner of Apache Beam; by default the DirectRunner.")
+flags.DEFINE_integer(
+    "workers", None, "Processes of the DirectRunner; by default one.", lower_bound=1
+)
 flags.DEFINE_multi_string("option", [], "Flag of Apache Beam's own command line.")
+
+
+def _check_flags():
+    if not FLAGS.gin_file:
+        raise InputError("--gin_file is missing: a file that configures data and Evaluator.")
+
+
+with command.late_imports(__name__, _check_flags):
+    from stugan_tf.pipelines import beams, extraction
+    from stugan_tf.pipelines.settings import Beam
 
 
 def main(_):
     """Does what the flags say."""
-    if not FLAGS.gin_file:
-        raise InputError("--gin_file is missing: a file that configures data and Evaluator.")
     config.parse_gin(FLAGS.gin_file, FLAGS.gin_param)
     text = "".join(text for _, text in config.statements(FLAGS.gin_file, FLAGS.gin_param))
-    runner = Beam(FLAGS.runner, FLAGS.workers, tuple(FLAGS.option))
+    runner = Beam(
+        FLAGS.runner or Beam.runner, FLAGS.workers or Beam.num_workers, tuple(FLAGS.option)
+    )
     evaluator = extraction.evaluator(text)
 
     def compute(*arguments):

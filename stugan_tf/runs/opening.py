@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from stugan_tf import config, models  # noqa: F401 - the models register themselves with gin
 from stugan_tf.checks import check_above_zero, check_positive, check_seed
+from stugan_tf.choices import BATCH_NORMS, WEIGHTS
 from stugan_tf.data import data
 from stugan_tf.data.inspection import Inspection
 from stugan_tf.data.recorded import RecordedSource
@@ -28,7 +29,7 @@ from stugan_tf.evaluation import (
     evaluator,  # noqa: F401 - registers itself with gin
     records,
 )
-from stugan_tf.evaluation.sampling import BATCH_NORMS, Sampler
+from stugan_tf.evaluation.sampling import Sampler
 from stugan_tf.files import local_path, read_json_lines
 from stugan_tf.randomness import Purpose, fold
 from stugan_tf.runs.checkpoints import Checkpoints
@@ -40,7 +41,6 @@ from stugan_tf.serving.interface import Interface
 from stugan_tf.serving.numbering import BLOCK
 from stugan_tf.training.strategies import create_strategy
 
-WEIGHTS = ("averaged", "live")
 NEEDS_LABELS = (
     "needs a conditional GAN, and this one was trained without labels (GAN.conditional = False). "
     "Leave it out."

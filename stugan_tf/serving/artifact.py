@@ -16,9 +16,10 @@ import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from stugan_tf.choices import in_words
 from stugan_tf.errors import InputError
 from stugan_tf.files import locked, sha256_of, write_atomically
-from stugan_tf.serving.formats import FORMATS, in_words
+from stugan_tf.serving.formats import FORMATS
 from stugan_tf.serving.interface import Interface
 
 VERSION = 2  # In version 1 the manifest had no checksum of its own.

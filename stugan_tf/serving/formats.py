@@ -8,11 +8,13 @@ import dataclasses
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from stugan_tf import choices
+from stugan_tf.choices import in_words
 from stugan_tf.errors import InputError
 from stugan_tf.serving import compact, lite, onnx_file, ranges, saved_model
 from stugan_tf.serving.generator import ServedGenerator
@@ -85,12 +87,6 @@ def format_of(name: str) -> Format:
     if name not in FORMATS:
         raise InputError(f"There is no format {name!r:.60}. Choose from {in_words(FORMATS)}.")
     return FORMATS[name]
-
-
-def in_words(names: Iterable[str]) -> str:
-    """Joins names: 'a', 'a and b', 'a, b and c'."""
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def read_sparse_file(path: str | os.PathLike[str]) -> ServedGenerator:
@@ -217,7 +213,7 @@ FORMATS = {
         Format(
             name="saved_model",
             file="saved_model.pb",
-            precisions=("float32",),
+            precisions=choices.FORMATS["saved_model"],
             write=_write_saved_model,
             read=_read_saved_model,
             trusted=True,
@@ -225,7 +221,7 @@ FORMATS = {
         Format(
             name="tflite",
             file="generator.tflite",
-            precisions=("float32", "float16", "int8"),
+            precisions=choices.FORMATS["tflite"],
             write=_write_tflite,
             read=_read_tflite,
             trusted=True,
@@ -234,7 +230,7 @@ FORMATS = {
         Format(
             name="onnx",
             file="generator.onnx",
-            precisions=("float32",),
+            precisions=choices.FORMATS["onnx"],
             write=_write_onnx,
             read=_read_onnx,
             trusted=True,
@@ -242,7 +238,7 @@ FORMATS = {
         Format(
             name="sparse",
             file="generator.safetensors",
-            precisions=tuple(compact.DTYPES),
+            precisions=choices.FORMATS["sparse"],
             write=_write_sparse,
             read=_read_sparse,
             trusted=False,
@@ -250,7 +246,7 @@ FORMATS = {
         Format(
             name="html",
             file="generator.html",
-            precisions=tuple(compact.DTYPES),
+            precisions=choices.FORMATS["html"],
             write=_write_html,
             read=_read_html,
             trusted=False,

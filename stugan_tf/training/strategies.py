@@ -6,25 +6,24 @@ import tensorflow as tf
 from absl import logging
 
 from stugan_tf.adapters.tensorflow_internals import has_several_workers
+from stugan_tf.choices import STRATEGIES
 from stugan_tf.errors import InputError
 from stugan_tf.training.cluster import VARIABLE, announced, check_port, read_cluster
-
-NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
 
 def create_strategy(name: str) -> tf.distribute.Strategy:
     """Creates a `tf.distribute.Strategy`.
 
     Args:
-        name: one of `NAMES`. `auto` takes all GPUs of this machine, or its CPU. `multi_worker`
+        name: one of `STRATEGIES`. `auto` takes all GPUs of this machine, or its CPU. `multi_worker`
             reads TF_CONFIG and waits until all workers are there. `tpu` reads the name of the TPU
             from TPU_NAME; without it, it takes the local TPU.
 
     Raises:
         InputError: if the name is unknown, or the devices cannot be used.
     """
-    if name not in NAMES:
-        raise InputError(f"--strategy must be one of {', '.join(NAMES)}, got {name!r}.")
+    if name not in STRATEGIES:
+        raise InputError(f"--strategy must be one of {', '.join(STRATEGIES)}, got {name!r}.")
     if name == "multi_worker":  # It must come before anything lists devices.
         return _multi_worker()
     _warn_of_other_workers(name)

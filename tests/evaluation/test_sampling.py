@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from stugan_tf.choices import BATCH_NORMS
 from stugan_tf.errors import InputError
-from stugan_tf.evaluation.sampling import BATCH_NORMS, NUM_STANDING, Sampler
+from stugan_tf.evaluation.sampling import NUM_STANDING, Sampler
 from stugan_tf.images import to_uint8
 from stugan_tf.randomness import draw_latents, fold
 from tests.helpers import tracing

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from stugan_tf.choices import BATCH_NORMS
 from stugan_tf.data import digits
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.extractors import digits_classifier
-from stugan_tf.evaluation.sampling import BATCH_NORMS
 from stugan_tf.runs.loop import Training
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.algorithm import Algorithm

@@ -3,17 +3,13 @@
 Deterministic on one machine: the same command writes the same bytes.
 """
 
-from stugan_tf import command  # isort: skip - quiets TensorFlow before it is imported
-import keras
 import numpy as np
-import tensorflow as tf
 from absl import flags
 from tqdm import trange
 
+from stugan_tf import command
 from stugan_tf.checks import check_positive
 from stugan_tf.errors import InputError
-from stugan_tf.evaluation.digits_classifier import model as digits
-from stugan_tf.evaluation.weights import sha256_of_keras
 from stugan_tf.files import local_path
 
 FLAGS = flags.FLAGS
@@ -27,11 +23,22 @@ MAX_ROTATION = 0.2  # radians
 MAX_SCALING = 0.1
 
 
-def main(_):
-    """Trains, writes the weights, says how good they are on held-out digits."""
+def _check_flags():
     if not FLAGS.output:
         raise InputError("--output is missing: the .npz file to write the weights to.")
     check_positive("--epochs", FLAGS.epochs)
+
+
+with command.late_imports(__name__, _check_flags):
+    import keras
+    import tensorflow as tf
+
+    from stugan_tf.evaluation.digits_classifier import model as digits
+    from stugan_tf.evaluation.weights import sha256_of_keras
+
+
+def main(_):
+    """Trains, writes the weights, says how good they are on held-out digits."""
     tf.config.experimental.enable_op_determinism()
     train_set, held_out = digits.split()
     model = train(*train_set, FLAGS.epochs)
