@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast test-ci test-slow test-runtime sanitize fuzz lint types format lock clean
+.PHONY: help quickstart test test-fast test-ci test-slow test-runtime sanitize fuzz wheel lint types format lock clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -77,6 +77,13 @@ types: $(INSTALLED)  ## Check the type hints
 format: $(INSTALLED)  ## Repair style and formatting
 	$(RUN) -m ruff check --fix
 	$(RUN) -m ruff format
+
+# What earlier builds left in build/lib would be in this one. Elsewhere, or with another TensorFlow,
+# the operation is compiled when it is first used, as from a wheel of `pip wheel .`.
+wheel: $(INSTALLED)  ## Build dist/*.whl for Linux on x86-64, with the operation compiled
+	rm -rf build/lib build/bdist.* build/prebuilt
+	$(RUN) -m stugan_tf.kernels.library build/prebuilt
+	STUGAN_TF_PREBUILT=build/prebuilt $(RUN) -m pip wheel --no-deps --wheel-dir=dist .
 
 # Not from an installed environment: one that no longer resolves is what needs a new lock.
 lock: | $(RUN)  ## Choose the newest allowed versions and write constraints.txt

@@ -9,11 +9,10 @@ first used: importing the package alone imports neither TensorFlow nor Keras.
 """
 
 import ast
+import importlib.metadata
 import pkgutil
 
 from stugan_tf.registration import imported, register_with_keras
-
-__version__ = "0.1.0"
 
 
 def _listed():
@@ -29,12 +28,22 @@ register_with_keras()
 
 
 def __getattr__(name):
-    """Imports a public name."""
-    if name not in _MODULES:
+    """Imports a public name, or looks up the version."""
+    if name == "__version__":
+        value = _version()
+    elif name in _MODULES:
+        value = imported(_MODULES[name], name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = imported(_MODULES[name], name)
     globals()[name] = value
     return value
+
+
+def _version():
+    try:
+        return importlib.metadata.version("stugan_tf")
+    except importlib.metadata.PackageNotFoundError:  # A folder on PYTHONPATH.
+        return "unknown"
 
 
 def __dir__():

@@ -1,8 +1,10 @@
 """Builds the C++ operations, once for each TensorFlow and compiler, and loads them.
 
 This happens on first use, not at installation. An operation belongs to one version of TensorFlow,
-which a wheel or an isolated build does not know, and the package can be installed and used without
-a compiler.
+which an isolated build does not know, and the package can be installed and used without a compiler.
+A wheel of `make wheel` holds the operations for one TensorFlow; with another one they are built.
+
+`python -m stugan_tf.kernels.library FOLDER` builds them for such a wheel.
 """
 
 import functools
@@ -60,16 +62,23 @@ def load() -> Any:
 def try_once():
     """The operations, or the error; what failed is not tried again in this process."""
     try:
-        return _load_library(build())
+        path = build()
+        if path == _prebuilt():
+            try:
+                return tf.load_op_library(str(path))
+            except tf.errors.OpError as error:  # The C library here may be older.
+                logging.warning("%s could not be loaded: %s", path, error)
+                path = _built()
+        return _load_library(path)
     except KernelsUnavailableError as error:
         return error
 
 
 def build() -> pathlib.Path:
-    """Compiles the operations unless that was done before.
+    """Compiles the operations unless that was done before, or a wheel holds them.
 
     The compiler is g++, or the one that CXX names. STUGAN_TF_KERNEL_FLAGS adds flags, such as
-    -fsanitize=address.
+    -fsanitize=address. If one of the two is set, what a wheel holds is not used.
 
     Returns:
         Path of the shared library.
@@ -81,7 +90,18 @@ def build() -> pathlib.Path:
         raise KernelsUnavailableError(
             f"they are for Linux on x86-64, this is {platform.system()} on {platform.machine()}"
         )
-    compiler = shlex.split(os.environ.get("CXX") or "g++")
+    chosen = os.environ.get("CXX") or os.environ.get("STUGAN_TF_KERNEL_FLAGS")
+    return _prebuilt() if not chosen and _prebuilt().exists() else _built()
+
+
+def _prebuilt():
+    """Where a wheel has the operations for the TensorFlow that is installed, if it has them."""
+    return SOURCES / "prebuilt" / f"{_fingerprint(())}.so"
+
+
+def _built():
+    """The library in the cache; compiles it if it is not there."""
+    compiler = _compiler()
     if shutil.which(compiler[0]) is None:
         raise KernelsUnavailableError(
             f"there is no compiler {compiler[0]!r}; install g++ or set CXX"
@@ -100,16 +120,23 @@ def build() -> pathlib.Path:
     return library
 
 
+def _compiler():
+    return shlex.split(os.environ.get("CXX") or "g++")
+
+
 def fingerprint() -> str:
     """A digest of the sources, the compiler and TensorFlow: it names the build."""
     return build().stem
 
 
 def _fingerprint(compiler):
+    """Names the build of a compiler; the one in a wheel, which may be of any, if that is ()."""
     parts = [source.read_bytes() for source in sorted(SOURCES.glob("*.[ch]*"))]
-    version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
-    parts += [version, tf.version.VERSION.encode(), tf.version.GIT_VERSION.encode()]
-    parts += [repr((compiler, _flags(), _INSTRUCTION_SETS)).encode()]
+    if compiler:
+        command = [*compiler, "--version"]
+        parts.append(subprocess.run(command, capture_output=True, check=False).stdout)
+    parts += [tf.version.VERSION.encode(), tf.version.GIT_VERSION.encode()]
+    parts += [repr((compiler, _flags() if compiler else (), _INSTRUCTION_SETS)).encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
@@ -160,3 +187,16 @@ def _load_library(path):
         raise KernelsUnavailableError(
             f"{path} could not be loaded ({error}) and was removed; start again to rebuild it"
         ) from error
+
+
+def _build_for_wheel(folder: str) -> None:
+    """Compiles the operations into a folder, under the name by which `build` finds them."""
+    target = pathlib.Path(folder, _prebuilt().name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as aside:
+        shutil.copyfile(_compile(_compiler(), pathlib.Path(aside)), target)
+    print(target)
+
+
+if __name__ == "__main__":
+    _build_for_wheel(sys.argv[1])
