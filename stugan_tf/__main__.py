@@ -24,7 +24,7 @@ COMMANDS = {
     "demo": Command("stugan_tf.demo.__main__", "Show exported generators in the browser"),
     "report": Command("stugan_tf.report", "Print networks layer by layer"),
     "shard": Command("stugan_tf.shard", "Write a folder of images as TFRecord shards"),
-    "experiments": Command("stugan_tf.experiments.__main__", "Train the paper's tables"),
+    "experiments": Command("stugan_tf.experiments.__main__", "Train the tables of the paper"),
 }
 PIPELINE = {
     "run": Command("stugan_tf.pipelines.run", "Go from data to a served model"),

@@ -331,12 +331,14 @@ def _find(file, folders):
             return folder / file
     looked = dict.fromkeys((folder / file).resolve().parent for folder in folders)
     named = pathlib.Path() if file.is_absolute() else file.parent
-    # Both by their names alone, so that a file of the package is also found without its folder.
-    known = {pathlib.Path(path).name: path for path in gin_files.all_files()}
-    known |= {path.name: str(named / path.name) for near in looked for path in near.glob("*.gin")}
+    near = {path.stem: str(named / path.name) for one in looked for path in one.glob("*.gin")}
+    # By its name alone, a file of the package is also known without its folder.
+    known = {pathlib.Path(path).stem: path for path in gin_files.all_files()} | near
+    suggestion = _suggestion(file.stem, known) or (
+        f"{_suggestion(file.stem, near)} `stugan list` shows the files of the package."
+    )
     raise InputError(
-        f"There is no gin file '{file}'; looked in {', '.join(map(str, looked))}."
-        + (_suggestion(file.name, known) or " `stugan list` shows the files of the package.")
+        f"There is no gin file '{file}'; looked in {', '.join(map(str, looked))}.{suggestion}"
     )
 
 
