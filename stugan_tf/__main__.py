@@ -82,8 +82,8 @@ def _print(name: str, rest: Sequence[str]) -> None:
     elif name == "list" and not rest:
         print(_listed())
     elif name == "completion" and len(rest) == 1 and rest[0] in SHELLS:
-        commands = {**COMMANDS, "pipeline": Command(None, OTHERS["pipeline"], PIPELINE)}
-        commands |= {name: Command(None, OTHERS[name]) for name in ("list", "completion")}
+        commands = {**COMMANDS, "pipeline": Command("", OTHERS["pipeline"], PIPELINE)}
+        commands |= {name: Command("", OTHERS[name]) for name in ("list", "completion")}
         print(script(rest[0], commands, gin_files.all_files()), end="")
     elif name == "completion":
         raise InputError(f"Name a shell: stugan completion {'|'.join(SHELLS)}.")

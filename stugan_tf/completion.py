@@ -17,12 +17,12 @@ class Command(NamedTuple):
     """A command of `stugan`.
 
     Attributes:
-        module: the module that is started; None if it starts none.
+        module: the module that is started; '' if it starts none.
         about: what it does, in a few words.
         commands: the commands below it.
     """
 
-    module: str | None
+    module: str
     about: str
     commands: Mapping[str, "Command"] = {}
 
@@ -57,7 +57,7 @@ def script(shell: str, commands: Mapping[str, Command], gin_files: Sequence[str]
 def _started(commands: Mapping[str, Command]) -> Iterator[tuple[str, list[str]]]:
     """(words that start a command, its flags) for each command that has flags."""
     for name, command in commands.items():
-        if command.module is not None:
+        if command.module:
             yield name, flags_of(command.module)
         for words, flags in _started(command.commands):
             yield f"{name} {words}", flags
