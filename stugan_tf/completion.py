@@ -35,9 +35,9 @@ def flags_of(module: str) -> list[str]:
     for node in ast.walk(ast.parse(pathlib.Path(spec.origin or "").read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
-        if node.func.attr.startswith("DEFINE_") and isinstance(node.args[0], ast.Constant):
+        if node.func.attr.startswith("DEFINE_"):
             value = "" if node.func.attr == "DEFINE_bool" else "="
-            found.append(f"--{node.args[0].value}{value}")
+            found.append(f"--{ast.literal_eval(node.args[0])}{value}")
         elif node.func.attr == "adopt_module_key_flags":
             found += flags_of(_OF_EVERY_COMMAND)
     return sorted(found)
