@@ -121,7 +121,7 @@ def run(main: Callable[[list[str]], None], prints_result: bool = False) -> None:
         app.run(end, flags_parser=_parsed)
 
 
-def _exit_code(main: Callable[[list[str]], None], argv: list[str]) -> int:
+def _exit_code(main: Callable[[list[str]], object], argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     try:
         if argv[1:]:
