@@ -95,7 +95,7 @@ int measure(const char* path, int64_t num_images, int num_calls) {
   check(graph.read(file));
   const int64_t latent_dim = file.interface().latent_dim;
   const int64_t image_size = graph.nodes[graph.output].size();
-  const MachineCode code = machine_code();
+  const MachineCode code = machine_code(false);
   Plan plan;
   check(make_plan(std::move(graph), code, 1, &plan));
 
