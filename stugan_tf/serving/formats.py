@@ -124,7 +124,7 @@ def _write_sparse(
         about["ranges"] = outputs
     compact.write(folder / FORMATS["sparse"].file, graph, settings.precision, about)
     return [
-        "Only non-zero weights are stored; computing uses all weights, zeros included.",
+        "Only non-zero weights are stored; the library in runtime/ computes with these alone.",
         *ranges.note(outputs),
     ]
 
