@@ -14,6 +14,7 @@ from absl import app, flags, logging
 
 from stugan_tf import config
 from stugan_tf.errors import InputError
+from stugan_tf.registration import gin_unlocked
 from stugan_tf.telling import GuardedStream, open_standard_descriptors, standard_streams_guarded
 
 
@@ -76,7 +77,8 @@ def late_imports(module: str, check: Callable[[], object] = lambda: None) -> Ite
         _left_over = left_over
     try:
         import_tensorflow()
-        yield
+        with gin_unlocked():  # A program may start a command after it has parsed gin files.
+            yield
     except KeyboardInterrupt:
         if module != "__main__":
             raise

@@ -156,7 +156,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   stugan_close(generator);
   SparseFile file;  // Its parts, which say how much work it is.
   Network network;
-  if (!file.open(copy.get(), size).ok() || !network.open(file, 1).ok()) std::abort();
+  if (!file.open(copy.get(), size).ok() || !network.open(file, 1, STUGAN_FLOAT32).ok()) std::abort();
   draw(file.interface(), &network);
   return 0;
 }
