@@ -6,6 +6,7 @@ import math
 import keras
 import numpy as np
 
+import stugan_runtime
 from stugan_runtime.generator import loads
 from stugan_tf.serving import compact
 from stugan_tf.serving.folding import fold_into_plain_layers
@@ -68,3 +69,17 @@ def of_layer(build, shape, path, threads=1, **weights):
 def images_of(model, latents, labels):
     """Images of a Keras model."""
     return model(latents if labels is None else [latents, labels], training=False).numpy()
+
+
+def check_threads_and_batches(path):
+    """Raises AssertionError unless images are the same bit for bit with any threads and batches."""
+    one = stugan_runtime.load(path, 1)
+    latents, labels = one.inputs(13, seed=4)
+    labels = labels if one.conditional else None
+    expected = one(latents=latents, labels=labels, dtype="float32")
+    for threads in (2, 3, 20):
+        several = stugan_runtime.load(path, threads)
+        for size in (1, 2, 13):
+            some = None if labels is None else labels[:size]
+            found = several(latents=latents[:size], labels=some, dtype="float32")
+            np.testing.assert_array_equal(found, expected[:size])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import stugan_runtime
-from sparse_files import served, write
+from sparse_files import check_threads_and_batches, served, write
 from stugan_runtime.generator import loads
 from stugan_tf.serving.loading import load
 
@@ -50,16 +50,7 @@ def test_truncation_and_labels_mean_the_same(path, reference):
 
 
 def test_images_do_not_depend_on_threads_or_batches(path):
-    latents, labels = stugan_runtime.load(path, 1).inputs(13, seed=4)
-    one = stugan_runtime.load(path, 1)
-    labels = labels if one.conditional else None
-    expected = one(latents=latents, labels=labels, dtype="float32")
-    for threads in (2, 3, 20):
-        generator = stugan_runtime.load(path, threads)
-        for size in (1, 2, 13):
-            some = None if labels is None else labels[:size]
-            found = generator(latents=latents[:size], labels=some, dtype="float32")
-            np.testing.assert_array_equal(found, expected[:size])
+    check_threads_and_batches(path)
 
 
 def test_each_instruction_set_draws_the_same_images(path, monkeypatch):

@@ -10,7 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import stugan_runtime
-from sparse_files import CLASSES, images_of, layer_graph, served, write
+from sparse_files import (
+    CLASSES,
+    check_threads_and_batches,
+    images_of,
+    layer_graph,
+    served,
+    write,
+)
 from stugan_runtime.__main__ import main
 from stugan_runtime.generator import loads
 from stugan_tf.errors import InputError
@@ -191,16 +198,7 @@ def test_images_are_close_to_those_of_single_precision(path):
 
 
 def test_images_do_not_depend_on_threads_or_batches(path):
-    one = stugan_runtime.load(path, 1)
-    latents, labels = one.inputs(13, seed=4)
-    labels = labels if one.conditional else None
-    expected = one(latents=latents, labels=labels, dtype="float32")
-    for threads in (2, 3, 20):
-        generator = stugan_runtime.load(path, threads)
-        for size in (1, 2, 13):
-            some = None if labels is None else labels[:size]
-            found = generator(latents=latents[:size], labels=some, dtype="float32")
-            np.testing.assert_array_equal(found, expected[:size])
+    check_threads_and_batches(path)
 
 
 def test_an_instruction_set_without_it_is_told(path, monkeypatch):
