@@ -108,9 +108,9 @@ class Packed : public LinearStep<Number> {
                                     lists.begin.data() + block * outputs + first, count,
                                     block == 0, y);
       }
-      tiling.targets(group, 1, 1, results + first, outputs, to);
+      tiling.targets(group, 1, results + first, outputs, to);
       if (addends) {
-        tiling.targets(group, 1, layer_.addend_upsampling, addends + first, outputs, add);
+        tiling.targets(group, layer_.addend_upsampling, addends + first, outputs, add);
       }
       code.unpack(y, tiling.pixels(), count, bias_.empty() ? nullptr : bias_.data() + first,
                   addends ? add : nullptr, this->rectifies(), to);

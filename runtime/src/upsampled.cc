@@ -154,9 +154,9 @@ class Upsampled : public LinearStep<float> {
                                          count, block == 0, sums);
       }
       code.upsample[small.index](sums, count, y);
-      large.targets(group, 1, 1, results + first, outputs, to);
+      large.targets(group, 1, results + first, outputs, to);
       if (addends) {
-        large.targets(group, 1, layer_.addend_upsampling, addends + first, outputs, add);
+        large.targets(group, layer_.addend_upsampling, addends + first, outputs, add);
       }
       code.unpack(y, large.pixels(), count, bias_.empty() ? nullptr : bias_.data() + first,
                   addends ? add : nullptr, rectifies(), to);

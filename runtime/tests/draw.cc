@@ -2,8 +2,8 @@
 //
 //   draw FILE NUM_IMAGES SEED TRUNCATION LABEL OUTPUT [PRECISION]
 //
-// TRUNCATION 0 is none, LABEL -1 those of the seed, PRECISION a number of `stugan_precision`. OUTPUT receives float
-// [num_images][height][width][channels].
+// TRUNCATION 0 is none, LABEL -1 those of the seed, PRECISION a number of `stugan_precision`. OUTPUT
+// receives float [num_images][height][width][channels].
 
 #include <cstdio>
 #include <cstdlib>

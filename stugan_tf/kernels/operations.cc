@@ -332,9 +332,9 @@ class SparseConvolution : public SparseOperation {
               pattern->begin.data() + block * targets + first, num_targets, block == 0, y.get());
         }
         if (sources == 0) std::fill_n(y.get(), tiling.pixels() * lanes * num_targets, 0.0f);
-        tiling.targets(group, 1, 1, results + first, targets, to.data());
+        tiling.targets(group, 1, results + first, targets, to.data());
         if (has_residual) {
-          tiling.targets(group, 1, residual_upsampling_, addends + first, targets, add.data());
+          tiling.targets(group, residual_upsampling_, addends + first, targets, add.data());
         }
         code_->unpack(y.get(), tiling.pixels(), num_targets,
                       bias.NumElements() == 0 ? nullptr : optional(bias) + first,
@@ -422,7 +422,7 @@ class SparseConvolutionKernelGradient : public SparseOperation {
       const int64_t last = (worker + 1) * num_groups / num_workers;
       for (int64_t group = worker * num_groups / num_workers; group < last; ++group) {
         x.move_to(group);
-        tiling.targets(group, 1, 1, fixed.flat<float>().data(), targets, to.data());
+        tiling.targets(group, 1, fixed.flat<float>().data(), targets, to.data());
         code_->pack(to.data(), tiling.pixels(), targets, swapped ? prepared : nothing, y.get());
         for (int64_t block = 0; block < pattern->layout.num_blocks(); ++block) {
           code_->correlate[tiling.index](x.block(block), x.row_stride(), pattern->offsets.data(),

@@ -99,21 +99,18 @@ struct Tiling {
   }
 
   // Fills [pixels][lanes] with where each pixel of a group's output tiles begins, or null.
-  //   pooling: of these tiles; `pixels` is less by its square.
-  //   upsampling: of the images in memory to the pooled output.
+  //   upsampling: of the images in memory to the output.
   template <typename Number>
-  void targets(int64_t group, int64_t pooling, int64_t upsampling, Number* images,
-               int64_t channels, Number** result) const {
-    const int64_t height = geometry.height / pooling, width = geometry.width / pooling;
-    visit(
-        group, tile.height / pooling, tile.width / pooling, tile.height / pooling,
-        tile.width / pooling,
-        [&](int64_t i, int64_t n, int64_t y, int64_t x) {
-          const bool inside = n >= 0 && y < height && x < width &&
-                              (n * height + y) * width + x < geometry.num_pixels;
-          result[i] = inside ? images + pixel(n, y, x, upsampling, height, width) * channels
-                             : nullptr;
-        });
+  void targets(int64_t group, int64_t upsampling, Number* images, int64_t channels,
+               Number** result) const {
+    const int64_t height = geometry.height, width = geometry.width;
+    visit(group, tile.height, tile.width, tile.height, tile.width,
+          [&](int64_t i, int64_t n, int64_t y, int64_t x) {
+            const bool inside = n >= 0 && y < height && x < width &&
+                                (n * height + y) * width + x < geometry.num_pixels;
+            result[i] = inside ? images + pixel(n, y, x, upsampling, height, width) * channels
+                               : nullptr;
+          });
   }
 
  private:
