@@ -68,6 +68,12 @@ struct Weight {
     }
   }
 
+  int64_t num_nonzero() const {
+    int64_t total = 0;
+    for (int64_t i = 0; i < count; ++i) total += value(i) != 0;
+    return total;
+  }
+
   // All values, zeros included. For weights of which few values are zero.
   std::vector<float> dense() const;
 
@@ -81,23 +87,42 @@ struct Weight {
     // Goes to the next one. Returns false if there is none.
     bool next() {
       int64_t zeros = 0;
-      for (;; ++zeros, ++high_bit) {
-        if (high_bit >= 8 * static_cast<int64_t>(weight.high_size)) return false;
-        // Eight zeros at once, where a byte begins.
-        while (high_bit % 8 == 0 && weight.high[high_bit / 8] == 0) {
-          zeros += 8;
-          high_bit += 8;
-          if (high_bit >= 8 * static_cast<int64_t>(weight.high_size)) return false;
-        }
-        if (weight.high[high_bit / 8] >> (7 - high_bit % 8) & 1) break;
+      for (;;) {
+        const int64_t byte = high_bit / 8;
+        if (byte >= static_cast<int64_t>(weight.high_size)) return false;
+        const int left = 64 - static_cast<int>(high_bit % 8);
+        const uint64_t code = bits(weight.high, weight.high_size, byte) << (64 - left);
+        const int count = code ? __builtin_clzll(code) : left;
+        zeros += count;
+        high_bit += count;
+        if (code) break;
       }
       ++high_bit;
-      int64_t gap = zeros << weight.low_bits;
-      for (int bit = 0; bit < weight.low_bits; ++bit, ++low_bit) {
-        gap += static_cast<int64_t>(weight.low[low_bit / 8] >> (7 - low_bit % 8) & 1) << bit;
-      }
-      position += gap + 1;
+      const uint64_t code = bits(weight.low, weight.low_size, low_bit / 8) << low_bit % 8;
+      const uint32_t gap = reversed(static_cast<uint32_t>(code >> 32)) & ~(~0u << weight.low_bits);
+      low_bit += weight.low_bits;
+      position += (zeros << weight.low_bits) + gap + 1;
       return true;
+    }
+
+    // The 64 bits from a byte on, the first one as the highest; zeros after the end.
+    static uint64_t bits(const uint8_t* data, size_t size, size_t byte) {
+      uint64_t result = 0;
+      if (size >= 8 && byte <= size - 8) {
+        for (int i = 0; i < 8; ++i) result = result << 8 | data[byte + i];
+        return result;
+      }
+      for (size_t i = 0; i < 8; ++i) result = result << 8 | (byte + i < size ? data[byte + i] : 0);
+      return result;
+    }
+
+    // The lowest bit becomes the highest.
+    static uint32_t reversed(uint32_t x) {
+      x = (x >> 1 & 0x55555555) | (x & 0x55555555) << 1;
+      x = (x >> 2 & 0x33333333) | (x & 0x33333333) << 2;
+      x = (x >> 4 & 0x0F0F0F0F) | (x & 0x0F0F0F0F) << 4;
+      x = (x >> 8 & 0x00FF00FF) | (x & 0x00FF00FF) << 8;
+      return x >> 16 | x << 16;
     }
 
     const Weight& weight;

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "activations.h"
 #include "layout.h"
@@ -32,6 +33,7 @@ template <typename Number>
 class Packed : public LinearStep<Number> {
   static constexpr bool kIsHalf = std::is_same_v<Number, Half>;
   using Value = std::conditional_t<kIsHalf, TwoHalves, float>;  // A weight.
+  using Where = typename Lists<Value>::Where;
   using LinearStep<Number>::layer_;
   using LinearStep<Number>::code_;
   using LinearStep<Number>::bias_;
@@ -39,10 +41,11 @@ class Packed : public LinearStep<Number> {
  public:
   Packed(const Linear& layer, const MachineCode& code, int64_t max_images, int max_threads)
       : LinearStep<Number>(layer, code), num_non_zeros_(layer.kernel->count) {
+    const NonZeros kernel(layer);
     for (int64_t n = 1; n <= max_images; ++n) {
       for (const int threads : {1, max_threads}) {
         const Tiling tiling = this->tiling(n, threads);
-        if (lists_[tiling.index].begin.empty()) read(layer, tiling);
+        if (lists_[tiling.index].begin.empty()) fill(kernel, tiling);
       }
     }
   }
@@ -143,17 +146,19 @@ class Packed : public LinearStep<Number> {
     return best;
   }
 
-  void read(const Linear& layer, const Tiling& tiling) {
-    const Window& w = layer.window;
-    const Layout layout{w.size.height,         w.size.width,          layer.inputs,
-                        layer.outputs,         false,                 tiling.block(),
-                        tiling.input_width(),  tiling.input_pixels(), tiling.lanes};
-    lists_[tiling.index].read(layer, layout.num_blocks() * layout.outputs,
-                              [&](int64_t tap, int64_t input, int64_t output, int64_t* list) {
-                                *list = layout.list(input, output);
-                                return layout.offset(input, tap / w.size.width,
-                                                     tap % w.size.width);
-                              });
+  void fill(const NonZeros& kernel, const Tiling& tiling) {
+    const Window& w = layer_.window;
+    const Layout layout{w.size.height,        w.size.width,          layer_.inputs,
+                        layer_.outputs,       false,                 tiling.block(),
+                        tiling.input_width(), tiling.input_pixels(), tiling.lanes};
+    lists_[tiling.index].fill(
+        kernel, layout.num_blocks() * layout.outputs, 1,
+        [&](int64_t input) -> Where {
+          return {layout.list(input, 0), layout.offset(input, 0, 0)};
+        },
+        [&](int64_t tap) -> Where {
+          return {0, layout.offset(0, tap / w.size.width, tap % w.size.width)};
+        });
   }
 
   // The inner loops, in the precision of the layer.
@@ -173,12 +178,12 @@ class Gathered : public LinearStep<float> {
  public:
   Gathered(const Linear& layer, const MachineCode& code)
       : LinearStep(layer, code), num_non_zeros_(layer.kernel->count) {
-    const int64_t taps = layer.window.taps();
-    lists_.read(layer, layer.outputs,
-                [&](int64_t tap, int64_t input, int64_t output, int64_t* list) {
-                  *list = output;
-                  return static_cast<int32_t>((input * taps + tap) * code.tiles->lanes);
-                });
+    const int64_t taps = layer.window.taps(), lanes = code.tiles->lanes;
+    using Where = Lists<float>::Where;
+    lists_.fill(
+        NonZeros(layer), layer.outputs, 1,
+        [&](int64_t input) -> Where { return {0, input * taps * lanes}; },
+        [&](int64_t tap) -> Where { return {0, tap * lanes}; });
   }
 
   static bool can(const Linear& layer, const MachineCode& code) {
@@ -250,10 +255,14 @@ class Dense : public LinearStep<float> {
     }
     STUGAN_RETURN_IF_ERROR(matrix_.reserve(num_panels * num_inputs_ * panel));
     matrix_.clear();
+    std::vector<int64_t> columns(layer_.outputs);  // Where each begins.
+    for (int64_t i = 0; i < layer_.outputs; ++i) {
+      columns[i] = i / panel * panel * num_inputs_ + i % panel;
+    }
     visit_kernel(layer, [&](int64_t tap, int64_t input, int64_t output, float value) {
       const int64_t row = by_taps ? input : tap * layer.inputs + input;
       const int64_t column = by_taps ? tap * layer.outputs + output : output;
-      matrix_.data()[(column / panel * num_inputs_ + row) * panel + column % panel] = value;
+      matrix_.data()[columns[column] + row * panel] = value;
     });
     nothing_.assign(layer.inputs, 0.0f);
     return {};
@@ -395,35 +404,20 @@ class ByTaps : public LinearStep<float> {
 
 }  // namespace
 
-template <typename Value>
-void Lists<Value>::read(const Linear& layer, int64_t num_lists, const Place& place) {
-  begin.assign(num_lists + 1, 0);
-  int64_t list;
-  visit_kernel(layer, [&](int64_t tap, int64_t input, int64_t output, float) {
-    place(tap, input, output, &list);
-    ++begin[list + 1];
-  });
-  for (int64_t i = 0; i < num_lists; ++i) begin[i + 1] += begin[i];
-  std::vector<std::pair<int32_t, float>> placed(begin.back());
-  std::vector<int32_t> next(begin.begin(), begin.end() - 1);
+NonZeros::NonZeros(const Linear& layer)
+    : num_taps(layer.window.taps()), num_inputs(layer.inputs) {
+  std::vector<Each> found;
+  found.reserve(layer.kernel->count);
+  std::vector<int32_t> next(num_inputs + 1);
   visit_kernel(layer, [&](int64_t tap, int64_t input, int64_t output, float value) {
-    const int32_t offset = place(tap, input, output, &list);
-    placed[next[list]++] = {offset, value};
+    found.push_back({static_cast<int32_t>(tap), static_cast<int32_t>(input),
+                     static_cast<int32_t>(output), value});
+    ++next[input + 1];
   });
-  const auto by_offset = [](const auto& a, const auto& b) { return a.first < b.first; };
-  for (int64_t i = 0; i < num_lists; ++i) {
-    std::sort(placed.begin() + begin[i], placed.begin() + begin[i + 1], by_offset);
-  }
-  offsets.reserve(placed.size());
-  values.reserve(placed.size());
-  for (const auto& [offset, value] : placed) {
-    offsets.push_back(offset);
-    values.push_back(number<Value>(value));
-  }
+  for (int64_t i = 0; i < num_inputs; ++i) next[i + 1] += next[i];
+  all.resize(found.size());
+  for (const Each& each : found) all[next[each.input]++] = each;
 }
-
-template struct Lists<float>;
-template struct Lists<TwoHalves>;
 
 bool Linear::is_sparse() const {
   return kernel->is_coded &&

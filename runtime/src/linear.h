@@ -56,15 +56,33 @@ template <typename Visitor>
 void visit_kernel(const Linear& layer, Visitor visitor) {
   const int64_t inner = layer.window.transposed ? layer.inputs : layer.outputs;
   const int64_t outer = layer.window.transposed ? layer.outputs : layer.inputs;
+  int64_t row = 0, tap = 0, o = 0;
   layer.kernel->visit([&](int64_t position, float value) {
-    const int64_t i = position % inner, rest = position / inner, o = rest % outer;
+    if (position - row >= inner) {
+      row = position / inner * inner;
+      tap = row / inner / outer;
+      o = row / inner % outer;
+    }
     if (layer.window.transposed) {
-      visitor(rest / outer, i, o, value);
+      visitor(tap, position - row, o, value);
     } else {
-      visitor(rest / outer, o, i, value);
+      visitor(tap, o, position - row, value);
     }
   });
 }
+
+// The non-zeros of a kernel, by inputs and then taps.
+struct NonZeros {
+  struct Each {
+    int32_t tap, input, output;
+    float value;
+  };
+
+  int64_t num_taps, num_inputs;
+  std::vector<Each> all;
+
+  explicit NonZeros(const Linear& layer);
+};
 
 // Non-zeros in lists; `Value` is a number or two that are the same.
 template <typename Value>
@@ -72,12 +90,35 @@ struct Lists {
   std::vector<int32_t> begin, offsets;
   std::vector<Value> values;
 
-  // Where a non-zero goes: place(tap, input, output, &list) -> offset.
-  using Place = std::function<int32_t(int64_t, int64_t, int64_t, int64_t*)>;
+  // A list and the offset of one of its non-zeros, or parts of them.
+  struct Where {
+    int64_t list, offset;
+  };
 
-  // Reads a kernel. Those of a list are in the order of their offsets, whatever the lists are, so
-  // that sums are rounded alike.
-  void read(const Linear& layer, int64_t num_lists, const Place& place);
+  // Those of a list keep their order, whatever the lists are, so that sums are rounded alike.
+  //   lists_of_output: how many an output has, side by side.
+  //   of_input, of_tap: what these add to the `Where` of a non-zero.
+  template <typename OfInput, typename OfTap>
+  void fill(const NonZeros& kernel, int64_t num_lists, int64_t lists_of_output,
+            const OfInput& of_input, const OfTap& of_tap) {
+    std::vector<Where> inputs(kernel.num_inputs), taps(kernel.num_taps);
+    for (int64_t i = 0; i < kernel.num_inputs; ++i) inputs[i] = of_input(i);
+    for (int64_t i = 0; i < kernel.num_taps; ++i) taps[i] = of_tap(i);
+    const auto list = [&](const NonZeros::Each& each) {
+      return inputs[each.input].list + taps[each.tap].list + lists_of_output * each.output;
+    };
+    begin.assign(num_lists + 1, 0);
+    for (const auto& each : kernel.all) ++begin[list(each) + 1];
+    for (int64_t i = 0; i < num_lists; ++i) begin[i + 1] += begin[i];
+    offsets.resize(kernel.all.size());
+    values.resize(kernel.all.size());
+    std::vector<int32_t> next(begin.begin(), begin.end() - 1);
+    for (const auto& each : kernel.all) {
+      const int32_t i = next[list(each)]++;
+      offsets[i] = static_cast<int32_t>(inputs[each.input].offset + taps[each.tap].offset);
+      values[i] = number<Value>(each.value);
+    }
+  }
 
   int64_t num_bytes() const { return bytes(begin) + bytes(offsets) + bytes(values); }
 };

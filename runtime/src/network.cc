@@ -66,7 +66,7 @@ Status Network::open(const SparseFile& file, int num_threads, int precision) {
   image_size_ = graph.nodes[graph.output].size();
   for (const auto& [name, weight] : file.weights()) {
     num_weights_ += weight.size();
-    weight.visit([this](int64_t, float) { ++num_nonzero_; });
+    num_nonzero_ += weight.num_nonzero();
   }
   Plan plan;
   STUGAN_RETURN_IF_ERROR(make_plan(std::move(graph), code_, num_threads, &plan));

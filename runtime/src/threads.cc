@@ -46,13 +46,15 @@ void Pool::parallel(int64_t num_units, const std::function<void(int64_t, int)>& 
   work_ = &work;
   num_units_ = num_units;
   next_unit_ = 0;
-  num_busy_ = static_cast<int>(threads_.size());
+  is_open_ = true;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     ++round_;
   }
   has_work_.notify_all();
   take_units(0);
+  // Threads that are still waking up are not waited for.
+  is_open_ = false;
   for (int spins = 0; num_busy_ > 0; ++spins) {
     if (spins < kSpins) {
       pause();
@@ -67,14 +69,17 @@ void Pool::take_units(int thread) {
 }
 
 void Pool::wait_for_work(int thread) {
-  for (uint64_t done = 0;; ++done) {
-    for (int spins = 0; round_ == done && !ends_ && spins < kSpins; ++spins) pause();
-    if (round_ == done) {
+  for (uint64_t seen = 0;;) {
+    for (int spins = 0; round_ == seen && !ends_ && spins < kSpins; ++spins) pause();
+    if (round_ == seen) {
       std::unique_lock<std::mutex> lock(mutex_);
-      has_work_.wait(lock, [&] { return round_ != done || ends_; });
+      has_work_.wait(lock, [&] { return round_ != seen || ends_; });
     }
-    if (round_ == done) return;
-    take_units(thread);
+    if (round_ == seen) return;
+    seen = round_;
+    // In this order: either this thread sees that the round is over, or the caller that it is busy.
+    ++num_busy_;
+    if (is_open_) take_units(thread);
     --num_busy_;
   }
 }

@@ -69,7 +69,8 @@ class Pool {
   int64_t num_units_ = 0;
   std::atomic<int64_t> next_unit_{0};
   std::atomic<uint64_t> round_{0};  // Counts the calls of `parallel`.
-  std::atomic<int> num_busy_{0};
+  std::atomic<bool> is_open_{false};  // Whether threads may join the round.
+  std::atomic<int> num_busy_{0};      // Threads that have, or are about to see that they may not.
   std::atomic<bool> ends_{false};
   std::mutex mutex_;
   std::condition_variable has_work_;

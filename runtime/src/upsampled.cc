@@ -7,6 +7,7 @@
 // the tiles.
 
 #include <algorithm>
+#include <cstdint>
 
 #include "layout.h"
 #include "linear.h"
@@ -79,10 +80,11 @@ class Upsampled : public LinearStep<float> {
  public:
   Upsampled(const Linear& layer, const MachineCode& code, int64_t max_images, int max_threads)
       : LinearStep(layer, code), num_non_zeros_(layer.kernel->count) {
+    const NonZeros kernel(layer);
     for (int64_t n = 1; n <= max_images; ++n) {
       for (const int threads : {1, max_threads}) {
         const Tilings tilings = this->tilings(n, threads);
-        if (lists_[tilings.small.index].begin.empty()) read(layer, tilings);
+        if (lists_[tilings.small.index].begin.empty()) fill(kernel, tilings);
       }
     }
   }
@@ -180,20 +182,22 @@ class Upsampled : public LinearStep<float> {
     return best;
   }
 
-  void read(const Linear& layer, const Tilings& tilings) {
-    const int64_t block_size = tilings.block(), columns = layer.window.size.width;
-    const int64_t num_blocks = (layer.inputs + block_size - 1) / block_size;
+  void fill(const NonZeros& kernel, const Tilings& tilings) {
+    using Where = Lists<float>::Where;
     const Tiling& small = tilings.small;
-    lists_[small.index].read(
-        layer, num_blocks * layer.outputs * 4,
-        [&](int64_t tap, int64_t input, int64_t output, int64_t* list) {
-          const int64_t ky = tap / columns, kx = tap % columns;
-          *list = (input / block_size * layer.outputs + output) * 4 +
-                  2 * tilings.rows.is_odd(ky) + tilings.columns.is_odd(kx);
-          const int64_t pixel = input % block_size * small.input_pixels() +
-                                tilings.rows.first(ky) * small.input_width() +
-                                tilings.columns.first(kx);
-          return static_cast<int32_t>(pixel * small.lanes);
+    const int64_t block_size = tilings.block(), columns = layer_.window.size.width;
+    const int64_t num_blocks = (layer_.inputs + block_size - 1) / block_size;
+    lists_[small.index].fill(
+        kernel, num_blocks * layer_.outputs * 4, 4,
+        [&](int64_t input) -> Where {
+          return {input / block_size * layer_.outputs * 4,
+                  input % block_size * small.input_pixels() * small.lanes};
+        },
+        [&](int64_t tap) -> Where {
+          const int64_t y = tap / columns, x = tap % columns;
+          return {2 * tilings.rows.is_odd(y) + tilings.columns.is_odd(x),
+                  (tilings.rows.first(y) * small.input_width() + tilings.columns.first(x)) *
+                      small.lanes};
         });
   }
 

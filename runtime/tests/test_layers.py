@@ -67,6 +67,18 @@ def test_convolution_of_stride_1(tmp_path, shape, filters, size, density, images
     check(lambda x, _: layer(x), shape, tmp_path, images, density=density)
 
 
+@few
+@given(st.integers(1, 40), st.integers(0, 3), st.booleans())
+def test_long_gaps_between_non_zeros(tmp_path, filters, full_row, transposed):
+    # The gap after a full row has thousands of zeros in a code that is made for short ones.
+    densities = np.array([0.0, 0.0, 0.0, 0.0, 0.01])
+    densities[full_row] = 0.9
+    layer = keras.layers.Conv2DTranspose if transposed else keras.layers.Conv2D
+    layer = layer(filters, (5, 3), padding="same")
+    density = densities.reshape(5, 1, 1, 1)
+    check(lambda x, _: layer(x), (5, 4, 20), tmp_path, density=density)
+
+
 def of_upsampled(filters, size, padding, factor, by_class, addend):
     """Builds a sparse convolution of upsampled images, with what is done in passing around it."""
 
