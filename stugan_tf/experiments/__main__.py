@@ -231,8 +231,9 @@ class Experiment:
     def _time(self, folder, grid, results, protocols):
         """Writes and prints the results of a grid that is about time."""
         ((_, protocol),) = protocols.items()
-        found = timing.curves(results, protocol, self._output / "cells")
-        table = timing.as_markdown(grid.reference, found)
+        measured = timing.step_times(folder)
+        found = timing.curves(results, protocol, self._output / "cells", measured)
+        table = timing.as_markdown(grid.reference, found, bool(measured))
         write_atomically(folder / "time.md", f"{table}\n".encode())
         write_atomically(folder / "time.csv", timing.as_csv(found).encode())
         timing.write_figure(folder / "time", grid, found)

@@ -122,11 +122,11 @@ CPU = Preset(
         "sngan_by_time": Model(
             "experiments/sngan_cpu.gin",
             settings={
-                "dense_narrow": _timed((32, 24), 5000, 10),
-                "dense_wide": _timed((64, 48), 1600, 10),
-                "sparse_80": _timed((64, 48), 3000, 10),
-                "sparse_90": _timed((64, 48), 3800, 10),
-                "sparse_95": _timed((128, 96), 1600, 10),
+                "dense_narrow": _timed((32, 24), 1500, 6),
+                "dense_wide": _timed((64, 48), 510, 6),
+                "sparse_80": _timed((64, 48), 1020, 6),
+                "sparse_90": _timed((64, 48), 1200, 6),
+                "sparse_95": _timed((128, 96), 420, 6),
                 "short": (),
             },
         ),

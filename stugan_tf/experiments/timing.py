@@ -1,11 +1,14 @@
 """Quality against time: FID of the runs of a grid against seconds of training and images seen.
 
-Seconds are those of training steps alone: each run measures its speed, without scores, samples,
-checkpoints and compilation (`runs.events.Speed`).
+Seconds are those of training steps alone, without scores, samples, checkpoints and compilation. Each
+run measures its speed (`runs.events.Speed`). Where `benchmarks.step_times` has measured the steps of
+all lines in turn on an idle machine, these times count instead.
 """
 
 import csv
 import io
+import json
+import pathlib
 import statistics
 from typing import NamedTuple
 
@@ -14,6 +17,8 @@ import numpy as np
 from stugan_tf.experiments import figures, runs
 from stugan_tf.experiments.collecting import in_words, of_numbers
 from stugan_tf.tables import markdown
+
+STEP_TIMES = "step_times.json"  # In the folder of the grid.
 
 
 class Curve(NamedTuple):
@@ -52,28 +57,40 @@ class Curve(NamedTuple):
         return float(self.seconds[i - 1] + share * (self.seconds[i] - self.seconds[i - 1]))
 
 
-def curves(results, protocol_id, folder):
+def step_times(folder: pathlib.Path) -> dict[str, float]:
+    """{line of the grid in `folder`: seconds a step} as measured in turn; empty if they were not."""
+    path = folder / STEP_TIMES
+    if not path.is_file():
+        return {}
+    measured = json.loads(path.read_text(encoding="utf-8"))["seconds_per_step"]
+    return {line: statistics.median(rounds) for line, rounds in measured.items()}
+
+
+def curves(results, protocol_id, folder, measured=None):
     """The `Curve`s of the runs of one model that have scores and have measured their speed.
 
     Args:
         results: `collecting.Result`s.
         protocol_id: id of the protocol of the scores.
         folder: folder of all cells.
+        measured: `step_times` of the grid. If there are any, runs of other lines are left out.
     """
     found = []
     for result in results:
         points = figures.curve_of(result, protocol_id)
         clock = runs.clock_of(folder / result.name) if points else None
-        if clock is None:
+        line = result.cell.line
+        if clock is None or (measured and line not in measured):
             continue
         steps, fids = map(np.array, zip(*points, strict=True))
+        seconds = steps * measured[line] if measured else clock.seconds(steps)
         found.append(
             Curve(
-                result.cell.line,
+                line,
                 result.cell.seed,
                 result.state == "done",
                 steps,
-                clock.seconds(steps),
+                seconds,
                 steps * clock.images_of_a_step,
                 fids,
             )
@@ -92,12 +109,13 @@ def as_csv(found: list[Curve]) -> str:
     return file.getvalue()
 
 
-def as_markdown(reference: str, found: list[Curve]) -> str:
+def as_markdown(reference: str, found: list[Curve], in_turn: bool = False) -> str:
     """A table with a row for each line: speed, seconds, last FID, and when the reference's is met.
 
     Args:
         reference: label of the line whose last FID, a mean over seeds, the others are to reach.
         found: `Curve`s; those of unfinished runs are left out.
+        in_turn: whether seconds are `step_times`.
     """
     done = [c for c in found if c.done]
     lines = {
@@ -128,9 +146,10 @@ def as_markdown(reference: str, found: list[Curve]) -> str:
                 share,
             ]
         )
+    how = "measured in turn on an idle machine" if in_turn else "as each run measured them"
     return (
         f"{markdown(header, rows)}\n\nMeans ± standard deviation over seeds (their number). "
-        f"Seconds are of training steps alone. The goal, {goal:.1f}, is the last FID of "
+        f"Seconds are of training steps alone, {how}. The goal, {goal:.1f}, is the last FID of "
         f"{reference}."
     )
 

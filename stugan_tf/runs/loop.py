@@ -185,6 +185,11 @@ class Training:
         return self.strategy.num_replicas_in_sync
 
     @property
+    def steps(self) -> Steps:
+        """What makes the steps of the run."""
+        return self._steps
+
+    @property
     def keeps_gradients(self) -> bool:
         """Whether updates accumulate gradients in variables."""
         return self._steps.keeps_gradients

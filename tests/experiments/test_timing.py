@@ -33,15 +33,18 @@ def result(folder, line, seed, speeds, fids, config=CONFIG):
     return Result(cell, name, "done", scores)
 
 
-@pytest.fixture
-def found(tmp_path):
-    results = [
+def two_lines(tmp_path):
+    return [
         result(tmp_path, DENSE, 0, [None, 2.0, 1.0, 2.0], [40.0, 30.0, 24.0, 20.0]),
         result(tmp_path, DENSE, 1, [2.0, 2.0, 2.0, 2.0], [44.0, 32.0, 24.0, 22.0]),
         result(tmp_path, SPARSE, 0, [4.0, 4.0, 4.0, 4.0], [50.0, 25.0, 17.0, 15.0]),
         result(tmp_path, SPARSE, 1, [4.0, 4.0, 4.0, 4.0], [50.0, 40.0, 30.0, 25.0]),
     ]
-    return timing.curves(results, "p", tmp_path)
+
+
+@pytest.fixture
+def found(tmp_path):
+    return timing.curves(two_lines(tmp_path), "p", tmp_path)
 
 
 def test_seconds_add_up_what_each_stretch_took(found):
@@ -55,6 +58,21 @@ def test_when_a_score_is_reached_is_interpolated(found):
     assert found[2].seconds_until(21.0) == pytest.approx(5 + 2.5 * (25 - 21) / (25 - 17))
     assert found[2].seconds_until(60.0) == 2.5
     assert found[3].seconds_until(24.9) is None
+
+
+def test_steps_that_were_measured_in_turn_count_instead(tmp_path):
+    folder = tmp_path / "by_time"
+    assert timing.step_times(folder) == {}
+    folder.mkdir()
+    record = {"machine": "any", "seconds_per_step": {DENSE: [0.1, 0.9, 0.2]}}
+    (folder / timing.STEP_TIMES).write_text(json.dumps(record))
+    measured = timing.step_times(folder)
+    found = timing.curves(two_lines(tmp_path), "p", tmp_path, measured)
+    assert [curve.line for curve in found] == [DENSE, DENSE]  # The other line was not measured.
+    for curve in found:
+        np.testing.assert_allclose(curve.seconds, [2, 4, 6, 8])
+    assert "measured in turn" in timing.as_markdown(DENSE, found, in_turn=True)
+    assert "measured in turn" not in timing.as_markdown(DENSE, found)
 
 
 def test_the_table_by_hand(found):
