@@ -114,6 +114,7 @@ class Sharding:
         num_images: number of images in the folder.
         num_shards: number of shards, finished or not.
         num_classes: number of classes; 1 without sub-folders.
+        class_names: their names in the order of the labels, or None without sub-folders.
         pattern: the pattern of the shards, for `tfrecords`.
         remarks: as of a `Listing`.
         manifest_path: path of a JSON file: the configuration, the classes in the order of their
@@ -164,10 +165,10 @@ class Sharding:
             )
         self._folder, self._encoding, self._split = folder, encoding, split
         listing = listing or list_images(folder)
-        self._classes, self.remarks = listing.class_names, listing.remarks
+        self.class_names, self.remarks = listing.class_names, listing.remarks
         self._images, self._labels = listing.paths, listing.labels
         self.num_images = len(self._images)
-        self.num_classes = len(self._classes or [folder])
+        self.num_classes = len(self.class_names or [folder])
         by_default = -(-self.num_images // IMAGES_PER_SHARD)
         self.num_shards = by_default if num_shards is None else num_shards
         if self.num_shards > self.num_images:
@@ -297,7 +298,7 @@ class Sharding:
             "num_shards": self.num_shards,
             "num_source_images": self.num_images,
             "names_sha256": listing.hexdigest(),
-            "classes": list(self._classes) if self._classes else None,
+            "classes": list(self.class_names) if self.class_names else None,
         }
 
     def _manifest(self) -> dict[str, Any]:
