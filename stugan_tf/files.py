@@ -94,9 +94,8 @@ def check_folder(text: str, flag: str) -> None:
         return
     if path.exists():
         raise InputError(f"{flag}={text} is a file. Give the folder that holds the images.")
-    raise InputError(
-        f"{flag}={text}: there is no such folder. Relative paths begin in {pathlib.Path.cwd()}."
-    )
+    where = "" if path.is_absolute() else f" in {pathlib.Path.cwd()}"
+    raise InputError(f"{flag}={text}: there is no such folder{where}.")
 
 
 def output_file(text: str, flag: str, suffixes: Sequence[str] = ()) -> pathlib.Path:

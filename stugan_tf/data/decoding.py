@@ -156,7 +156,10 @@ def turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 def upright(image: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
     """Turns an image [H, W, C] as the EXIF data of its encoded form, a string scalar, say."""
     orientation = tf.numpy_function(
-        lambda text: np.int32(orientation_of(text)), [encoded], tf.int32, stateful=False
+        lambda text: np.int32(orientation_of(np.asarray(text).item())),
+        [encoded],
+        tf.int32,
+        stateful=False,
     )
     return turned(image, tf.ensure_shape(orientation, []))
 

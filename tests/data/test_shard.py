@@ -157,7 +157,7 @@ def test_every_format_is_turned_as_pillow_turns_it(tmp_path, kind):
         path,
         format=kind,
         exif=exif,
-        **({"lossless": True} if kind == "WEBP" else {}),
+        lossless=kind == "WEBP",
     )
     encoded = path.read_bytes()
     seen = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))

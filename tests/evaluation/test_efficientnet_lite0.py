@@ -2,7 +2,6 @@
 
 import importlib.util
 import pathlib
-import sys
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from stugan_tf.errors import InputError, NotInstalledError
 from stugan_tf.evaluation import efficientnet_lite0 as module
 from stugan_tf.evaluation.extractors import efficientnet_lite0, saved_model
+from tests.helpers.packages import uninstall
 
 SAVED_MODEL = pathlib.Path("~/.cache/efficientnet_lite0").expanduser()
 is_installed = importlib.util.find_spec(module.PACKAGE) is not None
@@ -33,7 +33,7 @@ def package(tmp_path, monkeypatch):
 
 
 def test_without_the_package_the_message_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(sys, "path", [])
+    uninstall(monkeypatch, module.PACKAGE)
     with pytest.raises(NotInstalledError, match=r"pip install 'stugan_tf\[scores\]'"):
         efficientnet_lite0()
 
