@@ -63,7 +63,7 @@ def trained(photos):
 def test_the_plan_says_what_was_found_chosen_and_left_out(trained, photos):
     _, output = trained
     assert f"--data={photos}: 12 images, grey, of 3 classes (circles, squares, stars)" in output
-    assert "configuration: your gin file, at 8x8 pixels." in output
+    assert "configuration: your own, at 8x8 pixels." in output
     assert "Left out: 1 file is not of a known image format (.heic 1)" in output
     assert "source       own_images" in output
 

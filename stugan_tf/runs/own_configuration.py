@@ -55,16 +55,14 @@ def own_configuration(
     Raises:
         InputError: if the folder or its images cannot be trained on.
     """
-    if any("data.source" in _bound((), [text]) for text in gin_params):
-        raise InputError(
-            "--data and --gin_param=data.source both choose the images. Leave one out."
-        )
+    for name in ("data.source", "own_images.path"):
+        if name in _bound((), gin_params):
+            raise InputError(f"--data and --gin_param={name} both choose images. Leave one out.")
     bound = _bound(gin_files, gin_params)
     found = survey(path)
     _check_number(path, found)
-    size = bound.get("own_images.image_size")
-    if size is None:
-        size = _size(path, found)
+    asked = bound.get("own_images.image_size")
+    size = asked if type(asked) is int else _size(path, found)
     chosen, about = [], [_described(path, found)]
     if "GAN.generator" not in bound:
         network, why = _network(found)
@@ -75,7 +73,7 @@ def own_configuration(
             about.append(f"With it {FEW_FILE}, for fewer than {FEW_IMAGES:,} images.")
         about.append("Your own --gin_file and --gin_param override it.")
     else:
-        about.append(f"configuration: your gin file, at {size}x{size} pixels.")
+        about.append(f"configuration: your own, at {size}x{size} pixels.")
         if found.num_images < FEW_IMAGES:
             about.append(f"For few images, --gin_file={FEW_FILE} after it may help.")
     smaller = int((found.sides < size).sum())
@@ -84,9 +82,11 @@ def own_configuration(
             f"{smaller:,} of {found.num_measured:,} images that were looked at are smaller than "
             f"{size}x{size} pixels and are enlarged, such as {found.smallest}."
         )
-    bindings = {"own_images.path": found.folder, "own_images.image_size": size}
-    if "own_images.channels" not in bound and found.channels == 1:
-        bindings["own_images.channels"] = 1
+    choices = {"own_images.image_size": size, "own_images.channels": found.channels}
+    bindings = {
+        "own_images.path": found.folder,
+        **{name: value for name, value in choices.items() if name not in bound},
+    }
     return OwnConfiguration(
         (*chosen, *gin_files),
         (
@@ -132,10 +132,9 @@ def _size(path: str, found: Survey) -> int:
     return max(fitting, default=min(SIZES))
 
 
-def _of_file(size: object) -> int:
+def _of_file(size: int) -> int:
     """The size in the name of the base file for images of a size that the user may have chosen."""
-    at_least = [one for one in SIZES if isinstance(size, int) and one >= size]
-    return min(at_least, default=max(SIZES))
+    return min((one for one in SIZES if one >= size), default=max(SIZES))
 
 
 def _network(found: Survey) -> tuple[str, str]:
@@ -149,10 +148,10 @@ def _network(found: Survey) -> tuple[str, str]:
     return "biggan", f"there are {found.num_classes:,} classes"
 
 
-def _about_size(found: Survey, size: object) -> str:
+def _about_size(found: Survey, size: int) -> str:
     larger = [one for one in SIZES if one <= found.side and found.num_images < SIZES[one]]
     text = f"nine of ten images have {found.side:,} pixels or more on their shorter side"
-    if larger and isinstance(size, int) and size < max(larger):
+    if larger and size < max(larger):
         text += f", but {max(larger)}x{max(larger)} is for {SIZES[max(larger)]:,} images or more"
     return text
 

@@ -64,6 +64,7 @@ def test_size_number_and_classes_choose(images, folder, files, size):
     assert list(chosen.files) == files
     assert chosen.bindings[0] == "data.source = @own_images()"
     assert f"own_images.image_size = {size}" in chosen.bindings
+    assert "own_images.channels = 3" in chosen.bindings
     assert files[0] in str(chosen)
     config.parse_gin(chosen.files, chosen.bindings)
 
@@ -88,6 +89,10 @@ def test_what_the_user_gives_comes_last(images):
     assert chosen.bindings[-2:] == (size, "train.seed = 1")
     config.parse_gin(chosen.files, chosen.bindings)
     assert config.value_of("own_images.image_size") == 32
+    by_macro = own_configuration(folder, gin_params=["SIZE = 48", "own_images.image_size = %SIZE"])
+    config.parse_gin(by_macro.files, by_macro.bindings)
+    assert config.value_of("own_images.image_size") == 48
+    config.parse_gin(chosen.files, chosen.bindings)
     assert config.value_of("Algorithm.generator_exploration") is None
 
 
@@ -127,5 +132,8 @@ def test_images_smaller_than_the_network_are_refused_unless_asked_for(images):
 
 
 def test_two_choices_of_data_are_refused(images):
-    with pytest.raises(InputError, match=r"--data and --gin_param=data.source both choose"):
-        own_configuration(images(12), gin_params=["data.source = @digits()"])
+    folder = images(12)
+    for param in ("data.source = @digits()", "own_images.path = '/elsewhere'"):
+        name = param.partition(" ")[0]
+        with pytest.raises(InputError, match=f"--data and --gin_param={name} both choose"):
+            own_configuration(folder, gin_params=[param])
