@@ -11,6 +11,7 @@ from stugan_tf.data import cifar10 as cifar10
 from stugan_tf.data import digits as digits
 from stugan_tf.data import image_folder as image_folder
 from stugan_tf.data import imagenet2012 as imagenet2012
+from stugan_tf.data import own_images as own_images
 from stugan_tf.data import tfds_images as tfds_images
 from stugan_tf.data import tfrecords as tfrecords
 from stugan_tf.errors import FailedRun as FailedRun

@@ -15,5 +15,9 @@ class InputError(UserError, ValueError):
     """
 
 
+class NotInstalledError(InputError):
+    """What was asked for needs a package that an extra of ours installs; the message names it."""
+
+
 class FailedRun(UserError, RuntimeError):  # noqa: N818
     """A run started well but could not go on."""

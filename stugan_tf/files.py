@@ -87,6 +87,17 @@ def _text(path: str | os.PathLike[str], name: str) -> str:
     return os.fspath(path)
 
 
+def check_folder(text: str, flag: str) -> None:
+    """Raises InputError unless a flag names a folder, or an address such as gs://bucket/folder."""
+    path = pathlib.Path(expanded(text, flag))
+    if "://" in text or path.is_dir():
+        return
+    if path.exists():
+        raise InputError(f"{flag}={text} is a file. Give the folder that holds the images.")
+    where = "" if path.is_absolute() else f" in {pathlib.Path.cwd()}"
+    raise InputError(f"{flag}={text}: there is no such folder{where}.")
+
+
 def output_file(text: str, flag: str, suffixes: Sequence[str] = ()) -> pathlib.Path:
     """The path of a file that a command will write. It is checked before there is work to lose.
 

@@ -19,7 +19,7 @@ _GONE = {
     "sparsify.mask_dense": _MASK_DENSE,
 }
 # {parameter: the value with which runs do what they did before it existed}
-_NEW = {"train.tensor_float_32": True}
+_NEW = {"image_folder.exif_orientation": False, "train.tensor_float_32": True}
 # {former name of a module that gin files import: its name}
 MOVED = {"pipelines.settings": "stugan_tf.pipelines.settings"}
 

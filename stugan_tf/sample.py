@@ -2,7 +2,7 @@
 
     --artifact=DIR                            draws from an exported generator, not from a run
     --num=100                                 a grid of 100 images
-    --class_id=3                              ... of class 3
+    --class_id=3                              ... of class 3; a name such as cat works, too
     --class_id=3 --class_id=5                 a row of each of these classes
     --classes                                 a row of each class
     --interpolate=latents                     each row from one image to another
@@ -39,7 +39,9 @@ flags.DEFINE_integer(
     "Images in a row. By default the grid is square; rows of classes or interpolations have 8.",
 )
 flags.DEFINE_integer("seed", 0, "Seed of the latents and of labels that are drawn.")
-flags.DEFINE_multi_integer("class_id", [], "Draw this class; given several times, a row of each.")
+flags.DEFINE_multi_string(
+    "class_id", [], "Draw the class of this number or name; given several times, a row of each."
+)
 flags.DEFINE_bool("classes", False, "Draw a row of each class.")
 flags.DEFINE_float("truncation", None, "Truncate latents at this absolute value, e.g. 0.7.")
 flags.DEFINE_enum(
@@ -59,6 +61,10 @@ flags.DEFINE_enum(
 flags.DEFINE_enum("weights", "averaged", WEIGHTS, "Which generator to draw from.")
 
 COLUMNS = 8  # In rows of classes or interpolations.
+ANOTHER_CLASS = (
+    "--interpolate=classes goes from one class to another: give two different --class_id, or none "
+    "to go from each class to the next."
+)
 
 
 def _check_flags():
@@ -123,10 +129,7 @@ def _check_interpolation():
         )
     chosen = FLAGS.class_id
     if FLAGS.interpolate == "classes" and chosen and (len(chosen) != 2 or chosen[0] == chosen[1]):
-        raise InputError(
-            "--interpolate=classes goes from one class to another: give two different --class_id, "
-            "or none to go from each class to the next."
-        )
+        raise InputError(ANOTHER_CLASS)
 
 
 def _columns():
@@ -140,7 +143,7 @@ def _has_class_rows():
 
 
 with command.late_imports(__name__, _check_flags):
-    from stugan_tf.runs.opening import NEEDS_LABELS, check_classes, open_run, sample_seed
+    from stugan_tf.runs.opening import NEEDS_LABELS, open_run, sample_seed
     from stugan_tf.serving.generator import ServedGenerator
     from stugan_tf.serving.interface import Interface
     from stugan_tf.serving.loading import load
@@ -227,7 +230,9 @@ def _check_classes(interface):
         chosen.append("interpolate=classes")
     if chosen and not interface.conditional:
         raise InputError(f"--{chosen[0]} {NEEDS_LABELS}")
-    check_classes("--class_id", FLAGS.class_id, interface)
+    FLAGS.class_id = interface.numbers_of(FLAGS.class_id, "--class_id")  # From here on, numbers.
+    if FLAGS.interpolate == "classes" and len(set(FLAGS.class_id)) == 1:
+        raise InputError(ANOTHER_CLASS)
 
 
 def _seed():

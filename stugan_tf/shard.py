@@ -95,6 +95,7 @@ def _summary(sharding, skipped):
     ]
     if sharding.num_classes > 1:
         lines.append(f"tfrecords.num_classes = {sharding.num_classes}")
+        lines.append(f"tfrecords.class_names = {sharding.class_names!r}")
     if FLAGS.channels == 1:
         lines.append("tfrecords.channels = 1")
     return "\n".join(lines)

@@ -1,5 +1,7 @@
 """Trains a GAN: `python -m stugan_tf.train --gin_file=F [--gin_file=F2 ...] [--workdir=DIR]`.
 
+`--data=FOLDER` trains on images of your own; a configuration that fits them is chosen.
+
 The same command started again with the same --workdir resumes. Without one, the run gets a new
 folder, such as `runs/00007-sngan_cifar10-stu`. Exit codes: 0 done, 1 bad input or failed run, 128 +
 the number of the signal that asked the run to save and stop.
@@ -9,13 +11,14 @@ import contextlib
 import pathlib
 import shlex
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 
 from stugan_tf import command, config
 from stugan_tf.choices import STRATEGIES
 from stugan_tf.errors import InputError
-from stugan_tf.files import local_path
+from stugan_tf.files import check_folder, local_path
 
 RUNS = pathlib.Path("runs")  # Holds the workdirs of runs that were given none.
 
@@ -27,6 +30,12 @@ flags.DEFINE_string(
     "Folder of everything the run writes; a run that is there is resumed. By default a new, "
     f"numbered folder in {RUNS}/.",
 )
+flags.DEFINE_string(
+    "data",
+    None,
+    "Folder of images to train on; its sub-folders, if any, are the classes. A configuration is "
+    "chosen by them; --gin_file and --gin_param override it.",
+)
 flags.DEFINE_string("strategy", "auto", f"Devices to train on: {', '.join(STRATEGIES)}.")
 flags.DEFINE_string(
     "shared",
@@ -37,10 +46,13 @@ flags.DEFINE_bool("dry_run", False, "Check everything, print the plan, and stop.
 
 
 def _check_flags() -> None:
-    if not FLAGS.gin_file:
+    if not FLAGS.gin_file and not FLAGS.data:
         raise InputError(
-            "--gin_file is missing. Try --gin_file=quickstart.gin; `stugan list` shows the others."
+            "--gin_file is missing. Try --gin_file=quickstart.gin; `stugan list` shows the others. "
+            "Or give --data, a folder of images of your own."
         )
+    if FLAGS.data:
+        check_folder(FLAGS.data, "--data")
     if not FLAGS.workdir and FLAGS.strategy == "multi_worker":
         raise InputError(
             "--workdir is missing: all workers of --strategy=multi_worker need the same folder."
@@ -65,6 +77,7 @@ with command.late_imports(__name__, _check_flags):
     from stugan_tf.methods.phases import BuiltTraining
     from stugan_tf.runs.interruption import Interrupted
     from stugan_tf.runs.loop import Training
+    from stugan_tf.runs.own_configuration import own_configuration
     from stugan_tf.runs.workdir import numbered
     from stugan_tf.training.strategies import create_strategy
 
@@ -72,7 +85,12 @@ with command.late_imports(__name__, _check_flags):
 def main(_: list[str]) -> None:
     """Builds, checks, prints the plan, trains."""
     workdir, shared = _folders()
-    config.parse_gin(FLAGS.gin_file, FLAGS.gin_param)
+    files, bindings = FLAGS.gin_file, FLAGS.gin_param
+    if FLAGS.data:
+        chosen = own_configuration(FLAGS.data, files, bindings)
+        print(chosen, flush=True)
+        files, bindings = chosen.files, chosen.bindings
+    config.parse_gin(files, bindings)
     strategy = create_strategy(FLAGS.strategy)  # First, because it may choose devices.
     reuse_freed_memory()
     method = chosen_method(config.value_of)
@@ -87,8 +105,8 @@ def main(_: list[str]) -> None:
             training.check_trackers()
             method.check(training)
             print(training.inspection, method.describe(phase, training), sep="\n\n")
-            if training.scoring:
-                print(training.scoring)
+            if training.scoring or training.unscored:
+                print(training.scoring or training.unscored)
             print(where, flush=True)
             yield BuiltTraining(
                 training, config.operative_config(), config.operative_config(whole=True)
@@ -97,7 +115,11 @@ def main(_: list[str]) -> None:
     if FLAGS.dry_run:
         with opened(method.phases[0]):
             return
-    with numbered(RUNS, _name()) if workdir is None else contextlib.nullcontext(workdir) as folder:
+    with (
+        numbered(RUNS, _name(files))
+        if workdir is None
+        else contextlib.nullcontext(workdir) as folder
+    ):
         where = f"workdir: {folder}\nto resume: {_resuming(folder)}\n"
         try:
             method.run(folder, opened, shared)
@@ -106,9 +128,10 @@ def main(_: list[str]) -> None:
             sys.exit(interrupted.exit_code)
 
 
-def _name() -> str:
-    """A name for a new workdir, from the gin files: such as sngan_cifar10-stu."""
-    return "-".join(pathlib.Path(file).stem for file in FLAGS.gin_file)[:100]
+def _name(files: Sequence[str]) -> str:
+    """A name for a new workdir, from the data and the gin files: such as sngan_cifar10-stu."""
+    data = [pathlib.Path(FLAGS.data).absolute().name] if FLAGS.data else []
+    return "-".join([*data, *(pathlib.Path(file).stem for file in files)])[:100]
 
 
 def _resuming(workdir: pathlib.Path) -> str:

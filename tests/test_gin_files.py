@@ -11,6 +11,7 @@ from stugan_tf import (
     models,  # noqa: F401 - registers them with gin, which a parsed file forbids
 )
 from stugan_tf.data import data
+from stugan_tf.evaluation import evaluator  # noqa: F401 - the same
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.methods.method import chosen_method
 from stugan_tf.runs.loop import Training
@@ -168,6 +169,32 @@ def test_a_gradual_pruning_ends_at_the_sparsities_of_its_file():
     total = algorithm.total_steps
     ends = [rule.sparsity_after(total, total) for rule in algorithm.topology_rules.values()]
     assert ends == pytest.approx([0.95, 0.5])
+
+
+BASES = sorted(
+    path.relative_to(GIN).with_suffix("").as_posix()
+    for path in (*GIN.glob("*.gin"), *GIN.glob("images/*.gin"))
+    if "GAN.generator = " in path.read_text() or "include" in path.read_text()
+)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_every_base_file_has_scores_without_a_download_and_another_network_replaces_it(base):
+    def chosen(name):
+        return gin.query_parameter(name).configurable.name
+
+    parse(base)
+    assert chosen("train.evaluator") == "if_installed"
+    assert chosen("if_installed.evaluator") == "Evaluator"
+    of_digits = base == "quickstart"
+    assert chosen("Evaluator.extractor") == (
+        "digits_classifier" if of_digits else "efficientnet_lite0"
+    )
+    assert gin.query_parameter("train.best_by") == "fid"
+    for name in ("inception", "paper", "saved_model"):
+        config.parse_gin([GIN / f"{base}.gin", GIN / "evaluation" / f"{name}.gin"])
+        assert chosen("train.evaluator") == "Evaluator"
+        assert chosen("Evaluator.extractor") != "efficientnet_lite0"
 
 
 @pytest.mark.parametrize("family", ["sngan", "biggan"])

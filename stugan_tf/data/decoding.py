@@ -5,6 +5,7 @@ lock, reads the rest (GIF, BMP, WebP, TIFF, JPEG with bytes after its end) and s
 """
 
 import io
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from stugan_tf.errors import InputError
 from stugan_tf.signatures import ImageShape
 
+ORIENTATION = 0x0112  # the EXIF tag
 IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
 JPEG_END = b"\xff\xd9"
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
@@ -119,6 +121,47 @@ def _pixels_by_pillow(encoded: bytes) -> np.ndarray:
 
 def _reason(error: Exception) -> str:
     return "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
+
+
+def orientation_of(encoded: bytes) -> int:
+    """The EXIF orientation of an encoded image, 1 .. 8; 1, upright, if it has none."""
+    # Pillow turns a TIFF itself, and would decode a PNG to look for EXIF data.
+    if encoded[:4] in _TIFF or not any(mark in encoded for mark in _EXIF_MARKS):
+        return 1
+    try:
+        orientation = Image.open(io.BytesIO(encoded)).getexif().get(ORIENTATION, 1)
+        return int(orientation) if orientation in range(1, 9) else 1
+    except Exception:  # Bad EXIF data can raise anything; the pixels do not depend on it.
+        return 1
+
+
+_TIFF = (b"II*\0", b"MM\0*")
+_EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF")  # in JPEG, PNG and WebP
+
+
+def turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Turns an image [H, W, C] upright, by its EXIF orientation, 1 .. 8."""
+
+    def when(
+        orientations: Sequence[int], change: Callable[[tf.Tensor], tf.Tensor], image: tf.Tensor
+    ) -> tf.Tensor:
+        chosen = tf.reduce_any(orientation == tf.constant(orientations))
+        return tf.cond(chosen, lambda: change(image), lambda: image)
+
+    image = when([5, 6, 7, 8], lambda image: tf.transpose(image, [1, 0, 2]), image)
+    image = when([2, 3, 6, 7], lambda image: image[:, ::-1], image)
+    return when([3, 4, 7, 8], lambda image: image[::-1], image)
+
+
+def upright(image: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
+    """Turns an image [H, W, C] as the EXIF data of its encoded form, a string scalar, say."""
+    orientation = tf.numpy_function(
+        lambda text: np.int32(orientation_of(np.asarray(text).item())),
+        [encoded],
+        tf.int32,
+        stateful=False,
+    )
+    return turned(image, tf.ensure_shape(orientation, []))
 
 
 def square(image: tf.Tensor, image_size: int) -> tf.Tensor:

@@ -8,14 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from stugan_tf.checks import check_bool
 from stugan_tf.data.decoding import (
     check_channels,
     check_image_size,
     decode,
     fit,
     undecodable,
+    upright,
 )
-from stugan_tf.data.listing import list_images
+from stugan_tf.data.listing import Listing, list_images
 from stugan_tf.data.source import Source, check_settings, reason
 from stugan_tf.errors import InputError
 from stugan_tf.signatures import ImageShape
@@ -28,6 +30,7 @@ def image_folder(
     channels: int = 3,
     flip: bool = False,
     cache_gib: float = 2.0,
+    exif_orientation: bool = False,
 ) -> "ImageFolder":
     """Images of any size in `path`/CLASS/**, or of one class in `path` itself.
 
@@ -40,11 +43,13 @@ def image_folder(
         channels: 1 or 3, to which grey and colour images are converted.
         flip: as in `Source`.
         cache_gib: as in `Source`.
+        exif_orientation: whether images are turned as their EXIF data say. Loaders of the reference
+            do not; `own_images` does.
 
     Raises:
         InputError: if `path` is not a folder of images, or another argument cannot work.
     """
-    return ImageFolder(path, image_size, channels, flip, cache_gib)
+    return ImageFolder(path, image_size, channels, flip, cache_gib, exif_orientation)
 
 
 class ImageFolder(Source):
@@ -57,13 +62,16 @@ class ImageFolder(Source):
         channels: int,
         flip: bool,
         cache_gib: float,
+        exif_orientation: bool = False,
+        listing: Listing | None = None,
     ) -> None:
         if image_size is not None:
             check_image_size(image_size)
         check_channels(channels)
         check_settings(flip, cache_gib)
+        check_bool("`exif_orientation`", exif_orientation)
         self.name = f"image_folder {path}"
-        listing = list_images(path)
+        listing = listing or list_images(path)
         self.class_names, self.remarks = listing.class_names, listing.remarks
         self._paths, self._labels = listing.paths, listing.labels
         self.num_classes = len(self.class_names or [path])
@@ -72,6 +80,7 @@ class ImageFolder(Source):
         self.cache_gib = cache_gib
         self._image_size = image_size
         self._channels = channels
+        self._exif_orientation = exif_orientation
 
     @functools.cached_property
     def _path_tensor(self) -> tf.Tensor:
@@ -85,7 +94,7 @@ class ImageFolder(Source):
         if self._image_size is not None:
             return (self._image_size, self._image_size, self._channels)
         try:
-            first = decode(tf.io.read_file(self._paths[0]), self._paths[0], self._channels)
+            first = self._decode(self._paths[0])
         except tf.errors.OpError as error:
             raise InputError(self.complaint(0, reason(error), error)) from error
         return tuple(first.shape)
@@ -93,9 +102,13 @@ class ImageFolder(Source):
     def load(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Reads and decodes file number `record`."""
         path = tf.gather(self._path_tensor, record)
-        image = decode(tf.io.read_file(path), path, self._channels)
-        image = fit(image, path, self._image_size, self.image_shape)
+        image = fit(self._decode(path), path, self._image_size, self.image_shape)
         return image, tf.gather(self._labels, record)
+
+    def _decode(self, path: tf.Tensor | str) -> tf.Tensor:
+        encoded = tf.io.read_file(path)
+        image = decode(encoded, path, self._channels)
+        return upright(image, encoded) if self._exif_orientation else image
 
     def layout(self) -> list[int]:
         """Bytes of each file."""

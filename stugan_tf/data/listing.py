@@ -19,6 +19,11 @@ from stugan_tf.errors import InputError
 from stugan_tf.files import expanded
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+# Formats of photos that are not read.
+CONVERTIBLE = (
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd"),
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".raw", ".rw2"),
+)
 NUM_FIRST_BYTES = 32
 # Folders that systems and programs make beside those of a person, in lower case.
 SYSTEM_FOLDERS = (
@@ -202,9 +207,13 @@ class _Walk:
                 os.path.splitext(path)[1].lower() or "without suffix" for path in self._others
             )
             listed = ", ".join(f"{kind} {number}" for kind, number in kinds.most_common(8))
+            convertible = [kind for kind in kinds if kind in CONVERTIBLE]
+            advice = (
+                f" Convert {' and '.join(convertible)} to JPEG to use them." if convertible else ""
+            )
             found.append(
                 f"Left out: {_count(len(self._others), 'file')} not of a known image format "
-                f"({listed}), such as {min(self._others)}."
+                f"({listed}), such as {min(self._others)}.{advice}"
             )
         if self._repeated:
             found.append(

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import io
 import itertools
 import json
 import multiprocessing
@@ -25,11 +24,18 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import tensorflow as tf
-from PIL import Image
 
 from stugan_tf.checks import check_natural, check_positive
-from stugan_tf.data.decoding import check_channels, check_image_size, damage, decode, square
-from stugan_tf.data.listing import list_images
+from stugan_tf.data.decoding import (
+    check_channels,
+    check_image_size,
+    damage,
+    decode,
+    orientation_of,
+    square,
+    turned,
+)
+from stugan_tf.data.listing import Listing, list_images
 from stugan_tf.data.paths import escaped
 from stugan_tf.data.source import reason
 from stugan_tf.errors import FailedRun, InputError
@@ -37,8 +43,11 @@ from stugan_tf.files import expanded, local_path, locked, write_atomically
 
 IMAGES_PER_SHARD = 1024  # by default: an eighth of what `tfrecords` shuffles at once
 NUM_NAMED = 20  # images that an error lists
-ORIENTATION = 0x0112  # the EXIF tag
 MANIFEST = ".shards.json"
+ADVICE = (
+    "Repair them, or leave them out by --skip_corrupt; either way the shards that are finished are "
+    "kept."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +114,7 @@ class Sharding:
         num_images: number of images in the folder.
         num_shards: number of shards, finished or not.
         num_classes: number of classes; 1 without sub-folders.
+        class_names: their names in the order of the labels, or None without sub-folders.
         pattern: the pattern of the shards, for `tfrecords`.
         remarks: as of a `Listing`.
         manifest_path: path of a JSON file: the configuration, the classes in the order of their
@@ -120,6 +130,7 @@ class Sharding:
         num_shards: int | None = None,
         split: str = "train",
         seed: int = 0,
+        listing: Listing | None = None,
     ) -> None:
         """Lists the folder; writes nothing.
 
@@ -130,6 +141,7 @@ class Sharding:
             num_shards: number of shards; None for about 1024 images in each.
             split: beginning of the names of the shards.
             seed: it decides where in the shards each image is.
+            listing: of the folder without links on the way, if it is known.
 
         Raises:
             InputError: if the folder holds no images, the output lies in it, or another argument
@@ -152,11 +164,11 @@ class Sharding:
                 "class. Choose another."
             )
         self._folder, self._encoding, self._split = folder, encoding, split
-        listing = list_images(folder)
-        self._classes, self.remarks = listing.class_names, listing.remarks
+        listing = listing or list_images(folder)
+        self.class_names, self.remarks = listing.class_names, listing.remarks
         self._images, self._labels = listing.paths, listing.labels
         self.num_images = len(self._images)
-        self.num_classes = len(self._classes or [folder])
+        self.num_classes = len(self.class_names or [folder])
         by_default = -(-self.num_images // IMAGES_PER_SHARD)
         self.num_shards = by_default if num_shards is None else num_shards
         if self.num_shards > self.num_images:
@@ -174,6 +186,8 @@ class Sharding:
         workers: int = 1,
         skip_corrupt: bool = False,
         on_shard: Callable[[Shard], object] = lambda shard: None,
+        wait: Callable[[str], object] | None = None,
+        advice: str = ADVICE,
     ) -> dict[str, str]:
         """Writes the shards that are not finished.
 
@@ -182,6 +196,8 @@ class Sharding:
             skip_corrupt: whether images that cannot be decoded are left out. Otherwise they are an
                 error, once all other images are checked and the shards without them are written.
             on_shard: called with each `Shard`, including those finished earlier.
+            wait: as for `files.locked`, if another process writes them.
+            advice: what to do about images that cannot be decoded, for the message.
 
         Returns:
             The images left out: {path relative to the folder: reason}.
@@ -191,7 +207,7 @@ class Sharding:
                 decoded, or if the output belongs to something else.
             FailedRun: if a worker was killed.
         """
-        with self._locked():
+        with self._locked(wait):
             manifest = self._manifest()
             sizes = {name: self._sizes(images) for name, images in self._parts().items()}
             finished = {
@@ -219,7 +235,7 @@ class Sharding:
                     self._write(manifest)
                 on_shard(shard)
         if corrupt and not skip_corrupt:
-            raise InputError(self._complaint(corrupt))
+            raise InputError(self._complaint(corrupt, advice))
         if not any(found["num_images"] for found in finished.values()):
             raise InputError(f"No image of {self._folder} can be decoded.")
         return {path: why for found in finished.values() for path, why in found["skipped"].items()}
@@ -282,7 +298,7 @@ class Sharding:
             "num_shards": self.num_shards,
             "num_source_images": self.num_images,
             "names_sha256": listing.hexdigest(),
-            "classes": list(self._classes) if self._classes else None,
+            "classes": list(self.class_names) if self.class_names else None,
         }
 
     def _manifest(self) -> dict[str, Any]:
@@ -328,7 +344,7 @@ class Sharding:
         text = json.dumps(ordered, indent=1, ensure_ascii=False)
         write_atomically(self.manifest_path, text.encode())
 
-    def _complaint(self, corrupt: dict[str, str]) -> str:
+    def _complaint(self, corrupt: dict[str, str], advice: str) -> str:
         named = sorted(corrupt.items())[:NUM_NAMED]
         lines = [f"  {os.path.join(self._folder, path)}: {why}" for path, why in named]
         if len(corrupt) > NUM_NAMED:
@@ -337,14 +353,13 @@ class Sharding:
             [
                 f"{len(corrupt)} of {self.num_images} images cannot be decoded:",
                 *lines,
-                "Repair them, or leave them out by --skip_corrupt; either way the shards that are "
-                "finished are kept.",
+                advice,
             ]
         )
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        with locked(self._output / f".{self._split}.lock", f"The output {self._output}"):
+    def _locked(self, wait: Callable[[str], object] | None) -> Iterator[None]:
+        with locked(self._output / f".{self._split}.lock", f"The output {self._output}", wait):
             for name in (f"{self._split}-*.tfrecord", self.manifest_path.name):
                 for left_over in self._output.glob(f".{name}.*"):  # by a kill
                     left_over.unlink()
@@ -393,7 +408,7 @@ def encode(path: str, encoding: Encoding) -> bytes:
             original = file.read()
     except tf.errors.OpError as error:
         raise InputError(f"{path} cannot be read: {error.message}.") from error
-    turn = _orientation(original) if encoding.exif_orientation else 1
+    turn = orientation_of(original) if encoding.exif_orientation else 1
     try:
         with tf.device("CPU"):
             return _encoder(encoding)(original, path, turn).numpy()
@@ -403,15 +418,6 @@ def encode(path: str, encoding: Encoding) -> bytes:
 
 class _CorruptError(Exception):
     """An image cannot be decoded; the message says why."""
-
-
-def _orientation(encoded: bytes) -> int:
-    """The EXIF orientation, 1 .. 8; 1, upright, if the image has none."""
-    try:
-        orientation = Image.open(io.BytesIO(encoded)).getexif().get(ORIENTATION, 1)
-        return int(orientation) if orientation in range(1, 9) else 1
-    except Exception:  # Bad EXIF data can raise anything; the pixels do not depend on it.
-        return 1
 
 
 @functools.cache
@@ -427,20 +433,6 @@ def _encoder(encoding: Encoding) -> Callable[[bytes, str, int], tf.Tensor]:
         return tf.io.encode_jpeg(image, quality=encoding.quality, chroma_downsampling=False)
 
     return tf.function(transform, input_signature=[text, text, tf.TensorSpec([], tf.int32)])
-
-
-def turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Turns an image [H, W, C] upright, by its EXIF orientation, 1 .. 8."""
-
-    def when(
-        orientations: Sequence[int], change: Callable[[tf.Tensor], tf.Tensor], image: tf.Tensor
-    ) -> tf.Tensor:
-        chosen = tf.reduce_any(orientation == tf.constant(orientations))
-        return tf.cond(chosen, lambda: change(image), lambda: image)
-
-    image = when([5, 6, 7, 8], lambda image: tf.transpose(image, [1, 0, 2]), image)
-    image = when([2, 3, 6, 7], lambda image: image[:, ::-1], image)
-    return when([3, 4, 7, 8], lambda image: image[::-1], image)
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

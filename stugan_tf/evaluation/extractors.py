@@ -19,6 +19,7 @@ from absl import logging
 
 from stugan_tf.adapters.keras_internals import functional, nodes
 from stugan_tf.errors import InputError
+from stugan_tf.evaluation import efficientnet_lite0 as efficientnet
 from stugan_tf.evaluation import inception
 from stugan_tf.evaluation.computation import calls_python, sha256_of_computation, traced
 from stugan_tf.evaluation.digits_classifier import model as digits
@@ -435,6 +436,27 @@ def digits_classifier() -> Extractor:
         sha256=sha256_of_keras(model),
         outputs=["features", "logits"],
         channels=1,
+    )
+
+
+@gin.configurable
+def efficientnet_lite0() -> Extractor:
+    """EfficientNet-Lite0 with ImageNet weights, which the extra `scores` installs: no download.
+
+    Images are resized to 224 x 224 as `bilinear`. Grey images are repeated to RGB. The weights are
+    under the Apache License 2.0.
+
+    Raises:
+        NotInstalledError: if the package of the weights is not installed.
+        InputError: if its weights are other ones.
+    """
+    model = efficientnet.load()
+    return Extractor(
+        lambda images: model(images, training=False),
+        efficientnet.PREPROCESSING,
+        name="efficientnet_lite0",
+        sha256=sha256_of_keras(model),
+        outputs=["features", "logits"],
     )
 
 

@@ -15,13 +15,14 @@ in a module that a gin file imports:
 
 import dataclasses
 import functools
+import importlib.util
 import inspect
 import numbers
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 from stugan_tf.checks import check_natural
-from stugan_tf.errors import InputError
+from stugan_tf.errors import InputError, NotInstalledError
 from stugan_tf.evaluation.metrics import (
     InceptionScore,
     check_blocks,
@@ -223,12 +224,27 @@ def _fid(images: Any) -> float:
     return frechet_distance(real.mean, real.covariance, generated.mean, generated.covariance)
 
 
+def _check_tfgan(name: str) -> None:
+    """Raises NotInstalledError unless TF-GAN, which computes a metric, is installed."""
+    if importlib.util.find_spec("tensorflow_gan") is None:
+        raise NotInstalledError(
+            f"{name} is computed by TF-GAN, which is not installed: `pip install "
+            "'stugan_tf[evaluation]'`, or leave it out of Evaluator.metrics."
+        )
+
+
 def _check_kid(sizes: Any) -> None:
+    _check_tfgan("kid")
     check_blocks(min(sizes.num_kept, sizes.num_real), min(sizes.num_kept, sizes.num_images))
 
 
 def _kid(images: Any) -> tuple[float, float | None]:
     return kernel_distance(images.real.features, images.generated.features)
+
+
+def _check_inception_score(sizes: Sizes) -> None:
+    _check_tfgan("inception_score")
+    _inception_score(sizes)
 
 
 def _inception_score(sizes: Sizes) -> InceptionScore:
@@ -274,7 +290,7 @@ for _metric in (
         needs={"logits"},
         stream=_inception_score,
         columns=("inception_score", "inception_score_std"),
-        check=_inception_score,
+        check=_check_inception_score,
         settings=("num_splits",),
         label="Inception Score",
     ),

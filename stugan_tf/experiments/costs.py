@@ -26,6 +26,7 @@ from stugan_tf import (
     models,  # noqa: F401 - registers them with gin
 )
 from stugan_tf.data import data
+from stugan_tf.evaluation import evaluator  # noqa: F401 - registers itself with gin
 from stugan_tf.experiments.grids import DENSE, TABLE_1, TABLE_SPARSITIES, at, percent
 from stugan_tf.runs.loop import Training
 from stugan_tf.sparsity.flops import (

@@ -17,6 +17,9 @@ from stugan_tf import config, gin_files, own_modules
 from stugan_tf.errors import InputError
 
 _DIGITS = 10
+# The scores of base files. The evaluation of every preset sets all of this again, so it is not part
+# of a name.
+_SCORES = "evaluation/efficientnet_lite0.gin"
 
 
 def gin_folder() -> pathlib.Path:
@@ -99,8 +102,13 @@ class Names:
 
     def _text_of(self, file):
         if file not in self._texts:
-            self._texts[file] = text_of(file)
+            self._texts[file] = text_of(file).replace(self._scores, "")
         return self._texts[file]
+
+    @functools.cached_property
+    def _scores(self):
+        file = self._folder / _SCORES
+        return f"{text_of(file)}\n" if file.is_file() else "\0"
 
 
 @functools.lru_cache(maxsize=1024)

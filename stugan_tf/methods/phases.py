@@ -183,7 +183,7 @@ class Phases:
                     f"{self.name} keeps masks as they are within a phase, but "
                     f"Algorithm.{network}_exploration is set. Set it to None."
                 )
-        if training.best_by is None and any(phase.start_from == "best" for phase in self.phases):
+        if any(phase.start_from == "best" for phase in self.phases) and training.best_by is None:
             raise InputError(
                 f"{self.name} should start from the best checkpoint, but none is marked as best. "
                 "Set train.evaluator, train.evaluate_every and train.best_by, or "

@@ -27,6 +27,7 @@ from stugan_tf.pipelines import NO_FILE
 from stugan_tf.pipelines import settings as settings_module
 from stugan_tf.pipelines.settings import Settings
 from stugan_tf.runs import loop  # noqa: F401 - registers itself with gin
+from stugan_tf.runs.scoring import if_installed
 from stugan_tf.runs.workdir import fixed_lines
 
 _KINDS = typing.get_type_hints(Settings)
@@ -127,8 +128,15 @@ def source(training: str) -> Source:
 def scores_while_training(training: str) -> bool:
     """Whether a training uses `Evaluator`, so that `Evaluator.cache_dir` may be set."""
     config.parse_gin((), [training])
+    chosen = _referred("train.evaluator")
+    if chosen and chosen.wrapper is if_installed:
+        chosen = _referred("if_installed.evaluator")
+    return chosen is not None and chosen.wrapped is Evaluator
+
+
+def _referred(setting):
+    """The configurable that a setting refers to; None if it is not bound to a reference."""
     try:
-        chosen = gin.query_parameter("train.evaluator")
+        return getattr(gin.query_parameter(setting), "configurable", None)
     except ValueError:
-        return False
-    return getattr(getattr(chosen, "configurable", None), "wrapped", None) is Evaluator
+        return None

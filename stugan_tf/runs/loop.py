@@ -37,7 +37,7 @@ from stugan_tf.runs.events import (
 from stugan_tf.runs.interruption import Interrupted, Interruption
 from stugan_tf.runs.lengthening import check_past
 from stugan_tf.runs.manifest import record_end, record_failure, record_start
-from stugan_tf.runs.scoring import Scoring, ScoringSettings
+from stugan_tf.runs.scoring import Scoring, ScoringSettings, Unscored
 from stugan_tf.runs.trackers import Guarded, Tracker, chosen_trackers
 from stugan_tf.runs.workdir import check_space, claimed, keep, total_steps_of
 from stugan_tf.sparsity.sparsify import Counts, count_weights
@@ -170,9 +170,18 @@ class Training:
         return self.source.inspect()
 
     @functools.cached_property
+    def _scoring(self) -> Scoring | Unscored | None:
+        return self._scored.scoring(self.source, self.strategy)
+
+    @property
     def scoring(self) -> Scoring | None:
         """The `Scoring` of this training, or None; loads what the evaluator needs."""
-        return self._scored.scoring(self.source, self.strategy)
+        return self._scoring if isinstance(self._scoring, Scoring) else None
+
+    @property
+    def unscored(self) -> Unscored | None:
+        """Why this training has no scores although it asks for some; else None."""
+        return self._scoring if isinstance(self._scoring, Unscored) else None
 
     def check_trackers(self) -> None:
         """Raises InputError if a tracker needs a package that is not installed."""
@@ -211,7 +220,7 @@ class Training:
     @property
     def best_by(self) -> str | None:
         """The metric that marks the best checkpoint, or None."""
-        return self._scored.best_by
+        return None if self.unscored else self._scored.best_by
 
     def assign_masks(self, masks: Mapping[str, Sequence[tf.Tensor]]) -> None:
         """Gives networks other masks, before the first step of a run.
@@ -307,7 +316,7 @@ class Training:
         step = stored.restore_newest()
         if step is not None:
             self.gan.check_zeros()
-            resumed = self._check_length(step, former)
+            resumed = {**self._check_length(step, former), **self._scored_by()}
             changed = record_start(output, step, resumed=resumed, **self._facts())
             return step, f"resumed. {changed}" if changed else "resumed"
         with self.strategy.scope():
@@ -455,8 +464,15 @@ class Training:
         """The `Counts` of both networks, by the name of the network."""
         return {name: count_weights(network) for name, network in self.gan.networks.items()}
 
+    def _scored_by(self) -> dict[str, Any]:
+        """The protocol of the scores, or the reason why there are none; empty if none are asked."""
+        if self.unscored:
+            return {"scores": {"none": self.unscored.reason}}
+        return {"scores": {"protocol": self.scoring.evaluator.protocol}} if self.scoring else {}
+
     def _facts(self) -> dict[str, Any]:
         return {
+            **self._scored_by(),
             "seed": self.seed,
             "data": dataclasses.asdict(self.inspection),
             "replicas": self.num_replicas,

@@ -253,7 +253,7 @@ class Run:
         self,
         n: int,
         seed: int = 0,
-        class_id: int | Sequence[int] | None = None,
+        class_id: int | str | Sequence[int | str] | None = None,
         truncation: float | None = None,
         weights: str = "averaged",
         batch_norm: str = "inference",
@@ -265,8 +265,8 @@ class Run:
         Args:
             n: number of images.
             seed: seed of the latents, and of labels that are drawn.
-            class_id: for a conditional GAN, the class to draw, or a list of classes that are taken
-                in turn. None draws random labels.
+            class_id: for a conditional GAN, the number or the name of the class to draw, or a list
+                of them that are taken in turn. None draws random labels.
             truncation: absolute value at which latents are truncated, e.g. 0.7. None does not
                 truncate.
             weights: 'averaged' or 'live'.
@@ -293,7 +293,7 @@ class Run:
             raise InputError(f"class_id {NEEDS_LABELS}")
         if class_id is not None and not chosen:
             raise InputError("class_id is an empty list. Name a class, or leave it out.")
-        check_classes("class_id", chosen, self.interface)
+        chosen = self.interface.numbers_of(chosen, "class_id")
         if self.step is None:
             raise InputError("No checkpoint was restored: call `restore` first.")
         sampler = self.sampler(weights, batch_norm, truncation)
@@ -303,20 +303,6 @@ class Run:
 def sample_seed(seed: int) -> tf.Tensor:
     """The seed of latents and labels of pictures, int64 [2], made of the seed a user gives."""
     return fold((seed, 0), Purpose.SAMPLES)
-
-
-def check_classes(name: str, numbers: Sequence[int], interface: Interface) -> None:
-    """Raises InputError unless all numbers are classes of a generator.
-
-    Args:
-        name: the flag or argument that gave the numbers.
-        numbers: the numbers.
-        interface: the `Interface` of the generator.
-    """
-    for number in numbers:
-        if type(number) is not int or not 0 <= number < interface.num_classes:
-            names = ", ".join(interface.numbered_names())
-            raise InputError(f"{name}={number} is not one of the classes: {names}.")
 
 
 @contextlib.contextmanager

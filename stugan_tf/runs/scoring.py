@@ -7,13 +7,52 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import gin
 import tensorflow as tf
 
+from stugan_tf import config
 from stugan_tf.checks import check_function, check_positive
 from stugan_tf.data.source import Source
-from stugan_tf.errors import InputError
+from stugan_tf.errors import InputError, NotInstalledError
 from stugan_tf.files import read_json_lines
 from stugan_tf.training.gan import GAN
+
+
+@dataclasses.dataclass(frozen=True)
+class Unscored:
+    """In place of an evaluator: why a run has no scores.
+
+    Attributes:
+        reason: what is missing and how to get it, in words.
+    """
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"no scores: {self.reason}"
+
+
+@gin.configurable(denylist=["source", "strategy"])
+def if_installed(
+    source: Source,
+    strategy: tf.distribute.Strategy,
+    evaluator: Callable[[Source, tf.distribute.Strategy], Any] = gin.REQUIRED,
+) -> Any:
+    """The evaluator, or `Unscored` if a package that it needs is not installed.
+
+    A base file chooses `train.evaluator = @if_installed`: a run then goes on without scores, and
+    its plan and its run.json say so. An evaluator that is chosen directly must be there.
+
+    Args:
+        source: data of the training.
+        strategy: strategy of the training.
+        evaluator: makes the evaluator, such as `@Evaluator`.
+    """
+    check_function("if_installed.evaluator", evaluator)
+    try:
+        return evaluator(source, strategy)
+    except NotInstalledError as error:
+        return Unscored(config.message_of(error) or str(error))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +75,17 @@ class ScoringSettings:
                 "train.evaluator, e.g. to @Evaluator."
             )
 
-    def scoring(self, source: Source, strategy: tf.distribute.Strategy) -> "Scoring | None":
+    def scoring(
+        self, source: Source, strategy: tf.distribute.Strategy
+    ) -> "Scoring | Unscored | None":
         """The `Scoring`, or None without an evaluator; loads what the evaluator needs."""
         if self.evaluator is None:
             return None
         assert self.every is not None  # It was checked above.
-        return Scoring(self.evaluator(source, strategy), self.every, self.best_by, self.patience)
+        evaluator = self.evaluator(source, strategy)
+        if isinstance(evaluator, Unscored):
+            return evaluator
+        return Scoring(evaluator, self.every, self.best_by, self.patience)
 
 
 class Scoring:

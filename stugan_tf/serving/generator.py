@@ -65,7 +65,7 @@ class ServedGenerator:
         Args:
             num_images: number of images; by default the number of latents, or 1.
             seed: seed of the latents and labels that are not given.
-            labels: a class, or one class for each image; drawn by default.
+            labels: a class, or one class for each image, by number or name; drawn by default.
             truncation: where latents are cut off, an absolute value.
             latents: float [n, latent_dim], instead of a seed.
             dtype: 'uint8', or 'float32' for images in [-1, 1].
@@ -169,6 +169,10 @@ class ServedGenerator:
     def _checked_labels(self, labels: npt.ArrayLike, num_images: int) -> np.ndarray:
         if not self.interface.conditional:
             raise InputError("This generator was trained without labels. Leave them out.")
+        if isinstance(labels, str):
+            labels = self.interface.numbers_of([labels], "labels")[0]
+        elif isinstance(labels, (list, tuple)) and any(isinstance(one, str) for one in labels):
+            labels = self.interface.numbers_of(labels, "labels")
         labels = _array("labels", labels)
         if labels.dtype.kind not in "iu" or labels.shape not in ((), (num_images,)):
             raise InputError(

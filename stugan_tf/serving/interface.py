@@ -1,6 +1,7 @@
 """What a caller must know of a generator to draw from it, whatever its format."""
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -84,6 +85,32 @@ class Interface:
             number if name == number else f"{number} {name}"
             for number, name in zip(numbers, self.class_names or numbers, strict=True)
         ]
+
+    def numbers_of(self, classes: Sequence[int | str], flag: str) -> list[int]:
+        """The numbers of classes that are given by number or by name.
+
+        Text that is all digits is a number, whatever the names are.
+
+        Args:
+            classes: numbers, or names, exactly as in `class_names`.
+            flag: name of the flag or argument that gave them, for messages.
+
+        Raises:
+            InputError: if one of them is not a class of this generator.
+        """
+        return [self._number_of(given, flag) for given in classes]
+
+    def _number_of(self, given: int | str, flag: str) -> int:
+        names = list(self.class_names or ())
+        if isinstance(given, str) and given in names and not given.isdecimal():
+            return names.index(given)
+        number = int(given) if isinstance(given, str) and given.isdecimal() else given
+        if type(number) is int and 0 <= number < self.num_classes:
+            return number
+        near = difflib.get_close_matches(number, names, n=1) if isinstance(number, str) else []
+        hint = f" Did you mean {near[0]}?" if near else ""
+        listed = ", ".join(self.numbered_names())
+        raise InputError(f"{flag}={given} is not one of the classes: {listed}.{hint}")
 
     def to_json(self) -> dict[str, Any]:
         """The interface as a dictionary that JSON can hold."""

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from stugan_tf.data import image_folder, sharding, tfrecords
-from stugan_tf.data.decoding import decode, square
-from stugan_tf.data.sharding import Encoding, Sharding, turned
+from stugan_tf.data.decoding import ORIENTATION, decode, orientation_of, square, turned, upright
+from stugan_tf.data.sharding import Encoding, Sharding
 from stugan_tf.errors import InputError
 from tests.helpers.numbered_images import encode, numbered, short_png, write_folder
 from tests.helpers.params import examples
@@ -136,7 +136,7 @@ def test_an_image_of_any_size_is_its_centre_square(width, height, image_size):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_turns_images_only_when_asked(tmp_path, orientation):
     exif = Image.Exif()
-    exif[sharding.ORIENTATION] = orientation
+    exif[ORIENTATION] = orientation
     save(picture((8, 8)), tmp_path / "folder" / "1.jpg", exif=exif)
     stored = Image.open(tmp_path / "folder" / "1.jpg")
     seen = np.asarray(ImageOps.exif_transpose(stored))
@@ -145,6 +145,30 @@ def test_exif_turns_images_only_when_asked(tmp_path, orientation):
         encoding = Encoding(image_size=8, image_format="png", exif_orientation=asked)
         encoded = sharding.encode(str(tmp_path / "folder" / "1.jpg"), encoding)
         np.testing.assert_array_equal(Image.open(io.BytesIO(encoded)), expected)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_every_format_is_turned_as_pillow_turns_it(tmp_path, kind):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    path = tmp_path / "picture"
+    save(
+        picture((12, 8)),
+        path,
+        format=kind,
+        exif=exif,
+        lossless=kind == "WEBP",
+    )
+    encoded = path.read_bytes()
+    seen = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+    image = upright(decode(tf.constant(encoded), str(path), 3), tf.constant(encoded))
+    assert image.shape == seen.shape == (12, 8, 3)
+    np.testing.assert_allclose(image.numpy().astype(int), seen.astype(int), atol=2)
+
+
+def test_what_has_no_orientation_is_upright():
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    assert orientation_of(encode(pixels)) == orientation_of(b"Exif, but no image") == 1
 
 
 @pytest.mark.ci
@@ -437,6 +461,7 @@ def test_the_lines_printed_at_the_end_train(start, tmp_path):
     assert f"1 were skipped: see {out}/train.shards.json." in summary
     assert "Left out: 1 file is not of a known image format (.txt 1)" in summary
     assignments = dict(line.split(" = ") for line in lines.splitlines())
+    assert assignments["tfrecords.class_names"] == "('class0', 'class1')"
     assert assignments.pop("data.source") == "@tfrecords()"
     source = tfrecords(**{name.split(".")[1]: eval(value) for name, value in assignments.items()})
     images, labels = next(iter(source.batches(6, seed=0)))

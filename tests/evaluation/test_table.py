@@ -8,12 +8,13 @@ import pytest
 
 from stugan_tf import config
 from stugan_tf.data import digits
-from stugan_tf.errors import InputError
+from stugan_tf.errors import InputError, NotInstalledError
 from stugan_tf.evaluation import curves, records
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.table import METRICS, Metric, Sizes, register
 from stugan_tf.experiments import collecting
 from stugan_tf.pipelines import settings
+from tests.helpers.packages import uninstall
 from tests.helpers.stand_ins import Projection, SmallGAN
 
 
@@ -200,3 +201,17 @@ def test_an_entry_that_cannot_work_is_refused(own, fields, told):
 def test_only_metrics_are_registered():
     with pytest.raises(InputError, match="register takes a Metric, got"):
         register(shift)
+
+
+def test_what_tfgan_computes_needs_it_before_anything_is_sampled(monkeypatch):
+    sizes = Sizes(100, 8, 100, 10, 100)
+    for metric in METRICS.values():
+        metric.check(sizes)
+    uninstall(monkeypatch, "tensorflow_gan")
+    for name, metric in METRICS.items():
+        if name not in ("kid", "inception_score"):
+            metric.check(sizes)
+            continue
+        told = rf"{name} is computed by TF-GAN.*pip install 'stugan_tf\[evaluation\]'"
+        with pytest.raises(NotInstalledError, match=told):
+            metric.check(sizes)

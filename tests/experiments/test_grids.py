@@ -226,6 +226,20 @@ def test_names_of_runs_stay():
     assert hashlib.sha256("\n".join(listed).encode()).hexdigest() == DIGEST
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_scores_of_base_files_are_replaced_so_names_leave_them_out(name):
+    def bound(files):
+        return {
+            f"{one.scope}/{one.selector}.{one.arg_name}"
+            for one, _ in config.written([GIN / file for file in files])
+        }
+
+    of_base = bound(["evaluation/efficientnet_lite0.gin"])
+    left = of_base - bound(PRESETS[name].evaluation)
+    # What only the replaced `train.evaluator` refers to.
+    assert left <= {"/if_installed.evaluator", "monitor/Evaluator.num_images"}
+
+
 def test_the_last_sparsity_without_a_scope_is_in_the_name(tmp_path):
     (tmp_path / "a.gin").write_text("")
     cell = Cell("a", "b", "c", None, None, 5, ("a.gin",), ("GAN.generator_sparsity=0.5",))

@@ -130,6 +130,9 @@ def test_a_training_that_scores_itself_is_told_where_the_cache_is():
     assert configuration.scores_while_training("train.evaluator = @Evaluator")
     assert configuration.scores_while_training("train.evaluator = @monitor/Evaluator")
     assert not configuration.scores_while_training("train.seed = 0")
+    optional = "train.evaluator = @if_installed\nif_installed.evaluator = @"
+    assert configuration.scores_while_training(f"{optional}monitor/Evaluator")
+    assert not configuration.scores_while_training(f"{optional}hinge")
 
 
 def test_the_version_of_code_is_its_content(tmp_path, monkeypatch):

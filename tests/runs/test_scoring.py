@@ -10,9 +10,12 @@ import tensorflow as tf
 
 from stugan_tf.choices import BATCH_NORMS
 from stugan_tf.data import digits
+from stugan_tf.errors import InputError, NotInstalledError
 from stugan_tf.evaluation.evaluator import Evaluator
 from stugan_tf.evaluation.extractors import digits_classifier
 from stugan_tf.runs.loop import Training
+from stugan_tf.runs.manifest import read_manifest
+from stugan_tf.runs.scoring import ScoringSettings, Unscored, if_installed
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
@@ -68,7 +71,7 @@ def noisy_generator(image_shape):
     return keras.Model(model.inputs, keras.layers.Activation("hard_tanh")(images))
 
 
-def train(workdir, execution, evaluator=None):
+def train(workdir, execution, evaluator=None, total_steps=6):
     gan = functools.partial(
         GAN,
         generator=noisy_generator,
@@ -78,10 +81,10 @@ def train(workdir, execution, evaluator=None):
     )
     algorithm = functools.partial(
         Algorithm,
-        total_steps=6,
+        total_steps=total_steps,
         batch_size=4,
         generator_batch_size=4,
-        generator_exploration=Exploration(update_interval=2),
+        generator_exploration=Exploration(update_interval=2) if total_steps > 2 else None,
     )
     training = Training(
         digits(),
@@ -120,6 +123,51 @@ def test_scores_change_nothing_and_survive_a_kill(execution, needed, tmp_path, r
     resumed = train(tmp_path / "killed", execution, everyway)
     for name, value in without.items():
         np.testing.assert_array_equal(value, resumed[name], err_msg=name)
+    starts = read_manifest(tmp_path / "killed")
+    assert starts["resumes"][0]["scores"] == starts["scores"]
     records = (tmp_path / "scored" / "evaluations.jsonl").read_text()
     assert (tmp_path / "killed" / "evaluations.jsonl").read_text() == records
     assert [json.loads(line)["step"] for line in records.splitlines()] == [2, 4, 6]
+
+
+class Constant:
+    """Scores everything with 1."""
+
+    metrics = {"fid": min}  # noqa: RUF012
+    protocol = {"extractor": {"name": "constant"}, "id": "1"}  # noqa: RUF012
+
+    def __init__(self, source, strategy):
+        del source, strategy
+
+    def prepare(self):
+        pass
+
+    def __call__(self, gan):
+        del gan
+        return {"fid": 1.0, "protocol": self.protocol}
+
+
+@pytest.mark.usefixtures("untraced")
+def test_run_json_says_by_which_protocol_a_run_is_scored(tmp_path):
+    train(tmp_path, "dense", Constant, total_steps=2)
+    assert read_manifest(tmp_path)["scores"] == {"protocol": Constant.protocol}
+
+
+def lacking(source, strategy):
+    raise NotInstalledError("It needs a package.")
+
+
+def wrong(source, strategy):
+    raise InputError("It is wrong.")
+
+
+def test_only_a_package_that_is_not_installed_may_be_lacking():
+    assert if_installed(1, 2, lambda *given: given) == (1, 2)
+    assert if_installed(1, 2, lacking) == Unscored("It needs a package.")
+    with pytest.raises(InputError, match="It is wrong"):
+        if_installed(1, 2, wrong)
+    settings = functools.partial(ScoringSettings, every=1, best_by=None, patience=None)
+    optional = functools.partial(if_installed, evaluator=lacking)
+    assert str(settings(optional).scoring(1, 2)) == "no scores: It needs a package."
+    with pytest.raises(NotInstalledError):
+        settings(lacking).scoring(1, 2)
