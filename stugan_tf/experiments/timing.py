@@ -1,8 +1,8 @@
 """Quality against time: FID of the runs of a grid against seconds of training and images seen.
 
-Seconds are those of training steps alone, without scores, samples, checkpoints and compilation. Each
-run measures its speed (`runs.events.Speed`). Where `benchmarks.step_times` has measured the steps of
-all lines in turn on an idle machine, these times count instead.
+Seconds are those of training steps alone, without scores, samples, checkpoints and compilation.
+Each run measures its speed (`runs.events.Speed`). Where `benchmarks.step_times` has measured the
+steps of all lines in turn on an idle machine, these times count instead.
 """
 
 import csv
@@ -58,7 +58,7 @@ class Curve(NamedTuple):
 
 
 def step_times(folder: pathlib.Path) -> dict[str, float]:
-    """{line of the grid in `folder`: seconds a step} as measured in turn; empty if they were not."""
+    """{line of the grid in `folder`: seconds a step}, measured in turn; empty if not measured."""
     path = folder / STEP_TIMES
     if not path.is_file():
         return {}
