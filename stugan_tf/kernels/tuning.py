@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import time
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from stugan_tf.cores import num_cores
 from stugan_tf.files import write_atomically
 from stugan_tf.kernels import convolution, library
 
+# Turns oneDNN, by which TensorFlow computes what is dense, on or off.
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 # Sparse must be faster by more than noise.
 _MARGIN = 0.95
 SECONDS = 0.1
@@ -78,12 +81,13 @@ def _read(path):
 
 @functools.cache
 def machine():
-    """Names what times depend on: processor, threads, TensorFlow and the build of the kernels."""
+    """Names what times depend on: processor, threads, TensorFlow, oneDNN, the kernels' build."""
     model = "unknown processor"
     with open("/proc/cpuinfo", encoding="utf-8") as lines:
         model = next((line.split(":")[1].strip() for line in lines if "model name" in line), model)
     threads = tf.config.threading.get_intra_op_parallelism_threads() or num_cores()
-    return f"{model}, {threads} threads, TensorFlow {tf.__version__}, {library.fingerprint()}"
+    dense = f"TensorFlow {tf.__version__}, oneDNN {os.environ.get(ONEDNN, 'by default')}"
+    return f"{model}, {threads} threads, {dense}, {library.fingerprint()}"
 
 
 def measure(problem: Problem) -> dict[str, list[float]]:

@@ -125,3 +125,13 @@ def test_the_race_runs_every_part_on_small_and_empty_kernels(monkeypatch):
 def test_the_machine_is_named_by_what_its_times_depend_on():
     assert library.fingerprint() in tuning.machine()
     assert "threads" in tuning.machine()
+
+
+def test_times_beside_another_dense_library_are_others(monkeypatch):
+    names = set()
+    for value in ("0", "1"):
+        monkeypatch.setenv(tuning.ONEDNN, value)
+        tuning.machine.cache_clear()
+        names.add(tuning.machine())
+    tuning.machine.cache_clear()
+    assert len(names) == 2
