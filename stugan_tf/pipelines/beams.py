@@ -1,6 +1,7 @@
 """Apache Beam: the runner that settings choose, and what its workers share."""
 
 import contextlib
+import difflib
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -53,10 +54,27 @@ def pipeline(settings: Beam) -> Any:
             f"Beam.num_workers = {settings.num_workers} is for the DirectRunner. For "
             f"{settings.runner} use Beam.options, as Beam's documentation says."
         )
+    made = PipelineOptions(options)
+    _check_known(made, settings.runner)
     try:
-        return beam.Pipeline(runner=runner, options=PipelineOptions(options))
+        return beam.Pipeline(runner=runner, options=made)
     except (ValueError, ImportError) as error:
         raise InputError(f"Beam refuses Beam.runner = {settings.runner!r}: {error}") from error
+
+
+def _check_known(options: Any, runner: str) -> None:
+    """Raises InputError if Beam would leave out an option, which it only logs.
+
+    The job server of a cluster may know options that Beam in Python does not. So there an option is
+    refused only if it looks like a misspelt one.
+    """
+    known = options.get_all_options()
+    unknown = options.get_all_options(retain_unknown_options=True).keys() - known.keys()
+    for name in sorted(unknown):
+        near = difflib.get_close_matches(name, known, 1, 0.8)
+        if near or runner == "DirectRunner":
+            meant = f" Did you mean --{near[0]}?" if near else ""
+            raise InputError(f"Beam.options: Beam has no option --{name}.{meant}")
 
 
 def run(settings: Beam, build: Callable[[Any], None]) -> None:

@@ -68,6 +68,9 @@ class Beam:
     def __post_init__(self):
         check_positive("Beam.num_workers", self.num_workers)
         _check_texts("Beam.options", self.options)
+        for option in self.options:
+            if not option.startswith("--"):
+                raise InputError(f"Beam.options: {option!r} must begin with --.")
 
 
 @configurable
