@@ -98,6 +98,16 @@ def check_folder(text: str, flag: str) -> None:
     raise InputError(f"{flag}={text}: there is no such folder{where}.")
 
 
+def short_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The shortest ends of paths that tell them apart and are not just version numbers."""
+    parts = [pathlib.Path(path).absolute().parts for path in paths]
+    for length in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(one[-length:]) for one in parts]
+        if len(set(names)) == len(names) and not any(name.isdigit() for name in names):
+            return names
+    return [f"{path} ({number})" for number, path in enumerate(paths, start=1)]
+
+
 def output_file(text: str, flag: str, suffixes: Sequence[str] = ()) -> pathlib.Path:
     """The path of a file that a command will write. It is checked before there is work to lose.
 

@@ -1,26 +1,50 @@
-"""Prints each network layer by layer: shapes, densities, parameters, theoretical FLOPs.
+"""Prints each network layer by layer, and draws the curves of a run.
 
-`python -m stugan_tf.report --gin_file=F` reports on the networks of a configuration.
-`python -m stugan_tf.report --workdir=DIR` reports on the newest checkpoint of a run.
+    --gin_file=F                      the networks of a configuration
+    --workdir=DIR                     the newest checkpoint of a run; draws DIR/curves.png
+    --workdir=A --workdir=B --output=curves.png   a table of runs, and their curves in one picture
+
+Networks have shapes, densities, parameters and theoretical FLOPs. Curves are losses, scores,
+densities and exploration rates; they need `pip install 'stugan_tf[plots]'`.
 """
 
+import os
 import pathlib
+import sys
 from typing import Any
 
 from absl import flags
 
 from stugan_tf import command, config
 from stugan_tf.errors import InputError
-from stugan_tf.files import local_path, read_json_lines
+from stugan_tf.files import local_path, output_file, read_json_lines
+from stugan_tf.plots import check_plots
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
-flags.DEFINE_string("workdir", None, "Folder of a run; reads its configuration and masks.")
+flags.DEFINE_multi_string(
+    "workdir",
+    [],
+    "Folder of a run; reads its configuration, masks and logs. Given several times, it compares "
+    "runs.",
+)
+flags.DEFINE_string(
+    "output", None, "PNG file of the curves; by default curves.png in the folder of the run."
+)
 
 
 def _check_flags() -> None:
     if bool(FLAGS.gin_file) == bool(FLAGS.workdir):
         raise InputError("Give either --gin_file=F or --workdir=DIR.")
+    if len(FLAGS.workdir) > 1 and not FLAGS.output:
+        raise InputError("--output is missing: the PNG file of the runs that are compared.")
+    if len(FLAGS.workdir) > 1 and FLAGS.gin_param:
+        raise InputError("--gin_param is for one run or a configuration: leave it out.")
+    if FLAGS.output:
+        if FLAGS.gin_file:
+            raise InputError("--output is for the curves of runs: give --workdir, not --gin_file.")
+        output_file(FLAGS.output, "--output", [".png"])
+        check_plots()
 
 
 with command.late_imports(__name__, _check_flags):
@@ -28,18 +52,23 @@ with command.late_imports(__name__, _check_flags):
     from stugan_tf.data import data
     from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
     from stugan_tf.methods.method import chosen_method
-    from stugan_tf.runs import plan
+    from stugan_tf.runs import curves, plan
     from stugan_tf.runs.loop import Training
-    from stugan_tf.runs.opening import open_run
+    from stugan_tf.runs.opening import configuration_file, open_run
     from stugan_tf.runs.phases import table
     from stugan_tf.runs.status import started
     from stugan_tf.training.strategies import create_strategy
 
 
 def main(_: list[str]) -> None:
-    """Builds the networks and prints their tables."""
+    """Prints tables of networks or of runs; draws the curves of runs."""
     if FLAGS.workdir:
-        _of_run(local_path(FLAGS.workdir, "--workdir"))
+        workdirs = [local_path(workdir, "--workdir") for workdir in FLAGS.workdir]
+        if len(workdirs) > 1:
+            _compare(workdirs)
+        else:
+            _of_run(workdirs[0])
+            _draw(workdirs[0])
         return
     config.parse_gin(FLAGS.gin_file, FLAGS.gin_param)
     strategy = create_strategy("one_device")
@@ -47,6 +76,31 @@ def main(_: list[str]) -> None:
     phase = method.phases[0]
     with config.part(phase.settings):
         print(method.describe(phase, Training(data(), strategy)))
+
+
+def _compare(workdirs: list[pathlib.Path]) -> None:
+    """Prints a table of runs and draws their curves."""
+    for workdir in workdirs:
+        configuration_file(workdir)
+    histories = curves.read(workdirs)
+    print(curves.compared(histories))
+    curves.write(local_path(FLAGS.output, "--output"), histories)
+    print(f"\ncurves: {FLAGS.output}")
+
+
+def _draw(workdir: pathlib.Path) -> None:
+    """Draws the curves of a run. Without --output they are an addition that may be missing."""
+    path = local_path(FLAGS.output, "--output") if FLAGS.output else workdir / "curves.png"
+    try:
+        if not FLAGS.output and not os.access(workdir, os.W_OK):
+            raise InputError(f"{workdir} is not writable. Name a file: --output=curves.png.")
+        curves.write(path, curves.read([workdir]))
+    except InputError as error:
+        if FLAGS.output:
+            raise
+        print(f"no curves: {error}", file=sys.stderr)
+        return
+    print(f"\ncurves: {path}")
 
 
 def _of_run(workdir: pathlib.Path) -> None:

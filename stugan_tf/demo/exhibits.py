@@ -4,12 +4,10 @@ import dataclasses
 import functools
 import math
 import os
-import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 from stugan_tf.errors import InputError
-from stugan_tf.files import local_path
+from stugan_tf.files import local_path, short_names
 from stugan_tf.serving.artifact import CARD, find, read_card
 from stugan_tf.serving.generator import ServedGenerator
 from stugan_tf.serving.loading import load
@@ -95,16 +93,6 @@ def open_exhibits(paths: tuple[str, ...]) -> tuple[Exhibit, ...]:
         Exhibit(name, generator, _facts(path, generator.about))
         for name, (generator, path) in zip(short_names(paths), loaded, strict=True)
     )
-
-
-def short_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """The shortest ends of paths that tell them apart and are not just version numbers."""
-    parts = [pathlib.Path(path).absolute().parts for path in paths]
-    for length in range(1, max(map(len, parts), default=0) + 1):
-        names = ["/".join(one[-length:]) for one in parts]
-        if len(set(names)) == len(names) and not any(name.isdigit() for name in names):
-            return names
-    return [f"{path} ({number})" for number, path in enumerate(paths, start=1)]
 
 
 def _facts(path: str | os.PathLike[str], about: dict[str, Any]) -> Facts:

@@ -1,7 +1,5 @@
 """How truncation trades variety for quality, as a picture."""
 
-import importlib.util
-import io
 import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation.table import METRICS, Metric
 from stugan_tf.files import write_atomically
+from stugan_tf.plots import check_plots, new_figure, png
 
 
 def check_curve(metrics: Collection[str]) -> list[tuple[Metric, Metric]]:
@@ -23,8 +22,7 @@ def check_curve(metrics: Collection[str]) -> list[tuple[Metric, Metric]]:
     Raises:
         InputError: if there is no such pair, or matplotlib is missing.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError("Curves need matplotlib: install it by `pip install 'stugan_tf[plots]'`.")
+    check_plots()
     entries = METRICS.values()
     possible = [(METRICS[y.against], y) for y in entries if y.against and y.against in METRICS]
     pairs = [(x, y) for x, y in possible if x.name in metrics and y.name in metrics]
@@ -45,9 +43,7 @@ def write_truncation_curve(path: pathlib.Path, scores: Mapping[float, dict[str, 
         scores: {truncation: scores that an `Evaluator` returned}.
     """
     pairs = check_curve(next(iter(scores.values())))
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.5 * len(pairs), 4), layout="constrained")
+    figure = new_figure(4.5 * len(pairs), 4)
     for axes, (x, y) in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
         points = [(s[x.name], s[y.name]) for _, s in sorted(scores.items())]
         axes.plot(*zip(*points, strict=True), marker="o")
@@ -57,6 +53,4 @@ def write_truncation_curve(path: pathlib.Path, scores: Mapping[float, dict[str, 
         axes.set_ylabel(y.label)
         axes.grid(alpha=0.3)
     figure.suptitle("Latents cut off at the value beside each point")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, png(figure))

@@ -24,6 +24,7 @@ from stugan_tf.experiments.grids import ABLATIONS, CIFAR, EXTENSIONS, GRIDS
 from stugan_tf.experiments.paper_results import paper_results
 from stugan_tf.experiments.presets import PRESETS, preset
 from stugan_tf.files import local_path, write_atomically
+from stugan_tf.plots import check_plots
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
@@ -117,7 +118,7 @@ def main(_: list[str]) -> None:
     experiment = Experiment(_output())
     grids = [GRIDS[name] for name in names if name != COMPUTED]
     if grids and not FLAGS.dry_run:
-        figures.check_plots()
+        check_plots()
     failed = [] if FLAGS.collect_only else experiment.run(grids)
     if FLAGS.dry_run:
         return

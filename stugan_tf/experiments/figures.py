@@ -3,24 +3,17 @@
 A figure shows FID along an axis, with a line for each method; dense training is dashed.
 """
 
-import importlib.util
 import io
 import math
 import textwrap
 
-from stugan_tf.errors import InputError
+from stugan_tf import plots
 from stugan_tf.experiments.collecting import means
 from stugan_tf.experiments.grid import S_G
 from stugan_tf.files import write_atomically
 
 SUFFIXES = ("png", "svg")
 MAX_COLUMNS = 4
-
-
-def check_plots() -> None:
-    """Raises InputError unless figures can be drawn."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError("Figures need matplotlib: install it by `pip install 'stugan_tf[plots]'`.")
 
 
 def write_figure(path, grid, results, protocols, choice):
@@ -149,9 +142,7 @@ def scale_fid(axes):
 
 def new_figure(rows, columns, margin=1):
     """A figure for rows and columns of panels; `margin`, in inches, is for a legend."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(margin + 4 * columns, 0.6 + 3.4 * rows), layout="constrained")
+    return plots.new_figure(margin + 4 * columns, 0.6 + 3.4 * rows)
 
 
 def save(figure, path, grid):

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from stugan_tf.demo import exhibits, tables
 from stugan_tf.demo.drawing import COMPUTING
-from stugan_tf.demo.exhibits import open_exhibits, read_facts, short_names
+from stugan_tf.demo.exhibits import open_exhibits, read_facts
 from stugan_tf.demo.latency import MIN_ROUNDS, Latency, machine, measure
 from stugan_tf.errors import InputError
+from stugan_tf.files import short_names
 from stugan_tf.serving import artifact
 from tests.helpers.exhibited import CARD, exhibit, generator
 
