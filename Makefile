@@ -12,9 +12,6 @@ help:  ## This list
 
 quickstart: $(INSTALLED)  ## Train a small sparse GAN; needs Python and make, nothing else
 	$(RUN) -m stugan_tf.train --gin_file=gin/quickstart.gin --workdir=runs/quickstart
-	@echo "Sample grids: runs/quickstart/samples/"
-	@echo "A page that draws your digits in any browser (docs/digits.html is one):"
-	@echo "    $(RUN) -m stugan_tf.export --format=html --workdir=runs/quickstart --output=exported"
 
 # Python keeps what it compiled, and pytest what it made of assertions: ten seconds for each process.
 unexport PYTHONDONTWRITEBYTECODE

@@ -126,6 +126,19 @@ def run(main: Callable[[list[str]], None], prints_result: bool = False) -> None:
         app.run(end, flags_parser=_parsed)
 
 
+def started_as(name: str) -> list[str]:
+    """How a user starts another command in the way that this one was started.
+
+    Args:
+        name: name of a command of `stugan`, such as "train".
+    """
+    program, *arguments = sys.orig_argv
+    script = next((one for one in arguments if not one.startswith("-")), "")
+    if os.path.basename(script) == "stugan":
+        return ["stugan", name]
+    return [program, "-m", f"stugan_tf.{name}"]
+
+
 def _exit_code(main: Callable[[list[str]], object], argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     try:

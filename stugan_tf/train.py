@@ -75,11 +75,12 @@ with command.late_imports(__name__, _check_flags):
     from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
     from stugan_tf.methods.method import chosen_method
     from stugan_tf.methods.phases import BuiltTraining
+    from stugan_tf.runs.ending import picture_and_scores
     from stugan_tf.runs.interruption import Interrupted
     from stugan_tf.runs.loop import Training
     from stugan_tf.runs.own_configuration import own_configuration
     from stugan_tf.runs.workdir import numbered
-    from stugan_tf.training.strategies import create_strategy
+    from stugan_tf.training.strategies import create_strategy, is_chief
 
 
 def main(_: list[str]) -> None:
@@ -126,6 +127,8 @@ def main(_: list[str]) -> None:
         except Interrupted as interrupted:
             print(interrupted, file=sys.stderr)
             sys.exit(interrupted.exit_code)
+        if is_chief(strategy):
+            print("", _ending(folder), sep="\n")
 
 
 def _name(files: Sequence[str]) -> str:
@@ -137,7 +140,21 @@ def _name(files: Sequence[str]) -> str:
 def _resuming(workdir: pathlib.Path) -> str:
     """The command that resumes a run."""
     arguments = sys.argv[1:] if FLAGS.workdir else [*sys.argv[1:], f"--workdir={workdir}"]
-    return shlex.join(["python", "-m", "stugan_tf.train", *arguments])
+    return shlex.join([*command.started_as("train"), *arguments])
+
+
+def _ending(workdir: pathlib.Path) -> str:
+    """The picture and the scores of a finished run, and what can be done with it."""
+    next_commands = (
+        ("its curves", "report", []),
+        ("its images", "sample", ["--output=images.png"]),
+        ("a page that draws in any browser", "export", ["--format=html", "--output=exported"]),
+    )
+    lines = [picture_and_scores(workdir), "next:"]
+    for what, name, flags_of_it in next_commands:
+        words = [*command.started_as(name), f"--workdir={workdir}", *flags_of_it]
+        lines.append(f"    {shlex.join(words)}    # {what}")
+    return "\n".join(filter(None, lines))
 
 
 if __name__ == "__main__":

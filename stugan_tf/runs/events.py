@@ -5,6 +5,7 @@ their list, and put what they found into the `RunState`. Trackers come late in t
 what the events before them found (`runs.trackers`).
 """
 
+import contextlib
 import dataclasses
 import math
 import numbers
@@ -20,7 +21,7 @@ from stugan_tf.checks import check_above_zero, check_natural, check_positive
 from stugan_tf.errors import FailedRun, InputError
 from stugan_tf.files import JsonLines
 from stugan_tf.images import write_png
-from stugan_tf.progress import ProgressBar
+from stugan_tf.progress import ProgressBar, duration
 from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.runs.interruption import Interruption
 from stugan_tf.runs.scoring import Scoring
@@ -31,13 +32,25 @@ from stugan_tf.training.player import Player
 from stugan_tf.training.samples import Samples
 from stugan_tf.training.steps import Steps
 
-# The numbers on the line of progress, with their names in the paper.
+# The numbers on the line of progress, with their short names; the first have them from the paper.
 SHOWN = {
     "d_loss": "d_loss",
     "g_loss": "g_loss",
     "generator_sparsity": "s_G",
     "discriminator_sparsity": "s_D",
+    "images_per_second": "img/s",
+    "device_memory_peak_gib": "GiB",
 }
+
+# What `steps` are made of: one compiled computation, which is not taken apart.
+_IN_WORDS = {"steps": "steps (data, D and G)"}
+# Numbers in the log that depend on the machine and on what else it does.
+_OF_MACHINE = ("time", "steps_per_second", "images_per_second", "device_memory_peak_gib")
+
+
+def is_of_machine(name: str) -> bool:
+    """Whether a number in `metrics.jsonl` depends on the machine; all others are repeatable."""
+    return name in _OF_MACHINE or name.startswith("seconds/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +96,7 @@ class RunState:
         status: how the run ends: 'finished', 'interrupted', 'rolled back' or 'failed', the default.
         message: how the run began, in words.
         progress: the `ProgressBar`; None before the run begins.
+        seconds: the time spent on each part of the work since `begin`, by name, see `Event.part`.
     """
 
     step: int
@@ -102,6 +116,7 @@ class RunState:
     status: str = "failed"
     message: str = "started"
     progress: ProgressBar | None = None
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def say(self, message: str) -> None:
         """Prints a line for the user."""
@@ -113,14 +128,30 @@ class RunState:
         self.step, self.topology = step, {}
         self.scores = self.cost = self.samples = self.metrics = None
 
+    def spend(self, part: str, seconds: float) -> None:
+        """Adds to the time spent on a part of the work."""
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+
+    def time_in_words(self) -> str:
+        """How the time since `begin` was spent, the largest part first."""
+        total = sum(self.seconds.values())
+        parts = sorted(self.seconds.items(), key=lambda part: -part[1])
+        shares = [f"{_IN_WORDS.get(name, name)} {seconds / total:.0%}" for name, seconds in parts]
+        known = [share for share in shares if not share.endswith(" 0%")]
+        return f"{duration(total)} of work: {', '.join(known)}"
+
     @property
     def numbers(self) -> dict[str, float]:
         """All numbers that the events found, by names such as 'training/d_loss'."""
-        found = {f"training/{name}": value for name, value in (self.metrics or {}).items()}
-        found |= {f"evaluation/{name}": value for name, value in score_numbers(self.scores).items()}
-        for name, value in self.topology.items():
-            found[name if "/" in name else f"training/{name}"] = float(value)
-        return found
+        scores = {f"evaluation/{name}": value for name, value in score_numbers(self.scores).items()}
+        return {**_grouped(self.metrics or {}), **scores, **_grouped(self.topology)}
+
+
+def _grouped(values: dict[str, Any]) -> dict[str, float]:
+    """Numbers by names with a group, which is `training` for names without one."""
+    return {
+        name if "/" in name else f"training/{name}": float(value) for name, value in values.items()
+    }
 
 
 def score_numbers(scores: dict[str, Any] | None) -> dict[str, Any]:
@@ -137,7 +168,13 @@ class Event:
     """Something that happens in a run. This base class does nothing.
 
     After a rollback the same object begins again, at the step of the state.
+
+    Attributes:
+        part: what the time of `act` counts as: "scores", "samples", ...; None if the event counts
+            time itself.
     """
+
+    part: str | None = "log"
 
     def begin(self, state: RunState) -> None:
         """Called before the first step; drops what a killed process wrote after `state.step`."""
@@ -157,6 +194,15 @@ class Event:
 
     def act(self, state: RunState) -> None:
         """Called at a stop of the loop if the event is due."""
+
+    def happen(self, state: RunState) -> None:
+        """Acts if it is due, and counts the time."""
+        if not self.is_due(state):
+            return
+        began = time.monotonic()
+        self.act(state)
+        if self.part:
+            state.spend(self.part, time.monotonic() - began)
 
     def close(self, state: RunState) -> None:
         """Called after the last step; `state.status` says how the run ended."""
@@ -204,6 +250,8 @@ class Progress(Event):
 class Health(Event):
     """Ends a run whose losses or gradients are not finite."""
 
+    part = None  # It waits for the steps, which `Speed` times.
+
     def __init__(self, steps: Steps) -> None:
         """Keeps the `Steps`, which watch the values."""
         self._steps = steps
@@ -219,41 +267,63 @@ class Health(Event):
 class Speed(Event):
     """Measures how fast the run trains. It comes after `Health`, which waits for the steps.
 
-    Only steps count: no score, sample or checkpoint. Steps before which something was compiled are
-    left out.
+    Only steps count for the speed: no score, sample or checkpoint. Steps before which something was
+    compiled are left out.
+
+    The time of the steps is `steps`, `topology` and `compilation` in the times of a run. An update
+    of both networks, with the wait for its batches, is one compiled computation, so `steps` is one
+    number. `compilation` includes the steps that waited for it.
     """
 
-    def __init__(self, steps: Steps) -> None:
-        """Keeps the `Steps`, which are timed."""
-        self._steps = steps
+    part = None
+
+    def __init__(self, steps: Steps, images_per_step: int) -> None:
+        """Keeps what is measured.
+
+        Args:
+            steps: the `Steps`, which are timed.
+            images_per_step: the number of real images that the discriminator sees in a step.
+        """
+        self._steps, self._images_per_step = steps, images_per_step
 
     def begin(self, state: RunState) -> None:
         """Forgets what was measured."""
-        self._began = state.step, 0.0, 0
+        self._step, self._at, self._before = state.step, 0.0, (0, 0.0)
         self._num_steps, self._seconds = 0, 0.0
 
     def before(self, step: int) -> None:
         """Looks at the clock."""
         del step
-        self._began = self._began[0], time.monotonic(), self._steps.num_traces
+        self._before = self._steps.num_traces, self._steps.topology_seconds
+        self._at = time.monotonic()
 
     def act(self, state: RunState) -> None:
         """Adds the steps since then."""
-        step, at, num_traces = self._began
+        seconds = time.monotonic() - self._at
+        num_traces, topology_seconds = self._before
         if num_traces == self._steps.num_traces:
-            self._num_steps += state.step - step
-            self._seconds += time.monotonic() - at
-        self._began = state.step, at, num_traces
+            self._num_steps += state.step - self._step
+            self._seconds += seconds
+            of_topology = self._steps.topology_seconds - topology_seconds
+            state.spend("steps", seconds - of_topology)
+            state.spend("topology", of_topology)
+        else:
+            state.spend("compilation", seconds)
+        self._step = state.step
 
-    def pop(self) -> float | None:
-        """Steps a second since the last call, or None if there were none that count."""
-        speed = self._num_steps / self._seconds if self._seconds > 0 else None
+    def pop(self) -> dict[str, float]:
+        """Steps and images a second since the last call; empty if no steps count."""
+        speed = self._num_steps / self._seconds if self._seconds > 0 else 0.0
         self._num_steps, self._seconds = 0, 0.0
-        return speed
+        if not speed:
+            return {}
+        return {"steps_per_second": speed, "images_per_second": speed * self._images_per_step}
 
 
 class TopologyUpdates(Event):
     """Measures topology updates: drop fraction, churn, R_s and density, also for each layer."""
+
+    part = "topology"
 
     def __init__(self, algorithm: Algorithm, gan: GAN, players: dict[str, Player]) -> None:
         """Keeps what is measured.
@@ -318,6 +388,8 @@ class TopologyUpdates(Event):
 class Evaluations(Periodic):
     """Scores the run and writes the scores to `evaluations.jsonl`."""
 
+    part = "scores"
+
     def __init__(self, scoring: Scoring | None, gan: GAN) -> None:
         """Keeps the `Scoring` of a `GAN`; without one the run is not scored."""
         super().__init__(scoring.every if scoring else 1)
@@ -351,6 +423,8 @@ class Evaluations(Periodic):
 
 class SampleGrids(Periodic):
     """Grids of images of the averaged generator in `samples/`, always of the same latents."""
+
+    part = "samples"
 
     def __init__(self, gan: GAN, every: int, num_samples: int, seed: int) -> None:
         """Keeps the settings.
@@ -387,18 +461,23 @@ class Log(Periodic):
     def begin(self, state: RunState) -> None:
         """Opens the file."""
         self._file = JsonLines(state.workdir / "metrics.jsonl", state.step)
+        self._seconds = dict(state.seconds)
 
     def act(self, state: RunState) -> None:
         """Writes a line."""
         assert state.progress is not None
         values = {**self._steps.pop_metrics(), **state.sparsities, **self._exploration_rates()}
         state.metrics = {name: float(value) for name, value in values.items()}
-        speed = self._speed.pop()
-        if speed is not None:
-            state.metrics["steps_per_second"] = speed
+        state.metrics |= {**self._speed.pop(), **self._times(state), **device_memory()}
         self._file.append({"step": state.step, "time": round(time.time(), 3), **state.metrics})
         shown = {label: state.metrics[n] for n, label in SHOWN.items() if n in state.metrics}
         state.progress.show(shown)
+
+    def _times(self, state: RunState) -> dict[str, float]:
+        """The seconds since the last log point, by part of the work."""
+        former, self._seconds = self._seconds, dict(state.seconds)
+        spent = {part: now - former.get(part, 0.0) for part, now in state.seconds.items()}
+        return {f"seconds/{part}": round(seconds, 3) for part, seconds in spent.items()}
 
     def _exploration_rates(self) -> dict[str, Any]:
         """R_s of the networks whose topology changes."""
@@ -411,6 +490,15 @@ class Log(Periodic):
     def close(self, state: RunState) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def device_memory() -> dict[str, float]:
+    """The most memory that a GPU has had in use; empty where TensorFlow does not tell it."""
+    peaks = []
+    for device in tf.config.list_logical_devices("GPU"):
+        with contextlib.suppress(ValueError):  # An allocator that keeps no count.
+            peaks.append(tf.config.experimental.get_memory_info(device.name)["peak"])
+    return {"device_memory_peak_gib": max(peaks) / 2**30} if peaks else {}
 
 
 class StopRequests(Event):
@@ -433,6 +521,8 @@ class StopRequests(Event):
 
 class Saving(Periodic):
     """Saves checkpoints: at multiples, with each score, before a stop, and when one is overdue."""
+
+    part = "checkpoints"
 
     def __init__(self, checkpoints: Checkpoints, gan: GAN, every: int, minutes: float) -> None:
         """Keeps the settings.

@@ -360,12 +360,13 @@ class Training:
         """The events of the run, in the order in which they act."""
         every = self._intervals
         trackers = self._trackers if self.is_chief else []
-        speed = Speed(self._steps)
+        algorithm = self.algorithm
+        speed = Speed(self._steps, algorithm.batch_size * algorithm.discriminator_steps)
         return [
             Progress(),
             Health(self._steps),
             speed,
-            TopologyUpdates(self.algorithm, self.gan, self.players),
+            TopologyUpdates(algorithm, self.gan, self.players),
             Evaluations(self.scoring, self.gan),
             SampleGrids(self.gan, every.sample_every, every.num_samples, self.seed),
             Log(self._steps, speed, every.log_every),
@@ -392,6 +393,8 @@ class Training:
                     state.status = "rolled back"
                 raise
             samples = f"the newest samples are in {state.workdir / 'samples'}"
+            if state.seconds:
+                state.say(state.time_in_words())
             state.say(f"done; {samples if self.is_chief else 'the first worker wrote the files'}")
 
     def _run_steps(self, state, events):
@@ -411,8 +414,7 @@ class Training:
                 raise
             state.advance(stop)
             for event in events:
-                if event.is_due(state):
-                    event.act(state)
+                event.happen(state)
             if state.stopping and state.step < state.total_steps:
                 raise Interrupted(state.signal_number or signal.SIGTERM, state.step)
 

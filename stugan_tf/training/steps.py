@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ class Steps:
         attempt: variable that counts rollbacks.
         keeps_gradients: whether updates accumulate gradients in variables.
         num_traces: how often something was compiled so far.
+        topology_seconds: time spent on lines 7 and 8 so far.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Steps:
             )
         algorithm.check_replicas(strategy.num_replicas_in_sync)
         self.num_traces = 0
+        self.topology_seconds = 0.0
         self._gan = gan
         self._algorithm = algorithm
         self._game = (gan.generator, gan.discriminator)
@@ -135,11 +138,13 @@ class Steps:
             # when it compiles, so `Replicas` compiles these updates apart from the others.
             with tensor_float_32(False):
                 self._updates(iterator, _int64(seen), _int64(middle), tf.constant(True))
+                began = self._time()
                 for player in changing:
                     amount = self._amount(player, last)
                     if amount is not None:
                         update_topology = self._topology_updates[player]
                         update_topology(_int64(last), tf.constant(amount, tf.float64))  # lines 7, 8
+                self.topology_seconds += self._time() - began
             self._update_average_from_host(_int64(last))  # Eq. 5
             begin = middle
         if begin < end:
@@ -293,6 +298,11 @@ class Steps:
         return self._replicas.first(variable).numpy()
 
     # Questions of the host.
+
+    def _time(self) -> float:
+        """The time in seconds at which a device has done all that it was asked to do."""
+        self.first_bad()  # To read a number, the host waits for the device.
+        return time.monotonic()
 
     def restart(self) -> None:
         """Forgets rollbacks and sums of metrics, which belong to another run."""

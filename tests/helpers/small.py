@@ -13,6 +13,7 @@ from stugan_tf.data import digits
 from stugan_tf.layers.spectral import SpectralConv2D
 from stugan_tf.methods.phases import BuiltTraining
 from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.runs.events import is_of_machine
 from stugan_tf.runs.loop import Training
 from stugan_tf.training.algorithm import Algorithm
 from stugan_tf.training.gan import GAN
@@ -137,9 +138,7 @@ def states(folder):
 
 def metrics(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {k: v for k, v in line.items() if k not in ("time", "steps_per_second")} for line in lines
-    ]
+    return [{k: v for k, v in line.items() if not is_of_machine(k)} for line in lines]
 
 
 def manifest(folder):

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from stugan_tf.errors import InputError
 from stugan_tf.files import read_json_lines
 from stugan_tf.progress import ProgressBar
-from stugan_tf.runs.events import Log, Progress, RunState, Speed
+from stugan_tf.runs.events import Event, Log, Progress, RunState, Speed, device_memory
 from stugan_tf.runs.trackers import TensorBoard, chosen_trackers
 
 
@@ -27,7 +27,7 @@ class Measured:
     players = types.MappingProxyType({})
 
     def __init__(self):
-        self.metrics, self.num_traces = {}, 0
+        self.metrics, self.num_traces, self.topology_seconds = {}, 0, 0.0
 
     def pop_metrics(self):
         return self.metrics
@@ -40,7 +40,7 @@ class Seen:
         config = "Algorithm.total_steps = 10\n# _none_"
         self.state = RunState(start_step, 10, workdir, config, label, {"generator_sparsity": 0.9})
         self._steps = Measured()
-        speed = Speed(self._steps)
+        speed = Speed(self._steps, images_per_step=8)
         self._events = [Progress(), speed, Log(self._steps, speed, every=1), TensorBoard()]
         for event in self._events:
             event.begin(self.state)
@@ -82,7 +82,7 @@ def test_a_resumed_run_shows_every_step_once(tmp_path):
 def test_speed_counts_steps_alone_and_not_those_that_wait_for_a_compilation(tmp_path, monkeypatch):
     now, steps = [0.0], Measured()
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    speed, state = Speed(steps), RunState(0, 10, tmp_path, "")
+    speed, state = Speed(steps, images_per_step=8), RunState(0, 10, tmp_path, "")
     speed.begin(state)
 
     def run(step, seconds, traces=0):
@@ -94,14 +94,14 @@ def test_speed_counts_steps_alone_and_not_those_that_wait_for_a_compilation(tmp_
         now[0] += 100.0  # A score.
 
     run(2, seconds=30.0, traces=3)
-    assert speed.pop() is None
+    assert speed.pop() == {}
     run(4, seconds=1.0)
     run(5, seconds=1.0)
-    assert speed.pop() == 1.5
+    assert speed.pop() == {"steps_per_second": 1.5, "images_per_second": 12.0}
     run(6, seconds=9.0, traces=1)
     run(8, seconds=0.5)
-    assert speed.pop() == 4.0
-    assert speed.pop() is None
+    assert speed.pop()["steps_per_second"] == 4.0
+    assert speed.pop() == {}
 
 
 def test_nothing_waits_in_memory(tmp_path):
@@ -165,3 +165,66 @@ def test_where_there_is_no_terminal_a_line_comes_now_and_then(capsys):
 def test_what_is_not_a_list_of_trackers_is_refused(trackers):
     with pytest.raises(InputError, match=r"train.trackers = \[@TensorBoard\(\), @MLflow\(\)\]"):
         chosen_trackers(trackers)
+
+
+class Counted(Event):
+    """Something that happens at every stop and takes its time."""
+
+    part = "scores"
+
+    def __init__(self, clock, seconds):
+        self._clock, self._seconds = clock, seconds
+
+    def act(self, state):
+        self._clock[0] += self._seconds
+
+
+def test_the_log_says_where_the_time_went(tmp_path, monkeypatch):
+    now, steps = [0.0], Measured()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    state, speed = RunState(0, 10, tmp_path, ""), Speed(steps, images_per_step=8)
+    log = Log(steps, speed, every=1)
+    events = [Progress(), speed, Counted(now, 3.0), log]
+    for event in events:
+        event.begin(state)
+
+    def stop(step, seconds, of_topology=0.0, traces=0):
+        for event in events:
+            event.before(step)
+        now[0] += seconds
+        steps.topology_seconds += of_topology
+        steps.num_traces += traces
+        state.advance(step)
+        for event in events:
+            event.happen(state)
+
+    stop(1, seconds=20.0, traces=2)
+    stop(2, seconds=5.0, of_topology=1.0)
+    stop(3, seconds=2.0)
+    first, second, third = read_json_lines(tmp_path / "metrics.jsonl")
+    assert (first["seconds/compilation"], first["seconds/scores"]) == (20.0, 3.0)
+    assert (second["seconds/steps"], second["seconds/topology"]) == (4.0, 1.0)
+    assert second["seconds/compilation"] == 0.0
+    assert (third["seconds/steps"], third["seconds/scores"]) == (2.0, 3.0)
+    assert third["images_per_second"] == 8 * third["steps_per_second"] == 4.0
+    assert state.numbers["seconds/steps"] == 2.0
+    assert state.time_in_words() == (
+        "0:00:36 of work: compilation 56%, scores 25%, steps (data, D and G) 17%, topology 3%"
+    )
+
+
+def test_the_memory_of_the_fullest_gpu_is_told_where_it_is_known(monkeypatch):
+    gpus = [types.SimpleNamespace(name=f"/device:GPU:{number}") for number in range(3)]
+    peaks = {"/device:GPU:0": 2**30, "/device:GPU:1": 3 * 2**30}
+
+    def info(name):
+        if name not in peaks:
+            raise ValueError("no counts")
+        return {"current": 0, "peak": peaks[name]}
+
+    assert device_memory() == {}
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
+    monkeypatch.setattr(tf.config.experimental, "get_memory_info", info)
+    assert device_memory() == {"device_memory_peak_gib": 3.0}
+    peaks.clear()
+    assert device_memory() == {}

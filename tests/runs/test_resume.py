@@ -19,6 +19,7 @@ import pytest
 import tensorflow as tf
 
 from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.runs.events import is_of_machine
 from stugan_tf.runs.interruption import Interrupted
 from stugan_tf.sparsity.exploration import Exploration
 from tests.helpers import small, tracing
@@ -178,9 +179,7 @@ def final_state(workdir):
 
 def metrics(workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {k: v for k, v in line.items() if k not in ("time", "steps_per_second")} for line in lines
-    ]
+    return [{k: v for k, v in line.items() if not is_of_machine(k)} for line in lines]
 
 
 def assert_same_run(one, other):

@@ -65,7 +65,12 @@ def test_a_run_without_a_workdir_gets_one_and_says_how_to_resume_it(tmp_path, mo
     assert code == 1
     code, output, errors = use("train", ONE_STEP)
     assert code == 0, errors
-    assert "\nworkdir: runs/00000-smallest\nto resume: python -m stugan_tf.train " in output
+    assert "\nworkdir: runs/00000-smallest\nto resume: " in output
+    following = output.partition("\nnext:\n")[2].splitlines()
+    assert [line.split()[2] for line in following] == [
+        f"stugan_tf.{name}" for name in ("report", "sample", "export")
+    ]
+    assert all(" --workdir=runs/00000-smallest " in line for line in following)
     (command,) = (line for line in output.splitlines() if line.startswith("to resume: "))
     code, output, errors = use("train", shlex.split(command)[5:])
     assert code == 0

@@ -12,6 +12,7 @@ from stugan_tf.data import digits
 from stugan_tf.layers.masked import masked_layers
 from stugan_tf.models.biggan import biggan_discriminator, biggan_generator
 from stugan_tf.runs.checkpoints import Checkpoints
+from stugan_tf.runs.events import is_of_machine
 from stugan_tf.runs.loop import Training
 from stugan_tf.sparsity.exploration import Exploration
 from stugan_tf.training.masked_adam import MaskedAdam
@@ -79,9 +80,7 @@ def state(training, replica=0):
 
 def metrics(workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {k: v for k, v in line.items() if k not in ("time", "steps_per_second")} for line in lines
-    ]
+    return [{k: v for k, v in line.items() if not is_of_machine(k)} for line in lines]
 
 
 def masks(training):
