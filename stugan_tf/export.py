@@ -45,6 +45,9 @@ flags.DEFINE_enum(
     "(standing). Statistics of each batch are not fixed, so they cannot be exported.",
 )
 flags.DEFINE_integer("seed", 0, "Seed of the batches of --batch_norm=standing.")
+flags.DEFINE_string("title", None, "Title of the model card; by default run, zeros and data.")
+flags.DEFINE_string("purpose", None, "What the generator is for, a sentence of the model card.")
+flags.DEFINE_string("license", None, "Licence of the generator in the model card, e.g. CC-BY-4.0.")
 
 NUM_COMPARED = 16
 
@@ -81,6 +84,7 @@ with command.late_imports(__name__, _check_flags):
     from stugan_tf.serving import artifact, card
     from stugan_tf.serving.folding import fold_into_plain_layers
     from stugan_tf.serving.formats import Settings, format_of
+    from stugan_tf.serving.graph import digest
 
 
 def main(_: list[str]) -> None:
@@ -94,16 +98,27 @@ def main(_: list[str]) -> None:
 
 def _facts(run):
     """What the model card says about the run."""
-    manifest = run.facts
-    manifest.pop("host", None)  # Readers of a card do not need the name of a machine.
     own = process()
-    return {
+    facts = {
+        "run": run.name,
         "checkpoint": {"step": run.step, "weights": FLAGS.weights, "batch_norm": FLAGS.batch_norm},
         "scores": [record for record in run.evaluations if record["step"] == run.step],
-        "training": manifest,
+        "training": run.facts,
         "configuration": run.config,
         **{name: own[name] for name in ("time", "versions", "commit")},
     }
+    # Readers of a card do not need the names of a machine and of its folders.
+    return card.without_places(facts)
+
+
+def _title(facts, generator):
+    """The title of a card: `quickstart, a generator of digits with 80 % zeros`."""
+    source = facts["training"].get("data", {}).get("source")
+    zeros = 100 * generator["sparsity_under_masks"]
+    return (
+        f"{facts['run']}, a generator{f' of {source}' if source else ''} with "
+        f"{f'{zeros:.3g} %' if zeros else 'no'} zeros"
+    )
 
 
 class _Export:
@@ -118,6 +133,7 @@ class _Export:
         self._inputs = sampler.inputs(NUM_COMPARED, seed)
         with sampler.statistics_of(seed):
             self._graph = fold_into_plain_layers(self._trained)
+            self._digest = digest(self._graph)  # Before a format changes it.
             inputs = map(tf.constant, self._inputs)
             self._expected = run.gan.generate(*inputs, training=False, averaged=averaged).numpy()
         largest = np.abs(self._expected).max()
@@ -130,19 +146,23 @@ class _Export:
     def write(self, facts):
         """Writes the next version and prints a summary."""
         kind = format_of(FLAGS.format)
+        generator = card.describe_generator(self._trained)
         about = {
+            "title": FLAGS.title or _title(facts, generator),
+            "purpose": FLAGS.purpose,
+            "license": FLAGS.license,
             "name": self._trained.name,
+            "digest": self._digest,
             "format": kind.name,
             "precision": FLAGS.precision,
             "interface": self._interface.to_json(),
-            "generator": card.describe_generator(self._trained),
+            "generator": generator,
             **facts,
         }
         settings = Settings(FLAGS.precision, tuple(FLAGS.batch_size), about)
         with artifact.new_version(_output(), kind.name) as (folder, number):
             notes = kind.write(folder, self._graph, self._interface, settings)
-            generator = kind.read(folder, self._interface, {})
-            largest = self._largest_difference(generator)
+            largest = self._largest_difference(kind.read(folder, self._interface, {}))
             about |= {"notes": notes, "num_compared": NUM_COMPARED, "largest_difference": largest}
             card.write(folder, about)
             artifact.write_manifest(folder, kind.name, self._interface)

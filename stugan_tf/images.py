@@ -74,8 +74,13 @@ def _layout(count: int, height: int, width: int, columns: int | None) -> tuple[i
     return columns, math.ceil(count / columns), math.ceil(SMALLEST / min(height, width, SMALLEST))
 
 
-def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
-    """Writes an image, uint8 [H, W, 1 or 3]. Readers see the whole file or none of it."""
+def png(image: np.ndarray) -> bytes:
+    """The PNG file of an image, uint8 [H, W, 1 or 3]."""
     buffer = io.BytesIO()
     Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
+    """Writes an image, uint8 [H, W, 1 or 3]. Readers see the whole file or none of it."""
+    write_atomically(path, png(image))

@@ -205,10 +205,13 @@ def picture(images: np.ndarray, columns: int | None = None, width: int = 1) -> n
         width: the grid is enlarged as far as this width in pixels allows.
 
     Returns:
-        uint8 [height, width, C], or [height, width] of grey images.
+        uint8 [height, width, C].
     """
+    return enlarged(image_grid(images, columns), width)
+
+
+def enlarged(image: np.ndarray, width: int) -> np.ndarray:
+    """An image, [H, W, C], enlarged by the largest whole factor that a width in pixels allows."""
     check_natural("width", width)
-    grid = image_grid(images, columns)
-    factor = max(1, width // grid.shape[1])
-    grid = grid.repeat(factor, axis=0).repeat(factor, axis=1)
-    return grid[..., 0] if grid.shape[-1] == 1 else grid
+    factor = max(1, width // image.shape[1])
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from stugan_tf.errors import InputError
@@ -55,6 +56,10 @@ class Facts:
         flops: theoretical FLOPs of one image, zeros left out.
         dense_flops: theoretical FLOPs of one image, zeros included.
         layers: kernels in order of computation.
+        run: name of the run; '' if the card does not say it.
+        data: name of the data set; '' if the card does not say it.
+        score: the first score of the checkpoint, such as 'FID 5.703'; '' without one.
+        digest: the same for all formats of one generator; '' if the card does not say it.
     """
 
     format: str
@@ -66,15 +71,46 @@ class Facts:
     flops: int
     dense_flops: int
     layers: tuple[Layer, ...]
+    run: str = ""
+    data: str = ""
+    score: str = ""
+    digest: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Exhibit:
-    """A generator with its name and the facts of its model card."""
+    """An artifact: a generator with its name and the facts of its model card."""
 
     name: str
     generator: ServedGenerator
     facts: Facts
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A trained generator in all formats that are shown.
+
+    Attributes:
+        name: the name of its run, or of its first exhibit where several models are of that run.
+        exhibits: an `Exhibit` for each format.
+    """
+
+    name: str
+    exhibits: tuple[Exhibit, ...]
+
+    @property
+    def about(self) -> str:
+        """Data set, score, step, zeros and formats in words."""
+        facts = self.exhibits[0].facts
+        formats = [f"{one.facts.format} {one.facts.precision}" for one in self.exhibits]
+        parts = [
+            facts.data,
+            facts.score,
+            f"step {facts.step:,}",
+            f"{facts.sparsity:.1%} zeros under masks",
+            ", ".join(formats),
+        ]
+        return " · ".join(filter(None, parts))
 
 
 @functools.cache
@@ -88,11 +124,49 @@ def open_exhibits(paths: tuple[str, ...]) -> tuple[Exhibit, ...]:
         InputError: if an artifact or its model card is missing or damaged.
     """
     # TensorFlow mixes classes, as walks do.
-    loaded = [(load(path, by="tensorflow"), path) for path in paths]
-    return tuple(
-        Exhibit(name, generator, _facts(path, generator.about))
-        for name, (generator, path) in zip(short_names(paths), loaded, strict=True)
-    )
+    generators = [load(path, by="tensorflow") for path in paths]
+    facts = [
+        _facts(path, generator.about) for path, generator in zip(paths, generators, strict=True)
+    ]
+    names = names_of(facts, short_names(paths))
+    return tuple(map(Exhibit, names, generators, facts))
+
+
+# From short to long: what may name an artifact, given its facts and the end of its path.
+_WAYS: tuple[Callable[[Facts, str], str], ...] = (
+    lambda facts, end: facts.run or end,
+    lambda facts, end: f"{facts.run or end}, {facts.format}",
+    lambda facts, end: f"{facts.run or end}, step {facts.step:,}",
+    lambda facts, end: f"{facts.run or end}, {facts.format} {facts.precision}",
+    lambda facts, end: f"{facts.run or end} ({end})",
+)
+
+
+def names_of(facts: Sequence[Facts], ends: Sequence[str]) -> list[str]:
+    """Names that tell artifacts apart: runs, with format, step or path where that is needed.
+
+    Args:
+        facts: the facts of each artifact.
+        ends: ends of their paths, all different.
+    """
+    ways = [[way(*pair) for pair in zip(facts, ends, strict=True)] for way in _WAYS]
+    names = [
+        next((way[number] for way in ways if way.count(way[number]) == 1), end)
+        for number, end in enumerate(ends)
+    ]
+    return names if len(set(names)) == len(names) else list(ends)
+
+
+def models_of(exhibits: Sequence[Exhibit]) -> list[Model]:
+    """The models that exhibits show, in the order of their first exhibits."""
+    groups: dict[Any, list[Exhibit]] = {}
+    for exhibit in exhibits:
+        groups.setdefault(exhibit.facts.digest or exhibit, []).append(exhibit)
+    runs = [group[0].facts.run for group in groups.values()]
+    return [
+        Model(run if run and runs.count(run) == 1 else group[0].name, tuple(group))
+        for run, group in zip(runs, groups.values(), strict=True)
+    ]
 
 
 def _facts(path: str | os.PathLike[str], about: dict[str, Any]) -> Facts:
@@ -115,7 +189,7 @@ def read_facts(card: Any) -> Facts:
     """Reads the facts of a model card, which may be anything that JSON can hold.
 
     Raises:
-        ValueError: if a fact is missing or impossible.
+        ValueError: if a fact is missing or impossible. Run, data, score and digest may be missing.
     """
     try:
         generator = card["generator"]
@@ -133,9 +207,40 @@ def read_facts(card: Any) -> Facts:
             flops=_count(flops["sparse"]),
             dense_flops=_count(flops["dense"]),
             layers=tuple(_layer(layer) for layer in layers if layer["kernel_shape"]),
+            run=_told(card, "run"),
+            data=_told(card, "training", "data", "source"),
+            score=_score(card),
+            digest=_told(card, "digest"),
         )
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"The card lacks {error}.") from None
+
+
+def _told(card: Any, *keys: str) -> str:
+    """A text in a card that may be missing; then it is ''."""
+    value = card
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value[:1000] if isinstance(value, str) else ""
+
+
+def _score(card: dict[str, Any]) -> str:
+    """The first score of the checkpoint's last record, if it is of the weights that are exported.
+
+    FID comes first where it was computed.
+    """
+    records = card.get("scores")
+    record = records[-1] if isinstance(records, list) and records else None
+    if not isinstance(record, dict):
+        return ""
+    weights = _told(record, "protocol", "generated", "weights")
+    if weights and weights != _told(card, "checkpoint", "weights"):
+        return ""
+    for name, value in record.items():
+        if name not in ("step", "time") and type(value) in (int, float) and abs(value) < 1e9:
+            short = name.upper() if len(name) <= 3 else name.replace("_", " ")
+            return f"{short[:100]} {value:.4g}"
+    return ""
 
 
 def _layer(values: Any) -> Layer:

@@ -64,16 +64,19 @@ def latency_words(latency: Latency) -> str:
     return f"{1e3 * latency.median:.3g} ms ({1e3 * low:.3g} to {1e3 * high:.3g})"
 
 
-def density_rows(exhibits: Sequence[Exhibit]) -> list[dict[str, Any]]:
+def density_rows(facts: Mapping[str, Facts]) -> list[dict[str, Any]]:
     """Densities of kernels, in order of computation.
 
+    Args:
+        facts: {name of a generator: its facts}.
+
     Returns:
-        A dictionary with `layer`, `generator` and `density` for each kernel of each exhibit.
+        A dictionary with `layer`, `generator` and `density` for each kernel of each generator.
     """
     return [
-        {"layer": layer.name, "generator": one.name, "density": layer.density}
-        for one in exhibits
-        for layer in one.facts.layers
+        {"layer": layer.name, "generator": name, "density": layer.density}
+        for name, of_generator in facts.items()
+        for layer in of_generator.layers
     ]
 
 

@@ -36,7 +36,7 @@ from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.runs.loop import Training
 from stugan_tf.runs.manifest import read_manifest
 from stugan_tf.runs.phases import run_folder
-from stugan_tf.runs.status import Status, status_of
+from stugan_tf.runs.status import Status, started, status_of
 from stugan_tf.serving.interface import Interface
 from stugan_tf.serving.numbering import BLOCK
 from stugan_tf.training.strategies import create_strategy
@@ -163,6 +163,13 @@ class Run:
     def average(self) -> keras.Model:
         """The averaged generator, a Keras model; `generate` draws from it by default."""
         return self.gan.averaged.model
+
+    @property
+    def name(self) -> str:
+        """The name of the folder; of a phase, the name of the folder above it comes first."""
+        above = self.workdir.parent
+        is_phase = self.workdir in [folder.absolute() for folder in started(above)]
+        return f"{above.name}/{self.workdir.name}" if is_phase else self.workdir.name
 
     @property
     def status(self) -> Status:

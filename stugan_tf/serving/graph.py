@@ -7,6 +7,7 @@ memory that it would take is known, and limited, before anything is allocated.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -378,6 +379,25 @@ def checked_arguments(kind: str, name: str, config: Mapping[str, Any]) -> dict[s
                 f"Layer {name!r} ({kind}) has {argument} = {config[argument]!r:.60}: it {error}."
             ) from None
     return arguments
+
+
+def digest(graph: Graph) -> str:
+    """Sixteen hexadecimal digits of all that decides the images: layers, arguments, weights.
+
+    Names of layers do not count.
+    """
+    places = {name: number for number, name in enumerate(graph.nodes)}
+    layers = [
+        (node.kind, node.arguments, [places[name] for name in node.inputs])
+        for node in graph.nodes.values()
+    ]
+    ends = [places[name] for name in (*graph.inputs, graph.output)]
+    found = hashlib.sha256(json.dumps([layers, ends], default=str, sort_keys=True).encode())
+    for node in graph.nodes.values():
+        for name, value in node.weights.items():
+            found.update(f"{places[node.name]} {name} {value.shape}".encode())
+            found.update(np.ascontiguousarray(value, np.float32).tobytes())
+    return found.hexdigest()[:16]
 
 
 def to_json(graph: Graph) -> str:

@@ -1,6 +1,7 @@
 """The command `demo`: what it refuses, its page without a browser, and in one."""
 
 import contextlib
+import dataclasses
 import http.client
 import pathlib
 import re
@@ -12,11 +13,13 @@ import time
 import urllib.request
 
 import pytest
+from PIL import Image
 
 import stugan_tf
 from stugan_tf.demo import exhibits
+from stugan_tf.demo.exhibits import read_facts
 from tests.helpers.browsers import chromium
-from tests.helpers.exhibited import exhibit, write
+from tests.helpers.exhibited import CARD, exhibit, write
 from tests.helpers.served_networks import served_generator, unlike_new
 
 ROOT = pathlib.Path(stugan_tf.__file__).parents[1]
@@ -156,10 +159,44 @@ def test_the_page_lists_layers(page):
     assert [list(frame.value["Layer"]) for frame in running.dataframe] == [["first", "last"]] * 2
 
 
+def _of(digest, **changes):
+    """An exhibit with a card that says which generator it is."""
+    facts = read_facts({**CARD, "run": "mine", "digest": digest, **changes})
+    return dataclasses.replace(exhibit(), facts=facts)
+
+
+@pytest.mark.ci
+def test_formats_of_one_generator_share_a_column_and_differ_in_cost(page):
+    lite = _of("d", format="tflite")
+    running = page(_of("d"), dataclasses.replace(lite, name="mine, tflite"))
+    assert [header.value for header in running.header] == ["mine"]
+    assert not running.subheader
+    assert len(_captions(running)) == 1
+    (choice,) = running.button_group
+    assert choice.options == ["sparse float32", "tflite float32"]
+    _go(running, "Cost")
+    assert len(running.table[0].value.columns) == 3
+    _go(running, "Density")
+    assert len(running.dataframe) == 1
+
+
+@pytest.mark.ci
+def test_an_image_and_the_grid_can_be_downloaded(page):
+    running = page(exhibit())
+    assert [button.label for button in running.download_button] == [
+        "Download the grid",
+        "Download the image",
+    ]
+    (chosen,) = (box for box in running.number_input if box.label == "Image, row by row")
+    assert (chosen.min, chosen.max) == (1, 16)
+    chosen.set_value(16).run()
+    assert not running.exception
+
+
 @pytest.mark.ci
 def test_markdown_in_a_name_stays_text(page):
     running = page(exhibit("![a](http://example.com/a.png) $x$"))
-    (name,) = running.subheader
+    (name,) = running.header
     assert name.value == r"\!\[a\]\(http\:\/\/example\.com\/a\.png\) \$x\$".replace(r"\/", "/")
 
 
@@ -216,6 +253,10 @@ def test_a_person_can_use_the_page(browser, served):
     assert not set(of_class) & set(drawn)
     tab.get_by_role("slider", name="Truncation").first.press("Home")
     _until(lambda: not set(_sources(pictures)) & set(of_class))
+    for what, size in (("grid", (1064, 1064)), ("image", (512, 512))):
+        with tab.expect_download() as download:
+            tab.get_by_role("button", name=f"Download the {what}").first.click()
+        assert Image.open(download.value.path()).size == size
     _check_width(tab)
 
     tab.get_by_role("tab", name="Walk").click()

@@ -43,6 +43,69 @@ def test_facts_are_those_of_the_card():
     assert facts.layers[0].density == 0.25
 
 
+TOLD = {
+    "run": "mine",
+    "digest": "d1",
+    "training": {"data": {"source": "digits"}},
+    "scores": [{"step": 1500, "fid": 5.703336, "kid": 0.2, "protocol": {"id": "p"}}],
+}
+
+
+def facts_of(**changes):
+    return read_facts({**CARD, **TOLD, **changes})
+
+
+def test_a_card_may_tell_run_data_and_score():
+    facts = facts_of()
+    assert (facts.run, facts.data, facts.score) == ("mine", "digits", "FID 5.703")
+    about = exhibits.models_of([exhibits.Exhibit("mine", generator(), facts)])[0].about
+    assert about == "digits · FID 5.703 · step 1,500 · 75.0% zeros under masks · sparse float32"
+    former = read_facts(CARD)
+    assert (former.run, former.data, former.score, former.digest) == ("", "", "", "")
+
+
+def test_scores_of_other_weights_are_not_told():
+    checkpoint = {"step": 1500, "weights": "averaged"}
+    for weights, told in (("averaged", "FID 5.703"), ("live", "")):
+        protocol = {"id": "p", "generated": {"weights": weights}}
+        scores = [{**TOLD["scores"][0], "protocol": protocol}]
+        assert facts_of(checkpoint=checkpoint, scores=scores).score == told
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ([{}], ["mine"]),
+        ([{}, {"run": "other"}], ["mine", "other"]),
+        ([{}, {"format": "tflite"}], ["mine, sparse", "mine, tflite"]),
+        ([{}, {"checkpoint": {"step": 9}}], ["mine, step 1,500", "mine, step 9"]),
+        ([{}, {"precision": "float16"}], ["mine, sparse float32", "mine, sparse float16"]),
+        ([{}, {}], ["mine (a)", "mine (b)"]),
+        ([{"run": ""}, {"run": None}], ["a", "b"]),
+        ([{"run": "b, sparse"}, {"run": "b"}, {"run": "b", "format": "onnx"}], ["a", "b", "c"]),
+    ],
+)
+def test_artifacts_are_named_after_their_runs(changes, expected):
+    ends = "abc"[: len(changes)]
+    assert exhibits.names_of([facts_of(**one) for one in changes], ends) == expected
+
+
+def test_formats_of_one_generator_are_one_model():
+    kinds = [{}, {"format": "tflite"}, {"digest": "d2"}, {"digest": ""}, {"digest": None}]
+    shown = [
+        exhibits.Exhibit(name, generator(), facts_of(**kind))
+        for name, kind in zip("abcde", kinds, strict=True)
+    ]
+    models = exhibits.models_of(shown)
+    assert [model.exhibits for model in models] == [
+        tuple(shown[:2]),
+        *((one,) for one in shown[2:]),
+    ]
+    assert [model.name for model in models] == ["a", "c", "d", "e"]
+    assert exhibits.models_of(shown[:2])[0].name == "mine"
+    assert models[0].about.endswith("sparse float32, tflite float32")
+
+
 def _places(value, place=()):
     """Where there is something in a card."""
     yield place
@@ -59,9 +122,9 @@ ANYTHING = st.recursive(
 )
 
 
-@given(place=st.sampled_from(list(_places(CARD))[1:]), value=ANYTHING)
+@given(place=st.sampled_from(list(_places({**CARD, **TOLD}))[1:]), value=ANYTHING)
 def test_a_damaged_card_is_read_or_refused(place, value):
-    card = copy.deepcopy(CARD)
+    card = copy.deepcopy({**CARD, **TOLD})
     inner = card
     for key in place[:-1]:
         inner = inner[key]
@@ -72,7 +135,8 @@ def test_a_damaged_card_is_read_or_refused(place, value):
         return
     shown = [exhibits.Exhibit("mine", generator(), facts)]
     tables.cost_rows(shown)
-    assert all(0 <= row["density"] <= 1 for row in tables.density_rows(shown))
+    assert all(0 <= row["density"] <= 1 for row in tables.density_rows({"mine": facts}))
+    assert exhibits.models_of(shown)[0].about
 
 
 # What has no kernel is left out, whatever else is known of it.
@@ -150,8 +214,8 @@ def test_layers_are_listed_as_computed():
     first, last = tables.layer_rows(read_facts(CARD))
     assert (first["Kernel"], first["Density"], first["Under a mask"]) == ("3x3x4x8", 0.25, True)
     assert (last["Layer"], last["FLOPs, theoretical"]) == ("last", 16)
-    shown = [exhibit("dense"), exhibit("sparse")]
-    rows = [tuple(row.values()) for row in tables.density_rows(shown)]
+    facts = read_facts(CARD)
+    rows = [tuple(row.values()) for row in tables.density_rows({"dense": facts, "sparse": facts})]
     assert rows[0] == ("first", "dense", 0.25)
     assert len(rows) == 4
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import platform
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 from stugan_tf.errors import InputError
 from stugan_tf.evaluation import records
 from stugan_tf.serving import artifact
+from stugan_tf.serving.card import without_places
 from stugan_tf.serving.card import write as write_card
 from stugan_tf.serving.formats import FORMATS
 from stugan_tf.serving.loading import load
@@ -105,6 +108,8 @@ def test_what_is_exported_is_what_sample_draws_with_the_same_flags(runs, exporte
 def test_the_card_says_what_it_is(runs, exported):
     folder = exported("plain", "--format=sparse") / "1"
     card = json.loads((folder / artifact.CARD).read_text())
+    assert (card["run"], card["license"], card["purpose"]) == ("plain", None, None)
+    assert card["title"] == "plain, a generator of digits with 70.1 % zeros"
     assert card["checkpoint"] == {"step": 1, "weights": "averaged", "batch_norm": "inference"}
     assert card["scores"][0]["fid"] == 12.5
     assert card["training"]["data"]["fingerprint"]
@@ -122,7 +127,10 @@ def test_the_card_says_what_it_is(runs, exported):
     assert card["files"] == {FORMATS["sparse"].file: size}
     assert card["bytes"] == size
     words = (folder / artifact.CARD_TEXT).read_text()
-    for told in ("| fid | 12.5 |", "fingerprint", f"{size:,}", "Theoretical FLOPs"):
+    zeros = generator["sparsity_under_masks"], generator["sparsity_of_all_parameters"]
+    told_of_zeros = [f"{fraction:.2%} of" for fraction in zeros]
+    headings = ["# plain, a generator", "## Purpose", "Licence: not stated", 'license: "unknown"']
+    for told in (*headings, *told_of_zeros, "| fid | 12.5 |", "fingerprint", f"{size:,}"):
         assert told in words
     for layer in generator["layers"]:
         assert not layer["masked"] or layer["name"] in words
@@ -130,6 +138,61 @@ def test_the_card_says_what_it_is(runs, exported):
     inside = load(folder).about
     assert inside["configuration"] == card["configuration"]
     assert inside["training"] == card["training"]
+
+
+def test_a_card_names_no_folder_of_the_machine(runs, exported):
+    folder = exported("plain", *SPARSE) / "1"
+    for text in (folder / artifact.CARD).read_text(), (folder / artifact.CARD_TEXT).read_text():
+        assert str(runs["plain"].parent) not in text
+        assert sys.prefix not in text
+        assert platform.node() not in json.loads(json.dumps(text)).split('"')
+
+
+def test_what_the_exporter_says_is_in_the_card(exported, tmp_path):
+    made = json.loads((exported("plain", *SPARSE) / "1" / artifact.CARD).read_text())
+    said = {"title": "Digits", "purpose": "To decorate.", "license": "CC-BY-4.0"}
+    write_card(tmp_path, {**made, **said})
+    words = (tmp_path / artifact.CARD_TEXT).read_text()
+    for told in ("# Digits\n", "To decorate.\n", "Licence: CC-BY-4.0\n", 'license: "cc-by-4.0"\n'):
+        assert told in words
+
+
+def test_scores_in_words_have_four_digits(exported, tmp_path):
+    made = json.loads((exported("plain", *SPARSE) / "1" / artifact.CARD).read_text())
+    record = {"step": 1, "fid": 5.703336, "kid": None, "protocol": {"id": "1", "real": {"n": 7}}}
+    write_card(tmp_path, {**made, "scores": [record]})
+    words = (tmp_path / artifact.CARD_TEXT).read_text()
+    for told in ("| fid | 5.703 |", "| kid | none |", "- real: n 7\n"):
+        assert told in words
+
+
+def test_exports_of_the_same_weights_have_one_digest(exported):
+    cards = [
+        json.loads((exported(*export) / "1" / artifact.CARD).read_text())
+        for export in (("plain", *SPARSE), ("plain", *PAGE), ("conditional", *SPARSE))
+    ]
+    first, page, other = (card["digest"] for card in cards)
+    assert first == page != other
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"command": "/v/bin/python -m a.b --workdir=runs/x"}, "python -m a.b --workdir=x"),
+        ({"command": "python --workdir='/home/u/my runs/x'"}, "python --workdir=x"),
+        ({"command": "p --gin_file=gin/a.gin --x=1"}, "p --gin_file=gin/a.gin --x=1"),
+        ({"command": "p --gin_file=/home/u/a.gin"}, "p --gin_file=a.gin"),
+        ({"command": """p '--gin_param=a.b = "/home/u/c d/e"'"""}, """p '--gin_param=a.b = "e"'"""),
+        ({"configuration": "a.path = '/home/u/my photos/x'"}, "a.path = 'x'"),
+        ({"configuration": "a.path = 'photos/x'  # a/b"}, "a.path = 'photos/x'  # a/b"),
+        ({"source": "folder ~/photos"}, "folder photos"),
+        ({"source": "https://example.org/a/b or gs://c/d"}, "https://example.org/a/b or gs://c/d"),
+        ({"devices": "/physical_device:CPU:0"}, "/physical_device:CPU:0"),
+    ],
+)
+def test_of_paths_the_last_part_is_left(record, expected):
+    nested = without_places({"resumes": [{**record, "host": "mine"}]})
+    assert nested == {"resumes": [dict.fromkeys(record, expected)]}
 
 
 def test_a_card_tells_names_of_any_bytes(exported, tmp_path):
