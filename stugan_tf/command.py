@@ -87,6 +87,11 @@ def late_imports(module: str, check: Callable[[], object] = lambda: None) -> Ite
             raise
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except InputError as error:  # A package that the command needs cannot be imported.
+        if module != "__main__":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def import_tensorflow() -> None:

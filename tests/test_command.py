@@ -2,6 +2,7 @@
 
 import errno
 import os
+import runpy
 import subprocess
 import sys
 
@@ -91,3 +92,20 @@ def test_tensorflow_is_quiet():
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
     )
     assert (process.stdout, process.stderr) == ("2\n", "")
+
+
+def test_a_package_that_cannot_be_imported_is_told_without_a_traceback(
+    tmp_path, monkeypatch, capsys
+):
+    module = tmp_path / "needs.py"
+    module.write_text(
+        "from stugan_tf import command\n"
+        "from stugan_tf.errors import InputError\n"
+        "with command.late_imports(__name__):\n"
+        "    raise InputError('Pipelines need Apache Beam.')\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["needs"])
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
+        runpy.run_path(str(module), run_name="__main__")
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "error: Pipelines need Apache Beam.\n"

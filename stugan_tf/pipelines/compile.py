@@ -14,7 +14,7 @@ from stugan_tf import command
 from stugan_tf.choices import STRATEGIES
 from stugan_tf.errors import InputError
 from stugan_tf.files import local_path, output_file
-from stugan_tf.pipelines import NO_FILE
+from stugan_tf.pipelines import NO_FILE, check_installed
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
@@ -34,6 +34,7 @@ def _check_flags():
         )
     if not FLAGS.gin_file:
         raise InputError(NO_FILE)
+    check_installed("apache_beam", "kfp")
 
 
 def _output() -> pathlib.Path:
@@ -49,6 +50,13 @@ def main(_):
     output = _output()
     found = configuration.read(FLAGS.gin_file, FLAGS.gin_param)
     cluster = configuration.settings(found.pipeline).cluster
+    if not cluster.image:
+        raise InputError(
+            "Cluster.image is missing: the container image that the steps run in. Build it in a "
+            "checkout by `docker build --file=stugan_tf/pipelines/Dockerfile "
+            "--tag=REGISTRY/stugan_tf:1 .`, push it, and name it by "
+            "--gin_param=\"Cluster.image = 'REGISTRY/stugan_tf:1'\"."
+        )
     root = FLAGS.pipeline_root or f"{cluster.mount}/root"
     local_path(root, "--pipeline_root")  # Refuses an address: the steps need a mounted folder.
     if cluster.volume_claim and not f"{root}/".startswith(f"{cluster.mount.rstrip('/')}/"):

@@ -12,7 +12,7 @@ from absl import flags
 from stugan_tf import command
 from stugan_tf.choices import STRATEGIES
 from stugan_tf.errors import InputError
-from stugan_tf.pipelines import NO_FILE
+from stugan_tf.pipelines import NO_FILE, check_installed
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
@@ -42,6 +42,7 @@ def _check_flags():
         )
     if not FLAGS.gin_file:
         raise InputError(NO_FILE)
+    check_installed("apache_beam")
 
 
 with command.late_imports(__name__, _check_flags):

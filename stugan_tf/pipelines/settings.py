@@ -181,7 +181,8 @@ class Cluster:
     """The resources that the compiled pipeline needs from a cluster.
 
     Attributes:
-        image: container image with stugan_tf and this package, see stugan_tf/pipelines/Dockerfile.
+        image: container image with stugan_tf, which `compile` needs, see
+            stugan_tf/pipelines/Dockerfile.
         cpu, memory: of a step, as Kubernetes writes them.
         accelerator: for training and scoring, e.g. 'nvidia.com/gpu'; None for none.
         num_accelerators: int.
@@ -191,7 +192,7 @@ class Cluster:
         retries: int, how often a step that failed or was preempted is tried again.
     """
 
-    image: str = "stugan_tf:latest"
+    image: str | None = None
     cpu: str = "4"
     memory: str = "16Gi"
     accelerator: str | None = None
@@ -201,6 +202,8 @@ class Cluster:
     retries: int = 3
 
     def __post_init__(self):
+        if self.image is not None and not isinstance(self.image, str):
+            raise InputError(f"Cluster.image must be a text in quotes, got {self.image!r}.")
         check_positive("Cluster.num_accelerators", self.num_accelerators)
         check_natural("Cluster.retries", self.retries)
 

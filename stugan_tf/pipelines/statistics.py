@@ -13,6 +13,7 @@ from absl import flags
 
 from stugan_tf import command, config
 from stugan_tf.errors import InputError
+from stugan_tf.pipelines import check_installed
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(command)  # For --help.
@@ -26,6 +27,7 @@ flags.DEFINE_multi_string("option", [], "Flag of Apache Beam's own command line.
 def _check_flags():
     if not FLAGS.gin_file:
         raise InputError("--gin_file is missing: a file that configures data and Evaluator.")
+    check_installed("apache_beam")
 
 
 with command.late_imports(__name__, _check_flags):

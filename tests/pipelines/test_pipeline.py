@@ -113,7 +113,7 @@ def test_kfp_runs_the_same_components(tmp_path, monkeypatch):
     kfp_local.init(
         runner=kfp_local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "kfp")
     )
-    kubeflow.build(found, Cluster(), str(root))()
+    kubeflow.build(found, Cluster(image="not used"), str(root))()
     record = serving.current(root / "serving")
     assert record["version"] == 1
     # What it left in the root is what `stugan_tf.pipelines.run` finds there.

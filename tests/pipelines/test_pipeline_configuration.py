@@ -1,5 +1,6 @@
 """A pipeline's file is taken apart into what each command understands."""
 
+import importlib.util
 import pathlib
 
 import pytest
@@ -169,3 +170,30 @@ def test_modules_of_the_user_count_as_code_with_what_they_import(tmp_path, monke
     assert {name for name in after if after[name] != before[name]} == {"my_layers"}
     (tmp_path / "my_models.py").write_text("import my_layers  # changed\n")
     assert code_version.of_imports("import my_models\n")["my_models"] != after["my_models"]
+
+
+@pytest.mark.parametrize("command", ["run", "compile", "statistics"])
+def test_without_the_extra_it_says_what_to_install(use, monkeypatch, tmp_path, command):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "apache_beam" else found(name)
+    )
+    flags = {
+        "run": [f"--pipeline_root={tmp_path / 'root'}"],
+        "compile": [f"--output={tmp_path / 'pipeline.yaml'}"],
+        "statistics": [],
+    }
+    code, _, errors = use(f"pipelines.{command}", ["--gin_file=digits.gin", *flags[command]])
+    assert code == 1
+    assert errors.startswith("error: Pipelines need apache_beam: ")
+    assert "pip install 'stugan_tf[pipelines]'" in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_image_of_a_compiled_pipeline_must_be_named(use, tmp_path):
+    flags = [f"--gin_file={ROOT / 'gin/pipelines/digits.gin'}", f"--output={tmp_path / 'p.yaml'}"]
+    code, _, errors = use("pipelines.compile", flags)
+    assert code == 1
+    assert errors.startswith("error: Cluster.image is missing")
+    assert "docker build" in errors
+    assert not list(tmp_path.iterdir())
