@@ -145,7 +145,7 @@ def _resuming(workdir: pathlib.Path) -> str:
 
 def _ending(workdir: pathlib.Path) -> str:
     """The picture and the scores of a finished run, and what can be done with it."""
-    next_commands = (
+    next_commands: tuple[tuple[str, str, list[str]], ...] = (
         ("its curves", "report", []),
         ("its images", "sample", ["--output=images.png"]),
         ("a page that draws in any browser", "export", ["--format=html", "--output=exported"]),

@@ -21,7 +21,7 @@ from stugan_tf.tables import columns
 
 MOST = len(plots.COLOURS)  # runs in one picture
 WIDTH, HEIGHT, DOTS = 10.0, 2.8, 160  # inches of the picture and of a panel; dots in an inch
-STYLES = ("-", "--")  # of the first and the second name of a panel
+STYLES: tuple[Any, ...] = ("-", "--")  # of the first and the second name of a panel
 
 
 @dataclasses.dataclass(frozen=True)
