@@ -5,12 +5,13 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast test-ci test-slow test-runtime sanitize fuzz wheel lint types format lock clean
+.PHONY: help quickstart test test-fast test-ci test-slow test-runtime sanitize fuzz docs docs-serve wheel lint types format lock clean
 
+# Minutes are of two cores of a Zen 4 with nothing else to do, with all installed.
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
-quickstart: $(INSTALLED)  ## Train a small sparse GAN; needs Python and make, nothing else
+quickstart: $(INSTALLED)  ## Train a small sparse GAN: six minutes, and four to install at first
 	$(RUN) -m stugan_tf.train --gin_file=gin/quickstart.gin --workdir=runs/quickstart
 
 # Python keeps what it compiled, and pytest what it made of assertions: ten seconds for each process.
@@ -19,19 +20,19 @@ unexport PYTHONDONTWRITEBYTECODE
 TESTS ?=
 PYTEST = $(RUN) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
-test: $(INSTALLED)  ## The tests of every day: six minutes on two cores
+test: $(INSTALLED)  ## The tests of every day: eight minutes
 	$(PYTEST) $(TESTS)
 
-test-fast: $(INSTALLED)  ## Those of them that train no GAN and run no command: 90 seconds
+test-fast: $(INSTALLED)  ## Those of them that train no GAN and run no command: two minutes
 	$(PYTEST) -m "not slow and not ci and not whole" $(TESTS)
 
-test-ci: $(INSTALLED)  ## The longer tests that every change must pass, too: twenty minutes
+test-ci: $(INSTALLED)  ## The longer tests that every change must pass, too: 25 minutes
 	$(PYTEST) -m "ci and not slow" $(TESTS)
 
-test-slow: $(INSTALLED)  ## What no other run has, and properties by more examples; before a release
+test-slow: $(INSTALLED)  ## What no other run has, and properties by more examples: hours
 	TEST_BUDGET=0 $(PYTEST) -m "slow or hypothesis" --hypothesis-profile=whole $(TESTS)
 
-test-runtime: $(INSTALLED)  ## The tests of runtime/, with the library built first
+test-runtime: $(INSTALLED)  ## The tests of runtime/, with the library built first: two minutes
 	$(RUN) -m pytest runtime/tests
 
 # Of another version, Zig would make other bytes. Its first build takes minutes.
@@ -44,7 +45,7 @@ wasm: $(INSTALLED)  ## Build the WebAssembly module of pages again, after a chan
 # TensorFlow's headers into what GCC says is none; AddressSanitizer sees where null is read. Leaks
 # are not looked for: at exit Python and TensorFlow leave much to the operating system. The
 # libraries come before Python, which was built without them.
-sanitize: $(INSTALLED)  ## The kernels' tests under AddressSanitizer and UBSan
+sanitize: $(INSTALLED)  ## The kernels' tests under AddressSanitizer and UBSan: three minutes
 	CXX=g++ STUGAN_TF_KERNEL_FLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined \
 		-fno-sanitize=null,nonnull-attribute,returns-nonnull-attribute -fno-sanitize-recover=all" \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
@@ -74,6 +75,14 @@ types: $(INSTALLED)  ## Check the type hints
 format: $(INSTALLED)  ## Repair style and formatting
 	$(RUN) -m ruff check --fix
 	$(RUN) -m ruff format
+
+# Strictly: dead links and what has no docstring end the build. The notice is about MkDocs 2.
+export NO_MKDOCS_2_WARNING := 1
+docs: $(INSTALLED)  ## Build the pages into build/docs: a minute; open build/docs/index.html
+	$(RUN) -m mkdocs build
+
+docs-serve: $(INSTALLED)  ## Show the pages on http://127.0.0.1:8000, and each change of them
+	$(RUN) -m mkdocs serve
 
 # What earlier builds left in build/lib would be in this one. Elsewhere, or with another TensorFlow,
 # the operation is compiled when it is first used, as from a wheel of `pip wheel .`.

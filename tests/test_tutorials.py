@@ -1,14 +1,39 @@
-"""The notebooks in docs/tutorials: they run, and what is stored of them is small."""
+"""The tutorials in docs/tutorials: they run. What is stored of notebooks is small."""
 
 import pathlib
 
 import pytest
 
-from tests.helpers import notebooks
+from tests.helpers import notebooks, pages
 
 FOLDER = pathlib.Path(__file__).parents[1] / "docs" / "tutorials"
 NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
 MOST_BYTES = 200_000
+# A page that goes on with what another has made follows it.
+READ_TOGETHER = [("first_gan.md", "ship.md"), ("own_model.md",), ("own_criterion.md",)]
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("names", READ_TOGETHER, ids=" ".join)
+def test_a_tutorial_runs_and_prints_what_it_shows(names, tmp_path, monkeypatch):
+    for name in names:
+        pages.run(FOLDER / name, tmp_path, monkeypatch)
+
+
+def test_each_tutorial_is_run():
+    names = {path.name for path in FOLDER.glob("*.md")} - {"index.md"}
+    assert names == {name for together in READ_TOGETHER for name in together}
+
+
+def test_a_page_that_shows_something_else_than_is_printed_fails(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text('```ini title="a.gin"\nx = 1\n```\n```python\nprint("12 files")\n```\n')
+    page.write_text(page.read_text() + "```text\n11 files\n```\n")
+    pages.run(page, tmp_path, monkeypatch)
+    assert (tmp_path / "a.gin").read_text() == "x = 1\n"
+    page.write_text(page.read_text().replace("11 files", "11 folders"))
+    with pytest.raises(AssertionError, match="folders"):
+        pages.run(page, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

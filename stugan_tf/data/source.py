@@ -343,6 +343,9 @@ _PLACE_IN_PIPELINE = (
 def data(source: Source = gin.REQUIRED) -> Source:
     """The source that a configuration chooses, e.g. by `data.source = @cifar10()`.
 
+    Args:
+        source: a `Source`.
+
     Raises:
         InputError: if it is not a `Source`.
     """

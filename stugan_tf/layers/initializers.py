@@ -14,7 +14,11 @@ import tensorflow as tf
 
 @gin.configurable
 def normal_weights(standard_deviation: float = 0.02) -> keras.initializers.Initializer:
-    """N(0, standard_deviation^2). BigGAN's code calls the default N02."""
+    """N(0, standard_deviation^2). BigGAN's code calls the default N02.
+
+    Args:
+        standard_deviation: of the weights.
+    """
     return keras.initializers.RandomNormal(stddev=standard_deviation)
 
 

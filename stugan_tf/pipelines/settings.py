@@ -183,7 +183,8 @@ class Cluster:
     Attributes:
         image: container image with stugan_tf, which `compile` needs, see
             stugan_tf/pipelines/Dockerfile.
-        cpu, memory: of a step, as Kubernetes writes them.
+        cpu: processors of a step, as Kubernetes writes them.
+        memory: memory of a step, as Kubernetes writes it.
         accelerator: for training and scoring, e.g. 'nvidia.com/gpu'; None for none.
         num_accelerators: int.
         volume_claim: for Kubeflow: name of a claim that is mounted where the pipeline root is.

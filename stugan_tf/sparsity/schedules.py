@@ -15,19 +15,36 @@ from stugan_tf.errors import InputError
 
 @gin.configurable(denylist=["progress"])
 def cosine_drop_fraction(progress: float, initial: float = 0.5, final: float = 0.005) -> float:
-    """Cosine: p = final + (initial - final) * (1 + cos(pi * progress)) / 2."""
+    """Cosine: p = final + (initial - final) * (1 + cos(pi * progress)) / 2.
+
+    Args:
+        progress: the fraction of the training done.
+        initial: p at the start.
+        final: p at the end.
+    """
     return final + (initial - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @gin.configurable(denylist=["progress"])
 def linear_drop_fraction(progress: float, initial: float = 0.5, final: float = 0.005) -> float:
-    """Linear: p = initial + (final - initial) * progress."""
+    """Linear: p = initial + (final - initial) * progress.
+
+    Args:
+        progress: the fraction of the training done.
+        initial: p at the start.
+        final: p at the end.
+    """
     return initial + (final - initial) * progress
 
 
 @gin.configurable(denylist=["progress"])
 def constant_drop_fraction(progress: float, initial: float = 0.5) -> float:
-    """Constant: p = initial."""
+    """Constant: p = initial.
+
+    Args:
+        progress: the fraction of the training done.
+        initial: p.
+    """
     del progress
     return initial
 

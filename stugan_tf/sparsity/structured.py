@@ -231,6 +231,12 @@ def prune_and_regrow_constant_fan_in(
 
     As in the authors' code: the neurons of the last layer are the outputs of the network. A dropped
     weight that returns at once keeps its value.
+
+    Args:
+        masks: as in `sparsity.topology`.
+        scores: as in `sparsity.topology`.
+        amount: the drop fraction.
+        min_salient: the fraction of a neuron's inputs that must be salient; 0 ablates none.
     """
     last = len(masks) - 1
     salient = [min_salient if index < last else 0.0 for index in range(len(masks))]
@@ -246,7 +252,15 @@ def prune_and_regrow_constant_fan_in(
 def prune_and_regrow_n_of_m(
     masks: Sequence[tf.Tensor], scores: Scores, amount: tf.Tensor, n: int = 2, m: int = 4
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """Calls `regrow_n_of_m` for each kernel. A dropped weight that returns keeps its value."""
+    """Calls `regrow_n_of_m` for each kernel. A dropped weight that returns keeps its value.
+
+    Args:
+        masks: as in `sparsity.topology`.
+        scores: as in `sparsity.topology`.
+        amount: the drop fraction.
+        n: active weights in a group.
+        m: size of a group.
+    """
     return _updated(masks, scores, amount, [traced(regrow_n_of_m, n=n, m=m)] * len(masks))
 
 
@@ -286,6 +300,12 @@ def n_of_m_mask(shape: Shape, density: float, seed: Seed, m: int = 4) -> tf.Tens
 
     The density of a layer decides n. With the distribution `uniform`, a sparsity of 0.5 and m = 4
     make 2 of 4 in each layer.
+
+    Args:
+        shape: shape of the kernel.
+        density: the fraction of ones, which gives n.
+        seed: two integers.
+        m: size of a group.
     """
     rows = _groups(tuple(shape), m)
     drawn = rows.cut(draw_uniform(shape, seed))
