@@ -52,7 +52,7 @@ def _changed(link: re.Match[str], page: str) -> str:
     target, _, anchor = target.partition("#")
     file = posixpath.normpath(posixpath.join(posixpath.dirname(in_repository(page)), target))
     if (ROOT / file).is_dir():
-        file += "/README.md" if (ROOT / file / "README.md").exists() else "/index.md"
+        file += "/README.md"
     site = OUTSIDE.get(file) or (file[len("docs/") :] if file.startswith("docs/") else None)
     if site is None and not (ROOT / file).exists():
         raise DeadLinkError(f"{in_repository(page)} links to {target}, which is not there.")

@@ -21,7 +21,7 @@ def test_a_tutorial_runs_and_prints_what_it_shows(names, tmp_path, monkeypatch):
 
 
 def test_each_tutorial_is_run():
-    names = {path.name for path in FOLDER.glob("*.md")} - {"index.md"}
+    names = {path.name for path in FOLDER.glob("*.md")} - {"README.md"}
     assert names == {name for together in READ_TOGETHER for name in together}
 
 

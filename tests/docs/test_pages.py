@@ -175,3 +175,21 @@ def test_messages_that_a_page_explains_are_in_the_source():
         if not all(part in written for part in re.split(r"…", row) if len(part.strip(" .:,()")) > 3)
     ]
     assert not missing
+
+
+def test_commands_are_found_in_code_and_in_the_text_of_a_page():
+    text = (
+        "Use `stugan list` or `train.seed`:\n\n    make test  # Eight minutes.\n"
+        "    TF_CONFIG=x .venv/bin/python -m stugan_tf.train --a=1 \\\n        --b='2 3'\n\n"
+        "```sh\nstugan train --c\n```\n"
+    )
+    assert pages.command_lines(text) == [
+        ["stugan", "train", "--c"],
+        ["make", "test"],
+        ["TF_CONFIG=x", ".venv/bin/python", "-m", "stugan_tf.train", "--a=1", "--b=2 3"],
+        ["stugan", "list"],
+    ]
+    assert started(["python", "-m", "stugan_tf.train", "--a"]) == ("stugan_tf.train", ["--a"])
+    assert started(["stugan", "pipeline", "--a"]) == ("stugan_tf.pipelines.run", ["--a"])
+    assert "gin_file" in flags_of("stugan_tf.train")
+    assert "gin_fil" not in flags_of("stugan_tf.train")

@@ -10,11 +10,10 @@ import pytest
 
 from tests.helpers.pages import ROOT
 
-WITH_DOCS = "it comes with pip install 'stugan_tf[docs]'"
-pytest.importorskip("griffe", reason=WITH_DOCS)
-pytest.importorskip("mkdocs", reason=WITH_DOCS)
-pytest.importorskip("material", reason=WITH_DOCS)
-pytest.importorskip("mkdocstrings", reason=WITH_DOCS)
+pytest.importorskip("griffe", reason="it comes with pip install 'stugan_tf[docs]'")
+pytest.importorskip("mkdocs", reason="it comes with pip install 'stugan_tf[docs]'")
+pytest.importorskip("material", reason="it comes with pip install 'stugan_tf[docs]'")
+pytest.importorskip("mkdocstrings", reason="it comes with pip install 'stugan_tf[docs]'")
 
 import stugan_tf as st
 from docs_build import hooks, links, notebooks
