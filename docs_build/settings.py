@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -73,7 +74,8 @@ class Configurable:
     settings: tuple[Setting, ...]
 
 
-def configurables() -> list[Configurable]:
+@functools.cache
+def configurables() -> tuple[Configurable, ...]:
     """All configurables, in the order of their modules and lines."""
     found = []
     for module in all_modules():
@@ -232,7 +234,7 @@ def _default(default: Any) -> str:
     return ast.unparse(node)
 
 
-def _with_references(found: Sequence[Configurable]) -> list[Configurable]:
+def _with_references(found: Sequence[Configurable]) -> tuple[Configurable, ...]:
     """Writes defaults that are configurables as references: `@sema`."""
     names = {one.path.rpartition(".")[2]: one.name for one in found}
 
@@ -241,7 +243,7 @@ def _with_references(found: Sequence[Configurable]) -> list[Configurable]:
         call = "()" if default.endswith("()") else ""
         return f"@{names[name]}{call}" if name in names else default
 
-    return [
+    return tuple(
         dataclasses.replace(
             one,
             settings=tuple(
@@ -250,4 +252,4 @@ def _with_references(found: Sequence[Configurable]) -> list[Configurable]:
             ),
         )
         for one in found
-    ]
+    )

@@ -41,8 +41,9 @@ def started(words):
         return (words[2], words[3:]) if words[2].split(".")[0] in OURS else ("", [])
     if words[1] in ("list", "completion", "COMMAND") or words[1].startswith("-"):
         return "", []
-    names = [" ".join(words[1:3]), words[1], "pipeline run"]
-    name = next(name for name in names if name in pages.COMMANDS)
+    if words[1] == "pipeline" and (len(words) == 2 or words[2].startswith("-")):
+        words = [words[0], "pipeline", "run", *words[2:]]
+    name = " ".join(words[1:3]) if words[1] == "pipeline" else words[1]
     return pages.COMMANDS[name].module, words[1 + len(name.split()) :]
 
 
