@@ -61,8 +61,9 @@ def _rows(flags: str) -> Iterator[str]:
             default = "" if default.strip() in ("", "None", "[]", "false") else f"`{default}`"
             meaning = " ".join((flag.findtext("meaning") or "").split())
             meaning = re.sub(r";? ?repeat this option to specify a list of values$", "", meaning)
-            meaning += " May be repeated." if "multi" in (flag.findtext("type") or "") else ""
-            yield f"| `{shown}` | {default} | {_escaped(meaning)} |"
+            if "multi" in (flag.findtext("type") or ""):
+                meaning = f"{meaning.rstrip('.')}. May be repeated."
+            yield f"| `{shown}`{{.nowrap}} | {default} | {_escaped(meaning)} |"
 
 
 def _escaped(text: str) -> str:

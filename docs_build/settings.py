@@ -123,7 +123,7 @@ def without_meaning() -> list[str]:
 
 def _row(name: str, setting: Setting) -> str:
     # In code a | is no border, and a backslash before it would be shown.
-    cells = (f"`{name}.{setting.name}`", _code(setting.type), _code(setting.default))
+    cells = (f"`{name}.{setting.name}`{{.nowrap}}", _code(setting.type), _code(setting.default))
     return f"| {' | '.join(cells)} | {_plain(setting.meaning)} |"
 
 

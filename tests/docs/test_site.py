@@ -63,6 +63,35 @@ def test_the_paper_is_shown_beside_its_code(site):
     assert "code:" not in text
 
 
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[x](b.md#part)", None),
+        ("[x](c.md)", "contains a link 'c.md', but the target is not found"),
+        ("[x](b.md#port)", "does not contain an anchor '#port'"),
+        ("[x](/b.md)", "contains an absolute link '/b.md'"),
+    ],
+)
+def test_a_dead_link_or_anchor_ends_the_build(tmp_path, text, told):
+    """With the settings of the site, but two pages of its own."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text(f"# A\n\n{text}\n")
+    (tmp_path / "docs" / "b.md").write_text("# B\n\n## Part\n")
+    (tmp_path / "mkdocs.yml").write_text(
+        f"INHERIT: {ROOT / 'mkdocs.yml'}\ndocs_dir: {tmp_path / 'docs'}\n"
+        "hooks: []\nplugins: []\nwatch: []\nnav: [a.md, b.md]\n"
+    )
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(tmp_path / "site")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (built.returncode == 0) == (told is None), built.stderr
+    assert told is None or told in built.stderr
+
+
 @pytest.mark.parametrize(
     ("page", "link", "changed"),
     [
