@@ -11,7 +11,7 @@ import griffe
 
 from docs_build.sources import all_modules, sections, summary
 
-# {page: (title, what its settings are about, the modules that they stand in)}
+# {page: (title, what its settings are about, their modules in the order in which they are shown)}
 PAGES: Mapping[str, tuple[str, str, Sequence[str]]] = {
     "data": ("Data", "Where images come from.", ["stugan_tf.data"]),
     "networks": (
@@ -22,7 +22,16 @@ PAGES: Mapping[str, tuple[str, str, Sequence[str]]] = {
     "topology": (
         "Sparsity",
         "Masks: how many weights each layer has, and how they move. Averages of the generator.",
-        ["stugan_tf.sparsity"],
+        [
+            "stugan_tf.sparsity.sparsify",
+            "stugan_tf.sparsity.distributions",
+            "stugan_tf.sparsity.exploration",
+            "stugan_tf.sparsity.rules",
+            "stugan_tf.sparsity.criteria",
+            "stugan_tf.sparsity.schedules",
+            "stugan_tf.sparsity.averaging",
+            "stugan_tf.sparsity",
+        ],
     ),
     "training": (
         "Algorithm 1",
@@ -102,17 +111,20 @@ def page_of(configurable: Configurable) -> str:
 
 def page_text(page: str) -> str:
     """A page in Markdown."""
-    title, about, _ = PAGES[page]
+    title, about, modules = PAGES[page]
+    shown = [one for one in configurables() if page_of(one) == page]
+    shown.sort(
+        key=lambda one: [one.path.startswith(f"{module}.") for module in modules].index(True)
+    )
     lines = [f"# Settings: {title}", "", about, ""]
-    for one in configurables():
-        if page_of(one) == page:
-            lines += [f"## {one.name} {{ #{one.name} }}", "", one.about, ""]
-            if one.settings:
-                lines += ["| setting | type | default | meaning |", "| --- | --- | --- | --- |"]
-                lines += [_row(one.name, setting) for setting in one.settings]
-            else:
-                lines.append(f"Has no settings: write `@{one.name}`.")
-            lines.append("")
+    for one in shown:
+        lines += [f"## {one.name} {{ #{one.name} }}", "", one.about, ""]
+        if one.settings:
+            lines += ["| setting | type | default | meaning |", "| --- | --- | --- | --- |"]
+            lines += [_row(one.name, setting) for setting in one.settings]
+        else:
+            lines.append(f"Has no settings: write `@{one.name}`.")
+        lines.append("")
     return "\n".join(lines)
 
 

@@ -52,7 +52,7 @@ def _called(name: str) -> list[griffe.Object]:
 
 
 def all_modules() -> list[griffe.Module]:
-    """The package and all its modules."""
+    """The package and all its modules, by name."""
 
     def below(module: griffe.Module) -> Iterator[griffe.Module]:
         yield module
@@ -60,7 +60,7 @@ def all_modules() -> list[griffe.Module]:
             if isinstance(member, griffe.Module):
                 yield from below(member)
 
-    return list(below(package()))
+    return sorted(below(package()), key=lambda module: module.path)
 
 
 def summary(one: griffe.Object | griffe.Alias) -> str:
