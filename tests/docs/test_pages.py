@@ -96,8 +96,8 @@ def settings():
 def test_settings_in_a_page_exist(page):
     known = settings()
     text = "\n".join([*pages.code(TEXTS[page]), *pages.inline_code(TEXTS[page])])
-    # `data.md` and `tickets.gin` are files.
-    setting = r"(?m)(?<![\w./])(?:\w+/)?(\w+)\.(?!md$|gin$)(\w+)(?= = |$)"
+    # `data.md`, `tickets.gin` and `digits.py` are files.
+    setting = r"(?m)(?<![\w./])(?:\w+/)?(\w+)\.(?!(?:md|gin|py)\b)(\w+)(?= = |$)"
     for name, parameter in re.findall(setting, text):
         if known.get(name) is not None:
             assert parameter in known[name], f"{name}.{parameter}"
