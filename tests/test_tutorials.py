@@ -10,7 +10,12 @@ FOLDER = pathlib.Path(__file__).parents[1] / "docs" / "tutorials"
 NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
 MOST_BYTES = 200_000
 # A page that goes on with what another has made follows it.
-READ_TOGETHER = [("first_gan.md", "ship.md"), ("own_model.md",), ("own_criterion.md",)]
+READ_TOGETHER = [
+    ("first_gan.md", "ship.md"),
+    ("own_images.md",),
+    ("own_model.md",),
+    ("own_criterion.md",),
+]
 
 
 @pytest.mark.ci
