@@ -203,12 +203,10 @@ def _of_class(cls: griffe.Class) -> tuple[list[griffe.Parameter], dict[str, str]
         initializer = base.members.get("__init__")
         if isinstance(initializer, griffe.Function) and initializer.lineno != base.lineno:
             return list(initializer.parameters), sections(initializer, *lineage)
-        if any(
-            "dataclass" in str(d.value) or str(d.value) == "configurable" for d in base.decorators
-        ):
+        if _is_dataclass(base):
             break
     fields: dict[str, griffe.Parameter] = {}
-    for base in reversed(lineage):
+    for base in filter(_is_dataclass, reversed(lineage)):
         for member in base.members.values():
             if (
                 isinstance(member, griffe.Attribute)
@@ -220,6 +218,11 @@ def _of_class(cls: griffe.Class) -> tuple[list[griffe.Parameter], dict[str, str]
                     member.name, annotation=member.annotation, default=member.value
                 )
     return list(fields.values()), sections(*lineage)
+
+
+def _is_dataclass(cls: griffe.Class) -> bool:
+    decorators = [str(decorator.value) for decorator in cls.decorators]
+    return any("dataclass" in one or one == "configurable" for one in decorators)
 
 
 def _type(parameter: griffe.Parameter) -> str:
