@@ -19,7 +19,8 @@ class ProgressBar:
     """Shows how many units are done; a context manager.
 
     Rate and remaining time are measured in this process: on a terminal from its start, elsewhere
-    from the line before.
+    from the line before. Units that took longer than others will, because something was compiled
+    for them, are left out.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class ProgressBar:
         """
         self._total, self._unit, self._what = total, unit, what
         self._done, self._seconds = done, seconds
-        self._shown_done, self._shown_time = done, time.monotonic()
+        self._shown_done, self._shown_time = done, time.monotonic()  # Where the rate begins.
         self._bar: Any = None
         self._stream = guarded(sys.stderr)
         if self._stream.isatty():
@@ -57,11 +58,23 @@ class ProgressBar:
                 dynamic_ncols=True,
             )
 
-    def advance(self, count: int) -> None:
-        """Adds `count` to the units that are done."""
+    def advance(self, count: int, left_out: float = 0.0) -> None:
+        """Adds `count` to the units that are done.
+
+        Args:
+            count: the number of units.
+            left_out: seconds. If it is above 0, these seconds and units say nothing about the time
+                of the others, and the rate leaves them out.
+        """
         self._done += count
+        if left_out > 0:
+            self._shown_done += count
+            self._shown_time += left_out
         if self._bar:
-            self._bar.update(count)
+            if left_out > 0:
+                _leave_out(self._bar, count, left_out)
+            else:
+                self._bar.update(count)
         elif self._seconds is not None and time.monotonic() - self._shown_time > self._seconds:
             self._line({})
 
@@ -101,3 +114,13 @@ class ProgressBar:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _leave_out(bar: Any, count: int, seconds: float) -> None:
+    """Moves a bar of tqdm on, as if these units had been done before it began."""
+    bar.n += count
+    bar.initial += count
+    bar.last_print_n += count
+    bar.start_t += seconds
+    bar.last_print_t += seconds
+    bar.refresh()

@@ -234,6 +234,11 @@ class Source:
             ),
         )
 
+    @functools.cached_property
+    def inspection(self) -> Inspection:
+        """What `inspect` found when it was asked for first."""
+        return self.inspect()
+
     def diagnose(self) -> None:
         """Loads all images, until one cannot be loaded.
 

@@ -2,6 +2,10 @@
 
 import difflib
 import os
+import pathlib
+import socket
+import urllib.parse
+import urllib.request
 from typing import TYPE_CHECKING
 
 import gin
@@ -11,9 +15,12 @@ from stugan_tf.data.order import FileRange
 from stugan_tf.data.tfrecords import TFRecords
 from stugan_tf.errors import InputError
 from stugan_tf.files import expanded
+from stugan_tf.telling import say
 
 if TYPE_CHECKING:  # It takes a second to import, and not every source needs it.
     import tensorflow_datasets as tfds
+
+_PORTS = {"https": 443, "http": 80}
 
 
 @gin.configurable
@@ -138,16 +145,49 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> "tfds.core.D
         ) from error
 
 
+def _check_network(builder: "tfds.core.DatasetBuilder") -> None:
+    """Raises InputError if the data set must be downloaded and its host cannot be reached.
+
+    TensorFlow Datasets would try again and again for minutes, without a word.
+    """
+    urls = map(urllib.parse.urlsplit, builder.url_infos or ())
+    url = next((url for url in urls if url.scheme in _PORTS and url.hostname), None)
+    folders = pathlib.Path(builder.data_dir).parents[1:3]  # Above name/version, name/config/version
+    if (
+        url is None
+        or builder.MANUAL_DOWNLOAD_INSTRUCTIONS
+        or urllib.request.getproxies()  # The host itself need not be reachable.
+        or any((folder / "downloads").is_dir() for folder in folders)  # It may be there already.
+    ):
+        return
+    try:
+        address = url.hostname, url.port or _PORTS[url.scheme]
+        socket.create_connection(address, timeout=10).close()
+    except OSError as error:
+        raise InputError(
+            f"{builder.name} is not prepared in {builder.data_dir}, and {url.hostname}, where it "
+            f"comes from, cannot be reached: {error.strerror or error}. {_advice(builder)}"
+        ) from error
+
+
+def _advice(builder: "tfds.core.DatasetBuilder") -> str:
+    return (
+        f"Run `tfds build {builder.name}` where it can be downloaded, and give that directory as "
+        "`data_dir` or TFDS_DATA_DIR."
+    )
+
+
 def _shards(builder: "tfds.core.DatasetBuilder", split: str) -> list[FileRange]:
     """List of `(path, skip, take)`; prepares the data set if needed."""
     if not builder.is_prepared():
+        _check_network(builder)
+        say(f"preparing {builder.name} in {builder.data_dir}, once")
         try:
             builder.download_and_prepare()
         except Exception as error:  # A download can raise anything; the user has to mend it.
             raise InputError(
                 f"{builder.name} is not prepared in {builder.data_dir}, and preparing it failed: "
-                f"{error}. Run `tfds build {builder.name}` where it can be downloaded, and give "
-                "that directory as `data_dir` or TFDS_DATA_DIR."
+                f"{error}. {_advice(builder)}"
             ) from error
     file_format = builder.info.file_format
     if file_format is not None and file_format.value != "tfrecord":

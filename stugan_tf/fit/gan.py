@@ -1,6 +1,7 @@
 """Sparse GANs as a Keras model: `compile`, `fit`, callbacks and files of Keras' own."""
 
 import contextlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -428,7 +429,8 @@ class SparseGAN(keras.Model):
     def _prepare(self, feed: Feed, last: int) -> Algorithm:
         """Makes the steps of a training that ends at step `last`; returns the `Algorithm`."""
         algorithm = self._settings.algorithm(feed.batch_size, last)
-        algorithm.check_schedules()
+        for sentence in algorithm.idle_rules():
+            warnings.warn(sentence, stacklevel=2)
         sizes = algorithm.batch_size, algorithm.generator_batch_size
         if self._steps is None or sizes != self._sizes:
             self._loaded = self._own_state()

@@ -260,7 +260,8 @@ class SparseOptimizer(keras.optimizers.Optimizer):
             or self.total_steps is None
         ):
             return True
-        return self._plan().at(self._step() + 1)[0] if grows else False
+        updates = self._plan()
+        return updates.at(self._step() + 1)[0] if grows and len(updates.steps) else False
 
     def _kernel_gradients(
         self, grads: Sequence[Any], variables: Sequence[keras.Variable] | None

@@ -6,6 +6,7 @@ the compiled step.
 """
 
 import dataclasses
+import warnings
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class TopologyUpdates:
     """The steps with a topology update, and the amount of each.
 
     Attributes:
-        steps: int64 [n], ascending, counted from 1; n is 0 if the rule is static.
+        steps: int64 [n], ascending, counted from 1; n is 0 if the masks stay.
         amounts: float64 [n] or [n, k].
     """
 
@@ -52,8 +53,7 @@ def planned_updates(rule: TopologyRule, total_steps: int) -> TopologyUpdates:
         total_steps: number of weight updates in the training.
 
     Raises:
-        InputError: if the rule breaks its contract, makes no update in so many steps, or needs to
-            know more than the step.
+        InputError: if the rule breaks its contract, or needs to know more than the step.
     """
     if rule.is_static:
         return TopologyUpdates(np.zeros([0], np.int64), np.zeros([0]))
@@ -78,11 +78,13 @@ def planned_updates(rule: TopologyRule, total_steps: int) -> TopologyUpdates:
             amounts.append(np.asarray(answers[0], np.float64))
         step = rule.next_due(step, total_steps)
     if not steps:
-        raise InputError(
+        warnings.warn(
             f"{kind} should change the topology {rule.when}, but a training of {total_steps:,} "
-            "steps has no step for it. Lower its update_interval or train longer. For masks that "
-            "stay, use the inner optimizer without SparseOptimizer."
+            "steps has no step for it: the masks stay as they are. Lower its update_interval or "
+            "train longer if they should change.",
+            stacklevel=2,
         )
+        return TopologyUpdates(np.zeros([0], np.int64), np.zeros([0]))
     if len({amount.shape for amount in amounts}) > 1:
         raise InputError(
             f"{kind}.amount returns now a number and now a list, or lists of several lengths: "

@@ -225,20 +225,38 @@ class Periodic(Event):
 
 
 class Progress(Event):
-    """A bar on a terminal, lines elsewhere. It must come before events that print something."""
+    """A bar on a terminal, lines elsewhere. It must come before events that print something.
+
+    Steps before which something was compiled do not count for the time that is left.
+    """
+
+    def __init__(self, steps: Steps) -> None:
+        """Keeps the `Steps`, which are timed."""
+        self._steps = steps
 
     def begin(self, state: RunState) -> None:
-        """Says how the run began."""
+        """Says how the run began, and what comes before the first step."""
         self._step = state.step
+        self._began = time.monotonic(), self._steps.num_traces
         state.progress = ProgressBar(
             state.total_steps, "step", state.label, state.step, seconds=None, leave=True
         )
         state.say(state.message)
+        if not self._steps.num_traces and state.step < state.total_steps:
+            state.say("compiling the updates, once: the next step takes longer than all others")
+
+    def before(self, step: int) -> None:
+        """Looks at the clock."""
+        del step
+        self._began = time.monotonic(), self._steps.num_traces
 
     def act(self, state: RunState) -> None:
         """Moves the bar."""
         assert state.progress is not None
-        state.progress.advance(state.step - self._step)
+        at, num_traces = self._began
+        has_compiled = self._steps.num_traces > num_traces
+        left_out = time.monotonic() - at if has_compiled else 0.0
+        state.progress.advance(state.step - self._step, left_out)
         self._step = state.step
 
     def close(self, state: RunState) -> None:

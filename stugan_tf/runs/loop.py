@@ -10,6 +10,7 @@ from typing import Any
 
 import gin
 import tensorflow as tf
+from absl import logging
 
 from stugan_tf import arithmetic
 from stugan_tf.adapters.tensorflow_internals import has_several_workers
@@ -162,12 +163,11 @@ class Training:
                 should_jit(jit_compile, strategy),
                 scales_loss=precision == "float16",
             )
-        self.algorithm.check_schedules()
 
-    @functools.cached_property
+    @property
     def inspection(self) -> Inspection:
-        """A summary of the data, which is read and checked for it."""
-        return self.source.inspect()
+        """A summary of the data, which is read and checked for it once."""
+        return self.source.inspection
 
     @functools.cached_property
     def _scoring(self) -> Scoring | Unscored | None:
@@ -182,6 +182,11 @@ class Training:
     def unscored(self) -> Unscored | None:
         """Why this training has no scores although it asks for some; else None."""
         return self._scoring if isinstance(self._scoring, Unscored) else None
+
+    @property
+    def remarks(self) -> list[str]:
+        """Sentences about intervals that are longer than the training."""
+        return [*self.algorithm.idle_rules(), *self._scored.remarks(self.algorithm.total_steps)]
 
     def check_trackers(self) -> None:
         """Raises InputError if a tracker needs a package that is not installed."""
@@ -266,6 +271,8 @@ class Training:
     def _run(self, workdir, config, begin, label, keep_start):
         state = self.state()
         self.check_trackers()
+        for remark in self.remarks:
+            logging.warning("%s", remark)
         check_space(workdir, state, self._intervals.keep_checkpoints + keep_start)
         if self.scoring:
             self.scoring.evaluator.prepare()
@@ -363,7 +370,7 @@ class Training:
         algorithm = self.algorithm
         speed = Speed(self._steps, algorithm.batch_size * algorithm.discriminator_steps)
         return [
-            Progress(),
+            Progress(self._steps),
             Health(self._steps),
             speed,
             TopologyUpdates(algorithm, self.gan, self.players),

@@ -59,6 +59,9 @@ def describe(training: Training) -> str:
         if rule is None:
             lines.append(f"{name}: the topology does not change")
             continue
+        if rule.next_due(0, algorithm.total_steps) is None and not rule.is_static:
+            lines.append(f"{name}: no topology update, {rule.when}: the training is too short")
+            continue
         description = rule.description(algorithm.total_steps, algorithm.progress)
         lines.append(f"{name}: {description}")
     if algorithm.balance_ratio is not None:

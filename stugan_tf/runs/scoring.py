@@ -75,6 +75,15 @@ class ScoringSettings:
                 "train.evaluator, e.g. to @Evaluator."
             )
 
+    def remarks(self, total_steps: int) -> list[str]:
+        """A sentence if the training is too short to be scored before its end."""
+        if self.every is None or self.every <= total_steps:
+            return []
+        return [
+            f"train.evaluate_every = {self.every} is more than the {total_steps} steps of the "
+            "training: it is scored once, at its end."
+        ]
+
     def scoring(
         self, source: Source, strategy: tf.distribute.Strategy
     ) -> "Scoring | Unscored | None":

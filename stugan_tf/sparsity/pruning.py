@@ -175,8 +175,9 @@ class GradualPruning(TopologyRule):
 
     def description(self, total_steps: int, progress: Callable[[int], float]) -> str:
         """One line: the first and the last pruning, and the sparsities they reach."""
-        del progress
         steps, sparsities = self._updates(total_steps)
+        if not len(steps):
+            return super().description(total_steps, progress)
         return (
             f"pruned in {len(steps)} topology updates from step {steps[0]} to {steps[-1]}, "
             f"from sparsity {sparsities[0]:.4g} to {sparsities[-1]:.4g}"

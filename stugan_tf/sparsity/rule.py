@@ -239,7 +239,7 @@ def check_rule(name: str, rule: TopologyRule, total_steps: int) -> None:
     )
     due = trial.of(step=0, total_steps=total_steps)
     if due is None:
-        return  # Never due: the training refuses it with better advice.
+        return  # Never due: the training says so.
     if not isinstance(due, int) or not rule.is_due(due, total_steps):
         raise trial.refusal(f"after step 0 it returned {due!r}")
     trial = Trial(

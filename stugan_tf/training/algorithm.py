@@ -131,18 +131,17 @@ class Algorithm:
                     f"{whom}. Choose a multiple of {parts * num_replicas}."
                 )
 
-    def check_schedules(self) -> None:
-        """Raises InputError if a topology rule has no step in the whole training."""
-        for name, rule in self.topology_rules.items():
-            if rule is None or rule.is_static:
-                continue
-            if not rule.num_updates(self.total_steps):
-                raise InputError(
-                    f"The {name}'s topology should change {rule.when}, but the training of "
-                    f"{self.total_steps} steps has no step for it. Lower "
-                    f"{type(rule).__name__}.update_interval, or set Algorithm."
-                    f"{name}_exploration = None for a static topology."
-                )
+    def idle_rules(self) -> list[str]:
+        """A sentence about each topology rule that has no step in the whole training."""
+        return [
+            f"The {name}'s topology should change {rule.when}, but the training of "
+            f"{self.total_steps} steps has no step for it: the masks stay as they are. Lower "
+            f"{type(rule).__name__}.update_interval if they should change."
+            for name, rule in self.topology_rules.items()
+            if rule is not None
+            and not rule.is_static
+            and rule.next_due(0, self.total_steps) is None
+        ]
 
     @property
     def regularizations(self) -> Mapping[str, OrthogonalRegularization | None]:

@@ -521,15 +521,21 @@ def test_state_of_something_else_is_not_loaded():
             lambda: SparseOptimizer(sgd(), Replacement(drop_scores=gradient_flow)),
             r"needs second derivatives",
         ),
-        (
-            lambda: SparseOptimizer(sgd(), Exploration(update_interval=1000), 1000),
-            r"every 1000 steps, but a training of 1,000 steps has no step for it",
-        ),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_a_training_shorter_than_the_interval_keeps_its_masks():
+    with pytest.warns(UserWarning, match=r"a training of 2 steps has no step for it"):
+        optimizer = SparseOptimizer(sgd(), Exploration(update_interval=1000), 2)
+    mask = masked_kernel((5, 4))
+    before = mask.kernel_mask.numpy()
+    for _ in range(2):
+        optimizer.apply([tf.ones([5, 4])], [mask.kernel])
+    np.testing.assert_array_equal(mask.kernel_mask.numpy(), before)
 
 
 def test_an_optimizer_that_was_used_before_is_refused():

@@ -15,8 +15,13 @@ from stugan_tf.layers.masked import masked_layers
 from stugan_tf.randomness import Purpose, draw_latents, fold
 from stugan_tf.runs.checkpoints import Checkpoints
 from stugan_tf.runs.loop import Training
+from stugan_tf.runs.plan import describe
 from stugan_tf.runs.scoring import Scoring
+from stugan_tf.sparsity.density_adjustment import DensityAdjustment
 from stugan_tf.sparsity.exploration import Exploration
+from stugan_tf.sparsity.pruning import GradualPruning
+from stugan_tf.sparsity.rules import GMP
+from stugan_tf.training.balance import BalanceRatio
 from stugan_tf.training.masked_adam import MaskedAdam
 from stugan_tf.training.samples import Samples
 from tests.helpers.params import first_by_default
@@ -377,7 +382,38 @@ def test_a_run_goes_on_under_another_number_of_replicas(tmp_path, mirrored):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
-def test_an_exploration_that_never_happens_is_refused():
-    algorithm = tiny_algorithm(generator_exploration=Exploration(update_interval=4))
-    with pytest.raises(InputError, match="no step for it"):
-        tiny_training(algorithm=algorithm)
+@pytest.mark.ci
+@pytest.mark.usefixtures("untraced")
+def test_intervals_longer_than_the_training_are_told_and_the_training_runs(tmp_path, caplog):
+    algorithm = tiny_algorithm(
+        total_steps=1, generator_exploration=Exploration(update_interval=1000)
+    )
+    settings = {"evaluator": Scripted.of([5.0]), "evaluate_every": 1000, "best_by": "fid"}
+    training = tiny_training(algorithm=algorithm, **settings)
+    before = [layer.kernel_mask.numpy() for layer in masked_layers(training.gan.generator)]
+    training.run(tmp_path, "")
+    for layer, mask in zip(masked_layers(training.gan.generator), before, strict=True):
+        np.testing.assert_array_equal(layer.kernel_mask.numpy(), mask)
+    assert Checkpoints(tmp_path / "checkpoints", {}).best() == 1
+    for told in ("every 1000 steps, but the training of 1 steps", "train.evaluate_every = 1000"):
+        assert told in caplog.text
+    assert "no topology update, every 1000 steps: the training is too short" in describe(training)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Exploration(update_interval=9),
+        GradualPruning(update_interval=9),
+        GMP(update_interval=9),
+        DensityAdjustment(update_interval=9),
+    ],
+)
+def test_a_rule_is_idle_in_a_training_that_is_shorter_than_its_interval(rule):
+    def sentences(total_steps):
+        settings = {"generator_exploration": rule, "balance_ratio": BalanceRatio()}
+        return tiny_algorithm(total_steps=total_steps, **settings)().idle_rules()
+
+    (sentence,) = sentences(8)
+    assert "The generator's topology should change" in sentence
+    assert not sentences(40)

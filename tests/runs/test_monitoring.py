@@ -27,7 +27,7 @@ class Measured:
     players = types.MappingProxyType({})
 
     def __init__(self):
-        self.metrics, self.num_traces, self.topology_seconds = {}, 0, 0.0
+        self.metrics, self.num_traces, self.topology_seconds = {}, 1, 0.0
 
     def pop_metrics(self):
         return self.metrics
@@ -41,7 +41,8 @@ class Seen:
         self.state = RunState(start_step, 10, workdir, config, label, {"generator_sparsity": 0.9})
         self._steps = Measured()
         speed = Speed(self._steps, images_per_step=8)
-        self._events = [Progress(), speed, Log(self._steps, speed, every=1), TensorBoard()]
+        log = Log(self._steps, speed, every=1)
+        self._events = [Progress(self._steps), speed, log, TensorBoard()]
         for event in self._events:
             event.begin(self.state)
 
@@ -159,6 +160,36 @@ def test_where_there_is_no_terminal_a_line_comes_now_and_then(capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("real images  image 4/8  ")
     assert line.endswith(" left")
+
+
+def test_the_time_that_is_left_does_not_count_a_compilation(tmp_path, monkeypatch, capsys):
+    now, steps = [0.0], Measured()
+    steps.num_traces = 0
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress, state = Progress(steps), RunState(0, 100, tmp_path, "")
+    progress.begin(state)
+    for step, seconds, traces in [(1, 60.0, 2), (6, 2.5, 0), (11, 2.5, 0)]:
+        progress.before(step)
+        now[0] += seconds
+        steps.num_traces += traces
+        state.advance(step)
+        progress.act(state)
+    state.progress.show({})
+    started, compiling, line = capsys.readouterr().err.splitlines()
+    assert (started, compiling[:31]) == ("step 0: started", "step 0: compiling the updates, ")
+    assert line == "step 11/100  2 steps/s  0:00:44 left"
+
+
+def test_a_bar_leaves_a_compilation_out(monkeypatch):
+    terminal, now = Terminal(), [0.0]
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    with ProgressBar(100, "step", seconds=None) as progress:
+        now[0] = 60.0
+        progress.advance(1, left_out=60.0)
+        now[0] = 65.0
+        progress.advance(10)
+    assert "11/100 [00:05<00:44,  2.00step/s" in terminal.getvalue()
 
 
 @pytest.mark.parametrize("trackers", [TensorBoard, "TensorBoard", [TensorBoard], [None]])

@@ -21,7 +21,7 @@ def track(tracker, workdir, start_step, steps, status="finished"):
     """What a run gives to a tracker; `fid` is the step."""
     workdir.mkdir(exist_ok=True)
     state = RunState(start_step, 9, workdir, CONFIG)
-    progress = Progress()
+    progress = Progress(types.SimpleNamespace(num_traces=1))
     progress.begin(state)
     tracker.begin(state)
     for step in steps:
