@@ -38,11 +38,11 @@ def image_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     images = images if images.dtype == np.uint8 else to_uint8(images)
     count, height, width, channels = images.shape
     check_grid(count, (height, width), columns)
-    columns, rows, factor = _layout(count, height, width, columns)
+    columns, _, factor = _layout(count, height, width, columns)
     images = images.repeat(factor, axis=1).repeat(factor, axis=2)
 
     cell = (PADDING + height * factor, PADDING + width * factor)
-    grid = np.full([rows * cell[0] + PADDING, columns * cell[1] + PADDING, channels], 255, np.uint8)
+    grid = np.full([*grid_size(count, (height, width), columns), channels], 255, np.uint8)
     for index, image in enumerate(images):
         top = index // columns * cell[0] + PADDING
         left = index % columns * cell[1] + PADDING
@@ -58,14 +58,24 @@ def check_grid(count: int, size: Sequence[int], columns: int | None = None) -> N
         size: (H, W) of an image.
         columns: as for `image_grid`.
     """
-    height, width = size[:2]
-    columns, rows, factor = _layout(count, height, width, columns)
-    pixels = (PADDING + height * factor) * rows * (PADDING + width * factor) * columns
+    columns, rows, _ = _layout(count, *size[:2], columns)
+    height, width = grid_size(count, size, columns)
+    pixels = (height - PADDING) * (width - PADDING)
     if pixels > MAX_PIXELS:
         raise InputError(
             f"A picture of {count:,} images in {rows:,} rows and {columns:,} columns would have "
             f"{pixels:,} pixels; at most {MAX_PIXELS:,} are allowed. Draw fewer images at once."
         )
+
+
+def grid_size(count: int, size: Sequence[int], columns: int | None = None) -> tuple[int, int]:
+    """The height and width of what `image_grid` makes; the arguments are those of `check_grid`."""
+    height, width = size[:2]
+    columns, rows, factor = _layout(count, height, width, columns)
+    return (
+        PADDING + (PADDING + height * factor) * rows,
+        PADDING + (PADDING + width * factor) * columns,
+    )
 
 
 def _layout(count: int, height: int, width: int, columns: int | None) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""Latents and labels for rows of pictures: rows of classes, and rows of interpolations."""
+"""Latents and labels for rows of pictures (classes, interpolations), and for walks of videos."""
 
 from collections.abc import Sequence
 
@@ -67,3 +67,63 @@ def between_classes(
     first, last = (one_hot[np.asarray(classes)][:, None] for classes in (starts, ends))
     rows = (1 - fractions) * first + fractions * last
     return rows.reshape(-1, num_classes).astype(np.float32)
+
+
+def loop_through(keyframes: np.ndarray, num_frames: int) -> np.ndarray:
+    """A smooth closed walk through latent vectors, for a video that repeats.
+
+    Between keyframes lie cubic splines (Catmull and Rom), so the walk has no corners. A spline
+    of normally distributed vectors is too short on its way, as a straight line is. So its length
+    is made that between the lengths of the two keyframes.
+
+    Args:
+        keyframes: float32 [n, num_keyframes, latent_dim], a walk in each row.
+        num_frames: number of points on each walk; the first is the first keyframe.
+
+    Returns:
+        float32 [num_frames, n, latent_dim].
+    """
+    points = keyframes.astype(np.float64).swapaxes(0, 1)
+    before, after, fractions = _places(len(points), num_frames)
+    slopes = (np.roll(points, -1, axis=0) - np.roll(points, 1, axis=0)) / 2
+    t = fractions[:, None, None]
+    walk = (
+        (2 * t**3 - 3 * t**2 + 1) * points[before]
+        + (t**3 - 2 * t**2 + t) * slopes[before]
+        + (3 * t**2 - 2 * t**3) * points[after]
+        + (t**3 - t**2) * slopes[after]
+    )
+    if walk.shape[-1] > 1:  # A single number has to pass through zero.
+        lengths = np.linalg.norm(points, axis=-1, keepdims=True)
+        wanted = lengths[before] + _eased(t) * (lengths[after] - lengths[before])
+        walk *= wanted / np.maximum(np.linalg.norm(walk, axis=-1, keepdims=True), 1e-12)
+    return walk.astype(np.float32)
+
+
+def loop_through_classes(keyframes: np.ndarray, num_classes: int, num_frames: int) -> np.ndarray:
+    """A closed walk through classes, by mixtures of each with the next, slowest at the classes.
+
+    Args:
+        keyframes: int [n, num_keyframes], the classes of a walk in each row.
+        num_classes: number of classes.
+        num_frames: number of points on each walk; the first is the first keyframe.
+
+    Returns:
+        Weights float32 [num_frames, n, num_classes]; their sum is 1.
+    """
+    one_hot = np.eye(num_classes)[np.asarray(keyframes).T]  # [num_keyframes, n, num_classes]
+    before, after, fractions = _places(len(one_hot), num_frames)
+    share = _eased(fractions[:, None, None])
+    return ((1 - share) * one_hot[before] + share * one_hot[after]).astype(np.float32)
+
+
+def _places(num_keyframes: int, num_frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each frame the keyframe before, the one after, and how far it is between them."""
+    times = np.arange(num_frames) * num_keyframes / num_frames
+    before = times.astype(np.int64)
+    return before, (before + 1) % num_keyframes, times - before
+
+
+def _eased(fractions: np.ndarray) -> np.ndarray:
+    """Goes from 0 to 1 and stands still at both ends."""
+    return fractions**2 * (3 - 2 * fractions)

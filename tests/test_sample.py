@@ -169,6 +169,9 @@ def test_a_row_of_a_class_has_the_images_drawn_with_its_label(conditional):
     some = images(conditional, "--class_id=9", "--class_id=3", "--columns=5")
     np.testing.assert_array_equal(some, rows[[9, 3]])
     assert not np.array_equal(rows[0], rows[1])
+    np.testing.assert_array_equal(images(conditional, "--classes", "--num=5"), rows)
+    wrapped = images(conditional, "--classes", "--num=4", "--columns=2")
+    np.testing.assert_array_equal(wrapped, rows[:, :4].reshape(2 * CLASSES, 2, 8, 8))
     said = drawn(conditional, "--class_id=9", "--class_id=3", "--columns=5")[1]
     assert "rows from the top: 9, 3" in said
 
@@ -231,9 +234,105 @@ def test_truncation_makes_images_alike(plain):
     assert spread[0] < spread[1] / 10
 
 
+def frames(workdir, *flags, suffix=".webp"):
+    """The images in each frame of a video, int [frames, num, 8, 8], and what the command says."""
+    path = workdir.parent / "drawn" / f"walk{suffix}"
+    source = () if any(flag.startswith("--artifact") for flag in flags) else (workdir,)
+    source = [f"--workdir={path}" for path in source]
+    with untraced():
+        code, output, errors = call("sample", *source, f"--video={path}", *flags)
+    assert code == 0, errors
+    with Image.open(path) as film:
+        found = []
+        for number in range(film.n_frames):
+            film.seek(number)
+            grid = np.asarray(film.convert("L")).astype(int)
+            rows, columns = (size // 66 for size in grid.shape)
+            framed = grid[2:, 2:].reshape(rows, 66, columns, 66).swapaxes(1, 2)
+            # The encoding blurs edges, so a pixel is the middle of what shows it.
+            found.append(framed[:, :, 4:64:8, 4:64:8].reshape(-1, 8, 8))
+    return np.stack(found), output
+
+
+SHORT = ("--seconds=1", "--fps=6", "--num=4", "--keyframes=3")
+
+
+@pytest.mark.ci
+def test_a_video_walks_through_latents_and_classes(conditional):
+    film, said = frames(conditional, *SHORT, suffix=".gif")  # Exact in grey.
+    assert film.shape == (6, 4, 8, 8)
+    assert "which walk through latents and classes in 6 frames" in said
+    # Frame 2 k is keyframe k of each image: number 3 i + k of the images of the seed.
+    plain = in_a_row(images(conditional, "--num=16")).astype(int)
+    for keyframe in range(3):
+        difference = film[2 * keyframe] - plain[keyframe:12:3]
+        assert np.abs(difference).max() <= 1
+    assert np.abs(film[1] - film[0]).max() > 2
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("flags", "walked"),
+    [
+        (["--class_id=3"], "latents"),
+        (["--interpolate=latents"], "latents"),
+        (["--interpolate=classes"], "classes"),
+        (["--class_id=3", "--class_id=5", "--class_id=9"], "latents and classes"),
+    ],
+)
+def test_a_video_walks_through_what_it_is_told_to(conditional, flags, walked):
+    film, said = frames(conditional, *SHORT, *flags, suffix=".gif")
+    assert f"which walk through {walked} in" in said
+    if "--class_id=3" in flags:
+        row = in_a_row(images(conditional, "--class_id=3", "--num=16")).astype(int)
+        assert np.abs(film[0] - row[0:12:3]).max() <= 1
+
+
+@pytest.mark.ci
+def test_a_video_needs_no_labels(plain):
+    film, said = frames(plain, *SHORT)
+    assert film.shape == (6, 4, 8, 8)
+    assert "which walk through latents in" in said
+
+
+@pytest.mark.ci
+def test_a_video_of_classes_that_do_not_mix_keeps_them(tmp_path):
+    workdir = train(tmp_path / "run", *ONE_HOT)
+    _, said = frames(workdir, *SHORT)
+    assert "which walk through latents in" in said
+    code, _, errors = call(
+        "sample", f"--workdir={workdir}", f"--video={tmp_path}/a.gif", "--classes"
+    )
+    assert code == 1
+    assert "its labels enter CategoryEncoding 'of_class'" in errors
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
+        (["--output=grid.png"], "--output is for a picture, --video for a video"),
+        (["--batch_norm=batch"], "so a video would flicker"),
+        (["--seconds=0"], "--seconds must be a number above 0"),
+        (["--fps=100"], "--fps must be at most 60, got 100"),
+        (["--keyframes=1"], "--keyframes must be at least 2"),
+        (["--interpolate=classes", "--class_id=1"], "give several --class_id, or none"),
+        (["--video=walk.avi"], "must end in .mp4 or .webp or .gif"),
+        (["--seconds=0.1", "--classes"], "3 frames is too short for 10 keyframes"),
+    ],
+)
+def test_a_video_that_makes_no_sense_is_told(conditional, tmp_path, flags, told):
+    video = f"--video={tmp_path / 'walk.webp'}"
+    code, _, errors = call("sample", f"--workdir={conditional}", video, *flags)
+    assert code == 1
+    assert errors.startswith("error: ")
+    assert told in errors
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--fps=3"], "--fps is for --video"),
         (["--num=0"], "--num must be a positive integer, got 0"),
         (["--columns=0"], "--columns must be a positive integer"),
         (["--seed=-1"], "--seed must be an integer of at least 0"),
@@ -246,7 +345,7 @@ def test_truncation_makes_images_alike(plain):
         (["--output={}/notes.txt/grid.png"], "notes.txt is not a folder"),
         (["--classes", "--class_id=3"], "--classes draws all classes, --class_id some"),
         (["--classes", "--interpolate=latents"], "both decide what a row shows"),
-        (["--classes", "--num=7"], "--num cannot be combined with a row of each class"),
+        (["--classes", "--num=7", "--columns=5"], "--num=7, the number of images of each class, "),
         (["--interpolate=latents", "--columns=1"], "--columns of at least 2"),
         (["--interpolate=latents", "--num=12"], "--num=12 must be a multiple of --columns (8)"),
         (["--interpolate=classes", "--class_id=1"], "give two different --class_id, or none"),

@@ -95,6 +95,25 @@ def test_an_artifact_draws_the_picture_of_its_run(runs, exported, flags, run, ho
 
 @pytest.mark.ci
 @EXPORTS
+@pytest.mark.parametrize("flags", [SPARSE, SAVED_MODEL], ids=["sparse", "saved_model"])
+def test_an_artifact_draws_the_video_of_its_run(runs, exported, tmp_path, flags):
+    folder = exported("conditional", *flags)
+    shown = []
+    for number, source in enumerate([f"--workdir={runs['conditional']}", f"--artifact={folder}"]):
+        path = tmp_path / f"{number}.webp"
+        code, said, errors = call(
+            "sample", source, f"--video={path}", "--num=4", "--seconds=1", "--fps=7"
+        )
+        assert code == 0, errors
+        assert "which walk through latents and classes in 7 frames" in said
+        with Image.open(path) as film:
+            film.seek(3)
+            shown.append(np.asarray(film.convert("L")).astype(int))
+    assert np.abs(shown[1] - shown[0]).max() <= 8  # Pixels that differ by 1 may compress otherwise.
+
+
+@pytest.mark.ci
+@EXPORTS
 @pytest.mark.parametrize("how", [("--batch_norm=standing",), ("--weights=live",)])
 def test_what_is_exported_is_what_sample_draws_with_the_same_flags(runs, exported, how):
     expected = drawn_from_run(runs["conditional"], "--num=9", *how)
