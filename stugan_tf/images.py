@@ -58,7 +58,7 @@ def check_grid(count: int, size: Sequence[int], columns: int | None = None) -> N
         size: (H, W) of an image.
         columns: as for `image_grid`.
     """
-    columns, rows, _ = _layout(count, *size[:2], columns)
+    columns, rows, _ = _layout(count, size[0], size[1], columns)
     height, width = grid_size(count, size, columns)
     pixels = (height - PADDING) * (width - PADDING)
     if pixels > MAX_PIXELS:

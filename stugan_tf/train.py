@@ -42,6 +42,13 @@ flags.DEFINE_string(
     None,
     "Folder of pre-trainings, for methods that need one: runs that need the same one share it.",
 )
+flags.DEFINE_string(
+    "init_from",
+    None,
+    "A run or an exported generator that a new run starts from: its weights, masks and average. "
+    "The data and their classes may be others.",
+)
+flags.DEFINE_string("init_checkpoint", "latest", "Of --init_from: latest, best or a step.")
 flags.DEFINE_bool("dry_run", False, "Check everything, print the plan, and stop.")
 
 
@@ -58,6 +65,8 @@ def _check_flags() -> None:
             "--workdir is missing: all workers of --strategy=multi_worker need the same folder."
         )
     _folders()
+    if FLAGS["init_checkpoint"].present and not FLAGS.init_from:
+        raise InputError("--init_checkpoint chooses a checkpoint of --init_from, which is missing.")
     if FLAGS.shared and FLAGS.strategy == "multi_worker":
         raise InputError("--shared is for one process: leave it out, or choose another --strategy.")
 
@@ -71,7 +80,7 @@ def _folders() -> tuple[pathlib.Path | None, pathlib.Path | None]:
 with command.late_imports(__name__, _check_flags):
     from stugan_tf import models  # noqa: F401 - registers them with gin
     from stugan_tf.adapters.host_memory import reuse_freed_memory
-    from stugan_tf.data import data
+    from stugan_tf.data import Source, data
     from stugan_tf.evaluation import evaluator  # noqa: F401 - registers it with gin
     from stugan_tf.methods.method import chosen_method
     from stugan_tf.methods.phases import BuiltTraining
@@ -79,6 +88,7 @@ with command.late_imports(__name__, _check_flags):
     from stugan_tf.runs.interruption import Interrupted
     from stugan_tf.runs.loop import Training
     from stugan_tf.runs.own_configuration import own_configuration
+    from stugan_tf.runs.warm_start import WarmStart
     from stugan_tf.runs.workdir import numbered
     from stugan_tf.training.strategies import create_strategy, is_chief
 
@@ -95,17 +105,25 @@ def main(_: list[str]) -> None:
     strategy = create_strategy(FLAGS.strategy)  # First, because it may choose devices.
     reuse_freed_memory()
     method = chosen_method(config.value_of)
+    if FLAGS.init_from:
+        start = WarmStart(FLAGS.init_from, FLAGS.init_checkpoint)
+        if workdir is None or not start.has_begun(workdir):
+            method = method.starting_from(start)
 
     where = ""
 
     @contextlib.contextmanager
     def opened(phase):
         with config.part(phase.settings):
-            training = Training(data(), strategy)
+            source = data()
+            # First, because building the networks takes longer.
+            _look_at(source, files, bindings)
+            print(source.inspection, "", "building the networks", sep="\n", flush=True)
+            training = Training(source, strategy)
             config.check_all_used()
             training.check_trackers()
             method.check(training)
-            print(training.inspection, method.describe(phase, training), sep="\n\n")
+            print("", method.describe(phase, training), sep="\n")
             if training.scoring or training.unscored:
                 print(training.scoring or training.unscored)
             print(where, flush=True)
@@ -129,6 +147,28 @@ def main(_: list[str]) -> None:
             sys.exit(interrupted.exit_code)
         if is_chief(strategy):
             print("", _ending(folder), sep="\n")
+
+
+def _look_at(source: Source, files: Sequence[str], bindings: Sequence[str]) -> None:
+    """Raises InputError if the data cannot be read, and offers the plan if that is possible."""
+    try:
+        source.inspection  # noqa: B018 - it reads the data
+    except InputError as error:
+        arguments = [f"--gin_file={file}" for file in files]
+        arguments += [f"--gin_param={binding}" for binding in bindings]
+        if not FLAGS.dry_run or not _is_known(source):
+            raise
+        raise InputError(
+            f"{error} The plan needs no data: {shlex.join(['stugan', 'report', *arguments])}"
+        ) from error
+
+
+def _is_known(source: Source) -> bool:
+    """Whether the shape and the classes of images are known without the images."""
+    try:
+        return bool(source.image_shape and source.num_classes)
+    except (InputError, OSError):
+        return False
 
 
 def _name(files: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -72,6 +72,7 @@ def _save(path: pathlib.Path, frames: Iterator[np.ndarray], fps: float) -> None:
     """Writes a WebP or a GIF, whose frames last whole milliseconds or hundredths of a second."""
     unit = 10 if path.suffix == ".gif" else 1  # Milliseconds.
     first, *others = map(Image.fromarray, frames)
+    options: dict[str, Any] = {"quality": 90} if path.suffix == ".webp" else {}
     ends = [round(1000 / unit * count / fps) * unit for count in range(len(others) + 2)]
     first.save(
         path,
@@ -79,7 +80,7 @@ def _save(path: pathlib.Path, frames: Iterator[np.ndarray], fps: float) -> None:
         append_images=others,
         duration=[end - begin for begin, end in itertools.pairwise(ends)],
         loop=0,  # For ever.
-        **({"quality": 90} if path.suffix == ".webp" else {}),
+        **options,
     )
 
 

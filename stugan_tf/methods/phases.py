@@ -23,6 +23,7 @@ from stugan_tf.runs.loop import Training
 from stugan_tf.runs.manifest import read_manifest
 from stugan_tf.runs.phases import Overview, table
 from stugan_tf.runs.status import status_of
+from stugan_tf.runs.warm_start import WarmStart
 from stugan_tf.runs.workdir import fixed_lines, locked, settle
 from stugan_tf.telling import say
 
@@ -138,13 +139,23 @@ class SinglePhase:
 
     phases = (Phase("training", "the whole training", lambda training, parent: {}, settings={}),)
 
+    def __init__(self, start: WarmStart | None = None) -> None:
+        """Keeps what a new run starts from, or None."""
+        self._start = start
+
+    def starting_from(self, start: WarmStart) -> "SinglePhase":
+        """This method, whose new run starts from trained networks."""
+        start.look()
+        return SinglePhase(start)
+
     def check(self, training: Training) -> None:
         """Allows every training."""
 
     def describe(self, phase: Phase, training: Training) -> str:
         """The plan of the training, as text."""
         del phase
-        return plan.describe(training)
+        start = self._start.check(training) if self._start else []
+        return "\n".join([plan.describe(training), *(start and ["", *start])])
 
     def run(
         self,
@@ -159,7 +170,7 @@ class SinglePhase:
                 "one has a single phase: leave it out."
             )
         with opened(self.phases[0]) as (training, config, _):
-            training.run(workdir, config)
+            training.run(workdir, config, self._start.begin if self._start else lambda training: {})
 
 
 class Phases:
@@ -174,6 +185,14 @@ class Phases:
         """
         self.name = name
         self.phases = phases
+
+    def starting_from(self, start: WarmStart) -> "Phases":
+        """Raises InputError: the phases start from each other."""
+        del start
+        raise InputError(
+            f"--init_from is for methods of one phase, and {self.name} has {len(self.phases)}, "
+            "which start from each other. Leave it out."
+        )
 
     def check(self, training: Training) -> None:
         """Raises InputError if a training, built for any phase, does not fit the method."""

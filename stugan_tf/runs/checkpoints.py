@@ -17,7 +17,7 @@ import pathlib
 import re
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -148,6 +148,39 @@ class Checkpoints:
             InputError: if it is damaged, holds other variables than this run, or has an unknown
                 format.
         """
+        path, names = self._verified(step)
+        checkpoint = tf.train.Checkpoint(
+            **{called: self._variables[name] for name, called in names.items()}
+        )
+        with without_patterns(path) as readable:
+            self._check_same_variables(path, readable / "state", names)
+            checkpoint.read(str(readable / "state")).assert_consumed()
+
+    def read(self, step: int, groups: Collection[str]) -> dict[str, np.ndarray]:
+        """Reads values of a checkpoint, after verifying its checksums. Restores nothing.
+
+        Args:
+            step: of the checkpoint.
+            groups: first parts of the names of variables, such as 'generator'.
+
+        Returns:
+            {name: array} of all variables of these groups.
+
+        Raises:
+            InputError: if it is damaged or has an unknown format.
+        """
+        path, names = self._verified(step)
+        ours_of = {called: name for name, called in names.items()}
+        with without_patterns(path) as readable:
+            reader = tf.train.load_checkpoint(str(readable / "state"))
+            return {
+                ours_of.get(name, name): reader.get_tensor(key)
+                for name, key in _stored_names(reader.get_variable_to_shape_map()).items()
+                if ours_of.get(name, name).partition("/")[0] in groups
+            }
+
+    def _verified(self, step):
+        """The path of an intact checkpoint, and {name: what it calls our variable}."""
         path = self._path(step)
         manifest = self._read_manifest(step)
         written_as = manifest.get("format", 1)
@@ -162,27 +195,21 @@ class Checkpoints:
                     f"The checkpoint {path} is damaged: {name} is not as written."
                 )
         names = {name: name for name in self._variables}
-        checkpoint = self._checkpoint
         if written_as == 1:
             names = {
                 name: former.replace("/", "-") for name, former in names_by_position(names).items()
             }
-            checkpoint = tf.train.Checkpoint(
-                **{former: self._variables[name] for name, former in names.items()}
-            )
-        with without_patterns(path) as readable:
-            self._check_same_variables(path, readable / "state", names)
-            checkpoint.read(str(readable / "state")).assert_consumed()
+        return path, names
 
     def _check_same_variables(self, path, file, names):
         """Raises InputError unless the file has our variables, under the names in `names`."""
         # TensorFlow itself would say this in several hundred lines.
         ours_of = {called: name for name, called in names.items()}
-        stored = {}
-        for key, shape in tf.train.list_variables(str(file)):
-            if key.endswith(_VALUE) and not key.startswith("save_counter"):
-                name = _unescaped(key.removesuffix(_VALUE))
-                stored[ours_of.get(name, name)] = tuple(shape)
+        shapes = dict(tf.train.list_variables(str(file)))
+        stored = {
+            ours_of.get(name, name): tuple(shapes[key])
+            for name, key in _stored_names(shapes).items()
+        }
         ours = {name: tuple(variable.shape) for name, variable in self._variables.items()}
         if stored != ours:
             different = [name for name in {**ours, **stored} if stored.get(name) != ours.get(name)]
@@ -255,6 +282,15 @@ def names_by_position(names: Iterable[str]) -> dict[str, str]:
                 former[name] = f"{called}/{counts[group]:03d}"
                 counts[group] += 1
     return former
+
+
+def _stored_names(keys):
+    """{name of a variable: its key} in a file of TensorFlow with these keys."""
+    return {
+        _unescaped(key.removesuffix(_VALUE)): key
+        for key in keys
+        if key.endswith(_VALUE) and not key.startswith("save_counter")
+    }
 
 
 def _unescaped(name):

@@ -36,8 +36,8 @@ def check_past(algorithm: Algorithm, former: int, done: int) -> None:
             f"Algorithm.total_steps was {former} and is {algorithm.total_steps}, but the {name}'s "
             f"{type(rule).__name__} depends on it: at step {step}, one of the {done} that are "
             f"done, it has {past} in a training of {former} steps and {now} in one of "
-            f"{algorithm.total_steps}. Set Algorithm.total_steps back to {former}, or train all "
-            "steps again with another --workdir."
+            f"{algorithm.total_steps}. Set Algorithm.total_steps back to {former}, train all steps "
+            "again with another --workdir, or start a new run from this one, by --init_from."
         )
 
 

@@ -156,7 +156,8 @@ def read_manifest(workdir: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _check(found: dict[str, Any]) -> None:
     """Raises ValueError unless what the package reads from a `run.json` has the right form."""
-    objects, arrays = ("data", "versions", "finished", "failed"), ("devices", "resumes")
+    objects = ("data", "versions", "finished", "failed", "init_from")
+    arrays = ("devices", "resumes")
     for names, kind, called in ((objects, dict, "object"), (arrays, list, "array")):
         for name in names:
             if name in found and not isinstance(found[name], kind):

@@ -351,7 +351,11 @@ def configuration_file(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def named_steps(
-    workdir: pathlib.Path, checkpoints: Checkpoints, which: str, several: bool = False
+    workdir: pathlib.Path,
+    checkpoints: Checkpoints,
+    which: str,
+    several: bool = False,
+    flag: str = "--checkpoint",
 ) -> list[int]:
     """The steps of the checkpoints that a flag names, ascending.
 
@@ -360,6 +364,7 @@ def named_steps(
         checkpoints: the `Checkpoints` of the run.
         which: 'latest', 'best' or a step as text; also 'all' if `several` is True.
         several: whether 'all' is allowed.
+        flag: name of the flag, for messages.
 
     Raises:
         InputError: if there is no such checkpoint.
@@ -383,6 +388,6 @@ def named_steps(
     if not which.isdecimal() or int(which) not in there:
         names = "neither latest, best nor all, nor" if several else "neither latest nor best, nor"
         raise InputError(
-            f"--checkpoint={which} is {names} a step that was kept: {', '.join(map(str, there))}."
+            f"{flag}={which} is {names} a step that was kept: {', '.join(map(str, there))}."
         )
     return [int(which)]
