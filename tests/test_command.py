@@ -109,3 +109,22 @@ def test_a_package_that_cannot_be_imported_is_told_without_a_traceback(
         runpy.run_path(str(module), run_name="__main__")
     assert end.value.code == 1
     assert capsys.readouterr().err == "error: Pipelines need Apache Beam.\n"
+
+
+@pytest.mark.ci
+def test_a_command_spares_what_keras_imports_for_others_and_still_can_import_it():
+    program = (
+        "import sys\n"
+        "from stugan_tf import command\n"
+        "with command.late_imports(__name__):\n"
+        "    import keras\n"
+        "def main(_):\n"
+        "    assert not {'matplotlib', 'pandas', 'sklearn'} & set(sys.modules)\n"
+        "    import sklearn.utils\n"
+        "    print(sklearn.__name__, float(keras.ops.convert_to_tensor(2.0)))\n"
+        "command.run(main)"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert process.stdout == "sklearn 2.0\n"

@@ -215,7 +215,7 @@ def test_the_log_says_where_the_time_went(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     state, speed = RunState(0, 10, tmp_path, ""), Speed(steps, images_per_step=8)
     log = Log(steps, speed, every=1)
-    events = [Progress(), speed, Counted(now, 3.0), log]
+    events = [Progress(steps), speed, Counted(now, 3.0), log]
     for event in events:
         event.begin(state)
 
