@@ -186,7 +186,9 @@ class Training:
     @property
     def remarks(self) -> list[str]:
         """Sentences about intervals that are longer than the training."""
-        return [*self.algorithm.idle_rules(), *self._scored.remarks(self.algorithm.total_steps)]
+        total = self.algorithm.total_steps
+        scores = self._scored.remarks(total) if self.scoring else []
+        return [*self.algorithm.idle_rules(), *scores]
 
     def check_trackers(self) -> None:
         """Raises InputError if a tracker needs a package that is not installed."""
