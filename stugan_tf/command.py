@@ -102,7 +102,8 @@ def late_imports(module: str, check: Callable[[], object] = lambda: None) -> Ite
 def _hidden(names: Iterable[str]) -> Iterator[None]:
     """A context in which these modules cannot be imported, unless they have been."""
     hidden = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type] - None: an ImportError
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # An import then is an error.
     try:
         yield
     finally:
