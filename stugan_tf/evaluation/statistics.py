@@ -191,7 +191,7 @@ class CacheEntry:
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         """Reads everything that the name depends on; for the arguments see `real_statistics`."""
-        inspection = source.inspect()
+        inspection = source.inspection
         self._protocol: dict[str, Any] = {
             "source": source.name,
             "fingerprint": inspection.fingerprint,
