@@ -3,7 +3,7 @@ r"""How long a generator step takes in each run of a grid that compares by time.
     python -m benchmarks.step_times --name=time_to_quality --preset=cpu --classifier=PATH \
         --output=runs/ttq [--rounds=5] [--steps=10] [--line=TEXT ...] [--gin_param=BINDING ...]
 
-Give the flags of the grid's own command (`python -m stugan_tf.experiments`), and leave the machine
+Give what the grid's own command (`python -m stugan_tf.experiments`) is given, and leave the machine
 alone for some minutes. The trainings of all lines are built in one process. In turn they make
 `--steps` steps and one with a topology update, with their data and averages, so that all meet the
 same moments of the machine. OUTPUT/NAME/step_times.json receives the seconds a step of each round,
@@ -44,6 +44,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder of the grid's runs.", requ
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each line.", 1)
 _STEPS = flags.DEFINE_integer("steps", 10, "Steps of a turn.", 1)
 _LINE = flags.DEFINE_multi_string("line", [], "As of the grid's command.")
+_GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "As of the grid's command.")
 _GIN_PARAM = flags.DEFINE_multi_string("gin_param", [], "As of the grid's command.")
 
 
@@ -52,22 +53,24 @@ class Turns:
 
     def __init__(self, cell, strategy):
         folder = recipe.gin_folder()
-        files = [folder / file for file in cell.files]
+        files = [folder / file for file in cell.files] + _GIN_FILE.value
         config.parse_gin(files, (*cell.bindings, *_GIN_PARAM.value))
         self._training = training = Training(data(), strategy)
         self._batches = iter(training.distributed_batches(0))
         self._step = 0
         total = training.algorithm.total_steps
-        due = (
-            [step for step in range(1, total) if player.is_due(step, total)]
-            for player in training.players.values()
-        )
-        self._updates = sorted(step for steps in due for step in steps)  # Steps, some twice.
+        self._updates = [
+            step
+            for step in range(1, total)
+            if any(player.is_due(step, total) for player in training.players.values())
+        ]
         self._share = len(self._updates) / total
         self()  # The updates are compiled.
 
     def __call__(self):
         """Makes the steps of a turn. Returns the seconds a step."""
+        while self._step + _STEPS.value in self._updates:  # The last step would be one of them.
+            self._step += 1
         plain = seconds(self._run, self._step, _STEPS.value) / _STEPS.value
         self._step += _STEPS.value
         if not self._updates:
@@ -82,8 +85,11 @@ class Turns:
 
 def main(_):
     grid, strategy, turns = _GRIDS[_NAME.value], create_strategy("auto"), {}
-    cells = cells_of(grid, preset(_PRESET.value, _CLASSIFIER.value), (0,))
+    cells = cells_of(grid, preset(_PRESET.value, _CLASSIFIER.value), (timing.SEED,))
+    names = recipe.Names(recipe.gin_folder(), _GIN_FILE.value, _GIN_PARAM.value)
+    records = {}
     for cell in select(cells, [], _LINE.value):
+        records[cell.line] = {"cell": names.name_of(cell), "machine": machine()}
         turns[cell.line] = Turns(cell, strategy)
         print(f"built: {cell.line}", flush=True)
     times = {line: [] for line in turns}
@@ -95,8 +101,8 @@ def main(_):
     path = local_path(_OUTPUT.value, "--output") / grid.name / timing.STEP_TIMES
     path.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    record = {"machine": machine(), "seconds_per_step": known.get("seconds_per_step", {}) | times}
-    write_atomically(path, f"{json.dumps(record, indent=1)}\n".encode())
+    known |= {line: {**records[line], "seconds": found} for line, found in times.items()}
+    write_atomically(path, f"{json.dumps(known, indent=1)}\n".encode())
     rows = [
         [line, *(f"{1e3 * t:.1f}" for t in (statistics.median(found), min(found), max(found)))]
         for line, found in times.items()

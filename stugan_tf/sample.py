@@ -99,6 +99,7 @@ ANOTHER_CLASS = (
 IN_VIDEO = 9  # Images.
 KEYFRAMES = 6
 MAX_FPS = 60  # What browsers show of an animation.
+MAX_FPS_OF_GIF = 50  # It counts in hundredths of a second, and browsers slow down single ones.
 
 
 def _check_flags():
@@ -160,8 +161,11 @@ def _check_video():
         )
     for name in ("seconds", "fps"):
         check_above_zero(f"--{name}", FLAGS[name].value)
-    if FLAGS.fps > MAX_FPS:
-        raise InputError(f"--fps must be at most {MAX_FPS}, got {FLAGS.fps:g}.")
+    is_gif = _video().suffix.lower() == ".gif"
+    most = MAX_FPS_OF_GIF if is_gif else MAX_FPS
+    if FLAGS.fps > most:
+        of_gif = " in a GIF" if is_gif else ""
+        raise InputError(f"--fps must be at most {most}{of_gif}, got {FLAGS.fps:g}.")
     if FLAGS.keyframes is not None and FLAGS.keyframes < 2:
         raise InputError(f"--keyframes must be at least 2, got {FLAGS.keyframes}.")
     if FLAGS.interpolate == "classes" and len(FLAGS.class_id) == 1:
@@ -331,6 +335,11 @@ def _walks(drawer, num_images, num_frames):
     """Latents and labels, or weights of classes, of all frames, one frame after the other."""
     chosen = FLAGS.class_id or list(range(drawer.interface.num_classes) if FLAGS.classes else [])
     num_keyframes = FLAGS.keyframes or (len(chosen) if len(chosen) > 1 else KEYFRAMES)
+    if FLAGS.interpolate != "latents" and 1 < num_keyframes < len(chosen):
+        raise InputError(
+            f"--keyframes={num_keyframes} is too few for {len(chosen)} classes. Give more, or "
+            "fewer classes by --class_id."
+        )
     if num_frames < num_keyframes:
         raise InputError(
             f"A video of {num_frames} frames is too short for {num_keyframes} keyframes. Give more "
@@ -346,6 +355,11 @@ def _walks(drawer, num_images, num_frames):
         labels = np.resize(chosen or labels[:, 0], [num_images, 1])
     elif chosen:
         labels = np.tile(np.resize(np.int32(chosen), num_keyframes), [num_images, 1])
+    if FLAGS.interpolate == "classes" and np.all(labels == labels[:, :1]):
+        raise InputError(
+            "--interpolate=classes: each image has drawn one class only, so nothing would move. "
+            "Give several --class_id, or more --keyframes."
+        )
     if np.any(labels != labels[:, :1]) and drawer.interface.conditional:
         try:
             drawer.allow_mixtures()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from stugan_tf.errors import InputError
 from stugan_tf.signatures import ImageShape
@@ -129,14 +130,17 @@ def orientation_of(encoded: bytes) -> int:
     if encoded[:4] in _TIFF or not any(mark in encoded for mark in _EXIF_MARKS):
         return 1
     try:
-        orientation = Image.open(io.BytesIO(encoded)).getexif().get(ORIENTATION, 1)
+        # `Image.open` refuses a JPEG of 200 megapixels, of which only the header is read here.
+        opened = JpegImageFile if encoded[:3] == b"\xff\xd8\xff" else Image.open
+        orientation = opened(io.BytesIO(encoded)).getexif().get(ORIENTATION, 1)
         return int(orientation) if orientation in range(1, 9) else 1
     except Exception:  # Bad EXIF data can raise anything; the pixels do not depend on it.
         return 1
 
 
 _TIFF = (b"II*\0", b"MM\0*")
-_EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF")  # in JPEG, PNG and WebP
+# In JPEG, PNG and WebP, of old tools in PNG, and in XMP.
+_EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF", b"Raw profile type exif", b"tiff:Orientation")
 
 
 def turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:

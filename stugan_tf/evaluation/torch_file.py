@@ -9,6 +9,7 @@ the machine, the dictionary, the keys of the storages, and for each storage its 
 
 import collections
 import io
+import math
 import pickle
 from collections.abc import Mapping
 from typing import Any, BinaryIO, NamedTuple
@@ -107,6 +108,8 @@ def _array(tensor: _Tensor, numbers: Mapping[str, bytes]) -> np.ndarray:
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if 0 not in shape and last >= len(flat):
         raise ValueError(f"the storage {storage.key!r} is too short")
+    if math.prod(shape) > len(flat):
+        raise ValueError(f"a tensor has more numbers than the storage {storage.key!r}")
     if 0 in shape:
         return np.zeros(shape, storage.dtype)
     steps = [stride * storage.dtype.itemsize for stride in strides]

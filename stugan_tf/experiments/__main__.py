@@ -232,7 +232,8 @@ class Experiment:
     def _time(self, folder, grid, results, protocols):
         """Writes and prints the results of a grid that is about time."""
         ((_, protocol),) = protocols.items()
-        measured = timing.step_times(folder)
+        first = cells_of(grid, self._preset, (timing.SEED,))
+        measured = timing.step_times(folder, {cell.line: self._name(cell) for cell in first})
         found = timing.curves(results, protocol, self._output / "cells", measured)
         table = timing.as_markdown(grid.reference, found, bool(measured))
         write_atomically(folder / "time.md", f"{table}\n".encode())

@@ -74,7 +74,12 @@ class Names:
         """The name of the folder of a `Cell`, all of whose files exist."""
         files = [self._folder / file for file in cell.files] + self._extra_files
         bindings = (*cell.bindings, *self._extra_bindings)
-        texts = (*map(self._text_of, files), *bindings)
+        own = (self._text_of(self._folder / file) for file in cell.files)
+        texts = (
+            *(text.replace(self._scores, "") for text in own),
+            *map(self._text_of, self._extra_files),
+            *bindings,
+        )
         digest = hashlib.sha256()
         for text in texts:
             digest.update(text.encode() + b"\0")
@@ -102,7 +107,7 @@ class Names:
 
     def _text_of(self, file):
         if file not in self._texts:
-            self._texts[file] = text_of(file).replace(self._scores, "")
+            self._texts[file] = text_of(file)
         return self._texts[file]
 
     @functools.cached_property

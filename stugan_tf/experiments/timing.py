@@ -10,15 +10,18 @@ import io
 import json
 import pathlib
 import statistics
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from stugan_tf.errors import InputError
 from stugan_tf.experiments import figures, runs
 from stugan_tf.experiments.collecting import in_words, of_numbers
 from stugan_tf.tables import markdown
 
 STEP_TIMES = "step_times.json"  # In the folder of the grid.
+SEED = 0  # of the cells whose steps were measured
 
 
 class Curve(NamedTuple):
@@ -57,13 +60,32 @@ class Curve(NamedTuple):
         return float(self.seconds[i - 1] + share * (self.seconds[i] - self.seconds[i - 1]))
 
 
-def step_times(folder: pathlib.Path) -> dict[str, float]:
-    """{line of the grid in `folder`: seconds a step}, measured in turn; empty if not measured."""
+def step_times(folder: pathlib.Path, cells: Mapping[str, str | None]) -> dict[str, float]:
+    """{line of the grid in `folder`: seconds a step}, measured in turn; empty if not measured.
+
+    Args:
+        folder: the folder of the grid.
+        cells: {line: name of its cell}. Times of other cells, such as those of another preset, are
+            left out.
+
+    Raises:
+        InputError: if the lines were measured on several machines.
+    """
     path = folder / STEP_TIMES
     if not path.is_file():
         return {}
-    measured = json.loads(path.read_text(encoding="utf-8"))["seconds_per_step"]
-    return {line: statistics.median(rounds) for line, rounds in measured.items()}
+    measured = {
+        line: record
+        for line, record in json.loads(path.read_text(encoding="utf-8")).items()
+        if line in cells and record["cell"] == cells[line]
+    }
+    machines = sorted({record["machine"] for record in measured.values()})
+    if len(machines) > 1:
+        raise InputError(
+            f"{path} has times of several machines, which do not compare: {'; '.join(machines)}. "
+            "Measure all lines on one: python -m benchmarks.step_times."
+        )
+    return {line: statistics.median(record["seconds"]) for line, record in measured.items()}
 
 
 def curves(results, protocol_id, folder, measured=None):

@@ -135,12 +135,14 @@ def read(workdirs: Sequence[pathlib.Path]) -> list[History]:
     protocols = [[record["protocol"]["id"] for record in of_run] for of_run in scores]
     scored = [set(known) for known in protocols if known]
     shared = set.intersection(*scored) if scored else set()
+    first = next((known for known in protocols if known), [])
+    common = next((protocol for protocol in reversed(first) if protocol in shared), None)
     histories = []
     for name, workdir, of_run, known in zip(
         short_names(workdirs), workdirs, scores, protocols, strict=True
     ):
         newest = known[-1] if known else None
-        chosen = next((protocol for protocol in reversed(known) if protocol in shared), newest)
+        chosen = common if common in known else newest
         metrics, ends = _in_sequence(workdir, _logged)
         data = read_manifest((started(workdir) or [workdir])[-1]).get("data", {})
         histories.append(

@@ -24,7 +24,8 @@ def picture_and_scores(workdir: pathlib.Path) -> str:
             for name, metric in METRICS.items()
             if newest.get(name) is not None
         ]
-        lines.append(f"scores at step {newest['step']}: {', '.join(scores)}")
+        if scores:  # An evaluator of one's own may know others.
+            lines.append(f"scores at step {newest['step']}: {', '.join(scores)}")
         lines += _better_before(found, newest["protocol"]["id"])
     return "\n".join(lines)
 

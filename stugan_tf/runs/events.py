@@ -227,7 +227,8 @@ class Periodic(Event):
 class Progress(Event):
     """A bar on a terminal, lines elsewhere. It must come before events that print something.
 
-    Steps before which something was compiled do not count for the time that is left.
+    Steps before which something was compiled do not count for the time that is left. It comes after
+    `Health`, which waits for the steps.
     """
 
     def __init__(self, steps: Steps) -> None:
@@ -243,7 +244,7 @@ class Progress(Event):
         )
         state.say(state.message)
         if not self._steps.num_traces and state.step < state.total_steps:
-            state.say("compiling the updates, once: the next step takes longer than all others")
+            state.say("compiling the updates: the next step takes longer")
 
     def before(self, step: int) -> None:
         """Looks at the clock."""

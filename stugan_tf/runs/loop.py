@@ -37,7 +37,7 @@ from stugan_tf.runs.events import (
 )
 from stugan_tf.runs.interruption import Interrupted, Interruption
 from stugan_tf.runs.lengthening import check_past
-from stugan_tf.runs.manifest import record_end, record_failure, record_start
+from stugan_tf.runs.manifest import read_manifest, record_end, record_failure, record_start
 from stugan_tf.runs.scoring import Scoring, ScoringSettings, Unscored
 from stugan_tf.runs.trackers import Guarded, Tracker, chosen_trackers
 from stugan_tf.runs.workdir import check_space, claimed, keep, total_steps_of
@@ -330,6 +330,12 @@ class Training:
             return step, f"resumed. {changed}" if changed else "resumed"
         with self.strategy.scope():
             facts = begin(self)
+        lost = read_manifest(output).get("init_from")
+        if lost and "init_from" not in facts:
+            raise InputError(
+                f"The run in {output} was to start from {lost['path']} and was stopped before its "
+                "first checkpoint. Give the same --init_from again, or choose another --workdir."
+            )
         record_start(output, 0, **self._facts(), **facts)
         _save_first(checkpoints, output)  # A rollback can go back to it.
         return 0, "started"
@@ -372,8 +378,8 @@ class Training:
         algorithm = self.algorithm
         speed = Speed(self._steps, algorithm.batch_size * algorithm.discriminator_steps)
         return [
-            Progress(self._steps),
             Health(self._steps),
+            Progress(self._steps),
             speed,
             TopologyUpdates(algorithm, self.gan, self.players),
             Evaluations(self.scoring, self.gan),

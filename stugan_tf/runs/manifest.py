@@ -58,6 +58,8 @@ def record_start(
         manifest.pop("finished", None)  # Steps that were lost may follow.
         manifest.pop("failed", None)
         changed = _changed(starts_of(manifest), here)
+        if resumed is None:  # It was stopped before its first checkpoint.
+            manifest |= facts
         manifest.setdefault("resumes", []).append({"step": step, **here, **(resumed or {})})
     else:
         manifest = {**here, "data": data, **facts, "resumes": []}

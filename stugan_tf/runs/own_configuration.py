@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from gin.config_parser import BindingStatement
 
 from stugan_tf import config
+from stugan_tf.data.decoding import check_image_size
 from stugan_tf.data.own_images import Survey, survey
 from stugan_tf.errors import InputError
 
@@ -62,7 +63,12 @@ def own_configuration(
     found = survey(path)
     _check_number(path, found)
     asked = bound.get("own_images.image_size")
-    size = asked if type(asked) is int else _size(path, found)
+    if asked is not None and type(asked) is not int:  # A macro.
+        config.parse_gin(gin_files, gin_params)
+        asked = config.value_of("own_images.image_size")
+    if asked is not None:
+        check_image_size(asked)
+    size = asked or _size(path, found)
     chosen, about = [], [_described(path, found)]
     if "GAN.generator" not in bound:
         network, why = _network(found)
@@ -75,7 +81,9 @@ def own_configuration(
     else:
         about.append(f"configuration: your own, at {size}x{size} pixels.")
         if found.num_images < FEW_IMAGES:
-            about.append(f"For few images, --gin_file={FEW_FILE} after it may help.")
+            about.append(
+                f"For few images add --gin_file={FEW_FILE} after it: FID needs thousands of images."
+            )
     smaller = int((found.sides < size).sum())
     if smaller:
         about.append(

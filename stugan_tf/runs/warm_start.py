@@ -30,7 +30,7 @@ from stugan_tf.runs.loop import Training
 from stugan_tf.runs.manifest import read_manifest
 from stugan_tf.runs.opening import named_steps
 from stugan_tf.runs.phases import run_folder
-from stugan_tf.runs.status import PHASES
+from stugan_tf.runs.status import PHASES, kept_steps
 from stugan_tf.serving import artifact, compact
 from stugan_tf.serving.folding import fold_into_plain_layers
 from stugan_tf.serving.formats import FORMATS
@@ -53,7 +53,7 @@ class _Found(NamedTuple):
         weights: {name: array}; of a run the names in its checkpoint, of an artifact
             "layer/weight".
         image_shape: (H, W, C) of its images, or None if nobody knows.
-        class_names: a name for each of its classes; None if nobody knows.
+        class_names: a name or number for each of its classes; None if nobody knows.
     """
 
     place: str
@@ -87,8 +87,8 @@ class WarmStart:
             InputError: if it has begun from something else.
         """
         manifest = read_manifest(workdir)
-        if not manifest:
-            return False
+        if not manifest or not kept_steps(workdir / "checkpoints"):
+            return False  # It was stopped before its first checkpoint, if it was started.
         began = manifest.get("init_from")
         if began is None:
             raise InputError(
@@ -110,7 +110,13 @@ class WarmStart:
         Raises:
             InputError: if there is nothing, or it cannot be started from.
         """
-        if self._is_run or self._path.is_file():
+        if self._is_run:
+            return
+        if self._checkpoint != "latest":
+            raise InputError(
+                "--init_checkpoint is for runs: an artifact has one generator. Leave it out."
+            )
+        if self._path.is_file():
             return
         if not (self._path / artifact.MANIFEST).is_file() and not artifact.versions(self._path):
             raise InputError(
@@ -134,7 +140,11 @@ class WarmStart:
         found = self._read(training)
         if not self._is_run:
             return self._check_artifact(training, found)
-        said = [f"starts from {found.place}: weights, masks and average of both networks"]
+        said = [
+            f"starts from {found.place}: weights and masks of both networks, and the average of "
+            "the generator",
+            *_average_lost(training),
+        ]
         fresh: dict[str, list[str]] = {}
         for name, model in training.gan.networks.items():
             theirs = _of_network(found.weights, name)
@@ -150,7 +160,7 @@ class WarmStart:
         Returns:
             Facts for `run.json`.
         """
-        found = self._read(training)
+        found, self._found = self._read(training), None  # They are large.
         if self._is_run:
             _take_over(training, found.weights)
         else:
@@ -198,7 +208,7 @@ class WarmStart:
             {**self._given(), "kind": kind, "sha256": digest},
             weights,
             interface.image_shape,
-            interface.class_names or tuple(map(str, range(interface.num_classes))),
+            interface.class_names or _numbers(interface.num_classes),
         )
 
     def _given(self) -> dict[str, str]:
@@ -229,6 +239,7 @@ class WarmStart:
             "an artifact has no discriminator: it starts afresh",
             f"batch norm was folded into the weights: it is measured again on {NUM_MEASURED} "
             "images",
+            *_average_lost(training),
         ]
         said += _other_sparsity("generator", generator, _sparsity(kernels))
         return [*said, *self._about_classes(training, bool(fresh))]
@@ -245,6 +256,12 @@ class WarmStart:
         ours = dict(zip(names_of(model), model.variables, strict=True))
         for name in dict.fromkeys([*ours, *theirs]):
             there, here = theirs.get(name), ours.get(name)
+            if name.endswith(_MASK) and here is None and there is not None and not np.all(there):
+                raise InputError(
+                    f"{self._found.place if self._found else self._path}: the layer "
+                    f"{name.rpartition('/')[0]!r} of the {network} is under a mask there and not "
+                    "here. Set GAN.mask_dense as it is there."
+                )
             is_free = name in fresh or name.endswith(_MASK)  # A kernel may be without a mask.
             if not is_free and _shape(there) != _shape(here):
                 raise self._misfit(network, name, there, here, training, self._found)
@@ -270,15 +287,17 @@ class WarmStart:
     def _about_classes(self, training: Training, are_fresh: bool) -> list[str]:
         """Sentences about the classes, if the networks take labels."""
         theirs = self._found.class_names if self._found else None
-        source = training.source
-        if not training.gan.conditional or theirs is None:
+        ours = training.source.class_names
+        if not training.gan.conditional:
             return []
         if are_fresh:
+            there = "other classes" if theirs is None else f"{len(theirs)} classes"
             return [
-                f"the embeddings of classes start afresh: there are {len(theirs)} classes there "
-                f"and {source.num_classes} here"
+                f"the embeddings of classes start afresh: there are {there} there and "
+                f"{training.source.num_classes} here"
             ]
-        ours = tuple(source.class_names or map(str, range(source.num_classes)))
+        if not ours or theirs is None or theirs == _numbers(len(theirs)):
+            return []
         changed = [pair for pair in zip(theirs, ours, strict=False) if pair[0] != pair[1]]
         if not changed:
             return []
@@ -286,6 +305,22 @@ class WarmStart:
             f"{len(changed)} classes have other names there, such as {changed[0][0]!r} for "
             f"{changed[0][1]!r}: their embeddings are taken over by number"
         ]
+
+
+def _numbers(num_classes: int) -> tuple[str, ...]:
+    """The names of classes that have none."""
+    return tuple(map(str, range(num_classes)))
+
+
+def _average_lost(training: Training) -> list[str]:
+    """A sentence if the new run makes its average anew."""
+    start = training.algorithm.average_start
+    if start <= 1:
+        return []
+    return [
+        f"before step {start:,} the average is the live generator (Algorithm.average_start): set "
+        "it to 0 to go on from the average that is taken over"
+    ]
 
 
 def _take_over(training: Training, weights: Mapping[str, np.ndarray]) -> None:

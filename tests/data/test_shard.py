@@ -14,6 +14,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from stugan_tf.data import image_folder, sharding, tfrecords
 from stugan_tf.data.decoding import ORIENTATION, decode, orientation_of, square, turned, upright
@@ -164,6 +165,21 @@ def test_every_format_is_turned_as_pillow_turns_it(tmp_path, kind):
     image = upright(decode(tf.constant(encoded), str(path), 3), tf.constant(encoded))
     assert image.shape == seen.shape == (12, 8, 3)
     np.testing.assert_allclose(image.numpy().astype(int), seen.astype(int), atol=2)
+
+
+def test_a_photo_of_very_many_pixels_is_turned(tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    save(picture((12, 8)), tmp_path / "1.jpg", exif=exif)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Twice as many, and Pillow opens nothing.
+    assert orientation_of((tmp_path / "1.jpg").read_bytes()) == 6
+
+
+def test_an_orientation_in_xmp_counts(tmp_path):
+    notes = PngInfo()
+    notes.add_itxt("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="8"/>')
+    save(picture((12, 8)), tmp_path / "1.png", pnginfo=notes)
+    assert orientation_of((tmp_path / "1.png").read_bytes()) == 8
 
 
 def test_what_has_no_orientation_is_upright():

@@ -98,6 +98,12 @@ def test_nothing_outside_of_a_storage_is_read(torch, offset, shape, strides):
         read_tensors(data)
 
 
+def test_a_tensor_is_not_larger_than_its_storage(torch):
+    numbers = Storage("0", np.arange(12, dtype="<f4"))
+    with pytest.raises(ValueError, match="more numbers than the storage"):
+        read_tensors(written({"x": Tensor(numbers, 0, (2**40,), (0,))}, [numbers]))
+
+
 class Harm:
     """Runs a command when it is unpickled."""
 

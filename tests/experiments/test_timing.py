@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from stugan_tf.errors import InputError
 from stugan_tf.experiments import runs, timing
 from stugan_tf.experiments.collecting import Result
 from stugan_tf.experiments.grid import Cell, Grid, Line
@@ -62,11 +63,17 @@ def test_when_a_score_is_reached_is_interpolated(found):
 
 def test_steps_that_were_measured_in_turn_count_instead(tmp_path):
     folder = tmp_path / "by_time"
-    assert timing.step_times(folder) == {}
+    cells = {DENSE: "dense-s0", SPARSE: "sparse-s0"}
+    assert timing.step_times(folder, cells) == {}
     folder.mkdir()
-    record = {"machine": "any", "seconds_per_step": {DENSE: [0.1, 0.9, 0.2]}}
+    record = {
+        DENSE: {"cell": "dense-s0", "machine": "any", "seconds": [0.1, 0.9, 0.2]},
+        SPARSE: {"cell": "of-another-preset", "machine": "other", "seconds": [0.1]},
+    }
     (folder / timing.STEP_TIMES).write_text(json.dumps(record))
-    measured = timing.step_times(folder)
+    measured = timing.step_times(folder, cells)
+    with pytest.raises(InputError, match="several machines"):
+        timing.step_times(folder, {**cells, SPARSE: "of-another-preset"})
     found = timing.curves(two_lines(tmp_path), "p", tmp_path, measured)
     assert [curve.line for curve in found] == [DENSE, DENSE]  # The other line was not measured.
     for curve in found:

@@ -90,6 +90,7 @@ def test_what_the_user_gives_comes_last(images):
     config.parse_gin(chosen.files, chosen.bindings)
     assert config.value_of("own_images.image_size") == 32
     by_macro = own_configuration(folder, gin_params=["SIZE = 48", "own_images.image_size = %SIZE"])
+    assert by_macro.files[0] == "images/sngan_64.gin"
     config.parse_gin(by_macro.files, by_macro.bindings)
     assert config.value_of("own_images.image_size") == 48
     config.parse_gin(chosen.files, chosen.bindings)
