@@ -178,7 +178,7 @@ def _configurable(
         Setting(
             parameter.name,
             _type(parameter),
-            _default(parameter.default),
+            _default(parameter.default, module),
             documented.get(parameter.name, ""),
         )
         for parameter in parameters
@@ -235,11 +235,13 @@ def _type(parameter: griffe.Parameter) -> str:
     return "" if value is None else type(value).__name__
 
 
-def _default(default: Any) -> str:
-    """A default as gin would write it."""
+def _default(default: Any, module: griffe.Module) -> str:
+    """A default as gin would write it; `module` is where it stands."""
     if default is None or str(default) == "gin.REQUIRED":
         return REQUIRED
     node = ast.parse(str(default), mode="eval").body
+    if isinstance(node, ast.Name) and isinstance(module.members.get(node.id), griffe.Attribute):
+        node = _constant(node, module)
     if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("field"):
         factories = [k.value for k in node.keywords if k.arg == "default_factory"]
         if factories:

@@ -96,9 +96,6 @@ def test_wrong_uses_are_refused_before_the_first_step():
     model.compile("adam", "mse")
     with pytest.raises(InputError, match=r"compiled with Adam. Write .*SparseOptimizer"):
         fitted(model)
-    compiled(model, Exploration(update_interval=8))
-    with pytest.raises(InputError, match=r"every 8 steps, but a training of 8 steps"):
-        fitted(model, 2)
     compiled(model)
     data = tf.data.Dataset.from_generator(
         lambda: iter([]), output_signature=tf.TensorSpec([None, 6])
@@ -108,6 +105,12 @@ def test_wrong_uses_are_refused_before_the_first_step():
     assert_equal(weights(model), before)
     with pytest.raises(InputError, match="per_layer must be True or False"):
         TopologyMonitor(per_layer="yes")
+
+
+def test_a_rule_without_a_step_in_the_training_is_told():
+    model = compiled(masked_classifier(), Exploration(update_interval=8))
+    with pytest.warns(UserWarning, match=r"every 8 steps, but a training of 8 steps"):
+        fitted(model, 2)
 
 
 def test_a_second_fit_beyond_the_plan_is_refused():
