@@ -37,8 +37,9 @@ os.environ["MPLBACKEND"] = "Agg"
 # Silences TensorFlow's log, if TensorFlow is not there yet; 0 shows it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # TensorFlow has oneDNN, but leaves it off on processors without VNNI, where it halves the time of a
-# training step, too.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# training step, too. Once TensorFlow is there it would change other processes only.
+if "tensorflow" not in sys.modules:
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 flags.DEFINE_multi_string("gin_file", [], "Path of a gin file; later ones override earlier ones")
 flags.DEFINE_multi_string(
