@@ -113,12 +113,13 @@ def _hidden(names: Iterable[str]) -> Iterator[None]:
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow and hides what it writes to stderr while it is imported.
+    """Imports TensorFlow and Keras, and hides what they write to stderr while they are imported.
 
     No setting silences that. TF_CPP_MIN_LOG_LEVEL=0 shows it.
     """
     quiet = os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3" and "tensorflow" not in sys.modules
     with _standard_error_closed() if quiet else contextlib.nullcontext():
+        import keras  # noqa: F401 - TF_USE_LEGACY_KERAS=1 leaves it to others
         import tensorflow  # noqa: F401
 
 
