@@ -248,14 +248,28 @@ class Maker {
   }
 
   void add_upsampling(int input) {
-    const std::vector<int64_t> in = shape(input);
     const int64_t height = from(1, 3), width = from(0, 3) ? height : from(1, 3);
+    upsample(input, height, width, from(0, 3) ? "nearest" : "bilinear");
+  }
+
+  // What is computed before the upsampling, if its kernel is sparse and has enough channels.
+  void add_upsampled_convolution(int input) {
+    const int64_t factor = 2 * from(1, 2);
+    if (upsample(input, factor, factor, "nearest")) {
+      add_convolution(static_cast<int>(nodes_.size()) - 1, false);
+    }
+  }
+
+  // Returns whether the result is small enough.
+  bool upsample(int input, int64_t height, int64_t width, const std::string& interpolation) {
+    const std::vector<int64_t> in = shape(input);
     const std::vector<int64_t> out{in[0] * height, in[1] * width, in[2]};
-    if (product(out) > kMostNumbers) return;
+    if (product(out) > kMostNumbers) return false;
     add("UpSampling2D",
-        R"("size": )" + list({height, width}) + R"(, "interpolation": ")" +
-            (from(0, 3) ? "nearest" : "bilinear") + R"(", "data_format": "channels_last")",
+        R"("size": )" + list({height, width}) + R"(, "interpolation": ")" + interpolation +
+            R"(", "data_format": "channels_last")",
         {input}, out);
+    return true;
   }
 
   void add_pooling(int input) {
@@ -376,6 +390,7 @@ class Maker {
           add_flatten(input);
         }
         return;
+      case 17: return is_image ? add_upsampled_convolution(input) : void();
       default: return;
     }
   }
