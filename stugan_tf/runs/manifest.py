@@ -58,7 +58,7 @@ def record_start(
         manifest.pop("finished", None)  # Steps that were lost may follow.
         manifest.pop("failed", None)
         changed = _changed(starts_of(manifest), here)
-        if resumed is None:  # It was stopped before its first checkpoint.
+        if step == 0 and resumed is None:  # It was stopped before its first checkpoint.
             manifest |= facts
         manifest.setdefault("resumes", []).append({"step": step, **here, **(resumed or {})})
     else:

@@ -176,7 +176,7 @@ def test_the_time_that_is_left_does_not_count_a_compilation(tmp_path, monkeypatc
         progress.act(state)
     state.progress.show({})
     started, compiling, line = capsys.readouterr().err.splitlines()
-    assert (started, compiling[:31]) == ("step 0: started", "step 0: compiling the updates, ")
+    assert (started, compiling[:31]) == ("step 0: started", "step 0: compiling the updates: ")
     assert line == "step 11/100  2 steps/s  0:00:44 left"
 
 
