@@ -13,8 +13,6 @@ made on one. Of several measurements of a line the last one counts.
 """
 
 import json
-import pathlib
-import platform
 import statistics
 import sys
 
@@ -32,6 +30,7 @@ from stugan_tf.experiments.grid import cells_of, select
 from stugan_tf.experiments.grids import EXTENSIONS
 from stugan_tf.experiments.presets import PRESETS, preset
 from stugan_tf.files import local_path, write_atomically
+from stugan_tf.kernels import tuning
 from stugan_tf.runs.loop import Training
 from stugan_tf.tables import markdown
 from stugan_tf.training.strategies import create_strategy
@@ -89,7 +88,7 @@ def main(_):
     names = recipe.Names(recipe.gin_folder(), _GIN_FILE.value, _GIN_PARAM.value)
     records = {}
     for cell in select(cells, [], _LINE.value):
-        records[cell.line] = {"cell": names.name_of(cell), "machine": machine()}
+        records[cell.line] = {"cell": names.name_of(cell), "machine": tuning.machine()}
         turns[cell.line] = Turns(cell, strategy)
         print(f"built: {cell.line}", flush=True)
     times = {line: [] for line in turns}
@@ -108,13 +107,6 @@ def main(_):
         for line, found in times.items()
     ]
     print(markdown(["ms a step", "median", "least", "greatest"], rows), f"\nwritten to {path}")
-
-
-def machine():
-    """The processor, as Linux calls it, and how many there are."""
-    lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.machine()
 
 
 if __name__ == "__main__":

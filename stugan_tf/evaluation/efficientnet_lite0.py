@@ -171,9 +171,7 @@ class _Builder:
             kernel_initializer="zeros",
             name=_plain(name),
         )
-        outputs = layer(inputs)
-        kernel, bias = self._folded(name, norm)
-        layer.set_weights([kernel.transpose(2, 3, 1, 0), bias])
+        outputs = self._with_weights(layer, inputs, name, norm, (2, 3, 1, 0))
         return _relu6(outputs, name) if activation else outputs
 
     def _depthwise(
@@ -187,10 +185,21 @@ class _Builder:
             depthwise_initializer="zeros",
             name=_plain(name),
         )
+        return _relu6(self._with_weights(layer, inputs, name, f"{block}._bn1", (2, 3, 0, 1)), name)
+
+    def _with_weights(
+        self,
+        layer: layers.Layer,
+        inputs: keras.KerasTensor,
+        name: str,
+        norm: str,
+        order: tuple[int, ...],
+    ) -> keras.KerasTensor:
+        """The outputs of a layer that gets its weights; `order` is that of its kernel's axes."""
         outputs = layer(inputs)
-        kernel, bias = self._folded(name, f"{block}._bn1")
-        layer.set_weights([kernel.transpose(2, 3, 0, 1), bias])
-        return _relu6(outputs, name)
+        kernel, bias = self._folded(name, norm)
+        layer.set_weights([kernel.transpose(order), bias])
+        return outputs
 
     def _folded(self, name: str, norm: str) -> tuple[np.ndarray, np.ndarray]:
         """Kernel [out, in, H, W] and bias [out] of a convolution and its batch normalisation."""
